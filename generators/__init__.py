@@ -1,0 +1,21 @@
+"""What makes candidates: text-to-image generators behind one stage protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from generators.registry import Registry, RegistryError
+
+if TYPE_CHECKING:
+    from generators.protocol import Generator
+
+__all__ = ["REGISTRY", "Registry", "RegistryError", "create"]
+
+REGISTRY: Registry[Generator] = Registry(
+    "generator", "vhsbench.generators", {"nano": "generators.nano:create"}
+)
+
+
+def create(name: str, **options: Any) -> Generator:
+    """Build the generator registered as `name`. Raises RegistryError for an unknown name."""
+    return REGISTRY.create(name, **options)

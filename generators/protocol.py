@@ -1,0 +1,112 @@
+"""The stage protocol: a generator is split where the paper splits it (section 3, Fig. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class GeneratorInfo:
+    """What `vhsbench list generators` shows; sizes are the architecture's, counted, not measured."""
+
+    name: str
+    family: str
+    parameters: int  # of the DiT
+    blocks: int
+    tokens: int  # image tokens the DiT works on
+    hidden_width: int
+    resolution: int  # pixels, square
+    steps: int
+    licence: str
+    source: str  # hub id and revision, or "bundled"
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts. `tensors` are the pipeline's own keyword arguments, each of shape [B, ...]."""
+
+    prompts: tuple[str, ...]
+    tensors: Mapping[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, rows: Sequence[int]) -> Conditioning:
+        """The given rows; a row may be named many times (one prompt, N candidates)."""
+        index = list(rows)
+        return Conditioning(
+            tuple(self.prompts[i] for i in index), {k: v[index] for k, v in self.tensors.items()}
+        )
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The state of a batch of candidates after DiT block `block` (0-based) of the last denoising step.
+
+    `features` [B, T, D] is the image stream, what VHS reads; `streams` is everything the block
+    returned (image stream, and text stream where the family has one). `step_outputs` are the DiT's
+    outputs at the steps before the last (empty for one-step generation).
+    """
+
+    block: int
+    streams: tuple[torch.Tensor, ...]
+    noise: torch.Tensor
+    cond: Conditioning
+    step_outputs: tuple[torch.Tensor, ...] = ()
+    image_stream: int = 0
+
+    @property
+    def features(self) -> torch.Tensor:
+        return self.streams[self.image_stream]
+
+    def select(self, rows: Sequence[int]) -> HiddenStates:
+        index = list(rows)
+        return replace(
+            self,
+            streams=tuple(s[index] for s in self.streams),
+            noise=self.noise[index],
+            cond=self.cond.select(index),
+            step_outputs=tuple(s[index] for s in self.step_outputs),
+        )
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A text-to-image generator in stages. All batches are of equal length B."""
+
+    name: str
+    steps: int
+    blocks: int
+    device: torch.device
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Text-encode prompts, once for all candidates."""
+        ...
+
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        """z_T [B, C, h, w]; row i depends on seeds[i] alone."""
+        ...
+
+    def head(self, cond: Conditioning, noise: torch.Tensor, block: int) -> HiddenStates:
+        """Run blocks 0..block. Raises ValueError if the DiT has no such block."""
+        ...
+
+    def tail(self, hidden: HiddenStates) -> torch.Tensor:
+        """Continue from `hidden` to the latents [B, C, h, w] (the scaled space that decode takes)."""
+        ...
+
+    def denoise(self, cond: Conditioning, noise: torch.Tensor) -> torch.Tensor:
+        """The whole DiT forward: equal to tail(head(cond, noise, block)) for every block."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Latents to RGB images."""
+        ...
+
+    def info(self) -> GeneratorInfo: ...
