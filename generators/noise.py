@@ -1,0 +1,26 @@
+"""Noise keyed by candidate: the same whatever the batch size, order, resume point or worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def candidate_seed(root_seed: int, prompt_id: int, index: int) -> int:
+    """A 63-bit seed for one candidate; index i is the same candidate in every best-of-N."""
+    words = np.random.SeedSequence((root_seed, prompt_id, index)).generate_state(2, np.uint32)
+    return (int(words[0]) << 31 | int(words[1]) >> 1) & (2**63 - 1)
+
+
+def gaussian(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal [B, *shape] float32 on the CPU; row i depends on seeds[i] alone."""
+    import torch
+
+    return torch.stack(
+        [torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(s)) for s in seeds]
+    )
