@@ -1,0 +1,173 @@
+"""A small training loop that a kill does not set back: seeded by step, checkpointed, resumed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+Loss = Callable[[int], torch.Tensor]
+Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step reports: the loss is an average over the last steps."""
+
+    name: str
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+def trapezoid(progress: float, warm_up: float = 0.03, decay: float = 0.4) -> float:
+    """Rises, stays at 1, falls linearly to 0; progress in 0..1."""
+    return min(1.0, (progress + 1e-3) / warm_up, (1.0 - progress) / decay)
+
+
+def cosine(progress: float, warm_up: float = 0.03) -> float:
+    """The paper's schedule (A.3): 3% linear warm-up, then a cosine to 0."""
+    if progress < warm_up:
+        return (progress + 1e-3) / warm_up
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warm_up) / (1.0 - warm_up)))
+
+
+def muon_and_adamw(
+    modules: Iterable[nn.Module], muon_lr: float = 2e-3, adamw_lr: float = 1e-3
+) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices of at least 32x32, AdamW for all else."""
+    parameters = {n: p for m in modules for n, p in m.named_parameters() if p.requires_grad}
+    outer = ("embed", "proj_out", "scale_shift_table", "norm", "lm_head", "logit_scale")
+    hidden = {
+        name
+        for name, p in parameters.items()
+        if p.ndim == 2 and min(p.shape) >= 32 and not any(part in name for part in outer)
+    }
+    return [
+        torch.optim.Muon(
+            [parameters[n] for n in hidden], lr=muon_lr, weight_decay=0.0, adjust_lr_fn="original"
+        ),
+        torch.optim.AdamW(
+            [p for n, p in parameters.items() if n not in hidden], lr=adamw_lr, weight_decay=0.0
+        ),
+    ]
+
+
+class Average:
+    """An exponential moving average of the parameters, put in place of them by `apply`."""
+
+    def __init__(self, modules: Iterable[nn.Module], decay: float) -> None:
+        self._parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
+        self._decay = decay
+        self.values = [p.detach().clone() for p in self._parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.values, [p.detach() for p in self._parameters], 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        for parameter, value in zip(self._parameters, self.values, strict=True):
+            parameter.copy_(value)
+
+
+def fit(
+    name: str,
+    modules: list[nn.Module],
+    loss: Loss,
+    optimizers: list[torch.optim.Optimizer],
+    steps: int,
+    state_file: Path,
+    *,
+    schedule: Schedule = cosine,
+    ema: float | None = None,
+    clip_grad: float = 1.0,
+    report: Callable[[Progress], None] = lambda _: None,
+    save_every_s: float = 60.0,
+) -> float:
+    """Minimise loss(step) for `steps` steps; returns the seconds spent in them.
+
+    `loss` must draw its data from the step's number alone: a run that was killed continues from
+    `state_file` with the data that it would have seen. The state is written every `save_every_s`.
+    """
+    average = Average(modules, ema) if ema else None
+    rates = [[g["lr"] for g in o.param_groups] for o in optimizers]
+    first, spent = _restore(state_file, modules, optimizers, average)
+    started = saved = time.monotonic()
+    running: float | None = None
+    for module in modules:
+        module.train()
+    for step in range(first, steps):
+        factor = schedule(step / steps)
+        for optimizer, base in zip(optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = rate * factor
+        value = loss(step)
+        value.backward()  # type: ignore[no-untyped-call]
+        for module in modules:
+            nn.utils.clip_grad_norm_(module.parameters(), clip_grad)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if average:
+            average.update(step)
+        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
+        now = time.monotonic()
+        report(Progress(name, step + 1, steps, running, spent + now - started))
+        if now - saved > save_every_s:
+            _save(state_file, modules, optimizers, average, step + 1, spent + now - started)
+            saved = now
+    if average:
+        average.apply()
+    for module in modules:
+        module.eval()
+    state_file.unlink(missing_ok=True)
+    return spent + time.monotonic() - started
+
+
+def _save(
+    file: Path,
+    modules: list[nn.Module],
+    optimizers: list[torch.optim.Optimizer],
+    average: Average | None,
+    step: int,
+    seconds: float,
+) -> None:
+    state: dict[str, Any] = {
+        "modules": [m.state_dict() for m in modules],
+        "optimizers": [o.state_dict() for o in optimizers],
+        "average": average.values if average else None,
+        "step": step,
+        "seconds": seconds,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, file)
+
+
+def _restore(
+    file: Path,
+    modules: list[nn.Module],
+    optimizers: list[torch.optim.Optimizer],
+    average: Average | None,
+) -> tuple[int, float]:
+    if not file.exists():
+        return 0, 0.0
+    state = torch.load(file, weights_only=True)
+    for module, values in zip(modules, state["modules"], strict=True):
+        module.load_state_dict(values)
+    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(values)
+    if average:
+        average.values = state["average"]
+    return int(state["step"]), float(state["seconds"])
