@@ -19,7 +19,7 @@ BACKGROUND = 0.6
 GRID = 3
 CELL = SIZE / GRID
 RADIUS = (6.5, 8.4)  # pixels
-JITTER = 1.5  # pixels an object's centre may be off its cell's
+JITTER = 1.2  # pixels an object's centre may be off its cell's
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 PALETTE: dict[str, tuple[float, float, float]] = {
@@ -76,7 +76,7 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [(float(stretch * radius * np.cos(a)), float(radius * np.sin(a))) for a in angles]
     if shape == "star":
         angles = np.deg2rad(-90.0 + 36.0 * np.arange(10))
-        radii = np.where(np.arange(10) % 2 == 0, 1.15, 0.5)
+        radii = np.where(np.arange(10) % 2 == 0, 1.12, 0.5)
         return [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip(radii, angles, strict=True)]
     if shape == "cross":
         w, r = 0.34, 1.0

@@ -1,0 +1,3 @@
+"""The bench: configuration, sweep, measuring, verdicts, statistics and reports."""
+
+__version__ = "0.1.0"

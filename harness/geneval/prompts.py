@@ -1,0 +1,153 @@
+"""GenEval's prompts: the official 553 regenerated from their seed, and the same for other classes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from harness.geneval.rules import COLORS, RELATIONS, TAGS
+
+Metadata = dict[str, Any]
+
+OFFICIAL_SEED = 43
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def coco_classes() -> tuple[str, ...]:
+    """The 80 class names of GenEval's detector, in its order."""
+    text = files("harness.geneval").joinpath("object_names.txt").read_text()
+    return tuple(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n"))
+
+
+def official() -> list[Metadata]:
+    """The 553 prompts of the benchmark, byte for byte as published."""
+    return sample(coco_classes(), OFFICIAL_SEED)
+
+
+def to_json_lines(prompts: Sequence[Metadata]) -> str:
+    return "".join(json.dumps(p) + "\n" for p in prompts)
+
+
+def sample(classes: Sequence[str], seed: int, n: int = 100) -> list[Metadata]:
+    """GenEval's sampler: each class once, then n draws per task; exact duplicates dropped."""
+    rng = np.random.default_rng(seed)
+    k = len(classes)
+    # a colour is never asked of a person: indices are drawn from the other classes
+    person = classes.index("person") if "person" in classes else None
+
+    def colorable(draw: int) -> str:
+        return classes[draw] if person is None else classes[(draw + 1 + person) % k]
+
+    coloured = k if person is None else k - 1
+    prompts = [single(classes[i]) for i in rng.choice(k, size=k, replace=False)]
+    for _ in range(n):
+        a, b = rng.choice(k, size=2, replace=False)
+        prompts.append(two(classes[a], classes[b]))
+    for _ in range(n):
+        i = rng.choice(k)
+        prompts.append(counting(classes[i], int(rng.integers(2, 4, endpoint=True))))
+    for _ in range(n):
+        i = rng.choice(coloured)
+        prompts.append(color(colorable(i), COLORS[rng.choice(len(COLORS))]))
+    for _ in range(n):
+        a, b = rng.choice(k, size=2, replace=False)
+        prompts.append(position(classes[a], classes[b], RELATIONS[rng.choice(len(RELATIONS))]))
+    for _ in range(n):
+        a, b = rng.choice(coloured, size=2, replace=False)
+        c, d = rng.choice(len(COLORS), size=2, replace=False)
+        prompts.append(color_attr(colorable(a), COLORS[c], colorable(b), COLORS[d]))
+    return list({json.dumps(p): p for p in prompts}.values())
+
+
+def single(name: str) -> Metadata:
+    return _metadata("single_object", [_clause(name)], _with_article(name))
+
+
+def two(a: str, b: str) -> Metadata:
+    text = f"{_with_article(a)} and {_with_article(b)}"
+    return _metadata("two_object", [_clause(a), _clause(b)], text)
+
+
+def counting(name: str, count: int) -> Metadata:
+    plural = name + ("es" if name.endswith("s") else "s")
+    return {
+        "tag": "counting",
+        "include": [_clause(name, count)],
+        "exclude": [_clause(name, count + 1)],
+        "prompt": f"a photo of {_NUMBERS[count]} {plural}",
+    }
+
+
+def color(name: str, shade: str) -> Metadata:
+    return _metadata("colors", [_clause(name, color=shade)], _with_article(f"{shade} {name}"))
+
+
+def position(name: str, target: str, relation: str) -> Metadata:
+    """`name` stands in `relation` to `target`; the target's clause comes first."""
+    include = [_clause(target), _clause(name, position=[relation, 0])]
+    return _metadata(
+        "position", include, f"{_with_article(name)} {relation} {_with_article(target)}"
+    )
+
+
+def color_attr(a: str, shade_a: str, b: str, shade_b: str) -> Metadata:
+    include = [_clause(a, color=shade_a), _clause(b, color=shade_b)]
+    text = f"{_with_article(f'{shade_a} {a}')} and {_with_article(f'{shade_b} {b}')}"
+    return _metadata("color_attr", include, text)
+
+
+def every(classes: Sequence[str]) -> list[Metadata]:
+    """All distinct prompts of the six tasks for a small set of classes."""
+    pairs = list(itertools.permutations(classes, 2))
+    shades = list(itertools.permutations(COLORS, 2))
+    return [
+        *(single(c) for c in classes),
+        *(two(a, b) for a, b in pairs),
+        *(counting(c, k) for c in classes for k in (2, 3, 4)),
+        *(color(c, s) for c in classes for s in COLORS),
+        *(position(a, b, r) for a, b in pairs for r in RELATIONS),
+        *(color_attr(a, s, b, t) for a, b in pairs for s, t in shades),
+    ]
+
+
+def split(
+    classes: Sequence[str], per_task: int, seed: int
+) -> tuple[list[Metadata], list[Metadata], list[Metadata]]:
+    """(train, validation, evaluation), disjoint, of all prompts for a small set of classes.
+
+    At most half of a task's prompts are held out for evaluation, and a tenth of the rest for
+    validation. Prompts that ask for the same picture ("a and b", "b and a") fall on the same side.
+    """
+    rng = np.random.default_rng(seed)
+    train, validation, evaluation = [], [], []
+    prompts = every(classes)
+    for tag in TAGS:
+        groups: dict[str, list[Metadata]] = {}
+        for p in prompts:
+            if p["tag"] == tag:
+                key = p["include"] if tag == "position" else sorted(p["include"], key=str)
+                groups.setdefault(json.dumps(key), []).append(p)
+        shuffled = [list(groups.values())[i] for i in rng.permutation(len(groups))]
+        held = min(per_task, len(shuffled) // 2)
+        kept = max(1, (len(shuffled) - held) // 10)
+        evaluation += [g[int(rng.integers(len(g)))] for g in shuffled[:held]]
+        validation += [g[int(rng.integers(len(g)))] for g in shuffled[held : held + kept]]
+        train += [p for g in shuffled[held + kept :] for p in g]
+    return train, validation, evaluation
+
+
+def _metadata(tag: str, include: list[Metadata], text: str) -> Metadata:
+    return {"tag": tag, "include": include, "prompt": f"a photo of {text}"}
+
+
+def _clause(name: str, count: int = 1, **more: Any) -> Metadata:
+    return {"class": name, "count": count, **more}
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

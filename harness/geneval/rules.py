@@ -1,0 +1,187 @@
+"""GenEval's verdict on one image, rule by rule as the official evaluator states it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+COLORS = (
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
+)  # fmt: skip
+RELATIONS = ("left of", "right of", "above", "below")
+
+THRESHOLD = 0.3
+COUNTING_THRESHOLD = 0.9
+MAX_OBJECTS = 16
+MAX_OVERLAP = 1.0  # of IoU; 1.0 is no suppression
+POSITION_THRESHOLD = 0.1
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One detected object: box (x1, y1, x2, y2) in pixels, score in 0..1, and a mask [H, W] or None."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    mask: Array | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    correct: bool
+    reason: str  # "" if correct; else every failure, one a line
+
+
+Objects = Mapping[str, Sequence[Detection]]
+ClassifyColors = Callable[[str, Sequence[Detection]], Sequence[str]]
+
+
+def select(
+    raw: Objects,
+    task: str,
+    *,
+    threshold: float = THRESHOLD,
+    counting_threshold: float = COUNTING_THRESHOLD,
+    max_objects: int = MAX_OBJECTS,
+    max_overlap: float = MAX_OVERLAP,
+) -> dict[str, list[Detection]]:
+    """What counts as an object: by falling score, above the threshold, capped, then non-overlapping.
+
+    The comparison is strict and in float32 (float32(0.3) is not kept); of equal scores the later
+    row comes first, as argsort reversed has it. Classes without an object are dropped.
+    """
+    limit = np.float32(counting_threshold if task == "counting" else threshold)
+    kept = {}
+    for name, rows in raw.items():
+        scores = np.array([d.score for d in rows], dtype=np.float32)
+        order = np.argsort(scores, kind="stable")[::-1]
+        chosen = [rows[i] for i in order if scores[i] > limit][:max_objects]
+        if max_overlap < 1.0:
+            chosen = _suppress(chosen, max_overlap)
+        if chosen:
+            kept[name] = chosen
+    return kept
+
+
+def iou(a: Detection, b: Detection) -> float:
+    """Intersection over union with GenEval's +1 pixel areas."""
+
+    def area(x1: float, y1: float, x2: float, y2: float) -> float:
+        return max(x2 - x1 + 1, 0) * max(y2 - y1 + 1, 0)
+
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.box, b.box
+    both = area(max(ax1, bx1), max(ay1, by1), min(ax2, bx2), min(ay2, by2))
+    union = area(*a.box) + area(*b.box) - both
+    return both / union if union else 0.0
+
+
+def _suppress(ordered: Sequence[Detection], max_overlap: float) -> list[Detection]:
+    kept: list[Detection] = []
+    rest = list(ordered)
+    while rest:
+        best = rest.pop(0)
+        kept.append(best)
+        rest = [d for d in rest if iou(best, d) < max_overlap]
+    return kept
+
+
+def relations(a: Detection, b: Detection, position_threshold: float = POSITION_THRESHOLD) -> set[str]:
+    """How `a` stands to `b`: none, one or two of RELATIONS."""
+    boxes = np.array([a.box, b.box], dtype=np.float32).reshape(2, 2, 2)
+    center_a, center_b = boxes.mean(axis=-2)
+    size_a, size_b = np.abs(np.diff(boxes, axis=-2))[..., 0, :]
+    offset = center_a - center_b
+    shrunk = np.maximum(np.abs(offset) - position_threshold * (size_a + size_b), 0) * np.sign(offset)
+    if np.all(np.abs(shrunk) < 1e-3):
+        return set()
+    dx, dy = shrunk / np.linalg.norm(offset)
+    holds = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
+    return {name for name, true in holds.items() if true}
+
+
+def evaluate(
+    metadata: Mapping[str, Any],
+    objects: Objects,
+    classify_colors: ClassifyColors,
+    *,
+    position_threshold: float = POSITION_THRESHOLD,
+) -> Verdict:
+    """Judge selected objects (by falling score) against a prompt's include and exclude clauses.
+
+    classify_colors(class_name, detections) names one colour per detection. Raises ValueError for a
+    clause that is no GenEval clause.
+    """
+    reasons: list[str] = []
+    groups: list[Sequence[Detection] | None] = []
+    for clause in metadata.get("include", []):
+        _check(clause, len(groups))
+        found = list(objects.get(clause["class"], []))[: clause["count"]]
+        reason = _count_and_color(clause, found, classify_colors)
+        if not reason and "position" in clause:
+            reason = _position(clause, found, groups, position_threshold)
+        if reason:
+            reasons.append(reason)
+        groups.append(None if reason else found)
+    for clause in metadata.get("exclude", []):
+        _check(clause, len(groups))
+        found = list(objects.get(clause["class"], []))
+        if len(found) >= clause["count"]:
+            reasons.append(f"expected {clause['class']}<{clause['count']}, found {len(found)}")
+    return Verdict(not reasons, "\n".join(reasons))
+
+
+def _count_and_color(
+    clause: Mapping[str, Any], found: Sequence[Detection], classify_colors: ClassifyColors
+) -> str:
+    name, count = clause["class"], clause["count"]
+    if len(found) < count:
+        return f"expected {name}>={count}, found {len(found)}"
+    if "color" not in clause:
+        return ""
+    color = clause["color"]
+    colors = list(classify_colors(name, found))
+    if colors.count(color) >= count:
+        return ""
+    others = ", ".join(f"{colors.count(c)} {c}" for c in COLORS if c in colors)
+    return f"expected {color} {name}>={count}, found {colors.count(color)} {color}; and {others}"
+
+
+def _position(
+    clause: Mapping[str, Any],
+    found: Sequence[Detection],
+    groups: Sequence[Sequence[Detection] | None],
+    position_threshold: float,
+) -> str:
+    expected, target = clause["position"]
+    targets = groups[target]
+    if targets is None:
+        return f"no target for {clause['class']} to be {expected}"
+    for one in found:
+        for other in targets:
+            true = relations(one, other, position_threshold)
+            if expected not in true:
+                return f"expected {clause['class']} {expected} target, found {' and '.join(sorted(true))} target"
+    return ""
+
+
+def _check(clause: Mapping[str, Any], position: int) -> None:
+    """Refuse a clause that the rules do not cover; `position` is how many clauses came before."""
+    where = f"clause {position} ({dict(clause)})"
+    if not isinstance(clause.get("class"), str) or not isinstance(clause.get("count"), int):
+        raise ValueError(f"GenEval metadata, {where}: needs a class name and a whole count.")
+    if "color" in clause and clause["color"] not in COLORS:
+        raise ValueError(f"GenEval metadata, {where}: the colour is not one of {', '.join(COLORS)}.")
+    if "position" in clause:
+        relation, target = clause["position"]
+        if relation not in RELATIONS or not 0 <= target < position:
+            raise ValueError(
+                f"GenEval metadata, {where}: position is [relation, index of an earlier clause], "
+                f"with a relation of {', '.join(RELATIONS)}."
+            )

@@ -1,0 +1,143 @@
+"""Nano's detector: coloured shapes on grey, found by segmentation and matched to templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from generators.nano.world import BACKGROUND, COLORS, PALETTE, SHAPES, SIZE, shape_mask
+from harness.geneval.detector import Seen
+from harness.geneval.rules import Detection
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Array = NDArray[np.float32]
+
+WINDOW = 24  # side of the square around a component that is matched, pixels
+MIN_AREA = 28  # pixels; smaller components are specks
+_FOREGROUND = 0.25  # RGB distance from the background
+_RADII = np.arange(5.5, 9.6, 0.4)
+_SHIFTS = tuple(np.linspace(-1, 1, 7))
+_MISMATCH_COST = 2.5  # confidence lost per unit of template mismatch
+_COLOR_FREE, _COLOR_COST = 0.15, 2.0  # RGB distance to the palette that costs nothing; cost beyond
+
+
+@dataclass(frozen=True)
+class ShapeDetection(Detection):
+    """A detection that knows its colour, the nearest of the palette."""
+
+    color: str = ""
+
+
+@cache
+def _templates() -> tuple[Array, NDArray[np.int64]]:
+    """[K, WINDOW * WINDOW] coverages of every shape, size and sub-pixel shift; and [K] shape indices."""
+    bank, kinds = [], []
+    for kind, shape in enumerate(SHAPES):
+        for radius in _RADII:
+            rows, columns = np.nonzero(shape_mask(shape, SIZE / 2, SIZE / 2, radius) > 0.5)
+            # the window is centred on the bounding box, which is not the shape's own centre
+            x = SIZE - (columns.min() + columns.max() + 1) / 2
+            y = SIZE - (rows.min() + rows.max() + 1) / 2
+            for dx in _SHIFTS:
+                for dy in _SHIFTS:
+                    mask = shape_mask(shape, x + dx, y + dy, radius)
+                    start = (SIZE - WINDOW) // 2
+                    bank.append(mask[start : start + WINDOW, start : start + WINDOW].ravel())
+                    kinds.append(kind)
+    return np.stack(bank).astype(np.float32), np.array(kinds)
+
+
+_RGB = np.array([PALETTE[c] for c in COLORS], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Component:
+    image: int
+    box: tuple[float, float, float, float]
+    rgb: Array
+    coverage: Array
+
+
+class ShapeDetector:
+    """Reads class, colour and box; the score is how well a template fits and how pure the colour is."""
+
+    name = "shapes"
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Seen]:
+        """See Detector.detect. Images are 64x64 RGB; raises ValueError for another size."""
+        found = [
+            component
+            for index, image in enumerate(images)
+            for component in _components(index, _pixels(image))
+        ]
+        objects: list[dict[str, list[Detection]]] = [{} for _ in images]
+        if found:
+            for component, shape, score, color in zip(found, *_match(found), strict=True):
+                objects[component.image].setdefault(shape, []).append(
+                    ShapeDetection(component.box, score, None, color)
+                )
+        return [Seen(o, _colors) for o in objects]
+
+
+def _colors(_name: str, detections: Sequence[Detection]) -> list[str]:
+    return [d.color if isinstance(d, ShapeDetection) else "" for d in detections]
+
+
+def _pixels(image: Image.Image) -> Array:
+    if image.size != (SIZE, SIZE):
+        raise ValueError(f"the shape detector reads {SIZE}x{SIZE} images, not {image.size}.")
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+def _components(index: int, pixels: Array) -> list[_Component]:
+    """The connected foreground regions of one picture, of at least MIN_AREA pixels."""
+    difference = pixels - BACKGROUND
+    distance = np.sqrt(np.einsum("yxc,yxc->yx", difference, difference))
+    labels, _ = ndimage.label(distance > _FOREGROUND)
+    components = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        mask = labels[rows, columns] == label
+        if mask.sum() < MIN_AREA:
+            continue
+        inside, far = difference[rows, columns][mask], distance[rows, columns][mask]
+        tint = np.median(inside[far >= np.quantile(far, 0.5)], axis=0)
+        coverage = np.clip(difference @ (tint / (tint @ tint)), 0, 1)
+        coverage *= ndimage.binary_dilation(labels == label)
+        center_y, center_x = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
+        half = WINDOW // 2
+        window = np.pad(coverage, half)[center_y : center_y + WINDOW, center_x : center_x + WINDOW]
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        components.append(_Component(index, box, tint + BACKGROUND, window.ravel()))
+    return components
+
+
+def _match(found: Sequence[_Component]) -> tuple[list[str], list[float], list[str]]:
+    """Shape, confidence and colour of each component."""
+    bank, kinds = _templates()
+    coverage = np.stack([c.coverage for c in found])
+    energy = np.square(coverage).sum(1)[:, None] + np.square(bank).sum(1)[None]
+    mismatch = 1 - 2 * (coverage @ bank.T) / energy
+    best = mismatch.argmin(1)
+    rgb = np.stack([c.rgb for c in found])
+    distances = np.linalg.norm(rgb[:, None] - _RGB[None], axis=-1)
+    impure = np.maximum(distances.min(1) - _COLOR_FREE, 0)
+    lowest = mismatch[np.arange(len(found)), best]
+    scores = np.clip(1 - _MISMATCH_COST * lowest - _COLOR_COST * impure, 0, 1)
+    return (
+        [SHAPES[k] for k in kinds[best]],
+        [float(s) for s in scores],
+        [COLORS[i] for i in distances.argmin(1)],
+    )
+
+
+def as_row(seen: Seen) -> dict[str, Any]:
+    """Boxes and scores by class, for a results file."""
+    return {name: [[*d.box, d.score] for d in rows] for name, rows in seen.objects.items()}

@@ -1,0 +1,77 @@
+"""Nano's verifier models, untrained: a word tokenizer, a small Qwen2, a small CLIP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from generators.nano.models import PROMPT_WORDS, word_tokenizer
+from generators.nano.world import PLACES, SIZE
+from verifiers.mllm import Mllm, Question, VerifierCard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TEMPLATE = "<image> does the image match : {prompt} ?"
+CAPTION_TOKENS = 80  # the longest caption: five objects of five kinds
+_CHAT = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+_WORDS = (
+    *PROMPT_WORDS,
+    *" ".join(PLACES).split(),
+    *"yes no user assistant does the image match : ? describe at nothing".split(),
+)
+_SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>")
+
+
+def llm_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = word_tokenizer(_WORDS, _SPECIAL)
+    tokenizer.chat_template = _CHAT
+    return tokenizer
+
+
+def clip_tokenizer() -> PreTrainedTokenizerFast:
+    """The caption's words; <eot> has the highest id, where CLIP's text tower reads its feature."""
+    words = list(dict.fromkeys(_WORDS))
+    return word_tokenizer([*words, "<eot>"], ("<pad>", "<unk>"))
+
+
+def clip_config() -> dict[str, Any]:
+    """An open_clip model configuration: 64 patches of 8x8 pixels."""
+    return {
+        "embed_dim": 96,
+        "vision_cfg": {
+            "image_size": SIZE, "patch_size": 8, "width": 96, "layers": 4, "head_width": 24,
+            "mlp_ratio": 3.0,
+        },
+        "text_cfg": {
+            "context_length": CAPTION_TOKENS, "vocab_size": len(clip_tokenizer()),
+            "width": 96, "heads": 4, "layers": 2, "mlp_ratio": 3.0,
+        },
+    }  # fmt: skip
+
+
+def build_verifier(card: VerifierCard, seed: int) -> tuple[Mllm, Question]:
+    """A new connector and LLM for a card's features."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    tokenizer = llm_tokenizer()
+    llm = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        )
+    )
+    return Mllm(llm, card.feature_width), Question(tokenizer, card.template)
