@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Loss = Callable[[int], torch.Tensor]
 Schedule = Callable[[float], float]
@@ -73,11 +74,11 @@ def muon_and_adamw(
     """Muon for the hidden matrices of at least 32x32, AdamW for all else."""
     parameters = {n: p for m in modules for n, p in m.named_parameters() if p.requires_grad}
     outer = ("embed", "proj_out", "scale_shift_table", "norm", "lm_head", "logit_scale")
-    hidden = {
+    hidden = [
         name
         for name, p in parameters.items()
         if p.ndim == 2 and min(p.shape) >= 32 and not any(part in name for part in outer)
-    }
+    ]
     return [
         torch.optim.Muon(
             [parameters[n] for n in hidden], lr=muon_lr, weight_decay=0.0, adjust_lr_fn="original"
@@ -139,8 +140,9 @@ def fit(
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        value = loss(step)
-        value.backward()  # type: ignore[no-untyped-call]
+        with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention is slow backwards
+            value = loss(step)
+            value.backward()  # type: ignore[no-untyped-call]
         for module in modules:
             nn.utils.clip_grad_norm_(module.parameters(), clip_grad)
         for optimizer in optimizers:

@@ -35,7 +35,7 @@ PALETTE: dict[str, tuple[float, float, float]] = {
     "white": (1.00, 1.00, 1.00),
 }
 COLORS = tuple(PALETTE)
-NUMBERS = ("zero", "one", "two", "three", "four")
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
 PLACES = tuple(
     "center" if (row, column) == (1, 1) else f"{vertical} {horizontal}"
     for row, vertical in enumerate(("top", "middle", "bottom"))

@@ -1,0 +1,76 @@
+"""Exact expected best-of-N over all N-subsets of a pool, in place of one lucky draw.
+
+With the pool ranked by score, the candidate of rank r (1 is best) wins an N-subset of M with
+probability C(M-r, N-1) / C(M, N). Candidates of equal score share their ranks' probability.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@lru_cache(maxsize=16)
+def win_probabilities(m: int) -> Floats:
+    """[M, M]: probability that rank r (row r-1) wins a random N-subset (column N-1)."""
+    table = np.zeros((m, m))
+    for n in range(1, m + 1):
+        p = n / m  # rank 1 wins whenever it is in the subset
+        for rank in range(1, m - n + 2):
+            table[rank - 1, n - 1] = p
+            # C(M-r-1, N-1) / C(M-r, N-1), a ratio of neighbours, so that nothing overflows
+            p *= (m - rank - n + 1) / (m - rank) if m > rank else 0.0
+    return table
+
+
+def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
+    """Probability that the best-scored of N random candidates is correct, for N = 1..M.
+
+    scores and correct are [M] or [P, M] (P pools); the result is [M] or [P, M].
+    Raises ValueError for a score that is not a number.
+    """
+    s, c = _pools(scores, correct)
+    order = np.argsort(-s, axis=1, kind="stable")
+    ranked = np.take_along_axis(s, order, axis=1)
+    hits = np.take_along_axis(c, order, axis=1)
+    result = _share_ties(ranked, hits) @ win_probabilities(s.shape[1])
+    return result if np.ndim(scores) == 2 else result[0]
+
+
+def _share_ties(ranked: Floats, hits: Floats) -> Floats:
+    """Each correctness replaced by the mean of those of equal score (rows ranked by score)."""
+    starts = np.ones(ranked.shape, dtype=bool)
+    starts[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    group = np.cumsum(starts.ravel()) - 1  # runs over all rows, so no group spans two pools
+    mean = np.bincount(group, hits.ravel()) / np.bincount(group)
+    return np.asarray(mean[group].reshape(ranked.shape))
+
+
+def oracle(correct: ArrayLike) -> Floats:
+    """The best possible verifier: correct if any of the N candidates is."""
+    return expected_accuracy(np.asarray(correct, dtype=float), correct)
+
+
+def random_choice(correct: ArrayLike) -> Floats:
+    """No verifier: any candidate, whatever N."""
+    return expected_accuracy(np.zeros(np.shape(correct)), correct)
+
+
+def judged_yes(scores: ArrayLike, correct: ArrayLike) -> Floats:
+    """The paper's "no scoring" (Table 5): any of the candidates judged yes; any at all, if none is."""
+    s = np.asarray(scores, dtype=float)
+    return expected_accuracy(np.where(np.isnan(s), s, s > 0), correct)
+
+
+def _pools(scores: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
+    s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    c = np.atleast_2d(np.asarray(correct, dtype=np.float64))
+    if s.shape != c.shape or s.shape[1] == 0:
+        raise ValueError(f"scores {s.shape} and verdicts {c.shape} must be of one shape, not empty.")
+    if np.isnan(s).any():
+        raise ValueError("a score is not a number (NaN); every candidate needs a score.")
+    return s, c

@@ -1,0 +1,130 @@
+"""T(N) = fixed + N x per-candidate, from measured stages; and the N that a budget affords."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.derive import GENEVAL_OVERALL, OVERALL
+from harness.geneval.rules import TAGS
+
+TOLERANCE = 0.05  # the paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget
+END_TO_END = "end_to_end"
+
+# Which stages the winner alone pays, and which every candidate does, by what the verifier reads.
+FIXED = {
+    "hidden": ("encode", "tail", "decode"),
+    "latents": ("encode", "decode"),
+    "images": ("encode",),
+    None: ("encode",),
+}
+PER_CANDIDATE = {
+    "hidden": ("noise", "head", "score"),
+    "latents": ("noise", "denoise", "score"),
+    "images": ("noise", "denoise", "decode", "score"),
+    None: ("noise", "denoise", "decode"),
+}
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cost of best-of-N in ms or TFLOP: fixed + n x per_candidate."""
+
+    fixed: float
+    per_candidate: float
+
+    def predict(self, n: float) -> float:
+        return self.fixed + n * self.per_candidate
+
+    def largest_n(self, budget: float, tolerance: float = TOLERANCE) -> int | None:
+        """The largest N within (1 + tolerance) x budget; None if not even one candidate fits."""
+        limit = budget * (1 + tolerance)
+        # a candidate that fits exactly must not be lost to rounding
+        n = math.floor((limit - self.fixed) / self.per_candidate + 1e-9)
+        return n if n >= 1 else None
+
+
+def fit(costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms") -> CostModel:
+    """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
+
+    Raises ValueError if a stage was not measured.
+    """
+    rows = costs[(costs["verifier"] == verifier) & (costs["batch"] == 1)]
+    medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].median().dropna()
+    wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
+    missing = sorted(wanted - set(medians.index))
+    if missing:
+        raise ValueError(f"no {column} was measured for {', '.join(missing)} of verifier '{verifier}'.")
+    return CostModel(
+        float(sum(medians[s] for s in FIXED[needs])),
+        float(sum(medians[s] for s in PER_CANDIDATE[needs])),
+    )
+
+
+def check(costs: pd.DataFrame, verifier: str, model: CostModel) -> pd.DataFrame:
+    """The model against measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent."""
+    rows = costs[(costs["verifier"] == verifier) & (costs["stage"] == END_TO_END)]
+    measured = rows[rows["batch"] == 1].groupby("n")["wall_ms"].median()
+    frame = pd.DataFrame({"n": measured.index, "measured_ms": measured.to_numpy()})
+    frame.insert(0, "verifier", verifier)
+    frame["predicted_ms"] = [model.predict(n) for n in frame["n"]]
+    frame["error_percent"] = 100 * (frame["predicted_ms"] / frame["measured_ms"] - 1)
+    return frame
+
+
+def default_budgets(model: CostModel, ns: Sequence[int] = (2, 4, 6)) -> list[float]:
+    """Time budgets at which the pipeline of `model` gets exactly `ns` (CLIP's 2, 4, 6 in the paper)."""
+    return [float(_readable(model.predict(n), model.per_candidate)) for n in ns]
+
+
+def _readable(value: float, step: float) -> float:
+    """`value` rounded to as few digits as move it by under a tenth of `step`, but for the tolerance."""
+    for digits in range(1, 6):
+        rounded = float(f"{value:.{digits}g}")
+        if abs(rounded - value) < 0.02 * step:
+            return rounded
+    return value
+
+
+def budget_table(
+    curves: pd.DataFrame,
+    models: dict[tuple[str, int, str], CostModel],
+    budgets: Sequence[float],
+    tolerance: float = TOLERANCE,
+) -> pd.DataFrame:
+    """Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
+
+    A budget below one candidate leaves best_of_n and all accuracies empty. An N beyond the pool is
+    cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
+    """
+    rows = []
+    for budget in budgets:
+        for (generator, steps, verifier), model in models.items():
+            curve = curves[(curves["generator"] == generator) & (curves["steps"] == steps)]
+            curve = curve[curve["verifier"] == ("random" if verifier == "none" else verifier)]
+            pool = int(curve["n"].max())
+            affordable = model.largest_n(budget, tolerance)
+            if verifier == "none" and affordable is not None:
+                affordable = 1
+            n = None if affordable is None else min(affordable, pool)
+            row: dict[str, object] = {
+                "budget_ms": budget, "generator": generator, "steps": steps, "verifier": verifier,
+                "best_of_n": n, "time_ms": None if n is None else model.predict(n),
+                "pool_limited": affordable is not None and affordable > pool,
+            }  # fmt: skip
+            rows.append(row | _accuracies(curve, n))
+    frame = pd.DataFrame(rows)
+    frame["best_of_n"] = frame["best_of_n"].astype("Int64")
+    return frame
+
+
+def _accuracies(curve: pd.DataFrame, n: int | None) -> dict[str, float]:
+    at = curve[curve["n"] == n].set_index("tag")
+    return {
+        name: float(at.loc[tag, column]) if tag in at.index else math.nan
+        for tag in (*TAGS, OVERALL, GENEVAL_OVERALL)
+        for name, column in ((tag, "accuracy"), (f"{tag}_low", "low"), (f"{tag}_high", "high"))
+    }

@@ -1,0 +1,115 @@
+"""Accuracy curves and winners: pure functions of the measured candidates and scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.best_of_n import expected_accuracy, oracle, random_choice
+from harness.geneval.rules import TAGS
+from harness.statistics import REPLICATES, Interval, auc, bootstrap_weights, interval, prompt_mean, task_mean
+
+OVERALL, GENEVAL_OVERALL = "overall", "geneval_overall"
+ORACLE, RANDOM = "oracle", "random"
+_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
+_PIPELINE = ["generator", "steps", "verifier"]
+
+Floats = NDArray[np.float64]
+
+
+def accuracy_curves(
+    candidates: pd.DataFrame, scores: pd.DataFrame, replicates: int = REPLICATES
+) -> pd.DataFrame:
+    """Accuracy in percent of best-of-N for every N, pipeline and task, with 95% intervals.
+
+    Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
+    over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low,
+    high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
+    """
+    frames = []
+    for (generator, steps), pool in candidates.groupby(["generator", "steps"], sort=True):
+        grid = _Grid(pool)
+        mine = scores[(scores["generator"] == generator) & (scores["steps"] == steps)]
+        expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
+        for verifier, rows in mine.groupby("verifier", sort=True):
+            expected[str(verifier)] = expected_accuracy(grid.of(rows), grid.correct)
+        weights = bootstrap_weights(grid.tags, replicates)
+        for verifier, values in expected.items():
+            frame = grid.summary(values, weights)
+            frame.insert(0, "verifier", verifier)
+            frame.insert(0, "steps", steps)
+            frame.insert(0, "generator", generator)
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+class _Grid:
+    """Candidates of one generator as pools [P * S, M]: one row a prompt and seed."""
+
+    def __init__(self, pool: pd.DataFrame) -> None:
+        ordered = pool.sort_values(["prompt_id", "seed", "index"])
+        self._keys = pd.MultiIndex.from_frame(ordered[["prompt_id", "seed", "index"]])
+        pools = ordered.groupby(["prompt_id", "seed"], sort=True)
+        sizes = pools.size()
+        if sizes.nunique() != 1:
+            raise ValueError(
+                f"the pools are of different sizes ({sizes.min()} to {sizes.max()}): the run is not whole."
+            )
+        self.size = int(sizes.iloc[0])
+        self.correct = ordered["correct"].to_numpy(float).reshape(-1, self.size)
+        first = pools["tag"].first().reset_index()
+        self._prompts = first["prompt_id"].to_numpy()
+        self.tags = first.groupby("prompt_id", sort=True)["tag"].first().to_numpy()
+
+    def of(self, scores: pd.DataFrame) -> Floats:
+        """One verifier's scores, in the grid's order. A candidate without a score is NaN."""
+        indexed = scores.set_index(["prompt_id", "seed", "index"])["score"]
+        return indexed.reindex(self._keys).to_numpy(float).reshape(-1, self.size)
+
+    def summary(self, values: Floats, weights: Floats) -> pd.DataFrame:
+        """Rows of tag, n, accuracy, low, high, n_prompts from expectations [P * S, M]."""
+        _, prompt = np.unique(self._prompts, return_inverse=True)
+        per_prompt = np.zeros((len(self.tags), values.shape[1]))
+        np.add.at(per_prompt, prompt, values)
+        per_prompt /= np.bincount(prompt)[:, None]
+        parts = []
+        for tag in (t for t in TAGS if t in self.tags):
+            rows = np.flatnonzero(self.tags == tag)
+            mean = prompt_mean(per_prompt[rows], weights[:, rows])
+            parts.append(_rows(tag, interval(*mean, len(rows))))
+        n = len(self.tags)
+        parts.append(_rows(OVERALL, interval(*prompt_mean(per_prompt, weights), n)))
+        mean = task_mean(per_prompt, self.tags, weights)
+        parts.append(_rows(GENEVAL_OVERALL, interval(*mean, n)))
+        return pd.concat(parts, ignore_index=True)
+
+
+def _rows(tag: str, value: Interval) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "tag": tag,
+            "n": np.arange(1, len(value.mean) + 1),
+            "accuracy": 100 * value.mean,
+            "low": 100 * value.low,
+            "high": 100 * value.high,
+            "n_prompts": value.n,
+        }
+    )
+
+
+def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """AUC of every verifier over all candidates: columns generator, steps, verifier, auc, n, right."""
+    joined = scores.merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    rows = [
+        (*key, auc(part["score"], part["correct"]), len(part), int(part["correct"].sum()))
+        for key, part in joined.groupby(_PIPELINE, sort=True)
+    ]
+    return pd.DataFrame(rows, columns=[*_PIPELINE, "auc", "n", "right"])
+
+
+def winners(candidates: pd.DataFrame, scores: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Each verifier's pick among a prompt's first n candidates (the first maximum)."""
+    first = scores[scores["index"] < n].sort_values([*_PIPELINE, "prompt_id", "seed", "index"])
+    best = first.loc[first.groupby([*_PIPELINE, "prompt_id", "seed"], sort=True)["score"].idxmax()]
+    return best.merge(candidates, on=_CANDIDATE, validate="many_to_one")

@@ -1,0 +1,85 @@
+"""What a measurement ran on: a row of the run that never fails for want of something."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "vhsbench", "torch", "transformers", "diffusers", "open_clip_torch", "numpy", "pandas", "pyarrow",
+    "fvcore", "nvidia-ml-py",
+)  # fmt: skip
+
+
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """Python, packages, CPU, memory, GPUs and git commit; None where something cannot be told."""
+    import psutil
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "gpus": gpus(),
+        "git_commit": git_commit(),
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name, memory, driver and power limit of each NVIDIA GPU; empty without one or without NVML."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # NVML raises its own kinds; any of them means that there is nothing to ask
+        return []
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    found = []
+    for i in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(i)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        found.append(
+            {
+                "name": pynvml.nvmlDeviceGetName(handle),
+                "memory_gb": round(memory.total / 1e9, 1),
+                "free_gb": round(memory.free / 1e9, 1),
+                "driver": driver,
+            }
+        )
+    pynvml.nvmlShutdown()
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, or None if it is installed."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=5,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None

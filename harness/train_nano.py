@@ -1,0 +1,333 @@
+"""`vhsbench train nano`: the whole nano world from scratch, in stages that a kill does not set back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from generators.nano import create
+from generators.nano.training import train_autoencoder, train_generator
+from generators.nano.world import CELL, SHAPES, Item, caption, random_scene, render
+from generators.noise import candidate_seed
+from generators.training import Progress
+from harness.geneval.detector import Seen, judge
+from harness.geneval.prompts import Metadata, every, split
+from harness.geneval.rules import TAGS
+from harness.geneval.shapes import ShapeDetection, ShapeDetector
+from verifiers.features import Normalize, flatten_latents, load_clip, moments, save_clip
+from verifiers.mllm import VerifierCard, save_checkpoint
+from verifiers.nano.models import TEMPLATE, build_verifier, clip_config, clip_tokenizer
+from verifiers.training import Examples, align, finetune, train_clip
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Report = Callable[[Progress], None]
+
+PROMPT_SEED = 0  # of the split into training, validation and evaluation prompts
+HELD_OUT_PER_TASK = 64
+_TRAIN_ROOT, _VALIDATION_ROOT = 1_000_001, 1_000_002  # noise roots that no run's seeds meet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything; the defaults made the bundled weights."""
+
+    seed: int = 0
+    block: int = 2  # l*, 0-based, of 8 blocks
+    autoencoder_steps: int = 1100
+    generator_steps: int = 1500
+    clip_steps: int = 500
+    candidates: int = 12_000
+    validation_candidates: int = 1_200
+    align_steps: int = 400
+    finetune_steps: int = 1_000
+    batch: int = 64
+
+    def scaled(self, factor: float) -> Recipe:
+        """Every amount times `factor`, for tests and trials."""
+        amounts = {
+            k: max(2, round(v * factor))
+            for k, v in asdict(self).items()
+            if k.endswith(("steps", "candidates"))
+        }
+        return replace(self, **amounts)
+
+
+def nano_prompts() -> dict[str, list[Metadata]]:
+    """Nano's prompts by split: train, validation, evaluation."""
+    parts = split(SHAPES, HELD_OUT_PER_TASK, PROMPT_SEED)
+    return dict(zip(("train", "validation", "evaluation"), parts, strict=True))
+
+
+def train(
+    out: Path, recipe: Recipe | None = None, report: Report = lambda _: None, threads: int = 2
+) -> Path:
+    """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume."""
+    recipe = recipe or Recipe()
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    _same_recipe(out, recipe)
+    stages = Stages(out, recipe, report)
+    stages.do("autoencoder", stages.autoencoder)
+    stages.do("generator", stages.generator)
+    stages.do("clip", stages.clip)
+    stages.do("candidates", stages.candidates)
+    for kind in ("vhs", "mllm-ae", "mllm-clip"):
+        stages.do(kind, lambda kind=kind: stages.verifier(kind))  # type: ignore[misc]
+    return stages.weights
+
+
+def _same_recipe(out: Path, recipe: Recipe) -> None:
+    file = out / "recipe.json"
+    text = json.dumps(asdict(recipe), indent=1) + "\n"
+    if file.exists() and file.read_text() != text:
+        raise ValueError(f"{out} holds a training with another recipe; choose another folder.")
+    file.write_text(text)
+
+
+class Stages:
+    """One method a stage; each leaves its result in `weights` and its metrics in `<stage>.json`."""
+
+    def __init__(self, out: Path, recipe: Recipe, report: Report) -> None:
+        self.out, self.recipe, self.report = out, recipe, report
+        self.weights = out / "weights"
+
+    def do(self, name: str, stage: Callable[[], dict[str, float]]) -> None:
+        done = self.out / f"{name}.json"
+        if done.exists():
+            return
+        metrics = stage()
+        temporary = done.with_suffix(".tmp")
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+        os.replace(temporary, done)
+
+    def autoencoder(self) -> dict[str, float]:
+        r = self.recipe
+        vae, metrics = train_autoencoder(r.autoencoder_steps, r.seed, self.out, self.report)
+        vae.save_pretrained(self.out / "autoencoder")
+        return metrics
+
+    def generator(self) -> dict[str, float]:
+        from diffusers import AutoencoderDC
+
+        r = self.recipe
+        vae = AutoencoderDC.from_pretrained(self.out / "autoencoder")
+        vae.requires_grad_(False)
+        pipeline, metrics = train_generator(
+            vae, every(SHAPES), r.generator_steps, r.seed, self.out, self.report
+        )
+        for module in (pipeline.vae, pipeline.transformer, pipeline.text_encoder):
+            module.half()
+        folder = self.weights / "generator"
+        pipeline.save_pretrained(folder)
+        metrics |= self._quality(folder, "validation")
+        _card(folder, "nano generator", asdict(r), metrics)
+        return metrics
+
+    def _quality(self, folder: Path, part: str, pool: int = 16) -> dict[str, float]:
+        """Best-of-1 and oracle best-of-16 accuracy, in percent, mean of the six tasks."""
+        prompts = nano_prompts()[part]
+        chosen = balanced(prompts, 96)
+        rows = [p for p in chosen for _ in range(pool)]
+        correct = Candidates.make(folder, rows, _VALIDATION_ROOT + 7, self.recipe.block).correct
+        grid = correct.view(len(chosen), pool).float()
+        return {
+            "best_of_1_percent": 100 * grid.mean().item(),
+            f"oracle_best_of_{pool}_percent": 100 * grid.amax(1).mean().item(),
+        }
+
+    def clip(self) -> dict[str, float]:
+        r, config, tokenizer = self.recipe, clip_config(), clip_tokenizer()
+        length = config["text_cfg"]["context_length"]
+        normalize = torch.tensor([[0.48145466, 0.4578275, 0.40821073],
+                                  [0.26862954, 0.26130258, 0.27577711]])[..., None, None]  # fmt: skip
+
+        def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+            rng = np.random.default_rng((r.seed, 2, step))
+            scenes = [random_scene(rng, int(rng.integers(1, 5))) for _ in range(128)]
+            pictures = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2)
+            texts = [f"{caption(s)} <eot>" for s in scenes]
+            ids = tokenizer(
+                texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids
+            return (pictures - normalize[0]) / normalize[1], ids
+
+        model, seconds = train_clip(
+            config, batch, steps=r.clip_steps, seed=r.seed, state_file=self.out / "clip.state",
+            report=self.report,
+        )  # fmt: skip
+        with torch.no_grad():
+            pixels, ids = batch(1 << 40)
+            image, text = model(pixels, ids)[:2]
+        hits = (image @ text.T).argmax(1) == torch.arange(len(ids))
+        metrics = {"seconds": seconds, "retrieval_of_128_percent": 100 * hits.float().mean().item()}
+        save_clip(self.weights / "clip", model, config)
+        _card(self.weights / "clip", "nano CLIP", asdict(r), metrics)
+        return metrics
+
+    def candidates(self) -> dict[str, float]:
+        r, prompts = self.recipe, nano_prompts()
+        metrics = {}
+        for part, count, root in (
+            ("train", r.candidates, _TRAIN_ROOT),
+            ("validation", r.validation_candidates, _VALIDATION_ROOT),
+        ):
+            rows = balanced(prompts[part], count)
+            made = Candidates.make(
+                self.weights / "generator", rows, root, r.block, self.report, part
+            )
+            torch.save(vars(made), self.out / f"{part}.pt")
+            metrics[f"{part}_correct_percent"] = 100 * made.correct.float().mean().item()
+        return metrics
+
+    def verifier(self, kind: str) -> dict[str, float]:
+        r = self.recipe
+        data = {part: Candidates.load(self.out / f"{part}.pt") for part in ("train", "validation")}
+        statistics = moments(data["train"].hidden.float()) if kind == "vhs" else None
+        examples = {p: self._examples(kind, d, statistics) for p, d in data.items()}
+        tokens, width = examples["train"].visual.shape[1:]
+        block = r.block if kind == "vhs" else None
+        card = VerifierCard(kind, "nano", block, width, tokens, TEMPLATE)
+        model, question = build_verifier(card, r.seed)
+        state = self.out / f"{kind}.state"
+        aligned = self.out / f"{kind}.aligned"
+        if aligned.exists():
+            model.load_state_dict(torch.load(aligned, weights_only=True))
+            seconds = 0.0
+        else:
+            seconds = align(
+                model, question, examples["train"], steps=r.align_steps, batch=r.batch,
+                seed=r.seed, state_file=state, report=self.report, connector_only=False,
+            )  # fmt: skip
+            torch.save(model.state_dict(), aligned)
+        more, loss = finetune(
+            model, question, examples["train"], examples["validation"], steps=r.finetune_steps,
+            batch=r.batch, seed=r.seed, state_file=state, report=self.report,
+        )  # fmt: skip
+        folder = self.weights / kind
+        save_checkpoint(folder, model, question.tokenizer, card, statistics)
+        metrics = {"seconds": seconds + more, "validation_loss": loss}
+        _card(folder, f"nano verifier {kind}", asdict(r), metrics)
+        return metrics
+
+    def _examples(
+        self, kind: str, data: Candidates, statistics: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> Examples:
+        if statistics is not None:
+            visual = Normalize(*statistics)(data.hidden.float()).half()
+        elif kind == "mllm-ae":
+            visual = flatten_latents(data.latents)
+        else:
+            from PIL import Image
+
+            clip = load_clip(self.weights / "clip", torch.device("cpu"))
+            visual = torch.cat(
+                [
+                    clip([Image.fromarray(i) for i in part.numpy()]).half()
+                    for part in data.images.split(256)
+                ]
+            )
+        return Examples(visual, data.prompts, data.captions, data.correct)
+
+
+@dataclass
+class Candidates:
+    """Generated candidates with what every verifier reads, and GenEval's verdicts as labels."""
+
+    hidden: torch.Tensor  # [S, T, D] float16
+    latents: torch.Tensor  # [S, C, h, w] float16
+    images: torch.Tensor  # [S, H, W, 3] uint8
+    correct: torch.Tensor  # [S] bool
+    prompts: list[str]
+    captions: list[str]
+
+    @staticmethod
+    def load(file: Path) -> Candidates:
+        return Candidates(**torch.load(file, weights_only=True))
+
+    @staticmethod
+    def make(
+        folder: Path,
+        rows: Sequence[Metadata],
+        root: int,
+        block: int,
+        report: Report = lambda _: None,
+        name: str = "",
+        batch: int = 64,
+    ) -> Candidates:
+        """One candidate a row, labelled by the verdict and captioned with what is really in it."""
+        import time
+
+        generator, detector = create(weights=folder), ShapeDetector()
+        started = time.monotonic()
+        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bool], list[str]]] = []
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            noise = generator.noise(
+                [candidate_seed(root, 0, start + i) for i in range(len(part))]
+            )
+            hidden = generator.head(generator.encode([p["prompt"] for p in part]), noise, block)
+            latents = generator.tail(hidden)
+            images = generator.decode(latents)
+            parts.append(
+                (
+                    hidden.features.half(),
+                    latents.half(),
+                    torch.from_numpy(np.stack([np.asarray(i) for i in images])),
+                    [v.correct for v in judge(detector, images, part)],
+                    describe(detector, images),
+                )
+            )
+            done = min(start + batch, len(rows))
+            report(Progress(f"candidates {name}", done, len(rows), float("nan"), time.monotonic() - started))
+        hidden_parts, latent_parts, image_parts, correct, captions = zip(*parts, strict=True)
+        return Candidates(
+            torch.cat(hidden_parts), torch.cat(latent_parts), torch.cat(image_parts),
+            torch.tensor([c for p in correct for c in p]),
+            [p["prompt"] for p in rows], [c for p in captions for c in p],
+        )  # fmt: skip
+
+
+def describe(detector: ShapeDetector, images: Sequence[Image.Image]) -> list[str]:
+    """The captioner of nano: what the detector sees, in the world's words."""
+    return [caption(_scene(seen)) for seen in detector.detect(images)]
+
+
+def _scene(seen: Seen) -> tuple[Item, ...]:
+    cells: dict[tuple[int, int], Item] = {}
+    for shape, rows in seen.objects.items():
+        for d in rows:
+            if d.score > 0.3 and isinstance(d, ShapeDetection):
+                x, y = (d.box[0] + d.box[2]) / 2, (d.box[1] + d.box[3]) / 2
+                cells[int(x // CELL), int(y // CELL)] = Item(shape, d.color, x, y, 0.0)
+    return tuple(cells.values())[:5]
+
+
+def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
+    """`count` prompts, the six tasks alternating, each task's prompts in turn."""
+    by_task = [[p for p in prompts if p["tag"] == tag] for tag in TAGS]
+    by_task = [p for p in by_task if p]
+    k = len(by_task)
+    return [by_task[i % k][(i // k) % len(by_task[i % k])] for i in range(count)]
+
+
+def _card(folder: Path, title: str, recipe: dict[str, Any], metrics: dict[str, float]) -> None:
+    """A model card beside the weights."""
+    lines = [
+        f"# {title}", "",
+        "Trained by `vhsbench train nano` on two CPU cores, from procedural pictures of coloured "
+        "shapes: no data of others. Licence: MIT.", "",
+        "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
+        "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
+    ]  # fmt: skip
+    (folder / "README.md").write_text("\n".join(lines))
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
