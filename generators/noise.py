@@ -21,6 +21,4 @@ def gaussian(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
     """Standard normal [B, *shape] float32 on the CPU; row i depends on seeds[i] alone."""
     import torch
 
-    return torch.stack(
-        [torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(s)) for s in seeds]
-    )
+    return torch.stack([torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(s)) for s in seeds])

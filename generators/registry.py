@@ -34,9 +34,7 @@ class Registry(Generic[T]):
         """Add `name` -> "module:factory". Raises RegistryError if the name is taken."""
         targets = self._load()
         if name in targets:
-            raise RegistryError(
-                f"{self.kind} '{name}' is registered twice: {targets[name]} and {target}."
-            )
+            raise RegistryError(f"{self.kind} '{name}' is registered twice: {targets[name]} and {target}.")
         targets[name] = target
 
     def names(self) -> list[str]:
@@ -61,9 +59,7 @@ class Registry(Generic[T]):
         try:
             factory = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise RegistryError(
-                f"{self.kind} '{name}' cannot be loaded from '{target}': {error}."
-            ) from error
+            raise RegistryError(f"{self.kind} '{name}' cannot be loaded from '{target}': {error}.") from error
         if not callable(factory):
             raise RegistryError(f"{self.kind} '{name}': '{target}' is not callable.")
         return factory  # type: ignore[no-any-return]

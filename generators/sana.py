@@ -75,9 +75,7 @@ class SanaSprint:
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         embeds, mask = self._encode(list(prompts), device=self.device)
-        return Conditioning(
-            tuple(prompts), {"prompt_embeds": embeds, "prompt_attention_mask": mask}
-        )
+        return Conditioning(tuple(prompts), {"prompt_embeds": embeds, "prompt_attention_mask": mask})
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
         side = self.resolution // self.pipeline.vae_scale_factor
@@ -113,9 +111,7 @@ class SanaSprint:
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         vae = self.pipeline.vae
         pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        images: list[Image.Image] = self.pipeline.image_processor.postprocess(
-            pixels, output_type="pil"
-        )
+        images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels, output_type="pil")
         return images
 
     def info(self) -> GeneratorInfo:

@@ -44,9 +44,7 @@ class Validation:
         value = self.loss()
         if value < self.best:
             self.best = value
-            self.weights = [
-                {k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules
-            ]
+            self.weights = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
         for module in modules:
             module.train()
 

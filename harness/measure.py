@@ -74,9 +74,7 @@ def measure(cell: Cell) -> Rows:
     ]  # fmt: skip
 
 
-def stages(
-    generator: Generator, verifier: Verifier | None, prompt: str
-) -> dict[str, Callable[[], object]]:
+def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Callable[[], object]]:
     """The stages that a pipeline runs, each ready to be called on one candidate."""
     cond, noise = generator.encode([prompt]), generator.noise([0])
     latents = generator.denoise(cond, noise)

@@ -52,9 +52,7 @@ def best_of_n(
     return BestOfN(_finish(generator, verifier, kept[index // batch], index % batch), index, all_scores)
 
 
-def _features(
-    generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]
-) -> Any:
+def _features(generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]) -> Any:
     """What the verifier reads of a batch of candidates, and what the winner is finished from."""
     noise = generator.noise(seeds)
     if verifier.needs == "hidden":

@@ -184,7 +184,9 @@ def _lock(path: Path) -> IO[str]:
         stream.seek(0)
         holder = stream.read().strip() or "unknown"
         stream.close()
-        raise StoreError(f"{path} is in use by another process (pid {holder}); wait for it or stop it.") from None
+        raise StoreError(
+            f"{path} is in use by another process (pid {holder}); wait for it or stop it."
+        ) from None
     stream.truncate(0)
     stream.write(str(os.getpid()))
     stream.flush()

@@ -68,9 +68,7 @@ def nano_prompts() -> dict[str, list[Metadata]]:
     return dict(zip(("train", "validation", "evaluation"), parts, strict=True))
 
 
-def train(
-    out: Path, recipe: Recipe | None = None, report: Report = lambda _: None, threads: int = 2
-) -> Path:
+def train(out: Path, recipe: Recipe | None = None, report: Report = lambda _: None, threads: int = 2) -> Path:
     """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume."""
     recipe = recipe or Recipe()
     torch.set_num_threads(threads)
@@ -182,9 +180,7 @@ class Stages:
             ("validation", r.validation_candidates, _VALIDATION_ROOT),
         ):
             rows = balanced(prompts[part], count)
-            made = Candidates.make(
-                self.weights / "generator", rows, root, r.block, self.report, part
-            )
+            made = Candidates.make(self.weights / "generator", rows, root, r.block, self.report, part)
             torch.save(vars(made), self.out / f"{part}.pt")
             metrics[f"{part}_correct_percent"] = 100 * made.correct.float().mean().item()
         return metrics
@@ -231,10 +227,7 @@ class Stages:
 
             clip = load_clip(self.weights / "clip", torch.device("cpu"))
             visual = torch.cat(
-                [
-                    clip([Image.fromarray(i) for i in part.numpy()]).half()
-                    for part in data.images.split(256)
-                ]
+                [clip([Image.fromarray(i) for i in part.numpy()]).half() for part in data.images.split(256)]
             )
         return Examples(visual, data.prompts, data.captions, data.correct)
 
@@ -272,9 +265,7 @@ class Candidates:
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bool], list[str]]] = []
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
-            noise = generator.noise(
-                [candidate_seed(root, 0, start + i) for i in range(len(part))]
-            )
+            noise = generator.noise([candidate_seed(root, 0, start + i) for i in range(len(part))])
             hidden = generator.head(generator.encode([p["prompt"] for p in part]), noise, block)
             latents = generator.tail(hidden)
             images = generator.decode(latents)

@@ -53,22 +53,16 @@ class Mllm(nn.Module):
         super().__init__()
         width: int = llm.config.hidden_size  # type: ignore[union-attr,assignment]
         self.llm = llm
-        self.connector = nn.Sequential(
-            nn.Linear(feature_width, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.connector = nn.Sequential(nn.Linear(feature_width, width), nn.GELU(), nn.Linear(width, width))
 
-    def states(
-        self, before: torch.Tensor, visual: torch.Tensor, after: torch.Tensor
-    ) -> torch.Tensor:
+    def states(self, before: torch.Tensor, visual: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """Hidden states of [before | visual | after]: token ids [b], features [B, T, C], ids [B, a].
 
         `after` may be padded on the right: attention is causal, so padding touches nothing before it.
         """
         embed = self.llm.get_input_embeddings()  # type: ignore[operator]
         projected = self.connector(visual)
-        sequence = torch.cat(
-            [embed(before).expand(len(visual), -1, -1), projected, embed(after)], dim=1
-        )
+        sequence = torch.cat([embed(before).expand(len(visual), -1, -1), projected, embed(after)], dim=1)
         output = self.llm.model(inputs_embeds=sequence.to(projected.dtype), use_cache=False)  # type: ignore[operator,union-attr]
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
@@ -121,9 +115,7 @@ def answer_scores(logits: torch.Tensor, question: Question) -> Scores:
     p = logits.float().softmax(-1)
     p_yes, p_no = p[:, question.yes], p[:, question.no]
     top = p.argmax(-1).tolist()
-    says_yes = torch.tensor(
-        ["yes" in question.tokenizer.decode([t]).lower() for t in top], device=p.device
-    )
+    says_yes = torch.tensor(["yes" in question.tokenizer.decode([t]).lower() for t in top], device=p.device)
     return Scores(p_yes, p_no, torch.where(says_yes, p_yes, -p_no))
 
 

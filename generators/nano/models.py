@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 16  # the longest prompt has 12 words, and <bos>
 PROMPT_WORDS = (
-    *"a an photo of and left right above below".split(),
+    *["a", "an", "photo", "of", "and", "left", "right", "above", "below"],
     *SHAPES,
     *map(plural, SHAPES),
     *COLORS,
@@ -32,9 +32,7 @@ def word_tokenizer(words: Sequence[str], special: Sequence[str]) -> PreTrainedTo
     vocabulary = {w: i for i, w in enumerate(dict.fromkeys([*special, *words]))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=special[1]))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=special[0], unk_token=special[1]
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=special[0], unk_token=special[1])
     tokenizer.add_special_tokens({"additional_special_tokens": list(special[2:])})
     return tokenizer
 

@@ -94,9 +94,7 @@ def scene_of(metadata: Metadata, score: NDArray[np.float32]) -> Scene:
     objects, relation = _objects(metadata)
     same = len({name for name, _ in objects}) == 1 and relation is None and len(metadata["include"]) == 1
     items = []
-    for (shape, color), cell in zip(
-        objects, _cells(score, len(objects), same, relation), strict=True
-    ):
+    for (shape, color), cell in zip(objects, _cells(score, len(objects), same, relation), strict=True):
         at = score[:, cell]
         x, y = cell_center(cell)
         radius = (RADIUS[0] + RADIUS[1]) / 2 + (RADIUS[1] - RADIUS[0]) / 2 * float(np.tanh(at[_RADIUS]))

@@ -105,9 +105,7 @@ def train_generator(
     pipeline = models.build_pipeline(vae, seed)
     dit, text = pipeline.transformer, pipeline.text_encoder
     scale = vae.config.scaling_factor
-    by_task = [
-        [p for p in prompts if p["tag"] == tag] for tag in dict.fromkeys(p["tag"] for p in prompts)
-    ]
+    by_task = [[p for p in prompts if p["tag"] == tag] for tag in dict.fromkeys(p["tag"] for p in prompts)]
 
     def loss(step: int) -> torch.Tensor:
         noise, texts, pixels = teacher_batch(np.random.default_rng((seed, step)), by_task, batch)

@@ -90,9 +90,7 @@ def color(name: str, shade: str) -> Metadata:
 def position(name: str, target: str, relation: str) -> Metadata:
     """`name` stands in `relation` to `target`; the target's clause comes first."""
     include = [_clause(target), _clause(name, position=[relation, 0])]
-    return _metadata(
-        "position", include, f"{_with_article(name)} {relation} {_with_article(target)}"
-    )
+    return _metadata("position", include, f"{_with_article(name)} {relation} {_with_article(target)}")
 
 
 def color_attr(a: str, shade_a: str, b: str, shade_b: str) -> Metadata:

@@ -167,7 +167,9 @@ def _position(
         for other in targets:
             true = relations(one, other, position_threshold)
             if expected not in true:
-                return f"expected {clause['class']} {expected} target, found {' and '.join(sorted(true))} target"
+                return (
+                    f"expected {clause['class']} {expected} target, found {' and '.join(sorted(true))} target"
+                )
     return ""
 
 

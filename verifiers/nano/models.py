@@ -22,7 +22,21 @@ _CHAT = (
 _WORDS = (
     *PROMPT_WORDS,
     *" ".join(PLACES).split(),
-    *"yes no user assistant does the image match : ? describe at nothing".split(),
+    *[
+        "yes",
+        "no",
+        "user",
+        "assistant",
+        "does",
+        "the",
+        "image",
+        "match",
+        ":",
+        "?",
+        "describe",
+        "at",
+        "nothing",
+    ],
 )
 _SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>")
 

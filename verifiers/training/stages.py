@@ -86,7 +86,7 @@ def align(
 
     def loss(step: int) -> torch.Tensor:
         rows = np.random.default_rng((seed, step)).integers(len(captions), size=batch).tolist()
-        ids, lengths = pad([after + captions[i] for i in rows], -100)
+        ids, _lengths = pad([after + captions[i] for i in rows], -100)
         with torch.autocast("cpu", torch.bfloat16):
             states = model.states(before, examples.visual[rows].float(), ids.clamp(min=0))
             first = len(before) + examples.visual.shape[1] + len(after) - 1
@@ -139,9 +139,7 @@ def finetune(
                 for i, part in enumerate(validation.visual.split(256))
             ]
         )
-        return yes_no_loss(
-            logits, validation.correct, question.yes, question.no, validation_weights
-        ).item()
+        return yes_no_loss(logits, validation.correct, question.yes, question.no, validation_weights).item()
 
     keep = Validation(validate, validate_every)
     seconds = fit(

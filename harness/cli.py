@@ -1,0 +1,214 @@
+"""The command line. Heavy imports happen inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="vhsbench",
+    help="Compute-matched best-of-N benchmarks for text-to-image generators and latent verifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; nothing that was finished is lost: run the same command to resume.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error is one of this project's own sentences (or the system refusing a file)."""
+    ours = ("harness", "verifiers", "generators", "results")
+    return (
+        isinstance(error, OSError)
+        or type(error).__module__.split(".")[0] in ours
+        or (type(error) is ValueError and _raised_in(error).split(".")[0] in ours)
+    )
+
+
+def _raised_in(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="YAML; default: the embedded nano world.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<name>.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes."""
+    from harness.config import default_config, load_config
+
+    chosen = load_config(config) if config else default_config()
+    folder = out or Path("runs") / chosen.name
+    _quiet()
+    from harness.sweep import run as sweep
+
+    if as_json:
+        sweep(chosen, folder)
+    else:
+        with _Bars() as bars:
+            sweep(chosen, folder, bars.update)
+    _report(folder, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A finished run's directory.")],
+    as_json: Json = False,
+) -> None:
+    """Derive the tables and figures of a finished run again."""
+    _quiet()
+    _report(run, as_json)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="generators or verifiers; default: both.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the registered generators and verifiers."""
+    from harness.listing import listing, show
+
+    found = listing(kind)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, _console())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can run."""
+    _quiet()
+    from harness.doctor import diagnose, show
+
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, _console())
+
+
+@train_app.command()
+def nano(
+    out: Annotated[Path, typer.Option(help="Where stages and weights are kept.")] = Path("runs/train-nano"),
+    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
+    scale: Annotated[float, typer.Option(help="Times the recipe's amounts; 0.01 is a trial.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Retrain the nano world from scratch. Run it again to resume."""
+    _quiet()
+    from dataclasses import replace
+
+    from harness.train_nano import Recipe, train
+
+    recipe = replace(Recipe(), seed=seed)
+    with _Bars() as bars:
+        weights = train(
+            out,
+            recipe.scaled(scale) if scale != 1.0 else recipe,
+            lambda p: bars.update(f"{p.name} (loss {p.loss:.3f})", p.step, p.steps, key=p.name),
+            threads,
+        )
+    print(f"weights: {weights}")
+
+
+class _Bars:
+    """One rich progress bar per phase, with the time left."""
+
+    def __enter__(self) -> _Bars:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Left
+
+        self._tasks: dict[str, Any] = {}
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("left"), Left(), console=_console(stderr=True),
+        )  # fmt: skip
+        self._progress.start()
+        return self
+
+    def update(self, what: str, done: int, of: int, key: str | None = None) -> None:
+        key = key or what
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(what, total=of)
+        self._progress.update(self._tasks[key], completed=done, description=what)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _report(folder: Path, as_json: bool) -> None:
+    from harness.report.build import build
+
+    summary = build(folder)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    from harness.listing import show_summary
+
+    show_summary(summary, _console())
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _quiet() -> None:
+    """Keep the libraries' progress bars and advice off the terminal."""
+    import os
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    main()

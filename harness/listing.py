@@ -1,0 +1,90 @@
+"""What the terminal shows: the registries' entries, and a run's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import generators
+import verifiers
+from generators.registry import RegistryError, nearest
+
+_KINDS = {"generators": generators, "verifiers": verifiers}
+_HEADINGS = {
+    "budget_ms": "budget ms", "generator": "generator", "verifier": "verifier", "best_of_n": "N",
+    "time_ms": "time ms", "overall": "overall % [95%]", "geneval_overall": "GenEval overall % [95%]",
+}  # fmt: skip
+
+
+def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """The entries of one registry or both; an entry that cannot be loaded says why under "error"."""
+    if kind is not None and kind not in _KINDS:
+        raise RegistryError(f"nothing to list as '{kind}'; {nearest(kind, list(_KINDS))}")
+    found = {}
+    for name, package in _KINDS.items():
+        if kind in (None, name):
+            found[name] = [_entry(package, entry) for entry in package.REGISTRY.names()]
+    return found
+
+
+def _entry(package: Any, name: str) -> dict[str, Any]:
+    try:
+        return asdict(package.create(name).info())
+    except (RegistryError, ValueError, OSError) as error:
+        return {"name": name, "error": str(error)}
+
+
+def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
+    for kind, entries in found.items():
+        columns = list(dict.fromkeys(k for e in entries for k in e))
+        table = Table(title=kind)
+        for column in columns:
+            table.add_column(column.replace("_", " "), overflow="fold")
+        for entry in entries:
+            table.add_row(*(_text(entry.get(c)) for c in columns))
+        console.print(table)
+
+
+def show_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """The main comparison, and where its tables and figures lie."""
+    title = (
+        f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; measured here"
+    )
+    table = Table(title=title)
+    for heading in _HEADINGS.values():
+        table.add_column(heading, justify="left" if heading in ("generator", "verifier") else "right")
+    last = None
+    for row in summary["budgets"]:
+        if last is not None and row["budget_ms"] != last:
+            table.add_section()
+        last = row["budget_ms"]
+        table.add_row(*(_cell(row, column) for column in _HEADINGS))
+    console.print(table)
+    for row in summary["auc"]:
+        console.print(f"AUC of {row['verifier']}: {row['auc']:.3f} (n = {row['n']})", highlight=False)
+    errors = [abs(row["error_percent"]) for row in summary["latency"]]
+    console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
+    console.print(f"tables and figures: {summary['run']}/tables, {summary['run']}/figures", highlight=False)
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    if value is None:
+        return ""
+    if column in ("overall", "geneval_overall"):
+        return f"{value:.1f} [{row[f'{column}_low']:.1f}, {row[f'{column}_high']:.1f}]"
+    if column == "best_of_n":
+        return f"{value}{'+' if row['pool_limited'] else ''}"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

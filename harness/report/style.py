@@ -1,0 +1,70 @@
+"""One look for all figures: Okabe-Ito colours, which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
+_RC = {
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
+    "pdf.fonttype": 42, "svg.fonttype": "none", "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    label: str
+    color: str
+    marker: str
+    line: str = "-"
+
+
+_LOOKS = {
+    "vhs": Look("VHS", "#D55E00", "o"),
+    "mllm-clip": Look("MLLM w/ CLIP", "#0072B2", "s"),
+    "mllm-ae": Look("MLLM w/ AE", "#009E73", "^"),
+    "oracle": Look("oracle", "#555555", "", "--"),
+    "random": Look("random", "#999999", "", ":"),
+    "none": Look("no verifier", "#999999", "x", ":"),
+}
+_SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SPARE_MARKERS = ("D", "v", "P", "X")
+
+
+def look(verifier: str) -> Look:
+    """How a verifier is drawn; an unknown one gets a spare colour by its name."""
+    if verifier in _LOOKS:
+        return _LOOKS[verifier]
+    i = sum(verifier.encode()) % len(_SPARE)
+    return Look(verifier, _SPARE[i], _SPARE_MARKERS[i])
+
+
+def label(verifier: str) -> str:
+    return look(verifier).label
+
+
+def figure(width: float, height: float) -> Figure:
+    """A new figure of the given size in inches, apart from pyplot's global state."""
+    with matplotlib.rc_context(_RC):
+        return Figure(figsize=(width, height))
+
+
+def styled() -> matplotlib.RcParams:
+    """A context in which axes are made and saved in this style."""
+    return matplotlib.rc_context(_RC)  # type: ignore[return-value]
+
+
+def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
+    """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
+    with styled():  # type: ignore[attr-defined]
+        fig.savefig(stem.with_suffix(".png"), dpi=300)
+        # no date in the file, so that the same run gives the same bytes
+        fig.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+    data.to_csv(stem.with_suffix(".csv"), index=False)

@@ -1,0 +1,25 @@
+"""The paper's printed tables."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pandas as pd
+
+TABLES = ("table1", "table5", "table6", "table7")
+# GenEval's prompts by task, with which the paper weighs its Overall
+PROMPTS = {"single": 80, "two": 99, "counting": 80, "color": 94, "position": 100, "attribution": 100}
+
+
+def table(name: str) -> pd.DataFrame:
+    """A published table as printed, in percent. Raises ValueError for an unknown name."""
+    if name not in TABLES:
+        raise ValueError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
+    with files("results").joinpath(f"published_tables/{name}.csv").open() as stream:
+        return pd.read_csv(stream, keep_default_na=False, na_values=[""])
+
+
+def recomputed_overall(rows: pd.DataFrame) -> pd.Series:
+    """The prompt-weighted mean of the six printed task accuracies."""
+    weighted = sum(rows[task] * count for task, count in PROMPTS.items())
+    return weighted / sum(PROMPTS.values())
