@@ -129,8 +129,6 @@ def finetune(
             )
         return yes_no_loss(logits, train.correct[index], question.yes, question.no, weights)
 
-    validation_weights = class_weights(validation.correct)
-
     @torch.no_grad()
     def validate() -> float:
         logits = torch.cat(
@@ -139,7 +137,7 @@ def finetune(
                 for i, part in enumerate(validation.visual.split(256))
             ]
         )
-        return yes_no_loss(logits, validation.correct, question.yes, question.no, validation_weights).item()
+        return yes_no_loss(logits, validation.correct, question.yes, question.no, weights).item()
 
     keep = Validation(validate, validate_every)
     seconds = fit(

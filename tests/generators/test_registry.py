@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+import generators.registry
+from generators.registry import Registry, RegistryError
+
+
+class Point:
+    def __init__(self, name: str, value: str) -> None:
+        self.name, self.value = name, value
+
+
+def registry(monkeypatch, *points: Point) -> Registry[object]:
+    monkeypatch.setattr(generators.registry, "entry_points", lambda group: list(points))
+    return Registry("generator", "group", {"nano": "collections:OrderedDict"})
+
+
+def test_names_come_from_builtins_and_entry_points(monkeypatch):
+    found = registry(monkeypatch, Point("mine", "collections:Counter"))
+    assert found.names() == ["mine", "nano"]
+    assert found.create("mine") == {}
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
+    with pytest.raises(RegistryError, match="unknown generator 'nanoo'; did you mean 'nano'?"):
+        registry(monkeypatch).create("nanoo")
+
+
+def test_a_duplicate_entry_is_refused(monkeypatch):
+    with pytest.raises(RegistryError, match="'nano' is registered twice"):
+        registry(monkeypatch, Point("nano", "x:y")).names()
+
+
+@pytest.mark.parametrize("target", ["no.such.module:f", "collections:Missing", "collections:abc"])
+def test_a_broken_entry_says_so_when_it_is_used_and_not_before(monkeypatch, target):
+    found = registry(monkeypatch, Point("broken", target))
+    assert "broken" in found.names()
+    with pytest.raises(RegistryError, match="'broken'"):
+        found.create("broken")
+
+
+def test_registering_twice_is_refused(monkeypatch):
+    found = registry(monkeypatch)
+    found.register("other", "collections:Counter")
+    with pytest.raises(RegistryError, match="twice"):
+        found.register("other", "collections:deque")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+
+from generators.nano.world import SHAPES
+from harness.geneval import prompts
+from harness.geneval.rules import TAGS
+
+
+def test_the_official_prompts_byte_for_byte():
+    text = prompts.to_json_lines(prompts.official())
+    digest = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+
+
+def test_official_counts_by_task():
+    counts = Counter(p["tag"] for p in prompts.official())
+    assert [counts[t] for t in TAGS] == [80, 99, 80, 94, 100, 100]
+
+
+def test_the_number_of_nano_prompts():
+    counts = Counter(p["tag"] for p in prompts.every(SHAPES))
+    assert [counts[t] for t in TAGS] == [8, 56, 24, 80, 224, 5040]
+
+
+def _picture(prompt):
+    clauses = prompt["include"]
+    return json.dumps(clauses if prompt["tag"] == "position" else sorted(clauses, key=str))
+
+
+def test_splits_are_disjoint_also_by_what_they_show():
+    parts = prompts.split(SHAPES, 64, 0)
+    pictures = [{_picture(p) for p in part} for part in parts]
+    assert not pictures[0] & pictures[1]
+    assert not pictures[0] & pictures[2]
+    assert not pictures[1] & pictures[2]
+    for part in parts:
+        assert {p["tag"] for p in part} == set(TAGS)
+
+
+def test_splitting_is_deterministic_and_depends_on_the_seed():
+    assert prompts.split(SHAPES, 64, 0) == prompts.split(SHAPES, 64, 0)
+    assert prompts.split(SHAPES, 64, 0) != prompts.split(SHAPES, 64, 1)
+
+
+def test_plural_and_articles():
+    assert prompts.counting("cross", 3)["prompt"] == "a photo of three crosses"
+    assert prompts.color("star", "orange")["prompt"] == "a photo of an orange star"

@@ -1,0 +1,164 @@
+"""Every branch of GenEval's verdict, with the reason's exact text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.geneval.rules import Detection, evaluate, iou, relations, select
+
+
+def box(x: float, y: float, size: float = 10, score: float = 0.95) -> Detection:
+    return Detection((x, y, x + size, y + size), score)
+
+
+def no_color(name, detections):
+    raise AssertionError("colours are asked of coloured clauses alone")
+
+
+def judge(include, objects, colors=no_color, exclude=()):
+    return evaluate({"include": list(include), "exclude": list(exclude)}, objects, colors)
+
+
+def test_enough_objects_is_correct():
+    verdict = judge([{"class": "cat", "count": 2}], {"cat": [box(0, 0), box(20, 0)]})
+    assert verdict.correct
+    assert verdict.reason == ""
+
+
+def test_too_few():
+    verdict = judge([{"class": "cat", "count": 2}], {"cat": [box(0, 0)]})
+    assert not verdict.correct
+    assert verdict.reason == "expected cat>=2, found 1"
+
+
+def test_absent_class():
+    assert judge([{"class": "cat", "count": 1}], {}).reason == "expected cat>=1, found 0"
+
+
+def test_exclude():
+    verdict = judge(
+        [{"class": "cat", "count": 1}],
+        {"cat": [box(0, 0), box(20, 0)]},
+        exclude=[{"class": "cat", "count": 2}],
+    )
+    assert verdict.reason == "expected cat<2, found 2"
+
+
+def test_color_right_and_wrong():
+    clause = {"class": "cat", "count": 1, "color": "red"}
+    assert judge([clause], {"cat": [box(0, 0)]}, lambda n, d: ["red"]).correct
+    verdict = judge([clause], {"cat": [box(0, 0)]}, lambda n, d: ["blue"])
+    assert verdict.reason == "expected red cat>=1, found 0 red; and 1 blue"
+
+
+def test_other_colors_are_listed_in_the_fixed_order():
+    clause = {"class": "cat", "count": 3, "color": "red"}
+    verdict = judge([clause], {"cat": [box(0, 0)] * 3}, lambda n, d: ["white", "red", "orange"][: len(d)])
+    assert verdict.reason == "expected red cat>=3, found 1 red; and 1 red, 1 orange, 1 white"
+
+
+def test_only_the_most_confident_are_classified():
+    seen = []
+
+    def colors(name, detections):
+        seen.append(len(detections))
+        return ["red"] * len(detections)
+
+    judge([{"class": "cat", "count": 1, "color": "red"}], {"cat": [box(0, 0), box(20, 0)]}, colors)
+    assert seen == [1]
+
+
+POSITION = [{"class": "cup", "count": 1}, {"class": "cat", "count": 1, "position": ["left of", 0]}]
+
+
+def test_position_holds():
+    assert judge(POSITION, {"cat": [box(0, 0)], "cup": [box(40, 0)]}).correct
+
+
+def test_position_fails_with_the_relations_that_hold():
+    verdict = judge(POSITION, {"cat": [box(40, 40)], "cup": [box(0, 0)]})
+    assert verdict.reason == "expected cat left of target, found below and right of target"
+
+
+def test_position_without_any_relation_has_two_spaces():
+    verdict = judge(POSITION, {"cat": [box(0, 0)], "cup": [box(1, 0)]})
+    assert verdict.reason == "expected cat left of target, found  target"
+
+
+def test_position_without_its_target():
+    verdict = judge(POSITION, {"cat": [box(0, 0)]})
+    assert verdict.reason == "expected cup>=1, found 0\nno target for cat to be left of"
+
+
+def test_all_failures_are_listed():
+    verdict = judge([{"class": "cat", "count": 1}, {"class": "dog", "count": 1}], {})
+    assert verdict.reason == "expected cat>=1, found 0\nexpected dog>=1, found 0"
+
+
+def test_thresholds_are_strict_and_in_float32():
+    at = float(np.float32(0.3))
+    above = float(np.nextafter(np.float32(0.3), np.float32(1)))
+    assert select({"cat": [box(0, 0, score=at)]}, "colors") == {}
+    assert select({"cat": [box(0, 0, score=0.3000000001)]}, "colors") == {}
+    assert len(select({"cat": [box(0, 0, score=above)]}, "colors")["cat"]) == 1
+
+
+def test_counting_asks_for_more_confidence():
+    raw = {"cat": [box(0, 0, score=0.5)]}
+    assert select(raw, "counting") == {}
+    assert "cat" in select(raw, "single_object")
+
+
+def test_ties_put_the_later_row_first_and_the_cap_comes_before_overlap():
+    rows = [box(i, 0, score=0.5) for i in range(20)]
+    kept = select({"cat": rows}, "colors")["cat"]
+    assert kept == rows[::-1][:16]
+    alone = select({"cat": rows}, "colors", max_overlap=0.5)["cat"]
+    assert kept[0] in alone
+    assert all(iou(a, b) < 0.5 for a in alone for b in alone if a is not b)
+
+
+def test_iou_counts_pixels_inclusively():
+    assert iou(box(0, 0, 9), box(0, 0, 9)) == 1.0
+    assert iou(box(0, 0, 9), box(5, 0, 9)) == pytest.approx(50 / 150)
+
+
+@pytest.mark.parametrize(
+    "clause",
+    [
+        {"class": "cat"},
+        {"class": "cat", "count": 1, "color": "mauve"},
+        {"class": "cat", "count": 1, "position": ["near", 0]},
+        {"class": "cat", "count": 1, "position": ["above", 0]},
+    ],
+)
+def test_a_clause_that_is_none_is_refused_in_one_sentence(clause):
+    with pytest.raises(ValueError, match="GenEval metadata, clause 0"):
+        judge([clause], {"cat": [box(0, 0)]})
+
+
+boxes = st.builds(box, st.floats(0, 500), st.floats(0, 500), st.floats(1, 100), st.floats(0, 1, width=32))
+
+
+@given(boxes, boxes)
+def test_relations_are_antisymmetric(a, b):
+    opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    assert {opposite[r] for r in relations(a, b)} == relations(b, a)
+
+
+@given(st.lists(boxes, max_size=30), st.sampled_from(["counting", "colors"]))
+def test_selection_is_sorted_capped_and_above_the_threshold(rows, task):
+    kept = select({"cat": rows}, task).get("cat", [])
+    limit = np.float32(0.9 if task == "counting" else 0.3)
+    assert len(kept) == min(16, sum(np.float32(d.score) > limit for d in rows))
+    assert all(a.score >= b.score for a, b in zip(kept, kept[1:], strict=False))
+
+
+@given(st.lists(boxes, min_size=1, max_size=6), st.integers(1, 4))
+def test_more_objects_never_hurt_an_include_of_count(rows, count):
+    clause = [{"class": "cat", "count": count}]
+    if judge(clause, {"cat": rows}).correct:
+        assert judge(clause, {"cat": [*rows, box(0, 0)]}).correct

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from harness.best_of_n import expected_accuracy, judged_yes, oracle, random_choice, win_probabilities
+
+
+@st.composite
+def pools(draw):
+    m = draw(st.integers(1, 7))
+    scores = draw(arrays(float, m, elements=st.sampled_from([-1.0, -0.5, 0.5, 1.0])))
+    return scores, draw(arrays(bool, m))
+
+
+def by_enumeration(scores, correct, n):
+    """Every N-subset in turn; the winner is a random one of the best-scored."""
+    shares = []
+    for subset in itertools.combinations(range(len(scores)), n):
+        best = max(scores[i] for i in subset)
+        shares.append(np.mean([correct[i] for i in subset if scores[i] == best]))
+    return np.mean(shares)
+
+
+@given(pools())
+def test_equals_enumeration_of_all_subsets(pool):
+    scores, correct = pool
+    expected = [by_enumeration(scores, correct, n + 1) for n in range(len(scores))]
+    assert np.allclose(expected_accuracy(scores, correct), expected)
+
+
+@given(pools())
+def test_judged_yes_equals_enumeration(pool):
+    scores, correct = pool
+    expected = [by_enumeration(scores > 0, correct, n + 1) for n in range(len(scores))]
+    assert np.allclose(judged_yes(scores, correct), expected)
+
+
+@given(pools())
+def test_bounds(pool):
+    scores, correct = pool
+    ours = expected_accuracy(scores, correct)
+    assert np.isclose(ours[0], correct.mean())
+    assert np.all(ours <= oracle(correct) + 1e-12)
+    assert np.all(np.diff(oracle(correct)) >= -1e-12)
+    assert np.allclose(random_choice(correct), correct.mean())
+
+
+def test_a_batch_of_pools_is_each_pool():
+    rng = np.random.default_rng(0)
+    scores, correct = rng.integers(0, 3, (20, 9)).astype(float), rng.integers(0, 2, (20, 9))
+    together = expected_accuracy(scores, correct)
+    for row, (s, c) in enumerate(zip(scores, correct, strict=True)):
+        assert np.allclose(together[row], expected_accuracy(s, c))
+
+
+def test_large_pools_do_not_overflow():
+    table = win_probabilities(1024)
+    assert np.allclose(table.sum(axis=0), 1)
+    assert np.all((table >= 0) & (table <= 1))
+
+
+def test_a_missing_score_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        expected_accuracy([0.5, float("nan")], [True, False])

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.budgets import CostModel, budget_table, check, default_budgets, fit
+from harness.geneval.rules import TAGS
+
+# A100 timings read off the published curve and N (ms)
+PUBLISHED = {
+    "vhs": (CostModel(163, 102), [4, 9, 15]),
+    "mllm-clip": (CostModel(0, 277), [2, 4, 6]),
+    "mllm-ae": (CostModel(137.5, 137.5), [3, 7, 11]),
+}
+
+
+@pytest.mark.parametrize("verifier", PUBLISHED)
+def test_the_published_n(verifier):
+    model, expected = PUBLISHED[verifier]
+    assert [model.largest_n(b) for b in (550, 1100, 1650)] == expected
+
+
+@given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(1, 1e5))
+def test_the_largest_n_fits_and_the_next_does_not(fixed, per_candidate, budget):
+    model = CostModel(fixed, per_candidate)
+    n = model.largest_n(budget)
+    limit = 1.05 * budget
+    if n is None:
+        assert model.predict(1) > limit * (1 - 1e-9)
+    else:
+        assert model.predict(n) <= limit + 1e-6 * per_candidate + 1e-9 * limit
+        assert model.predict(n + 1) > limit * (1 - 1e-9)
+
+
+def test_a_budget_below_one_candidate_is_no_n():
+    assert CostModel(163, 102).largest_n(100) is None
+
+
+@given(st.floats(5, 500), st.floats(0, 50))
+def test_default_budgets_give_clip_2_4_6(per_candidate, fixed):
+    model = CostModel(fixed, per_candidate)
+    assert [model.largest_n(b) for b in default_budgets(model)] == [2, 4, 6]
+
+
+def costs() -> pd.DataFrame:
+    rows = [
+        ("vhs", stage, 1, r, wall + noise)
+        for stage, wall in {"encode": 5, "noise": 1, "head": 6, "tail": 10, "decode": 14, "score": 7}.items()
+        for r, noise in enumerate((-0.5, 0.0, 4.0))
+    ]
+    rows += [("vhs", "end_to_end", n, 0, 29 + 14 * n) for n in (1, 2)]
+    frame = pd.DataFrame(rows, columns=["verifier", "stage", "n", "repeat", "wall_ms"])
+    return frame.assign(batch=1, generator="nano", steps=1)
+
+
+def test_the_fit_is_the_sum_of_the_stages_medians():
+    assert fit(costs(), "vhs", "hidden") == CostModel(29, 14)
+
+
+def test_the_check_compares_with_whole_runs():
+    checked = check(costs(), "vhs", CostModel(29, 14))
+    assert checked["n"].tolist() == [1, 2]
+    assert np.allclose(checked["error_percent"], 0)
+
+
+def test_an_unmeasured_stage_is_named():
+    with pytest.raises(ValueError, match="wall_ms was measured for head of verifier 'vhs'"):
+        fit(costs().query("stage != 'head'"), "vhs", "hidden")
+
+
+def test_the_table_leaves_unknown_empty_and_marks_the_pools_end():
+    tags = [*TAGS, "overall", "geneval_overall"]
+    curves = pd.DataFrame(
+        [
+            ("nano", 1, v, t, n, 50 + n, 49.0, 60.0, 9)
+            for v in ("vhs", "random")
+            for t in tags
+            for n in (1, 2)
+        ],
+        columns=["generator", "steps", "verifier", "tag", "n", "accuracy", "low", "high", "n_prompts"],
+    )
+    models = {("nano", 1, "none"): CostModel(0, 20), ("nano", 1, "vhs"): CostModel(30, 10)}
+    table = budget_table(curves, models, [25.0, 500.0]).set_index(["budget_ms", "verifier"])
+    assert pd.isna(table.loc[(25.0, "vhs"), "best_of_n"])
+    assert math.isnan(table.loc[(25.0, "vhs"), "overall"])
+    assert table.loc[(25.0, "none"), "best_of_n"] == 1
+    assert table.loc[(500.0, "vhs"), "best_of_n"] == 2
+    assert table.loc[(500.0, "vhs"), "pool_limited"]
+    assert table.loc[(500.0, "vhs"), "overall"] == 52

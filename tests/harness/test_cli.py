@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from harness.cli import app
+
+HEAVY = ("torch", "pandas", "numpy", "matplotlib", "transformers", "diffusers", "pydantic")
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys, harness.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"
+
+
+def test_help_names_the_commands():
+    printed = CliRunner().invoke(app, ["--help"]).output
+    for command in ("run", "report", "list", "doctor", "train"):
+        assert command in printed
+
+
+def test_list_as_json():
+    found = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
+    nano = next(g for g in found["generators"] if g["name"] == "nano")
+    assert (nano["blocks"], nano["tokens"], nano["hidden_width"]) == (8, 64, 128)
+    assert {v["name"]: v["needs"] for v in found["verifiers"]} == {
+        "vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images",
+    }  # fmt: skip
+
+
+def test_doctor_as_json():
+    found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
+    assert found["models"]["generators"]["nano"] == "ready"
+    assert found["environment"]["cores"] >= 1
+
+
+def test_version():
+    from harness import __version__
+
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == __version__

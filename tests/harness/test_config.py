@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.config import ConfigError, default_config, load_config, parse
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        parse(text, "x.yaml")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_default_is_nano_with_all_three_verifiers():
+    config = default_config()
+    assert [g.name for g in config.generators] == ["nano"]
+    assert [v.name for v in config.verifiers] == ["vhs", "mllm-clip", "mllm-ae"]
+    assert config.pool == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("generators: [{name: nano}]\nverifers: []\n", "x.yaml, line 2, key 'verifers': unknown key; did you mean 'verifiers'?"),
+        ("generators:\n  - name: nanno\n", "line 2, key 'generators.0.name': unknown generator 'nanno'; did you mean 'nano'?"),
+        ("generators: [{name: nano}]\nverifiers:\n- name: vsh\n", "line 3, key 'verifiers.0.name': unknown verifier 'vsh'; did you mean 'vhs'?"),
+        ("generators: [{name: nano}]\npool: many\n", "line 2, key 'pool': input should be a valid integer"),
+        ("generators: [{name: nano}]\npool: 0\n", "line 2, key 'pool': input should be greater than or equal to 1, not 0."),
+        ("generators: [{name: nano}]\ntiming:\n  repeat: 3\n", "line 3, key 'timing.repeat': unknown key; did you mean 'repeats'?"),
+        ("pool: 4\n", "key 'generators': is required."),
+        ("generators: [{name: nano}]\npool: 4\npool: 5\n", "line 3, key 'pool': is given twice."),
+        ("generators: [\n", "x.yaml, line 2: not YAML"),
+        ("- a\n", "x.yaml: a configuration is a mapping"),
+        ("", "x.yaml: a configuration is a mapping"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_with_its_place(text, said):
+    assert said in refused(text)
+
+
+def test_yaml_tags_do_not_run_code():
+    assert "not YAML" in refused("generators: !!python/object/apply:os.system ['true']\n")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,112 @@
+"""The whole job on a small part of nano: end to end, killed and resumed, and from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from harness.config import parse
+from harness.report.build import build
+from harness.store import load_run
+from harness.sweep import run
+
+CONFIG = """
+name: small
+generators: [{name: nano}]
+verifiers: [{name: vhs}, {name: mllm-clip}, {name: mllm-ae}]
+prompts: {source: nano, split: validation, limit: 24}
+pool: 4
+batch_size: 16
+bootstrap: 50
+gallery_prompts: 3
+threads: 2
+timing: {best_of_n: [1, 2], repeats: 3, warm_up: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run(parse(CONFIG, "small.yaml"), tmp_path_factory.mktemp("run") / "small")
+
+
+def test_tables_are_whole(finished):
+    found = load_run(finished)
+    assert len(found.candidates) == 24 * 4
+    assert len(found.scores) == 24 * 4 * 3
+    assert found.scores["score"].between(-1, 1).all()
+    assert set(found.costs["verifier"]) == {"", "vhs", "mllm-clip", "mllm-ae"}
+    assert (found.costs["wall_ms"] > 0).all()
+    assert found.costs["peak_vram_gb"].isna().all()
+    assert set(found.info["checkpoints"]) == {"vhs", "mllm-clip", "mllm-ae"}
+    assert found.info["environment"]["packages"]["torch"]
+
+
+def test_report_writes_every_table_and_figure(finished):
+    summary = build(finished)
+    for name in ("budgets", "latency", "costs", "auc"):
+        for suffix in (".csv", ".md", ".tex"):
+            assert (finished / "tables" / f"{name}{suffix}").stat().st_size > 0
+    for name in ("accuracy_over_time", "accuracy_over_tflop", "accuracy_over_memory", "accuracy_by_n",
+                 "score_distributions", "latency_breakdown", "gallery"):  # fmt: skip
+        for suffix in (".png", ".pdf", ".csv"):
+            assert (finished / "figures" / f"{name}{suffix}").stat().st_size > 0
+    clip = [r["best_of_n"] for r in summary["budgets"] if r["verifier"] == "mllm-clip"]
+    assert clip == [2, 4, 4]  # the third budget affords 6, the pool holds 4
+    json.dumps(summary)
+
+
+def test_deriving_again_gives_the_same_tables(finished):
+    build(finished)
+    first = {f: f.read_bytes() for f in (finished / "tables").iterdir()}
+    build(finished)
+    assert first == {f: f.read_bytes() for f in (finished / "tables").iterdir()}
+
+
+def command(*arguments: str, **options) -> subprocess.Popen[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+def test_killed_and_resumed_ends_with_the_same_tables(finished, tmp_path):
+    config, out = tmp_path / "small.yaml", tmp_path / "again"
+    config.write_text(CONFIG)
+    first = command("run", str(config), "--out", str(out))
+    shards = out / "shards" / "candidates"
+    while not list(shards.glob("[!.]*.parquet")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    done = {f: f.stat().st_mtime_ns for f in shards.glob("[!.]*.parquet")}
+    assert 0 < len(done) <= 3
+    second = command("run", str(config), "--out", str(out), "--json")
+    printed, said = second.communicate()
+    assert second.returncode == 0, said
+    assert {f: f.stat().st_mtime_ns for f in done} == done, "a finished shard was done again"
+    assert json.loads(printed)["prompts"] == 24
+    again, whole = load_run(out), load_run(finished)
+    pd.testing.assert_frame_equal(again.candidates, whole.candidates)
+    pd.testing.assert_frame_equal(again.scores, whole.scores)
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
+    config = tmp_path / "bad.yaml"
+    config.write_text("generators: [{name: nnano}]\n")
+    for arguments in (["run", str(config)], ["report", str(tmp_path)], ["list", "generaters"]):
+        process = command(*arguments, cwd=tmp_path)
+        printed, said = process.communicate()
+        assert process.returncode == 2
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert "Traceback" not in said + printed
