@@ -56,15 +56,18 @@ def scores(noise: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(flat @ windows().T, dtype=np.float32)
 
 
+_STEP = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+
+
 @cache
-def related_cells(relation: str) -> NDArray[np.bool_]:
-    """[9, 9]: may cell a stand in `relation` to cell b (with room for jitter)."""
-    column, row = np.arange(9) % GRID, np.arange(9) // GRID
-    dx = column[:, None] - column[None]
-    dy = row[:, None] - row[None]
-    along, across = (dx, dy) if relation in ("left of", "right of") else (dy, dx)
-    sign = -1 if relation in ("left of", "above") else 1
-    return np.asarray((along * sign > 0) & (np.abs(across) < np.abs(along)))
+def partner_cells(relation: str) -> tuple[int | None, ...]:
+    """For each cell, the neighbour to which it stands in `relation`; None at the grid's edge."""
+    dx, dy = _STEP[relation]
+    partners: list[int | None] = []
+    for cell in range(GRID * GRID):
+        x, y = cell % GRID - dx, cell // GRID - dy
+        partners.append(y * GRID + x if 0 <= x < GRID and 0 <= y < GRID else None)
+    return tuple(partners)
 
 
 def _objects(metadata: Metadata) -> tuple[list[tuple[str, str | None]], str | None]:
@@ -81,9 +84,10 @@ def _cells(score: NDArray[np.float32], count: int, same: bool, relation: str | N
     if same:
         return [int(c) for c in np.argsort(-score[_FIRST], kind="stable")[:count]]
     if relation is not None:
-        allowed = related_cells(relation)
-        first = int(np.argmax(np.where(allowed.any(axis=1), score[_FIRST], -np.inf)))
-        return [first, int(np.argmax(np.where(allowed[first], score[_SECOND], -np.inf)))]
+        partners = partner_cells(relation)
+        allowed = np.array([p is not None for p in partners])
+        first = int(np.argmax(np.where(allowed, score[_FIRST], -np.inf)))
+        return [first, int(partners[first] or 0)]
     first = int(np.argmax(score[_FIRST]))
     other = np.arange(GRID * GRID) != first
     return [first, int(np.argmax(np.where(other, score[_SECOND], -np.inf)))]

@@ -26,7 +26,7 @@ _FOREGROUND = 0.25  # RGB distance from the background
 _RADII = np.arange(5.5, 9.6, 0.4)
 _SHIFTS = tuple(np.linspace(-1, 1, 7))
 _MISMATCH_COST = 2.5  # confidence lost per unit of template mismatch
-_COLOR_FREE, _COLOR_COST = 0.15, 2.0  # RGB distance to the palette that costs nothing; cost beyond
+_CLEAR, _FAINT_COST = 0.42, 2.5  # RGB distance from the background that is full contrast; cost below
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Component:
 
 
 class ShapeDetector:
-    """Reads class, colour and box; the score is how well a template fits and how pure the colour is."""
+    """Reads class, colour and box; the score is how well a template fits and how clearly it stands out."""
 
     name = "shapes"
 
@@ -128,9 +128,9 @@ def _match(found: Sequence[_Component]) -> tuple[list[str], list[float], list[st
     best = mismatch.argmin(1)
     rgb = np.stack([c.rgb for c in found])
     distances = np.linalg.norm(rgb[:, None] - _RGB[None], axis=-1)
-    impure = np.maximum(distances.min(1) - _COLOR_FREE, 0)
+    faint = np.maximum(_CLEAR - np.linalg.norm(rgb - BACKGROUND, axis=1), 0)
     lowest = mismatch[np.arange(len(found)), best]
-    scores = np.clip(1 - _MISMATCH_COST * lowest - _COLOR_COST * impure, 0, 1)
+    scores = np.clip(1 - _MISMATCH_COST * lowest - _FAINT_COST * faint, 0, 1)
     return (
         [SHAPES[k] for k in kinds[best]],
         [float(s) for s in scores],

@@ -23,7 +23,7 @@ def test_names_come_from_builtins_and_entry_points(monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
-    with pytest.raises(RegistryError, match="unknown generator 'nanoo'; did you mean 'nano'?"):
+    with pytest.raises(RegistryError, match="unknown generator 'nanoo'; did you mean 'nano'"):
         registry(monkeypatch).create("nanoo")
 
 

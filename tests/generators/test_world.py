@@ -31,10 +31,12 @@ def test_the_teacher_draws_what_the_prompt_says(seed, which):
     assert all(8 < i.x < 56 and 8 < i.y < 56 for i in scene)
 
 
-@pytest.mark.parametrize(("relation", "a", "b"), [("left of", 3, 5), ("below", 7, 1)])
-def test_related_cells(relation, a, b):
-    assert teacher.related_cells(relation)[a, b]
-    assert not teacher.related_cells(relation)[b, a]
+@pytest.mark.parametrize(
+    ("relation", "cell", "partner"),
+    [("left of", 3, 4), ("right of", 3, None), ("below", 7, 4), ("above", 7, None)],
+)
+def test_partner_cells(relation, cell, partner):
+    assert teacher.partner_cells(relation)[cell] == partner
 
 
 def test_pictures_are_colours_on_grey():

@@ -53,10 +53,9 @@ def test_a_prompt_that_holds_the_placeholder_breaks_nothing(nano):
 
 
 def test_features_of_another_width_are_refused():
-    with pytest.raises(ValueError, match=r"width 128, but was given \[1, 64, 99\]"):
-        normalized = verifiers.create("vhs")
-        normalized.tokens = lambda x: x
-        normalized.score(PROMPTS[:1], torch.zeros(1, 64, 99))
+    verifier = verifiers.create("mllm-ae")
+    with pytest.raises(ValueError, match=r"width 16, but was given \[1, 64, 99\]"):
+        verifier.score(PROMPTS[:1], torch.zeros(1, 99, 8, 8))
 
 
 def test_prompts_and_features_must_be_as_many():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -154,7 +156,7 @@ def test_selection_is_sorted_capped_and_above_the_threshold(rows, task):
     kept = select({"cat": rows}, task).get("cat", [])
     limit = np.float32(0.9 if task == "counting" else 0.3)
     assert len(kept) == min(16, sum(np.float32(d.score) > limit for d in rows))
-    assert all(a.score >= b.score for a, b in zip(kept, kept[1:], strict=False))
+    assert all(a.score >= b.score for a, b in itertools.pairwise(kept))
 
 
 @given(st.lists(boxes, min_size=1, max_size=6), st.integers(1, 4))
