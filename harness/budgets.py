@@ -124,7 +124,7 @@ def budget_table(
 def _accuracies(curve: pd.DataFrame, n: int | None) -> dict[str, float]:
     at = curve[curve["n"] == n].set_index("tag")
     return {
-        name: float(at.loc[tag, column]) if tag in at.index else math.nan
+        name: float(at[column].get(tag, math.nan))
         for tag in (*TAGS, OVERALL, GENEVAL_OVERALL)
         for name, column in ((tag, "accuracy"), (f"{tag}_low", "low"), (f"{tag}_high", "high"))
     }

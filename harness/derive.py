@@ -28,7 +28,8 @@ def accuracy_curves(
     high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
     """
     frames = []
-    for (generator, steps), pool in candidates.groupby(["generator", "steps"], sort=True):
+    for _, pool in candidates.groupby(["generator", "steps"], sort=True):
+        generator, steps = pool["generator"].iloc[0], pool["steps"].iloc[0]
         grid = _Grid(pool)
         mine = scores[(scores["generator"] == generator) & (scores["steps"] == steps)]
         expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
@@ -37,11 +38,9 @@ def accuracy_curves(
         weights = bootstrap_weights(grid.tags, replicates)
         for verifier, values in expected.items():
             frame = grid.summary(values, weights)
-            frame.insert(0, "verifier", verifier)
-            frame.insert(0, "steps", steps)
-            frame.insert(0, "generator", generator)
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+            frames.append(frame.assign(generator=generator, steps=steps, verifier=verifier))
+    columns = [*_PIPELINE, "tag", "n", "accuracy", "low", "high", "n_prompts"]
+    return pd.concat(frames, ignore_index=True)[columns]
 
 
 class _Grid:

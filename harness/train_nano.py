@@ -44,7 +44,7 @@ class Recipe:
     seed: int = 0
     block: int = 2  # l*, 0-based, of 8 blocks
     autoencoder_steps: int = 1100
-    generator_steps: int = 2800
+    generator_steps: int = 600
     clip_steps: int = 500
     candidates: int = 12_000
     validation_candidates: int = 1_200

@@ -140,15 +140,13 @@ def render(scene: Scene) -> Array:
 
 def random_scene(rng: np.random.Generator, n: int) -> Scene:
     """n objects of random shape and colour in n different cells."""
-    return tuple(
-        Item(
-            SHAPES[rng.integers(len(SHAPES))],
-            COLORS[rng.integers(len(COLORS))],
-            *(c + JITTER * rng.uniform(-1, 1) for c in cell_center(cell)),
-            rng.uniform(*RADIUS),
-        )
-        for cell in rng.choice(GRID * GRID, size=n, replace=False)
-    )
+    items = []
+    for cell in rng.choice(GRID * GRID, size=n, replace=False):
+        shape = SHAPES[rng.integers(len(SHAPES))]
+        color = COLORS[rng.integers(len(COLORS))]
+        x, y = (c + JITTER * rng.uniform(-1, 1) for c in cell_center(cell))
+        items.append(Item(shape, color, x, y, rng.uniform(*RADIUS)))
+    return tuple(items)
 
 
 def caption(scene: Scene) -> str:

@@ -25,7 +25,7 @@ MIN_AREA = 28  # pixels; smaller components are specks
 _FOREGROUND = 0.25  # RGB distance from the background
 _RADII = np.arange(5.5, 9.6, 0.4)
 _SHIFTS = tuple(np.linspace(-1, 1, 7))
-_MISMATCH_COST = 2.5  # confidence lost per unit of template mismatch
+_MISMATCH_COST = 1.6  # confidence lost per unit of template mismatch
 _CLEAR, _FAINT_COST = 0.42, 2.5  # RGB distance from the background that is full contrast; cost below
 
 
@@ -94,7 +94,7 @@ def _colors(_name: str, detections: Sequence[Detection]) -> list[str]:
 def _pixels(image: Image.Image) -> Array:
     if image.size != (SIZE, SIZE):
         raise ValueError(f"the shape detector reads {SIZE}x{SIZE} images, not {image.size}.")
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
 
 
 def _components(index: int, pixels: Array) -> list[_Component]:
@@ -109,7 +109,8 @@ def _components(index: int, pixels: Array) -> list[_Component]:
             continue
         inside, far = difference[rows, columns][mask], distance[rows, columns][mask]
         tint = np.median(inside[far >= np.quantile(far, 0.5)], axis=0)
-        coverage = np.clip(difference @ (tint / (tint @ tint)), 0, 1)
+        # by distance, not direction: an object of two tints is still an object
+        coverage = np.clip(distance / np.sqrt(tint @ tint), 0, 1)
         coverage *= ndimage.binary_dilation(labels == label)
         center_y, center_x = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
         half = WINDOW // 2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from harness import budgets as budgeting
@@ -29,7 +30,7 @@ def build(path: Path) -> dict[str, Any]:
     curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
     needs = {v.name: create_verifier(v, "cpu").needs for v in config.verifiers}
     models: dict[tuple[str, int, str], CostModel] = {}
-    checks, budget_rows = [], []
+    checks = []
     for generator, steps in run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False):
         costs = run.costs[(run.costs["generator"] == generator) & (run.costs["steps"] == steps)]
         mine = _models(costs, needs, "wall_ms")
@@ -91,7 +92,7 @@ def _figures(
         suffix = "" if run.candidates["generator"].nunique() == 1 else f"_{generator}"
         about = f"{generator}: {len(run.prompts)} prompts, pool of {config.pool}"
 
-        def save(name: str, fig: figures.Figure, data: pd.DataFrame, suffix: str = suffix) -> None:
+        def save(name: str, fig: Figure, data: pd.DataFrame, suffix: str = suffix) -> None:
             style.save(fig, run.path / "figures" / f"{name}{suffix}", data)
 
         verified = figures.overall(mine[mine["verifier"].isin(needs)])
@@ -194,6 +195,6 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain Python, None where unknown."""
     objects = frame.astype(object).where(frame.notna(), None)
     return [
-        {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
+        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
         for row in objects.to_dict("records")
     ]

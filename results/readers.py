@@ -15,11 +15,11 @@ def table(name: str) -> pd.DataFrame:
     """A published table as printed, in percent. Raises ValueError for an unknown name."""
     if name not in TABLES:
         raise ValueError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
-    with files("results").joinpath(f"published_tables/{name}.csv").open() as stream:
+    with files("results").joinpath(f"published/{name}.csv").open() as stream:
         return pd.read_csv(stream, keep_default_na=False, na_values=[""])
 
 
 def recomputed_overall(rows: pd.DataFrame) -> pd.Series:
     """The prompt-weighted mean of the six printed task accuracies."""
-    weighted = sum(rows[task] * count for task, count in PROMPTS.items())
-    return weighted / sum(PROMPTS.values())
+    weights = pd.Series(PROMPTS)
+    return rows[list(PROMPTS)].mul(weights).sum(axis=1) / weights.sum()

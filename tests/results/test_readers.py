@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from results import published
+from results import readers
 
 
-@pytest.mark.parametrize("name", published.TABLES)
+@pytest.mark.parametrize("name", readers.TABLES)
 def test_printed_overall_is_the_prompt_weighted_mean(name):
-    rows = published.table(name)
-    off = (published.recomputed_overall(rows) - rows["overall"]).abs()
+    rows = readers.table(name)
+    off = (readers.recomputed_overall(rows) - rows["overall"]).abs()
     wrong = rows[off > 0.15]
     if name == "table1":  # the one known slip: AE best-of-3 prints 73.1 for 73.7
         assert wrong[["verifier", "best_of_n"]].to_numpy().tolist() == [["MLLM w/ AE", 3]]
-        assert published.recomputed_overall(wrong).round(1).tolist() == [73.7]
+        assert readers.recomputed_overall(wrong).round(1).tolist() == [73.7]
     else:
         assert wrong.empty
 
 
 def test_an_unknown_table_is_refused():
     with pytest.raises(ValueError, match="known: table1"):
-        published.table("table9")
+        readers.table("table9")
