@@ -33,6 +33,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> SanaSprin
     finally:
         logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
+    for module in (pipeline.text_encoder, pipeline.transformer, pipeline.vae):
+        module.requires_grad_(False)
     return pipeline
 
 

@@ -120,8 +120,11 @@ def fit(
     report: Callable[[Progress], None] = lambda _: None,
     save_every_s: float = 60.0,
     validation: Validation | None = None,
+    stop: int | None = None,
 ) -> float:
     """Minimise loss(step) for `steps` steps; returns the seconds spent in them.
+
+    `stop` ends earlier, at that step of the schedule of `steps`.
 
     `loss` must draw its data from the step's number alone: a run that was killed continues from
     `state_file` with the data that it would have seen. The state is written every `save_every_s`.
@@ -133,7 +136,7 @@ def fit(
     running: float | None = None
     for module in modules:
         module.train()
-    for step in range(first, steps):
+    for step in range(first, min(stop or steps, steps)):
         factor = schedule(step / steps)
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):

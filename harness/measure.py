@@ -127,11 +127,16 @@ def interleaved(
 
 def count_tflop(call: Callable[[], object]) -> float:
     """TFLOP of a call, 2 per multiply-add, of matrix products, convolutions and attention."""
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     # the counter knows attention as its two matrix products, not the CPU's fused kernel
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         call()
     return float(counter.get_total_flops()) / 1e12
 

@@ -44,12 +44,13 @@ class Recipe:
     seed: int = 0
     block: int = 2  # l*, 0-based, of 8 blocks
     autoencoder_steps: int = 1100
-    generator_steps: int = 600
-    clip_steps: int = 500
-    candidates: int = 12_000
+    generator_steps: int = 2800
+    generator_stop: int = 1477  # of its steps: an imperfect generator leaves a verifier something to do
+    clip_steps: int = 300
+    candidates: int = 9_000
     validation_candidates: int = 1_200
-    align_steps: int = 400
-    finetune_steps: int = 1_000
+    align_steps: int = 250
+    finetune_steps: int = 600
     batch: int = 64
 
     def scaled(self, factor: float) -> Recipe:
@@ -57,7 +58,7 @@ class Recipe:
         amounts = {
             k: max(2, round(v * factor))
             for k, v in asdict(self).items()
-            if k.endswith(("steps", "candidates"))
+            if k.endswith(("steps", "stop", "candidates"))
         }
         return replace(self, **amounts)
 
@@ -121,7 +122,7 @@ class Stages:
         vae = AutoencoderDC.from_pretrained(self.out / "autoencoder")
         vae.requires_grad_(False)
         pipeline, metrics = train_generator(
-            vae, every(SHAPES), r.generator_steps, r.seed, self.out, self.report
+            vae, every(SHAPES), r.generator_steps, r.seed, self.out, self.report, r.generator_stop
         )
         for module in (pipeline.vae, pipeline.transformer, pipeline.text_encoder):
             module.half()

@@ -102,4 +102,4 @@ def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
     model.load_state_dict(
         {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
     )
-    return OpenClipPatches(model.to(device).eval(), config)
+    return OpenClipPatches(model.to(device).eval().requires_grad_(False), config)

@@ -176,7 +176,7 @@ def load_checkpoint(
         tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
     _fill(llm, tensors, "", folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = model.to(device, dtype).eval()
+    model = model.to(device, dtype).eval().requires_grad_(False)
     # rotary frequencies stay float32 whatever the model's dtype: rounding them moves p by up to 0.05
     for module in llm.modules():
         if hasattr(module, "inv_freq"):
