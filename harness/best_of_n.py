@@ -24,6 +24,7 @@ def win_probabilities(m: int) -> Floats:
             table[rank - 1, n - 1] = p
             # C(M-r-1, N-1) / C(M-r, N-1), a ratio of neighbours, so that nothing overflows
             p *= (m - rank - n + 1) / (m - rank) if m > rank else 0.0
+    table.setflags(write=False)  # the cache hands out this very array
     return table
 
 
@@ -31,7 +32,7 @@ def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
     """Probability that the best-scored of N random candidates is correct, for N = 1..M.
 
     scores and correct are [M] or [P, M] (P pools); the result is [M] or [P, M].
-    Raises ValueError for a score that is not a number.
+    Raises ValueError for a score or verdict that is not a number, and for an empty pool.
     """
     s, c = _pools(scores, correct)
     order = np.argsort(-s, axis=1, kind="stable")
@@ -69,8 +70,10 @@ def judged_yes(scores: ArrayLike, correct: ArrayLike) -> Floats:
 def _pools(scores: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     c = np.atleast_2d(np.asarray(correct, dtype=np.float64))
-    if s.shape != c.shape or s.shape[1] == 0:
+    if s.shape != c.shape or s.ndim != 2 or s.shape[1] == 0:
         raise ValueError(f"scores {s.shape} and verdicts {c.shape} must be of one shape, not empty.")
     if np.isnan(s).any():
         raise ValueError("a score is not a number (NaN); every candidate needs a score.")
+    if np.isnan(c).any():
+        raise ValueError("a verdict is not a number (NaN); every candidate needs a verdict.")
     return s, c

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from harness.geneval.rules import TAGS
 
 TOLERANCE = 0.05  # the paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget
 END_TO_END = "end_to_end"
+_UNITS = {"ms": ("ms", 1.0), "s": ("ms", 1e3), "tflop": ("TFLOP", 1.0), "gflop": ("TFLOP", 1e-3),
+          "gb": ("GB", 1.0), "mb": ("GB", 1e-3), "j": ("J", 1.0)}  # fmt: skip
 
 # Which stages the winner alone pays, and which every candidate does, by what the verifier reads.
 FIXED = {
@@ -40,7 +43,12 @@ class CostModel:
         return self.fixed + n * self.per_candidate
 
     def largest_n(self, budget: float, tolerance: float = TOLERANCE) -> int | None:
-        """The largest N within (1 + tolerance) x budget; None if not even one candidate fits."""
+        """The largest N within (1 + tolerance) x budget; None if not even one candidate fits.
+
+        Raises ValueError where there is no such number: a candidate that costs nothing, or NaN.
+        """
+        if not (self.per_candidate > 0 and math.isfinite(self.fixed) and math.isfinite(budget)):
+            raise ValueError(f"no largest N for a budget of {budget} under {self}.")
         limit = budget * (1 + tolerance)
         # a candidate that fits exactly must not be lost to rounding
         n = math.floor((limit - self.fixed) / self.per_candidate + 1e-9)
@@ -50,9 +58,11 @@ class CostModel:
 def fit(costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms") -> CostModel:
     """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
 
-    Raises ValueError if a stage was not measured.
+    costs: rows of one generator. Raises ValueError for more than one, or a stage not measured.
     """
     rows = costs[(costs["verifier"] == verifier) & (costs["batch"] == 1)]
+    if len(rows[["generator", "steps"]].drop_duplicates()) > 1:
+        raise ValueError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].median().dropna()
     wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
     missing = sorted(wanted - set(medians.index))
@@ -75,18 +85,36 @@ def check(costs: pd.DataFrame, verifier: str, model: CostModel) -> pd.DataFrame:
     return frame
 
 
-def default_budgets(model: CostModel, ns: Sequence[int] = (2, 4, 6)) -> list[float]:
+def parse_budget(text: str) -> tuple[float, str]:
+    """("550ms" | "0.55 s" | "3TFLOP" | "24GB" | "40J") -> (value, unit), in ms, TFLOP, GB or J.
+
+    Raises ValueError for another unit, none, or a number that is not above zero.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-z]+)\s*", text, re.IGNORECASE)
+    unit, factor = _UNITS.get(match[2].lower(), ("", 0.0)) if match else ("", 0.0)
+    value = float(match[1]) * factor if match else 0.0
+    if not 0 < value < math.inf:
+        raise ValueError(f"'{text}' is no budget; write a number and ms, s, GFLOP, TFLOP, MB, GB or J.")
+    return value, unit
+
+
+def default_budgets(
+    model: CostModel, ns: Sequence[int] = (2, 4, 6), tolerance: float = TOLERANCE
+) -> list[float]:
     """Time budgets at which the pipeline of `model` gets exactly `ns` (CLIP's 2, 4, 6 in the paper)."""
-    return [float(_readable(model.predict(n), model.per_candidate)) for n in ns]
+    return [_readable_budget(model, n, tolerance) for n in ns]
 
 
-def _readable(value: float, step: float) -> float:
-    """`value` rounded to as few digits as move it by under a tenth of `step`, but for the tolerance."""
-    for digits in range(1, 6):
-        rounded = float(f"{value:.{digits}g}")
-        if abs(rounded - value) < 0.02 * step:
-            return rounded
-    return value
+def _readable_budget(model: CostModel, n: int, tolerance: float) -> float:
+    """T(n) to two digits, or as many as it takes for the largest N to be n."""
+    # where the fixed cost is large, the tolerance at T(n) affords more than n: then aim lower
+    between = model.predict(n + 0.5) / (1 + tolerance)
+    for digits in range(2, 16):
+        for aim in (model.predict(n), between):
+            rounded = float(f"{aim:.{digits}g}")
+            if model.largest_n(rounded, tolerance) == n:
+                return rounded
+    return between
 
 
 def budget_table(
@@ -99,12 +127,15 @@ def budget_table(
 
     A budget below one candidate leaves best_of_n and all accuracies empty. An N beyond the pool is
     cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
+    Raises ValueError for a pipeline that no curve is of.
     """
     rows = []
     for budget in budgets:
         for (generator, steps, verifier), model in models.items():
             curve = curves[(curves["generator"] == generator) & (curves["steps"] == steps)]
             curve = curve[curve["verifier"] == ("random" if verifier == "none" else verifier)]
+            if curve.empty:
+                raise ValueError(f"no accuracy of {generator} ({steps} steps) with '{verifier}'.")
             pool = int(curve["n"].max())
             affordable = model.largest_n(budget, tolerance)
             if verifier == "none" and affordable is not None:

@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 
 from harness.best_of_n import expected_accuracy, oracle, random_choice
 from harness.geneval.rules import TAGS
-from harness.statistics import REPLICATES, Interval, auc, bootstrap_weights, interval, prompt_mean, task_mean
+from harness.statistics import (
+    REPLICATES,
+    Interval,
+    auc,
+    average_by_prompt,
+    bootstrap_weights,
+    interval,
+    prompt_mean,
+    task_mean,
+)
 
 OVERALL, GENEVAL_OVERALL = "overall", "geneval_overall"
 ORACLE, RANDOM = "oracle", "random"
@@ -26,7 +35,10 @@ def accuracy_curves(
     Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
     over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low,
     high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
+    Raises ValueError for no candidates, pools of different sizes, or a candidate without a score.
     """
+    if candidates.empty:
+        raise ValueError("there are no candidates to derive an accuracy from.")
     frames = []
     for _, pool in candidates.groupby(["generator", "steps"], sort=True):
         generator, steps = pool["generator"].iloc[0], pool["steps"].iloc[0]
@@ -68,10 +80,7 @@ class _Grid:
 
     def summary(self, values: Floats, weights: Floats) -> pd.DataFrame:
         """Rows of tag, n, accuracy, low, high, n_prompts from expectations [P * S, M]."""
-        _, prompt = np.unique(self._prompts, return_inverse=True)
-        per_prompt = np.zeros((len(self.tags), values.shape[1]))
-        np.add.at(per_prompt, prompt, values)
-        per_prompt /= np.bincount(prompt)[:, None]
+        per_prompt = average_by_prompt(values, self._prompts)
         parts = []
         for tag in (t for t in TAGS if t in self.tags):
             rows = np.flatnonzero(self.tags == tag)
@@ -109,6 +118,7 @@ def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 def winners(candidates: pd.DataFrame, scores: pd.DataFrame, n: int) -> pd.DataFrame:
     """Each verifier's pick among a prompt's first n candidates (the first maximum)."""
-    first = scores[scores["index"] < n].sort_values([*_PIPELINE, "prompt_id", "seed", "index"])
+    order = [*_PIPELINE, "prompt_id", "seed", "index"]
+    first = scores[scores["index"] < n].sort_values(order, ignore_index=True)
     best = first.loc[first.groupby([*_PIPELINE, "prompt_id", "seed"], sort=True)["score"].idxmax()]
     return best.merge(candidates, on=_CANDIDATE, validate="many_to_one")

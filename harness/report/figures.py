@@ -96,14 +96,15 @@ def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
             box.set_title(f"{style.label} (n = {len(part)})")
             split = [part.loc[part["correct"] == value, "score"] for value in (False, True)]
             weights = [np.full(len(s), 100 / len(part)) for s in split]
-            bars.hist(split, bins=list(bins), weights=weights, stacked=True, label=["wrong", "right"],
+            bars.hist(split, bins=list(bins), weights=weights, stacked=True, label=["wrong by GenEval", "right (in the verifier's colour)"],
                       color=["#BBBBBB", style.color])  # fmt: skip
             if part["score"].nunique() > 2:
                 x = np.linspace(-1, 1, 200)
                 bars.plot(x, gaussian_kde(part["score"])(x) * 5, color="black", lw=0.9, label="density")
             bars.set_xlabel("score")
-            bars.legend(frameon=False, loc="upper center", fontsize=6.5)
         grid[1, 0].set_ylabel("candidates (%)")
+        handles, labels = grid[1, 0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         fig.suptitle(title, fontsize=8.5)
     return fig
 

@@ -65,6 +65,22 @@ def test_large_pools_do_not_overflow():
     assert np.all((table >= 0) & (table <= 1))
 
 
-def test_a_missing_score_is_refused():
-    with pytest.raises(ValueError, match="NaN"):
+@given(pools())
+def test_the_whole_pool_is_its_argmax_with_ties_shared(pool):
+    scores, correct = pool
+    assert np.isclose(expected_accuracy(scores, correct)[-1], correct[scores == scores.max()].mean())
+
+
+def test_a_missing_score_or_verdict_is_refused():
+    with pytest.raises(ValueError, match=r"score is not a number .NaN"):
         expected_accuracy([0.5, float("nan")], [True, False])
+    with pytest.raises(ValueError, match=r"score is not a number .NaN"):
+        judged_yes([0.5, float("nan")], [True, False])
+    with pytest.raises(ValueError, match=r"verdict is not a number .NaN"):
+        expected_accuracy([0.5, 0.1], [1.0, float("nan")])
+
+
+@pytest.mark.parametrize("scores", [[], [[[0.5]]]])
+def test_what_is_no_pool_is_refused(scores):
+    with pytest.raises(ValueError, match="of one shape, not empty"):
+        expected_accuracy(scores, scores)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.budgets import CostModel, budget_table, check, default_budgets, fit
+from harness.budgets import CostModel, budget_table, check, default_budgets, fit, parse_budget
 from harness.geneval.rules import TAGS
 
 # A100 timings read off the published curve and N (ms)
@@ -41,10 +41,39 @@ def test_a_budget_below_one_candidate_is_no_n():
     assert CostModel(163, 102).largest_n(100) is None
 
 
-@given(st.floats(5, 500), st.floats(0, 50))
-def test_default_budgets_give_clip_2_4_6(per_candidate, fixed):
+@pytest.mark.parametrize(("per_candidate", "budget"), [(0.0, 1.0), (1.0, math.nan), (math.nan, 1.0)])
+def test_no_largest_n_is_said(per_candidate, budget):
+    with pytest.raises(ValueError, match="no largest N"):
+        CostModel(1, per_candidate).largest_n(budget)
+
+
+def test_default_budgets_are_readable():
+    assert default_budgets(PUBLISHED["mllm-clip"][0]) == [550, 1100, 1700]
+
+
+@given(st.floats(0.01, 500), st.floats(0, 5000), st.sampled_from([0.0, 0.05, 0.3]))
+def test_default_budgets_give_exactly_2_4_6(per_candidate, fixed, tolerance):
     model = CostModel(fixed, per_candidate)
-    assert [model.largest_n(b) for b in default_budgets(model)] == [2, 4, 6]
+    budgets = default_budgets(model, tolerance=tolerance)
+    assert [model.largest_n(b, tolerance) for b in budgets] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("550ms", (550, "ms")), ("0.55 s", (550, "ms")), ("3TFLOP", (3, "TFLOP")),
+        ("40gflop", (0.04, "TFLOP")), ("24GB", (24, "GB")), ("40J", (40, "J")), (".5s", (500, "ms")),
+    ],
+)  # fmt: skip
+def test_budgets_as_text(text, expected):
+    value, unit = parse_budget(text)
+    assert (pytest.approx(value), unit) == expected
+
+
+@pytest.mark.parametrize("text", ["", "550", "ms", "0ms", "-1ms", "nan ms", "5 parsecs", "1e999s"])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(ValueError, match="is no budget"):
+        parse_budget(text)
 
 
 def costs() -> pd.DataFrame:
@@ -73,6 +102,12 @@ def test_an_unmeasured_stage_is_named():
         fit(costs().query("stage != 'head'"), "vhs", "hidden")
 
 
+def test_costs_of_two_generators_are_not_mixed():
+    both = pd.concat([costs(), costs().assign(generator="other")])
+    with pytest.raises(ValueError, match="more than one generator"):
+        fit(both, "vhs", "hidden")
+
+
 def test_the_table_leaves_unknown_empty_and_marks_the_pools_end():
     tags = [*TAGS, "overall", "geneval_overall"]
     curves = pd.DataFrame(
@@ -92,3 +127,5 @@ def test_the_table_leaves_unknown_empty_and_marks_the_pools_end():
     assert table.loc[(500.0, "vhs"), "best_of_n"] == 2
     assert table.loc[(500.0, "vhs"), "pool_limited"]
     assert table.loc[(500.0, "vhs"), "overall"] == 52
+    with pytest.raises(ValueError, match="no accuracy of nano .1 steps. with 'absent'"):
+        budget_table(curves, {("nano", 1, "absent"): CostModel(0, 1)}, [10.0])

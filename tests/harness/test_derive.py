@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +51,8 @@ def test_a_missing_score_and_a_short_pool_are_refused():
         accuracy_curves(candidates, scores.iloc[1:], 10)
     with pytest.raises(ValueError, match="the run is not whole"):
         accuracy_curves(candidates.iloc[1:], scores, 10)
+    with pytest.raises(ValueError, match="no candidates"):
+        accuracy_curves(candidates.iloc[:0], scores, 10)
 
 
 def test_winners_are_first_maxima_among_the_first_n():
@@ -59,6 +63,22 @@ def test_winners_are_first_maxima_among_the_first_n():
     for _, row in best[best["verifier"] == "perfect"].iterrows():
         same = candidates.query(f"prompt_id == {row['prompt_id']} and seed == {row['seed']} and index < 2")
         assert row["correct"] == same["correct"].any()
+
+
+def test_winners_need_no_unique_index():
+    candidates, scores = run()
+    scores.index = pd.Index(np.arange(len(scores)) % 7)
+    assert len(winners(candidates, scores, 4)) == 2 * 6 * 2  # verifiers x prompts x seeds
+
+
+def test_a_full_run_takes_moments():
+    """240 prompts x 16 candidates x 3 verifiers, 1,000 replicates."""
+    candidates, scores = run(pool=16, prompts=240, seeds=1)
+    third = scores[scores["verifier"] == "blind"].assign(verifier="third")
+    started = time.perf_counter()
+    curves = accuracy_curves(candidates, pd.concat([scores, third]), 1000)
+    assert time.perf_counter() - started < 3
+    assert len(curves) == 5 * 4 * 16  # verifiers, oracle and random; two tasks, two overalls; N
 
 
 def test_separation():

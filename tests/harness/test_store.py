@@ -9,9 +9,11 @@ import textwrap
 import time
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from harness.store import RunStore, StoreError, load_run
+from harness.store import SCHEMAS, RunStore, StoreError, load_run
 
 CONFIG = {"name": "t", "pool": 2}
 
@@ -53,7 +55,7 @@ def test_unknown_costs_stay_empty(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"not parquet", None])
-def test_a_damaged_shard_is_seen_and_redone(tmp_path, damage):
+def test_a_damaged_shard_is_seen_and_redone(tmp_path, damage, caplog):
     with RunStore(tmp_path, CONFIG) as store:
         store.write_shard("candidates", "a", candidates(0))
         assert store.has("candidates", "a")
@@ -61,6 +63,7 @@ def test_a_damaged_shard_is_seen_and_redone(tmp_path, damage):
         file.write_bytes(file.read_bytes()[:-9] if damage is None else damage)
         assert not store.has("candidates", "a")
         assert store.damaged == ["candidates/a"]
+        assert [r.getMessage() for r in caplog.records] == [f"{file} is damaged; removed, to be done again."]
         store.write_shard("candidates", "a", candidates(0))
         assert store.has("candidates", "a")
 
@@ -69,6 +72,21 @@ def test_another_configuration_is_refused_by_its_key(tmp_path):
     RunStore(tmp_path, CONFIG).__exit__(None, None, None)
     with pytest.raises(StoreError, match="differs in 'pool'"):
         RunStore(tmp_path, {"name": "t", "pool": 3})
+    with pytest.raises(StoreError, match="holds a run already"):
+        RunStore(tmp_path, CONFIG, resume=False)
+    RunStore(tmp_path, CONFIG).__exit__(None, None, None)
+
+
+def test_a_configuration_is_compared_as_it_is_stored(tmp_path):
+    """JSON has no tuples: they are no difference, on a new run or a resumed one."""
+    for _ in range(2):
+        RunStore(tmp_path, {"ns": (1, 2)}).__exit__(None, None, None)
+
+
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be a run directory"):
+        RunStore(tmp_path / "file", CONFIG)
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
@@ -91,31 +109,91 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         assert store.info["status"] == "running"
 
 
+def sweep(store: RunStore, shards: int) -> list[int]:
+    """Write what is not there yet; returns what was written."""
+    todo = [i for i in range(shards) if not store.has("candidates", f"{i:06d}")]
+    for i in todo:
+        store.write_shard("candidates", f"{i:06d}", candidates(i))
+    return todo
+
+
 def test_killed_while_writing_and_resumed(tmp_path):
-    """A writer killed at any moment leaves whole shards or none; what is whole is not written again."""
+    """A writer killed at any moment leaves whole shards or none; the rest gives the same tables."""
+    whole, killed, shards = tmp_path / "whole", tmp_path / "killed", 2000
     code = f"""
         import sys
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         from pathlib import Path
         from harness.store import RunStore
-        from test_store import candidates
-        with RunStore(Path({str(tmp_path)!r}), {CONFIG!r}) as store:
-            for i in range(100000):
-                store.write_shard("candidates", f"{{i:06d}}", candidates(i))
+        from test_store import sweep
+        with RunStore(Path({str(killed)!r}), {CONFIG!r}) as store:
+            sweep(store, {shards})
     """
     writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    folder = tmp_path / "shards/candidates"
+    folder = killed / "shards/candidates"
     while not folder.exists() or len(list(folder.glob("0*.parquet"))) < 20:
         assert writer.poll() is None
         time.sleep(0.01)
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
-    with RunStore(tmp_path, CONFIG) as store:
-        names = sorted(f.stem for f in folder.glob("0*.parquet"))
-        assert all(store.has("candidates", name) for name in names)
+    before = {f.stem: f.stat().st_mtime_ns for f in folder.glob("0*.parquet")}
+    shards = len(before) + 20
+    with RunStore(killed, CONFIG) as store:
+        assert sweep(store, shards) == list(range(len(before), shards))
         assert store.damaged == []
         finish(store)
-    assert len(load_run(tmp_path).candidates) == 2 * len(names)
+    after = {f.stem: f.stat().st_mtime_ns for f in folder.glob("0*.parquet")}
+    assert before.items() <= after.items()
+    with RunStore(whole, CONFIG) as store:
+        sweep(store, shards)
+        finish(store)
+    for table in ("candidates", "scores"):
+        name = f"{table}.parquet"
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_shard_damaged_after_its_check_is_named_not_read(tmp_path):
+    with RunStore(tmp_path, CONFIG) as store:
+        store.write_shard("candidates", "a", candidates(0))
+        file = tmp_path / "shards/candidates/a.parquet"
+        file.write_bytes(file.read_bytes()[:-9])
+        with pytest.raises(StoreError, match="damaged shard.*first candidates/a.*run it again"):
+            store.consolidate()
+        assert not store.has("candidates", "a")
+
+
+def test_rows_given_twice_are_refused(tmp_path):
+    with RunStore(tmp_path, CONFIG) as store:
+        store.write_shard("candidates", "a", candidates(0))
+        store.write_shard("candidates", "b", candidates(0))
+        with pytest.raises(StoreError, match="row of candidates is there twice.*'prompt_id': 0"):
+            store.consolidate()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (candidates(0).drop(columns="tag"), "lack or add the column 'tag'"),
+        (candidates(0).assign(score=1.0), "lack or add the column 'score'"),
+        (candidates(0).assign(correct=[True, None]), "no value in 'correct'"),
+        (candidates(0).assign(seed=0.5), "wrong types"),
+    ],
+)
+def test_rows_that_do_not_fit_the_schema_are_refused(tmp_path, rows, message):
+    with RunStore(tmp_path, CONFIG) as store:
+        with pytest.raises(StoreError, match=message):
+            store.write_shard("candidates", "a", rows)
+        assert not store.has("candidates", "a")
+
+
+def test_shards_whose_columns_may_be_empty_are_still_read(tmp_path):
+    """Runs of before the schemas said which columns may be empty."""
+    schema = pa.schema([field.with_nullable(True) for field in SCHEMAS["candidates"]])
+    with RunStore(tmp_path, CONFIG) as store:
+        finish(store)
+    rows = pa.Table.from_pandas(candidates(0), schema, preserve_index=False)
+    pq.write_table(rows, tmp_path / "candidates.parquet")
+    assert load_run(tmp_path).candidates["correct"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("key", ["../x", "a/b", ".hidden", ""])
@@ -131,12 +209,22 @@ def test_reading_what_is_no_finished_run(tmp_path):
         with pytest.raises(StoreError, match="not finished"):
             load_run(tmp_path)
         finish(store)
+    (tmp_path / "prompts.jsonl").unlink()
+    with pytest.raises(StoreError, match=r"no prompts\.jsonl"):
+        load_run(tmp_path)
+    pd.DataFrame({"generator": ["g"]}).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(StoreError, match="is no scores table of this version"):
+        load_run(tmp_path)
+    (tmp_path / "scores.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match=r"scores\.parquet is damaged"):
+        load_run(tmp_path)
     (tmp_path / "scores.parquet").unlink()
     with pytest.raises(StoreError, match=r"no scores\.parquet"):
         load_run(tmp_path)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(StoreError, match="damaged"):
-        load_run(tmp_path)
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(StoreError, match="damaged"):
+            load_run(tmp_path)
 
 
 def test_run_json_keeps_the_configuration(tmp_path):
