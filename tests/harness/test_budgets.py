@@ -127,5 +127,5 @@ def test_the_table_leaves_unknown_empty_and_marks_the_pools_end():
     assert table.loc[(500.0, "vhs"), "best_of_n"] == 2
     assert table.loc[(500.0, "vhs"), "pool_limited"]
     assert table.loc[(500.0, "vhs"), "overall"] == 52
-    with pytest.raises(ValueError, match="no accuracy of nano .1 steps. with 'absent'"):
+    with pytest.raises(ValueError, match=r"no accuracy of nano .1 steps. with 'absent'"):
         budget_table(curves, {("nano", 1, "absent"): CostModel(0, 1)}, [10.0])

@@ -157,7 +157,7 @@ def test_a_shard_damaged_after_its_check_is_named_not_read(tmp_path):
         store.write_shard("candidates", "a", candidates(0))
         file = tmp_path / "shards/candidates/a.parquet"
         file.write_bytes(file.read_bytes()[:-9])
-        with pytest.raises(StoreError, match="damaged shard.*first candidates/a.*run it again"):
+        with pytest.raises(StoreError, match=r"damaged shard.*first candidates/a.*run it again"):
             store.consolidate()
         assert not store.has("candidates", "a")
 
@@ -166,7 +166,7 @@ def test_rows_given_twice_are_refused(tmp_path):
     with RunStore(tmp_path, CONFIG) as store:
         store.write_shard("candidates", "a", candidates(0))
         store.write_shard("candidates", "b", candidates(0))
-        with pytest.raises(StoreError, match="row of candidates is there twice.*'prompt_id': 0"):
+        with pytest.raises(StoreError, match=r"row of candidates is there twice.*'prompt_id': 0"):
             store.consolidate()
 
 
