@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -65,7 +66,15 @@ class Registry(Generic[T]):
         return factory  # type: ignore[no-any-return]
 
     def create(self, name: str, **options: Any) -> T:
-        return self.get(name)(**options)
+        """Call the factory. Raises RegistryError for an unknown name or an option it does not have."""
+        factory = self.get(name)
+        parameters = inspect.signature(factory).parameters.values()
+        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            for option in options:
+                if option not in known:
+                    raise RegistryError(f"{self.kind} '{name}' has no option '{option}'; {nearest(option, known)}")
+        return factory(**options)
 
     def _load(self) -> dict[str, str]:
         if self._targets is None:

@@ -105,6 +105,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the registered generators and verifiers."""
+    _quiet()
     from harness.listing import listing, show
 
     found = listing(kind)

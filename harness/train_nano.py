@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -46,9 +47,9 @@ class Recipe:
     autoencoder_steps: int = 1100
     generator_steps: int = 2800
     generator_stop: int = 1477  # of its steps: an imperfect generator leaves a verifier something to do
-    clip_steps: int = 300
-    candidates: int = 9_000
-    validation_candidates: int = 1_200
+    clip_steps: int = 400
+    candidates: int = 24_000
+    validation_candidates: int = 2_400
     align_steps: int = 250
     finetune_steps: int = 600
     batch: int = 64
@@ -128,6 +129,8 @@ class Stages:
             module.half()
         folder = self.weights / "generator"
         pipeline.save_pretrained(folder)
+        for file in folder.rglob("*.json"):  # diffusers notes the folders it loaded from
+            file.write_text("".join(x for x in file.open() if '"_name_or_path"' not in x))
         metrics |= self._quality(folder, "validation")
         _card(folder, "nano generator", asdict(r), metrics)
         return metrics
@@ -180,7 +183,7 @@ class Stages:
             ("train", r.candidates, _TRAIN_ROOT),
             ("validation", r.validation_candidates, _VALIDATION_ROOT),
         ):
-            rows = balanced(prompts[part], count)
+            rows = as_evaluated(prompts[part], count)
             made = Candidates.make(self.weights / "generator", rows, root, r.block, self.report, part)
             torch.save(vars(made), self.out / f"{part}.pt")
             metrics[f"{part}_correct_percent"] = 100 * made.correct.float().mean().item()
@@ -312,12 +315,20 @@ def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
     return [by_task[i % k][(i // k) % len(by_task[i % k])] for i in range(count)]
 
 
+def as_evaluated(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
+    """`count` prompts, the tasks drawn in the evaluation prompts' shares, each task's prompts in turn."""
+    tags = [p["tag"] for p in nano_prompts()["evaluation"]]
+    by_task = {tag: itertools.cycle([p for p in prompts if p["tag"] == tag]) for tag in TAGS}
+    drawn = np.random.default_rng(PROMPT_SEED).choice(tags, size=count)
+    return [next(by_task[tag]) for tag in drawn]
+
+
 def _card(folder: Path, title: str, recipe: dict[str, Any], metrics: dict[str, float]) -> None:
     """A model card beside the weights."""
     lines = [
         f"# {title}", "",
-        "Trained by `vhsbench train nano` on two CPU cores, from procedural pictures of coloured "
-        "shapes: no data of others. Licence: MIT.", "",
+        f"Trained by `vhsbench train nano` on CPU with {torch.get_num_threads()} threads, from procedural "
+        "pictures of coloured shapes: no data of others. Licence: MIT.", "",
         "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
         "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from generators.nano.world import SIZE
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def create(device: str = "cpu", weights: str | Path | None = None, **_: Any) -> SanaSprint:
+def create(device: str = "cpu", weights: str | Path | None = None) -> SanaSprint:
     """The bundled nano generator, or the one in the pipeline folder `weights`."""
     from generators.nano.models import PROMPT_TOKENS
     from generators.sana import SanaSprint, load_pipeline

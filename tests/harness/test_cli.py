@@ -24,7 +24,7 @@ def test_help_names_the_commands():
 
 
 def test_list_as_json():
-    found = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
+    found = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     nano = next(g for g in found["generators"] if g["name"] == "nano")
     assert (nano["blocks"], nano["tokens"], nano["hidden_width"]) == (8, 64, 128)
     assert {v["name"]: v["needs"] for v in found["verifiers"]} == {
@@ -33,7 +33,7 @@ def test_list_as_json():
 
 
 def test_doctor_as_json():
-    found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
+    found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert found["models"]["generators"]["nano"] == "ready"
     assert found["environment"]["cores"] >= 1
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import verifiers
 from verifiers.features import Normalize, flatten_latents, moments
-from verifiers.mllm import CheckpointError
+from verifiers.mllm import CheckpointError, answer_scores
 from verifiers.nano import WEIGHTS
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue cross", "a photo of two rings"]
@@ -41,9 +41,25 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(nano, kind):
 def test_the_score_is_the_papers(nano, kind):
     found = verifiers.create(kind).score(PROMPTS, features(nano, kind, [1, 2, 3]))
     assert all(t.dtype == torch.float32 and t.shape == (3,) for t in vars(found).values())
-    yes = found.p_yes > found.p_no
+    yes = found.score > 0
     assert torch.equal(found.score, torch.where(yes, found.p_yes, -found.p_no))
+    assert (found.p_yes > found.p_no)[yes].all()
+    assert yes[found.p_yes > 0.5].all()
     assert torch.all(found.p_yes + found.p_no <= 1 + 1e-6)
+
+
+def test_the_sign_is_that_of_the_most_likely_token_of_all():
+    question = verifiers.create("mllm-ae").question
+    logits = torch.zeros(4, 200)
+    yes, no, other = question.yes, question.no, max(question.yes, question.no) + 1
+    logits[0, yes] = 9.0
+    logits[1, no] = 9.0
+    logits[2, [yes, no]] = torch.tensor([5.0, 4.0])
+    logits[3, [yes, no, other]] = torch.tensor([5.0, 4.0, 9.0])  # neither: the score is -p_no
+    found = answer_scores(logits, question)
+    p = logits.softmax(-1)
+    expected = torch.stack([p[0, yes], -p[1, no], p[2, yes], -p[3, no]])
+    torch.testing.assert_close(found.score, expected)
 
 
 def test_a_prompt_that_holds_the_placeholder_breaks_nothing(nano):

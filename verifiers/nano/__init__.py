@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from verifiers.verifier import MllmVerifier, load_verifier
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def create(kind: str, checkpoint: str | Path | None = None, **options: Any) -> MllmVerifier:
+def create(
+    kind: str,
+    checkpoint: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> MllmVerifier:
     """The verifier of `kind`; `checkpoint` is a folder, by default the bundled one."""
     folder = Path(checkpoint) if checkpoint else WEIGHTS / kind
     return load_verifier(
@@ -19,7 +25,8 @@ def create(kind: str, checkpoint: str | Path | None = None, **options: Any) -> M
         folder,
         clip_folder=WEIGHTS / "clip" if kind == "mllm-clip" else None,
         source=str(checkpoint) if checkpoint else "bundled",
-        **options,
+        device=device,
+        dtype=dtype,
     )
 
 
