@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from harness import __version__
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from harness.terminal import Bars, Json, console, quiet
 
 app = typer.Typer(
     name="vhsbench",
@@ -23,8 +21,6 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 def main() -> None:
@@ -78,13 +74,13 @@ def run(
 
     chosen = load_config(config) if config else default_config()
     folder = out or Path("runs") / chosen.name
-    _quiet()
+    quiet()
     from harness.sweep import run as sweep
 
     if as_json:
         sweep(chosen, folder)
     else:
-        with _Bars() as bars:
+        with Bars() as bars:
             sweep(chosen, folder, bars.update)
     _report(folder, as_json)
 
@@ -95,7 +91,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Derive the tables and figures of a finished run again."""
-    _quiet()
+    quiet()
     _report(run, as_json)
 
 
@@ -105,27 +101,27 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the registered generators and verifiers."""
-    _quiet()
+    quiet()
     from harness.listing import listing, show
 
     found = listing(kind)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        show(found, _console())
+        show(found, console())
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run."""
-    _quiet()
+    quiet()
     from harness.doctor import diagnose, show
 
     found = diagnose()
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        show(found, _console())
+        show(found, console())
 
 
 @train_app.command()
@@ -136,13 +132,13 @@ def nano(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Retrain the nano world from scratch. Run it again to resume."""
-    _quiet()
+    quiet()
     from dataclasses import replace
 
     from harness.train_nano import Recipe, train
 
     recipe = replace(Recipe(), seed=seed)
-    with _Bars() as bars:
+    with Bars() as bars:
         weights = train(
             out,
             recipe.scaled(scale) if scale != 1.0 else recipe,
@@ -150,31 +146,6 @@ def nano(
             threads,
         )
     print(f"weights: {weights}")
-
-
-class _Bars:
-    """One rich progress bar per phase, with the time left."""
-
-    def __enter__(self) -> _Bars:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Left
-
-        self._tasks: dict[str, Any] = {}
-        self._progress = Progress(
-            TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), Left(), console=_console(stderr=True),
-        )  # fmt: skip
-        self._progress.start()
-        return self
-
-    def update(self, what: str, done: int, of: int, key: str | None = None) -> None:
-        key = key or what
-        if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(what, total=of)
-        self._progress.update(self._tasks[key], completed=done, description=what)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def _report(folder: Path, as_json: bool) -> None:
@@ -186,29 +157,7 @@ def _report(folder: Path, as_json: bool) -> None:
         return
     from harness.listing import show_summary
 
-    show_summary(summary, _console())
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _quiet() -> None:
-    """Keep the libraries' progress bars and advice off the terminal."""
-    import os
-    import warnings
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    show_summary(summary, console())
 
 
 if __name__ == "__main__":
