@@ -73,7 +73,9 @@ class Registry(Generic[T]):
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             for option in options:
                 if option not in known:
-                    raise RegistryError(f"{self.kind} '{name}' has no option '{option}'; {nearest(option, known)}")
+                    raise RegistryError(
+                        f"{self.kind} '{name}' has no option '{option}'; {nearest(option, known)}"
+                    )
         return factory(**options)
 
     def _load(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def fit(
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention is slow backwards
+        with _attention(modules):
             value = loss(step)
             value.backward()  # type: ignore[no-untyped-call]
         for module in modules:
@@ -168,6 +169,15 @@ def fit(
         module.eval()
     state_file.unlink(missing_ok=True)
     return spent + time.monotonic() - started
+
+
+def device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _attention(modules: list[nn.Module]) -> AbstractContextManager[object]:
+    """On the CPU, attention as plain matrix products: its fused kernel is slow backwards."""
+    return sdpa_kernel(SDPBackend.MATH) if device_of(modules[0]).type == "cpu" else nullcontext()
 
 
 def _save(
@@ -202,7 +212,7 @@ def _restore(
 ) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, map_location=device_of(modules[0]), weights_only=True)
     for module, values in zip(modules, state["modules"], strict=True):
         module.load_state_dict(values)
     for optimizer, values in zip(optimizers, state["optimizers"], strict=True):

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from harness.geneval.detector import Seen, judge
 from harness.geneval.prompts import Metadata, every, split
 from harness.geneval.rules import TAGS
 from harness.geneval.shapes import ShapeDetection, ShapeDetector
+from harness.measure import device_name
 from verifiers.features import Normalize, flatten_latents, load_clip, moments, save_clip
 from verifiers.mllm import VerifierCard, save_checkpoint
 from verifiers.nano.models import TEMPLATE, build_verifier, clip_config, clip_tokenizer
@@ -43,15 +44,15 @@ class Recipe:
     """How much of everything; the defaults made the bundled weights."""
 
     seed: int = 0
-    block: int = 2  # l*, 0-based, of 8 blocks
+    block: int = 5  # l*, 0-based, of 8 blocks
     autoencoder_steps: int = 1100
     generator_steps: int = 2800
     generator_stop: int = 1477  # of its steps: an imperfect generator leaves a verifier something to do
     clip_steps: int = 400
-    candidates: int = 24_000
-    validation_candidates: int = 2_400
-    align_steps: int = 250
-    finetune_steps: int = 600
+    candidates: int = 64_000
+    validation_candidates: int = 3_200
+    align_steps: int = 1_500
+    finetune_steps: int = 1_500
     batch: int = 64
 
     def scaled(self, factor: float) -> Recipe:
@@ -70,13 +71,22 @@ def nano_prompts() -> dict[str, list[Metadata]]:
     return dict(zip(("train", "validation", "evaluation"), parts, strict=True))
 
 
-def train(out: Path, recipe: Recipe | None = None, report: Report = lambda _: None, threads: int = 2) -> Path:
-    """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume."""
+def train(
+    out: Path,
+    recipe: Recipe | None = None,
+    report: Report = lambda _: None,
+    threads: int = 2,
+    device: str = "cpu",
+) -> Path:
+    """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume.
+
+    `threads` and `device` ("cpu" or "cuda") change the time and the rounding, not the recipe.
+    """
     recipe = recipe or Recipe()
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     _same_recipe(out, recipe)
-    stages = Stages(out, recipe, report)
+    stages = Stages(out, recipe, report, device)
     stages.do("autoencoder", stages.autoencoder)
     stages.do("generator", stages.generator)
     stages.do("clip", stages.clip)
@@ -97,8 +107,8 @@ def _same_recipe(out: Path, recipe: Recipe) -> None:
 class Stages:
     """One method a stage; each leaves its result in `weights` and its metrics in `<stage>.json`."""
 
-    def __init__(self, out: Path, recipe: Recipe, report: Report) -> None:
-        self.out, self.recipe, self.report = out, recipe, report
+    def __init__(self, out: Path, recipe: Recipe, report: Report, device: str = "cpu") -> None:
+        self.out, self.recipe, self.report, self.device = out, recipe, report, device
         self.weights = out / "weights"
 
     def do(self, name: str, stage: Callable[[], dict[str, float]]) -> None:
@@ -112,7 +122,9 @@ class Stages:
 
     def autoencoder(self) -> dict[str, float]:
         r = self.recipe
-        vae, metrics = train_autoencoder(r.autoencoder_steps, r.seed, self.out, self.report)
+        vae, metrics = train_autoencoder(
+            r.autoencoder_steps, r.seed, self.out, self.report, device=self.device
+        )
         vae.save_pretrained(self.out / "autoencoder")
         return metrics
 
@@ -123,7 +135,14 @@ class Stages:
         vae = AutoencoderDC.from_pretrained(self.out / "autoencoder")
         vae.requires_grad_(False)
         pipeline, metrics = train_generator(
-            vae, every(SHAPES), r.generator_steps, r.seed, self.out, self.report, r.generator_stop
+            vae,
+            every(SHAPES),
+            r.generator_steps,
+            r.seed,
+            self.out,
+            self.report,
+            r.generator_stop,
+            device=self.device,
         )
         for module in (pipeline.vae, pipeline.transformer, pipeline.text_encoder):
             module.half()
@@ -132,7 +151,7 @@ class Stages:
         for file in folder.rglob("*.json"):  # diffusers notes the folders it loaded from
             file.write_text("".join(x for x in file.open() if '"_name_or_path"' not in x))
         metrics |= self._quality(folder, "validation")
-        _card(folder, "nano generator", asdict(r), metrics)
+        self._card(folder, "nano generator", metrics)
         return metrics
 
     def _quality(self, folder: Path, part: str, pool: int = 16) -> dict[str, float]:
@@ -140,7 +159,9 @@ class Stages:
         prompts = nano_prompts()[part]
         chosen = balanced(prompts, 96)
         rows = [p for p in chosen for _ in range(pool)]
-        correct = Candidates.make(folder, rows, _VALIDATION_ROOT + 7, self.recipe.block).correct
+        correct = Candidates.make(
+            folder, rows, _VALIDATION_ROOT + 7, self.recipe.block, device=self.device
+        ).correct
         grid = correct.view(len(chosen), pool).float()
         return {
             "best_of_1_percent": 100 * grid.mean().item(),
@@ -164,16 +185,17 @@ class Stages:
             return (pictures - normalize[0]) / normalize[1], ids
 
         model, seconds = train_clip(
-            config, batch, steps=r.clip_steps, seed=r.seed, state_file=self.out / "clip.state",
-            report=self.report,
+            config, batch, device=self.device, steps=r.clip_steps, seed=r.seed,
+            state_file=self.out / "clip.state", report=self.report,
         )  # fmt: skip
+        model = model.cpu().eval()
         with torch.no_grad():
             pixels, ids = batch(1 << 40)
             image, text = model(pixels, ids)[:2]
         hits = (image @ text.T).argmax(1) == torch.arange(len(ids))
         metrics = {"seconds": seconds, "retrieval_of_128_percent": 100 * hits.float().mean().item()}
         save_clip(self.weights / "clip", model, config)
-        _card(self.weights / "clip", "nano CLIP", asdict(r), metrics)
+        self._card(self.weights / "clip", "nano CLIP", metrics)
         return metrics
 
     def candidates(self) -> dict[str, float]:
@@ -184,7 +206,9 @@ class Stages:
             ("validation", r.validation_candidates, _VALIDATION_ROOT),
         ):
             rows = as_evaluated(prompts[part], count)
-            made = Candidates.make(self.weights / "generator", rows, root, r.block, self.report, part)
+            made = Candidates.make(
+                self.weights / "generator", rows, root, r.block, self.report, part, device=self.device
+            )
             torch.save(vars(made), self.out / f"{part}.pt")
             metrics[f"{part}_correct_percent"] = 100 * made.correct.float().mean().item()
         return metrics
@@ -192,16 +216,17 @@ class Stages:
     def verifier(self, kind: str) -> dict[str, float]:
         r = self.recipe
         data = {part: Candidates.load(self.out / f"{part}.pt") for part in ("train", "validation")}
-        statistics = moments(data["train"].hidden.float()) if kind == "vhs" else None
+        statistics = moments(data["train"].hidden) if kind == "vhs" else None
         examples = {p: self._examples(kind, d, statistics) for p, d in data.items()}
         tokens, width = examples["train"].visual.shape[1:]
         block = r.block if kind == "vhs" else None
         card = VerifierCard(kind, "nano", block, width, tokens, TEMPLATE)
         model, question = build_verifier(card, r.seed)
+        model = model.to(self.device)
         state = self.out / f"{kind}.state"
         aligned = self.out / f"{kind}.aligned"
         if aligned.exists():
-            model.load_state_dict(torch.load(aligned, weights_only=True))
+            model.load_state_dict(torch.load(aligned, map_location=self.device, weights_only=True))
             seconds = 0.0
         else:
             seconds = align(
@@ -216,22 +241,42 @@ class Stages:
         folder = self.weights / kind
         save_checkpoint(folder, model, question.tokenizer, card, statistics)
         metrics = {"seconds": seconds + more, "validation_loss": loss}
-        _card(folder, f"nano verifier {kind}", asdict(r), metrics)
+        self._card(folder, f"nano verifier {kind}", metrics)
         return metrics
+
+    def _card(self, folder: Path, title: str, metrics: dict[str, float]) -> None:
+        """A model card beside the weights."""
+        where = device_name(torch.device(self.device))
+        if self.device == "cpu":
+            where = f"CPU ({where}) with {torch.get_num_threads()} threads"
+        recipe = asdict(self.recipe)
+        lines = [
+            f"# {title}", "",
+            f"Trained by `vhsbench train nano` on {where}, from procedural pictures of coloured shapes: "
+            "no data of others. Licence: MIT.", "",
+            "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
+            "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
+        ]  # fmt: skip
+        (folder / "README.md").write_text("\n".join(lines))
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
 
     def _examples(
         self, kind: str, data: Candidates, statistics: tuple[torch.Tensor, torch.Tensor] | None
     ) -> Examples:
         if statistics is not None:
-            visual = Normalize(*statistics)(data.hidden.float()).half()
+            normalize = Normalize(*statistics)
+            visual = torch.cat([normalize(part.float()).half() for part in data.hidden.split(4096)])
         elif kind == "mllm-ae":
             visual = flatten_latents(data.latents)
         else:
             from PIL import Image
 
-            clip = load_clip(self.weights / "clip", torch.device("cpu"))
+            clip = load_clip(self.weights / "clip", torch.device(self.device))
             visual = torch.cat(
-                [clip([Image.fromarray(i) for i in part.numpy()]).half() for part in data.images.split(256)]
+                [
+                    clip([Image.fromarray(i) for i in part.numpy()]).half().cpu()
+                    for part in data.images.split(256)
+                ]
             )
         return Examples(visual, data.prompts, data.captions, data.correct)
 
@@ -260,11 +305,12 @@ class Candidates:
         report: Report = lambda _: None,
         name: str = "",
         batch: int = 64,
+        device: str = "cpu",
     ) -> Candidates:
         """One candidate a row, labelled by the verdict and captioned with what is really in it."""
         import time
 
-        generator, detector = create(weights=folder), ShapeDetector()
+        generator, detector = create(weights=folder, device=device), ShapeDetector()
         started = time.monotonic()
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bool], list[str]]] = []
         for start in range(0, len(rows), batch):
@@ -275,8 +321,8 @@ class Candidates:
             images = generator.decode(latents)
             parts.append(
                 (
-                    hidden.features.half(),
-                    latents.half(),
+                    hidden.features.half().cpu(),
+                    latents.half().cpu(),
                     torch.from_numpy(np.stack([np.asarray(i) for i in images])),
                     [v.correct for v in judge(detector, images, part)],
                     describe(detector, images),
@@ -321,16 +367,3 @@ def as_evaluated(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
     by_task = {tag: itertools.cycle([p for p in prompts if p["tag"] == tag]) for tag in TAGS}
     drawn = np.random.default_rng(PROMPT_SEED).choice(tags, size=count)
     return [next(by_task[tag]) for tag in drawn]
-
-
-def _card(folder: Path, title: str, recipe: dict[str, Any], metrics: dict[str, float]) -> None:
-    """A model card beside the weights."""
-    lines = [
-        f"# {title}", "",
-        f"Trained by `vhsbench train nano` on CPU with {torch.get_num_threads()} threads, from procedural "
-        "pictures of coloured shapes: no data of others. Licence: MIT.", "",
-        "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
-        "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
-    ]  # fmt: skip
-    (folder / "README.md").write_text("\n".join(lines))
-    shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -42,18 +42,18 @@ def to_pixels(batch: Sequence[Array]) -> torch.Tensor:
 
 
 def train_autoencoder(
-    steps: int, seed: int, work: Path, report: Report, batch: int = 24
+    steps: int, seed: int, work: Path, report: Report, batch: int = 24, device: str = "cpu"
 ) -> tuple[AutoencoderDC, dict[str, float]]:
     """L1 + 2 x L2 on pictures, with latents held near zero mean and unit variance per channel."""
     torch.manual_seed(seed)
-    vae = models.build_autoencoder()
+    vae = models.build_autoencoder().to(device)
 
     def loss(step: int) -> torch.Tensor:
         torch.manual_seed(seed * 1_000_003 + step)
-        pixels = pictures(np.random.default_rng((seed, step)), batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels = pictures(np.random.default_rng((seed, step)), batch).to(device)
+        with torch.autocast(vae.device.type, torch.bfloat16):
             latents = vae.encode(pixels).latent
-            noisy = latents + _AE_NOISE * torch.randn(latents.shape)
+            noisy = latents + _AE_NOISE * torch.randn(latents.shape).to(device)
             decoded = vae.decode(noisy).sample.float()
         latents = latents.float()
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -66,10 +66,11 @@ def train_autoencoder(
         schedule=trapezoid, ema=0.995, report=report,
     )  # fmt: skip
     with torch.inference_mode():
-        pixels = pictures(np.random.default_rng((seed, 1 << 40)), 256)
+        pixels = pictures(np.random.default_rng((seed, 1 << 40)), 256).to(device)
         latents = vae.encode(pixels).latent
         error = F.mse_loss(vae.decode(latents).sample.clamp(-1, 1), pixels).item()
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    vae.cpu()
     return vae, {"psnr_db": 10 * float(np.log10(4 / error)), "seconds": seconds}
 
 
@@ -97,6 +98,7 @@ def train_generator(
     report: Report,
     stop: int | None = None,
     batch: int = 32,
+    device: str = "cpu",
 ) -> tuple[SanaSprintPipeline, dict[str, float]]:
     """Regress, in one forward, the latents of the teacher's picture from the same noise.
 
@@ -104,25 +106,26 @@ def train_generator(
     `stop` ends at that step of the schedule, which leaves the generator imperfect.
     Mean squared error for four fifths, then smooth L1, which forgives what cannot be told.
     """
-    pipeline = models.build_pipeline(vae, seed)
+    pipeline = models.build_pipeline(vae, seed).to(device)
     dit, text = pipeline.transformer, pipeline.text_encoder
     scale = vae.config.scaling_factor
     by_task = [[p for p in prompts if p["tag"] == tag] for tag in dict.fromkeys(p["tag"] for p in prompts)]
 
     def loss(step: int) -> torch.Tensor:
         noise, texts, pixels = teacher_batch(np.random.default_rng((seed, step)), by_task, batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        noise, pixels = noise.to(device), pixels.to(device)
+        with torch.autocast(dit.device.type, torch.bfloat16):
             with torch.no_grad():
                 target = vae.encode(pixels).latent.float() * scale
             embeds, mask = pipeline.encode_prompt(
-                texts, device="cpu", max_sequence_length=models.PROMPT_TOKENS
+                texts, device=device, max_sequence_length=models.PROMPT_TOKENS
             )
             output = dit(
                 noise,
                 encoder_hidden_states=embeds,
                 encoder_attention_mask=mask,
-                guidance=torch.full((batch,), dit.config.guidance_embeds_scale),
-                timestep=torch.ones(batch),
+                guidance=torch.full((batch,), dit.config.guidance_embeds_scale, device=device),
+                timestep=torch.ones(batch, device=device),
                 return_dict=False,
             )[0]
         error = noise - output.float() - target
@@ -134,4 +137,4 @@ def train_generator(
         "generator", [dit, text], loss, muon_and_adamw([dit, text]), steps,
         work / "generator.state", schedule=trapezoid, ema=0.998, report=report, stop=stop,
     )  # fmt: skip
-    return pipeline, {"seconds": seconds}
+    return pipeline.to("cpu"), {"seconds": seconds}

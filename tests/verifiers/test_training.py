@@ -44,12 +44,12 @@ def test_both_stages_learn(tmp_path):
     losses: list[float] = []
     options = {"batch": 16, "seed": 0, "state_file": tmp_path / "state"}
     align(
-        model, question, examples, steps=20, connector_only=False,
+        model, question, examples, steps=50, connector_only=False,
         report=lambda p: losses.append(p.loss), **options,
     )  # fmt: skip
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 1.0  # an average over the last fifty steps
     _, best = finetune(
-        model, question, examples, examples, steps=40, validate_every=10,
+        model, question, examples, examples, steps=100, validate_every=20,
         report=lambda p: None, **options,
     )  # fmt: skip
     assert best < 0.3

@@ -21,6 +21,7 @@ def train_clip(
     config: dict[str, Any],
     batch: Batch,
     *,
+    device: str = "cpu",
     steps: int,
     seed: int,
     state_file: Path,
@@ -30,14 +31,14 @@ def train_clip(
     from open_clip import CLIP
 
     torch.manual_seed(seed)
-    model = CLIP(**config)
+    model = CLIP(**config).to(device)
 
     def loss(step: int) -> torch.Tensor:
-        pixels, tokens = batch(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels, tokens = (t.to(device) for t in batch(step))
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             image, text, scale = model(pixels, tokens)[:3]
         logits = scale.float() * image.float() @ text.float().T
-        target = torch.arange(len(logits))
+        target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     seconds = fit(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from generators.training import Progress, Validation, fit, muon_and_adamw
+from generators.training import Progress, Validation, device_of, fit, muon_and_adamw
 from verifiers.mllm import Mllm, Question, pad
 
 Report = Callable[[Progress], None]
@@ -53,8 +53,10 @@ def answer_logits(
     model: Mllm, question: Question, visual: torch.Tensor, prompts: Sequence[str]
 ) -> torch.Tensor:
     """Logits [B, V] of the answer's position."""
+    device = device_of(model)
     after, lengths = question.after_ids(prompts)
-    states = model.states(torch.tensor(question.before_ids), visual, after)
+    before = torch.tensor(question.before_ids, device=device)
+    states = model.states(before, visual.to(device, torch.float32), after.to(device))
     start = len(question.before_ids) + visual.shape[1] - 1
     return model.logits(states[torch.arange(len(prompts)), start + lengths])
 
@@ -80,15 +82,18 @@ def align(
     ask = Question(question.tokenizer, CAPTION_TEMPLATE)
     end = question.tokenizer.convert_tokens_to_ids(END)
     encode = question.tokenizer.encode
-    before = torch.tensor(ask.before_ids)
+    device = device_of(model)
+    before = torch.tensor(ask.before_ids, device=device)
     after = ask.after_ids([""])[0][0].tolist()
     captions = [[*encode(c, add_special_tokens=False), end] for c in examples.captions]
 
     def loss(step: int) -> torch.Tensor:
         rows = np.random.default_rng((seed, step)).integers(len(captions), size=batch).tolist()
         ids, _lengths = pad([after + captions[i] for i in rows], -100)
-        with torch.autocast("cpu", torch.bfloat16):
-            states = model.states(before, examples.visual[rows].float(), ids.clamp(min=0))
+        ids = ids.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            visual = examples.visual[rows].to(device, torch.float32)
+            states = model.states(before, visual, ids.clamp(min=0))
             first = len(before) + examples.visual.shape[1] + len(after) - 1
             logits = model.logits(states[:, first:-1]).float()
         return F.cross_entropy(logits.flatten(0, 1), ids[:, len(after) :].flatten(), ignore_index=-100)
@@ -119,25 +124,26 @@ def finetune(
     Returns the seconds spent and the best validation loss.
     """
     weights = class_weights(train.correct)
+    device = device_of(model)
 
     def loss(step: int) -> torch.Tensor:
         rows = np.random.default_rng((seed, 1, step)).integers(len(train.prompts), size=batch)
         index = rows.tolist()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = answer_logits(
-                model, question, train.visual[index].float(), [train.prompts[i] for i in index]
-            )
-        return yes_no_loss(logits, train.correct[index], question.yes, question.no, weights)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = answer_logits(model, question, train.visual[index], [train.prompts[i] for i in index])
+        correct = train.correct[index].to(device)
+        return yes_no_loss(logits, correct, question.yes, question.no, weights)
 
     @torch.no_grad()
     def validate() -> float:
         logits = torch.cat(
             [
-                answer_logits(model, question, part.float(), validation.prompts[i * 256 : i * 256 + 256])
+                answer_logits(model, question, part, validation.prompts[i * 256 : i * 256 + 256])
                 for i, part in enumerate(validation.visual.split(256))
             ]
         )
-        return yes_no_loss(logits, validation.correct, question.yes, question.no, weights).item()
+        correct = validation.correct.to(device)
+        return yes_no_loss(logits, correct, question.yes, question.no, weights).item()
 
     keep = Validation(validate, validate_every)
     seconds = fit(
