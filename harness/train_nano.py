@@ -49,10 +49,10 @@ class Recipe:
     generator_steps: int = 2800
     generator_stop: int = 1477  # of its steps: an imperfect generator leaves a verifier something to do
     clip_steps: int = 400
-    candidates: int = 64_000
+    candidates: int = 32_000
     validation_candidates: int = 3_200
-    align_steps: int = 1_500
-    finetune_steps: int = 1_500
+    align_steps: int = 1_000
+    finetune_steps: int = 1_200
     batch: int = 64
 
     def scaled(self, factor: float) -> Recipe:
