@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["REGISTRY", "Registry", "RegistryError", "create"]
 
 REGISTRY: Registry[Generator] = Registry(
-    "generator", "vhsbench.generators", {"nano": "generators.nano:create"}
+    "generator",
+    "vhsbench.generators",
+    {
+        "nano": "generators.sana:nano",
+        "sana-sprint": "generators.sana:sana_sprint",
+        "sana-1.5": "generators.sana:sana_1_5",
+        "pixart-alpha-dmd": "generators.pixart:pixart_alpha_dmd",
+        "flux-schnell": "generators.flux:flux_schnell",
+        "sd3.5-turbo": "generators.sd3:sd3_5_turbo",
+    },
 )
 
 
