@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,14 +27,18 @@ class HashTokenizer:
     """
 
     padding_side = "right"
+    added_tokens_encoder: ClassVar[dict[str, int]] = {}
 
     def __init__(self, vocabulary: int, model_max_length: int) -> None:
         self.vocabulary = vocabulary
         self.model_max_length = model_max_length
 
+    def tokenize(self, text: str) -> list[str]:
+        return _PIECE.findall(text)
+
     def encode(self, text: str) -> list[int]:
         """One id a piece, 3 and up, and an end (2)."""
-        return [3 + zlib.crc32(p.encode()) % (self.vocabulary - 3) for p in _PIECE.findall(text)] + [2]
+        return [3 + zlib.crc32(p.encode()) % (self.vocabulary - 3) for p in self.tokenize(text)] + [2]
 
     def __call__(
         self, prompts: Sequence[str], padding: str, max_length: int | None = None, **_: Any
@@ -69,6 +74,8 @@ def build(
             place = text_device if part.startswith("text_encoder") else device
             module = empty_module(library, class_name, settings)
             fill(module, place, dtype, seed)
+            if library == "transformers" and place.type == "meta":
+                module.register_forward_pre_hook(_without_mask, with_kwargs=True)
             parts[part] = module
     pipeline = getattr(diffusers, config["pipeline"])(**parts)
     pipeline.set_progress_bar_config(disable=True)
@@ -89,6 +96,8 @@ def empty_module(library: str, class_name: str, settings: dict[str, Any]) -> nn.
         else:
             model_class = getattr(transformers, class_name)
             module = model_class(model_class.config_class(**settings))
+    if library == "transformers":
+        module.tie_weights()  # what was moved to meta one by one is no longer shared
     return module.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -97,26 +106,26 @@ def fill(module: nn.Module, device: torch.device, dtype: torch.dtype, seed: int)
 
     So activations keep their size, and do not overflow in half precision. Buffers keep their dtype.
     """
-    if device.type == "meta":
-        module.to(device=device)
-        for owner in module.modules():
-            for name, old in owner.named_parameters(recurse=False):
-                new = torch.empty(old.shape, dtype=dtype, device=device)
-                setattr(owner, name, nn.Parameter(new, requires_grad=False))
-        return
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
     made: dict[int, nn.Parameter] = {}
     for owner in module.modules():
         for name, old in owner.named_parameters(recurse=False):
             if id(old) not in made:
                 new = torch.empty(old.shape, dtype=dtype, device=device)
-                if new.ndim > 1:
+                if generator is None:
+                    pass
+                elif new.ndim > 1:
                     new.normal_(0, new[0].numel() ** -0.5, generator=generator)
                 else:
                     new.fill_(0 if "bias" in name else 1)
                 made[id(old)] = nn.Parameter(new, requires_grad=False)
             setattr(owner, name, made[id(old)])
     module.to(device=device)
+
+
+def _without_mask(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """transformers asks whether a mask masks anything, which meta cannot say; it costs no FLOPs."""
+    return args, kwargs | {"attention_mask": None}
 
 
 def _schedule_without_values(scheduler: Any) -> None:
@@ -126,6 +135,7 @@ def _schedule_without_values(scheduler: Any) -> None:
     set_timesteps = scheduler.set_timesteps
     by_value = isinstance(scheduler, DDPMScheduler)  # it indexes with the timestep: keep that on the CPU
 
+    @functools.wraps(set_timesteps)  # pipelines read its signature
     def counted(*args: Any, **kwargs: Any) -> None:
         set_timesteps(*args, **kwargs | ({"device": "cpu"} if by_value else {}))
         if hasattr(scheduler, "set_begin_index"):
