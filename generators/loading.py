@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from generators.checks import check_memory, check_resolution, check_steps, free_bytes, needed_bytes
+from generators.hub import resolve
 from generators.protocol import GeneratorError
 from generators.registry import nearest
 
@@ -149,30 +150,6 @@ def _load(
         reason = str(error).strip().splitlines()[0]
         raise GeneratorError(f"'{hub_id}' cannot be loaded as a {spec.pipeline}: {reason}") from error
     return pipeline, f"{hub_id}@{commit}", commit
-
-
-def resolve(hub_id: str, revision: str) -> str:
-    """The commit that `revision` of a hub repository is, from the hub or else from the cache."""
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        index = hf_hub_download(hub_id, "model_index.json", revision=revision)
-    except errors.GatedRepoError as error:
-        raise GeneratorError(
-            f"'{hub_id}' is gated: accept its licence on the hub, then log in with 'hf auth login' or set HF_TOKEN."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise GeneratorError(f"the hub has no repository '{hub_id}', or it is private.") from error
-    except errors.RevisionNotFoundError as error:
-        raise GeneratorError(f"'{hub_id}' has no revision '{revision}'.") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise GeneratorError(
-            f"'{hub_id}' (revision '{revision}') is not in the hub cache and the hub cannot be reached; "
-            "connect once, or give weights=<folder> or weights='random'."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise GeneratorError(f"'{hub_id}' is not a diffusers pipeline: no model_index.json.") from error
-    return Path(index).parent.name
 
 
 def _from_pretrained(class_name: str, where: str | Path, **options: Any) -> Any:
