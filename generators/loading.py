@@ -60,8 +60,8 @@ def open_generator(
         check_resolution(spec.name, resolution, spec.resolution_multiple, spec.max_resolution)
         free = free_bytes(place)
         if free is not None:
-            apart = text_place.type == place.type
-            check_memory(spec.name, needed_bytes(spec, numbers.itemsize, apart), free)
+            together = text_place == place
+            check_memory(spec.name, needed_bytes(spec, numbers.itemsize, together), free)
     if weights == "random":
         if spec.hub_id is None:
             raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
@@ -70,11 +70,14 @@ def open_generator(
         pipeline, source, commit = build(spec.name, place, numbers, seed, text_place), "random weights", ""
     else:
         if place.type == "meta":
-            raise GeneratorError(f"{spec.name}: device 'meta' holds no weights; say weights='random' with it.")
+            raise GeneratorError(
+                f"{spec.name}: device 'meta' holds no weights; say weights='random' with it."
+            )
         pipeline, source, commit = _load(spec, weights, folder, revision, numbers)
         _place(pipeline, place, text_place)
     if lora is not None:
         add_lora(pipeline, spec.name, Path(lora), lora_strength)
+        source += f" with LoRA {lora} at {lora_strength:g}"
     return family(
         spec,
         pipeline,
@@ -83,7 +86,7 @@ def open_generator(
         guidance_scale=spec.guidance_scale if guidance_scale is None else guidance_scale,
         source=source,
         revision=commit,
-        text_device=text_place,
+        text_device=None if text_place == place else text_place,
     )
 
 

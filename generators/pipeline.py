@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from generators.checks import check_resolution
 from generators.noise import gaussian
 from generators.protocol import Conditioning, GeneratorError, GeneratorInfo, HiddenStates
 from generators.split import BlockSplit
-from generators.checks import check_resolution
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +26,7 @@ class StagedPipeline:
 
     A family says how its pipeline is called: `embeddings` and `settings`, and where it differs from the
     defaults, the DiT's lists of blocks, the number of streams a block returns (the image's last), and
-    how the pipeline packs latents. `text_device` is where the text encoders stay (and run).
+    how the pipeline packs latents. `text_device` is where the text encoders stay and run, if elsewhere.
     """
 
     block_lists: Sequence[str] = ("transformer_blocks",)
@@ -55,7 +55,8 @@ class StagedPipeline:
         names = [n for n in pipeline.components if n.startswith("text_encoder")]
         self._encoders = {n: getattr(pipeline, n) for n in names}
         self._text_device = torch.device(text_device) if text_device else self.device
-        if self._text_device != self.device:
+        self._apart = text_device is not None
+        if self._apart:
             self._attach(False)
         check_resolution(spec.name, resolution, self._token_pixels, self._largest())
 
@@ -189,7 +190,7 @@ class StagedPipeline:
         try:
             yield
         finally:
-            if self._text_device != self.device:
+            if self._apart:
                 self._attach(False)
 
     def _attach(self, present: bool) -> None:

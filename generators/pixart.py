@@ -9,12 +9,20 @@ import torch
 
 from generators.loading import open_generator
 from generators.pipeline import StagedPipeline
-from generators.specs import SPECS
+from generators.protocol import GeneratorError
+from generators.specs import SPECS, GeneratorSpec
 
 _TIMESTEP = 400
 
 
 class PixArtDmd(StagedPipeline):
+    def __init__(self, spec: GeneratorSpec, pipeline: Any, *, guidance_scale: float, **options: Any) -> None:
+        if guidance_scale > 1:
+            raise GeneratorError(
+                f"{spec.name} is distilled without guidance: guidance_scale is at most 1, not {guidance_scale:g}."
+            )
+        super().__init__(spec, pipeline, guidance_scale=guidance_scale, **options)
+
     def embeddings(self, prompts: list[str], device: torch.device) -> dict[str, torch.Tensor | None]:
         embeds, mask, _, _ = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, device=device, max_sequence_length=120

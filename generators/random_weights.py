@@ -54,9 +54,7 @@ class HashTokenizer:
         return [" ".join(map(str, row)) for row in ids.tolist()]
 
 
-def build(
-    name: str, device: torch.device, dtype: torch.dtype, seed: int, text_device: torch.device
-) -> Any:
+def build(name: str, device: torch.device, dtype: torch.dtype, seed: int, text_device: torch.device) -> Any:
     """The diffusers pipeline of generators/configs/<name>.json with random weights.
 
     Parameters are made on the device in `dtype` at once; on "meta" they take no memory.

@@ -51,7 +51,9 @@ def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
                 column.replace("_", " "), justify="right" if number else "left", no_wrap=column == "name"
             )
         for entry in entries:
-            table.add_row(*(_count(entry.get(c)) if c == "parameters" else _text(entry.get(c)) for c in columns))
+            table.add_row(
+                *(_count(entry.get(c)) if c == "parameters" else _text(entry.get(c)) for c in columns)
+            )
         console.print(table)
         for entry in entries:
             said = "; ".join(str(entry[k]) for k in _BELOW if entry.get(k))

@@ -108,7 +108,8 @@ class _Sweep:
         self.encode = PromptCache(generator).encode
         judges: list[Verifier] = [create_verifier(v, self.config.device) for v in self.config.verifiers]
         checkpoints = {v.name: v.checkpoint_sha256 for v in judges}
-        self.store.update(checkpoints=checkpoints)
+        sources = {**self.store.info.get("generators", {}), self.entry.name: generator.info().source}
+        self.store.update(checkpoints=checkpoints, generators=sources)
         detector = ShapeDetector()
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)

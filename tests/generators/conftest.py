@@ -13,7 +13,7 @@ import transformers
 
 from generators.nano.models import word_tokenizer
 
-WORDS = "a photo of red blue circle square two stars".split()
+WORDS = ["a", "photo", "of", "red", "blue", "circle", "square", "two", "stars"]
 
 
 def _tokenizer(length: int) -> Any:
@@ -39,10 +39,19 @@ def _clip(width: int, projected: bool) -> Any:
 def _gemma() -> Any:
     return transformers.Gemma2Model(
         transformers.Gemma2Config(
-            vocab_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=1024,
-            pad_token_id=0, bos_token_id=2, eos_token_id=None,
-        )  # fmt: skip
+            vocab_size=16,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            query_pre_attn_scalar=8,
+            max_position_embeddings=1024,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=None,
+        )
     )
 
 

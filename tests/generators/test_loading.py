@@ -74,7 +74,7 @@ def test_a_wrong_folder(small, tmp_path):
         generators.create("flux-schnell", weights=tmp_path)
     with pytest.raises(GeneratorError, match="holds a SanaPipeline, but a FluxPipeline is needed"):
         generators.create("flux-schnell", weights=small("sana-1.5"))
-    with pytest.raises(GeneratorError, match="'./nowhere' is no folder here and no hub id"):
+    with pytest.raises(GeneratorError, match=r"'./nowhere' is no folder here and no hub id"):
         generators.create("flux-schnell", weights="./nowhere")
     (tmp_path / "model_index.json").write_text(json.dumps(
         {"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}))  # fmt: skip
@@ -99,6 +99,7 @@ def test_not_enough_gpu_memory_is_said_before_loading(monkeypatch):
         ({"resolution": 0}, "needs at least 32 pixels"),
         ({"steps": 0}, "steps is 0, but sana-sprint makes an image in 1 to 30 steps"),
         ({"steps": "two"}, "steps is 'two'"),
+        ({"steps": True}, "steps is True"),
         ({"dtype": "bfloat"}, "unknown dtype 'bfloat'; did you mean 'bfloat16'"),
         ({"device": "meta", "weights": None}, "say weights='random'"),
     ],
@@ -117,6 +118,8 @@ def test_sizes_and_steps_that_a_family_cannot_do(small):
         generators.create("sd3.5-turbo", weights=small("sd3.5-turbo"), resolution=128)
     with pytest.raises(GeneratorError, match="a side is a multiple of 4"):
         generators.create("flux-schnell", weights=small("flux-schnell"), resolution=34)
+    with pytest.raises(GeneratorError, match=r"guidance_scale is at most 1, not 4.5"):
+        generators.create("pixart-alpha-dmd", weights="random", device="meta", guidance_scale=4.5)
     with pytest.raises(GeneratorError, match="its weights are bundled"):
         generators.create("nano", weights="random")
     with pytest.raises(RegistryError, match="has no option 'stepps'; did you mean 'steps'"):
@@ -147,14 +150,14 @@ def test_freed_text_encoders_leave_what_was_encoded(small):
         generator.encode(["a blue square"])
 
 
-def test_text_encoders_elsewhere_are_not_seen_by_the_denoising_pipeline():
-    generator = generators.create("pixart-alpha-dmd", weights="random", device="meta")
-    assert generator.pipeline.text_encoder is not None
-    generator._text_device = torch.device("cpu")
-    with generator._text_encoders():
-        assert generator.pipeline.text_encoder is not None
-    assert generator.pipeline.text_encoder is None
-    assert generator.pipeline.device.type == "meta"
+def test_text_encoders_elsewhere_are_not_seen_by_the_denoising_pipeline(small):
+    here, apart = sana(small), sana(small, text_encoder_device="cpu:0")  # another name counts as elsewhere
+    cond, noise = here.encode(PROMPTS), here.noise([3, 4])
+    for _ in range(2):
+        assert apart.pipeline.text_encoder is None
+        other = apart.encode(PROMPTS)
+        assert all(torch.equal(t, other.tensors[n]) for n, t in cond.tensors.items())
+    assert torch.equal(apart.denoise(other, noise), here.denoise(cond, noise))
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +199,27 @@ def test_a_lora_that_is_not_there_or_does_not_fit(small, lora, tmp_path):
         generators.create("pixart-alpha-dmd", weights=small("pixart-alpha-dmd"), resolution=32, lora=lora)
     with pytest.raises(GeneratorError, match="does not fit"):
         sana(small, lora=tmp_path)
+
+
+def test_the_source_says_what_was_loaded(small, lora, nano):
+    assert nano.info().source == "bundled"
+    assert sana(small).info().source == str(small("sana-sprint"))
+    assert sana(small, lora=lora, lora_strength=0.5).info().source.endswith(f" with LoRA {lora} at 0.5")
+
+
+def test_a_hub_model_is_loaded_at_one_commit_which_is_remembered(small, monkeypatch):
+    commit, asked = "0123456789abcdef0123456789abcdef01234567", []
+    monkeypatch.setattr(
+        "generators.loading.resolve", lambda hub_id, revision: asked.append(revision) or commit
+    )
+    load = generators.loading._from_pretrained
+
+    def from_hub(class_name, hub_id, revision, **options):
+        asked.append((hub_id, revision))
+        return load(class_name, small("flux-schnell"), **options)
+
+    monkeypatch.setattr("generators.loading._from_pretrained", from_hub)
+    generator = generators.create("flux-schnell", resolution=32, revision="v2", dtype="float32")
+    assert asked == ["v2", (FLUX, commit)]
+    assert generator.revision == commit
+    assert generator.info().source == f"{FLUX}@{commit}"

@@ -32,9 +32,7 @@ def test_generate_makes_the_same_images_whatever_the_count(tmp_path):
 @pytest.mark.parametrize("verifier", ["vhs", "mllm-ae", "mllm-clip"])
 def test_best_of_n_shows_candidates_scores_and_the_winner(tmp_path, verifier):
     sheet = tmp_path / "sheet.png"
-    printed = run(
-        "best-of-n", "nano", verifier, "a photo of two stars", "-n", 3, "--out", sheet, "--json"
-    )
+    printed = run("best-of-n", "nano", verifier, "a photo of two stars", "-n", 3, "--out", sheet, "--json")
     found = json.loads(printed)
     assert len(found["scores"]) == 3
     assert found["winner"] == max(range(3), key=found["scores"].__getitem__)
@@ -44,7 +42,9 @@ def test_best_of_n_shows_candidates_scores_and_the_winner(tmp_path, verifier):
 def test_the_winner_alone_is_framed():
     images = [Image.new("RGB", (64, 64), "red") for _ in range(4)]
     sheet = contact_sheet(images, [0.1, 0.9, -0.2, 0.3], 1, "a prompt")
-    greens = [x for x in range(sheet.width) for y in (sheet.height // 3,) if sheet.getpixel((x, y)) == (0, 130, 70)]
+    greens = [
+        x for x in range(sheet.width) for y in (sheet.height // 3,) if sheet.getpixel((x, y)) == (0, 130, 70)
+    ]
     assert greens
     assert min(greens) > 224
     assert max(greens) < 2 * 236 + 24
