@@ -5,17 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from generators.registry import Registry, RegistryError
+from generators.specs import SPECS
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator
+    from generators.protocol import Generator, GeneratorInfo
 
-__all__ = ["REGISTRY", "Registry", "RegistryError", "create"]
+__all__ = ["REGISTRY", "SPECS", "Registry", "RegistryError", "create", "describe"]
 
 REGISTRY: Registry[Generator] = Registry(
-    "generator", "vhsbench.generators", {"nano": "generators.nano:create"}
+    "generator",
+    "vhsbench.generators",
+    {
+        "nano": "generators.sana:nano",
+        "sana-sprint": "generators.sana:sana_sprint",
+        "sana-1.5": "generators.sana:sana_1_5",
+        "pixart-alpha-dmd": "generators.pixart:pixart_alpha_dmd",
+        "flux-schnell": "generators.flux:flux_schnell",
+        "sd3.5-turbo": "generators.sd3:sd3_5_turbo",
+    },
 )
 
 
 def create(name: str, **options: Any) -> Generator:
     """Build the generator registered as `name`. Raises RegistryError for an unknown name."""
     return REGISTRY.create(name, **options)
+
+
+def describe(name: str) -> GeneratorInfo:
+    """What is known of a generator, from its spec; one without a spec (a plugin's) is built for it."""
+    return SPECS[name].info() if name in SPECS else create(name).info()

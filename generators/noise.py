@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,3 +23,16 @@ def gaussian(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
     import torch
 
     return torch.stack([torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(s)) for s in seeds])
+
+
+def step_generators(noise: torch.Tensor) -> list[torch.Generator]:
+    """What draws the noise that a stochastic sampler adds after its first step; one for each candidate.
+
+    Row i's generator is seeded by a hash of its z_T `noise[i]`: a function of the candidate's seed, the
+    same for head, tail and any batch, with nothing to store.
+    """
+    import torch
+
+    rows = noise.float().cpu().numpy()
+    digests = [hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest() for row in rows]
+    return [torch.Generator("cpu").manual_seed(int.from_bytes(d[:8], "little") >> 1) for d in digests]

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+class GeneratorError(ValueError):
+    """A user's mistake about a generator: what, where, and what would be right, in one sentence."""
+
+
 @dataclass(frozen=True)
 class GeneratorInfo:
     """What `vhsbench list generators` shows; sizes are the architecture's, counted, not measured."""
@@ -51,7 +55,8 @@ class HiddenStates:
 
     `features` [B, T, D] is the image stream, what VHS reads; `streams` is everything the block
     returned (image stream, and text stream where the family has one). `step_outputs` are the DiT's
-    outputs at the steps before the last (empty for one-step generation).
+    outputs at the steps before the last (empty for one-step generation). Under classifier-free guidance
+    each tensor is stored as two of B rows, unconditional then conditional; features are conditional.
     """
 
     block: int
@@ -94,7 +99,7 @@ class Generator(Protocol):
         ...
 
     def head(self, cond: Conditioning, noise: torch.Tensor, block: int) -> HiddenStates:
-        """Run blocks 0..block. Raises ValueError if the DiT has no such block."""
+        """Run blocks 0..block. Raises GeneratorError if the DiT has no such block."""
         ...
 
     def tail(self, hidden: HiddenStates) -> torch.Tensor:

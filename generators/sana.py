@@ -1,134 +1,85 @@
-"""SANA-Sprint in stages, around diffusers' SanaSprintPipeline. The nano world is of this family."""
+"""SANA-Sprint (the paper's main generator; nano is of this family) and SANA-1.5, its multi-step baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from generators.noise import gaussian
-from generators.protocol import Conditioning, GeneratorInfo, HiddenStates
-from generators.split import BlockSplit
+from generators.loading import open_generator
+from generators.noise import step_generators
+from generators.pipeline import StagedPipeline
+from generators.specs import SPECS
 
-if TYPE_CHECKING:
-    from diffusers import SanaSprintPipeline
-    from PIL import Image
+_INTERMEDIATE_TIMESTEP = 1.3  # of two-step generation, SANA-Sprint's own default
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> SanaSprintPipeline:
-    """The pipeline saved in `folder`, from safetensors only, without reaching for a hub."""
-    from diffusers import SanaSprintPipeline
-    from diffusers.utils import logging
+def _instruction(pipeline: Any) -> list[str]:
+    """The "complex human instruction" that the pipeline's call puts before every prompt."""
+    default = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+    return list(default)
 
-    # the folder's tokenizer is a plain fast tokenizer; diffusers warns that it is not Gemma's class
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        pipeline = SanaSprintPipeline.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+
+class SanaSprint(StagedPipeline):
+    """SANA-Sprint, at the default guidance 1.0; steps after the first add noise keyed by the candidate."""
+
+    prompt_tokens = 300
+    instructed = True
+
+    def embeddings(self, prompts: list[str], device: torch.device) -> dict[str, torch.Tensor | None]:
+        embeds, mask = self.pipeline.encode_prompt(
+            prompts,
+            device=device,
+            max_sequence_length=self.prompt_tokens,
+            complex_human_instruction=_instruction(self.pipeline) if self.instructed else None,
         )
-    finally:
-        logging.set_verbosity(verbosity)
-    pipeline.set_progress_bar_config(disable=True)
-    for module in (pipeline.text_encoder, pipeline.transformer, pipeline.vae):
-        module.requires_grad_(False)
-    return pipeline
+        return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+
+    def settings(self, noise: torch.Tensor) -> dict[str, Any]:
+        keyed = self.steps > 1 and not noise.is_meta
+        return {
+            "intermediate_timesteps": _INTERMEDIATE_TIMESTEP if self.steps == 2 else None,
+            "generator": step_generators(noise) if keyed else None,
+            "use_resolution_binning": False,
+        }
 
 
-class SanaSprint:
-    """A SANA-Sprint pipeline behind the stage protocol (the paper's main generator, one step)."""
+class NanoSprint(SanaSprint):
+    """The bundled miniature, which knows short prompts and no instruction."""
 
-    def __init__(
-        self,
-        name: str,
-        pipeline: SanaSprintPipeline,
-        *,
-        resolution: int,
-        max_sequence_length: int,
-        guidance_scale: float = 1.0,
-        complex_human_instruction: list[str] | None = None,
-        source: str = "",
-        licence: str = "",
-    ) -> None:
-        self.name = name
-        self.steps = 1
-        self.pipeline = pipeline
-        self.resolution = resolution
-        self.guidance_scale = guidance_scale
-        self._encode = partial(
-            pipeline.encode_prompt,
-            max_sequence_length=max_sequence_length,
-            complex_human_instruction=complex_human_instruction,
-        )
-        self._split = BlockSplit(pipeline.transformer, ["transformer_blocks"])
-        self._source, self._licence = source, licence
+    prompt_tokens = 16
+    instructed = False
+
+
+class Sana(StagedPipeline):
+    """SANA-1.5 with classifier-free guidance: the features are the conditional half's."""
 
     @property
-    def blocks(self) -> int:
-        return len(self._split)
+    def guided(self) -> bool:
+        return self.guidance_scale > 1
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.pipeline.device)
-
-    @torch.inference_mode()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        embeds, mask = self._encode(list(prompts), device=self.device)
-        return Conditioning(tuple(prompts), {"prompt_embeds": embeds, "prompt_attention_mask": mask})
-
-    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
-        side = self.resolution // self.pipeline.vae_scale_factor
-        channels = self.pipeline.transformer.config.in_channels
-        return gaussian(seeds, (channels, side, side)).to(self.device)
-
-    def head(self, cond: Conditioning, noise: torch.Tensor, block: int) -> HiddenStates:
-        streams = self._split.head(block, lambda: self.denoise(cond, noise))
-        return HiddenStates(block, streams, noise, cond)
-
-    def tail(self, hidden: HiddenStates) -> torch.Tensor:
-        with self._split.resumed(hidden.block, hidden.streams):
-            return self.denoise(hidden.cond, hidden.noise)
-
-    @torch.inference_mode()
-    def denoise(self, cond: Conditioning, noise: torch.Tensor) -> torch.Tensor:
-        tensors: dict[str, Any] = dict(cond.tensors)
-        latents: torch.Tensor = self.pipeline(
-            **tensors,
-            latents=noise,
-            num_inference_steps=self.steps,
-            intermediate_timesteps=None,
-            guidance_scale=self.guidance_scale,
-            height=self.resolution,
-            width=self.resolution,
-            use_resolution_binning=False,
-            output_type="latent",
-            return_dict=False,
-        )[0]
-        return latents
-
-    @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        vae = self.pipeline.vae
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels, output_type="pil")
-        return images
-
-    def info(self) -> GeneratorInfo:
-        transformer = self.pipeline.transformer
-        config = transformer.config
-        side = self.resolution // self.pipeline.vae_scale_factor // config.patch_size
-        return GeneratorInfo(
-            name=self.name,
-            family="SANA-Sprint",
-            parameters=sum(p.numel() for p in transformer.parameters()),
-            blocks=self.blocks,
-            tokens=side * side,
-            hidden_width=config.num_attention_heads * config.attention_head_dim,
-            resolution=self.resolution,
-            steps=self.steps,
-            licence=self._licence,
-            source=self._source,
+    def embeddings(self, prompts: list[str], device: torch.device) -> dict[str, torch.Tensor | None]:
+        embeds, mask, negative_embeds, negative_mask = self.pipeline.encode_prompt(
+            prompts,
+            self.guided,
+            device=device,
+            max_sequence_length=300,
+            complex_human_instruction=_instruction(self.pipeline),
         )
+        found = {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+        if self.guided:
+            found |= {
+                "negative_prompt_embeds": negative_embeds,
+                "negative_prompt_attention_mask": negative_mask,
+            }
+        return found
+
+    def settings(self, noise: torch.Tensor) -> dict[str, Any]:
+        return {"negative_prompt": None, "use_resolution_binning": False}
+
+
+nano = partial(open_generator, NanoSprint, SPECS["nano"])
+sana_sprint = partial(open_generator, SanaSprint, SPECS["sana-sprint"])
+sana_1_5 = partial(open_generator, Sana, SPECS["sana-1.5"])

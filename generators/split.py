@@ -9,72 +9,113 @@ from typing import Any
 import torch
 from torch import nn
 
+from generators.protocol import GeneratorError
+
+Tensors = tuple[torch.Tensor, ...]
+
 
 class _Stopped(Exception):
     """Carries a block's output out of a forward that goes no further."""
 
-    def __init__(self, streams: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, streams: Tensors) -> None:
         self.streams = streams
 
 
 class _Resume(nn.Module):
     """Stands for the blocks already run: returns what the last of them returned."""
 
-    def __init__(self, streams: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, output: Any) -> None:
         super().__init__()
-        self.streams = streams
+        self.output = output
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        return self.streams if len(self.streams) > 1 else self.streams[0]
+        return self.output
 
 
 class BlockSplit:
-    """Splits the forward of `model` between any two of its blocks.
+    """Splits the last of a pipeline's forwards of `model` between any two of its blocks.
 
     The blocks are those of the ModuleLists named in `block_lists`, in the order the forward runs them.
+    A block returns one tensor, or a tuple of `streams` of them, the image's last; a block that ends a
+    stream (SD3's last block ends the text's) returns None for it, which is left out of what is stored.
     """
 
-    def __init__(self, model: nn.Module, block_lists: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, block_lists: Sequence[str], streams: int = 1) -> None:
         self._model = model
         self._names = tuple(block_lists)
+        self._streams = streams
 
     def __len__(self) -> int:
         return sum(len(blocks) for blocks in self._lists())
 
-    def head(self, block: int, run: Callable[[], object]) -> tuple[torch.Tensor, ...]:
-        """Call `run`, which calls the model, up to the end of `block` (0-based); what it returned."""
+    def head(self, block: int, run: Callable[[], object], forwards: int = 1) -> tuple[Tensors, Tensors]:
+        """Call `run` up to the end of `block` (0-based) of its last forward of the model.
+
+        `forwards` is how often `run` calls the model. Returns the block's output and the outputs of the
+        forwards before the last. Raises GeneratorError if there is no such block.
+        """
         if not 0 <= block < len(self):
-            raise ValueError(f"block {block} is out of range: the DiT has blocks 0 to {len(self) - 1}.")
+            raise GeneratorError(f"block {block} is out of range: the DiT has blocks 0 to {len(self) - 1}.")
         module = [m for blocks in self._lists() for m in blocks][block]
+        outputs: list[torch.Tensor] = []
+
+        def record(_module: nn.Module, _args: Any, output: tuple[torch.Tensor, ...]) -> None:
+            outputs.append(output[0])
 
         def stop(_module: nn.Module, _args: Any, output: Any) -> None:
-            raise _Stopped(output if isinstance(output, tuple) else (output,))
+            if len(outputs) == forwards - 1:
+                streams = output if isinstance(output, tuple) else (output,)
+                raise _Stopped(tuple(s for s in streams if s is not None))
 
-        handle = module.register_forward_hook(stop)
+        hooks = self._model.register_forward_hook(record), module.register_forward_hook(stop)
         try:
             run()
         except _Stopped as stopped:
-            return stopped.streams
+            return stopped.streams, tuple(outputs)
         finally:
-            handle.remove()
+            for hook in hooks:
+                hook.remove()
         raise RuntimeError("the pipeline ended without running the block it should stop at.")
 
     @contextmanager
-    def resumed(self, block: int, streams: tuple[torch.Tensor, ...]) -> Iterator[None]:
-        """Within this context the model's forward skips blocks 0..block and continues from `streams`."""
+    def resumed(self, block: int, streams: Tensors, outputs: Tensors = ()) -> Iterator[None]:
+        """Within this context the model's first forwards return `outputs`, and compute nothing;
+        the one after them skips blocks 0..block and continues from `streams`.
+        """
         originals = self._lists()
+        ended = (None,) * (self._streams - len(streams))
+        resume = _Resume((*ended, *streams) if self._streams > 1 else streams[0])
         skip = block + 1
         for name, blocks in zip(self._names, originals, strict=True):
             rest = list(blocks)[min(skip, len(blocks)) :]
             if 0 < skip <= len(blocks):
-                rest.insert(0, _Resume(streams))
+                rest.insert(0, resume)
             skip = max(skip - len(blocks), 0)
             setattr(self._model, name, nn.ModuleList(rest))
         try:
-            yield
+            with _replayed(self._model, outputs):
+                yield
         finally:
             for name, blocks in zip(self._names, originals, strict=True):
                 setattr(self._model, name, blocks)
 
     def _lists(self) -> list[nn.ModuleList]:
         return [getattr(self._model, name) for name in self._names]
+
+
+@contextmanager
+def _replayed(model: nn.Module, outputs: Tensors) -> Iterator[None]:
+    """The model's next forwards return `outputs`, one each; those after them are its own."""
+    if not outputs:
+        yield
+        return
+    left, forward = list(outputs), model.forward
+
+    def replay(*args: Any, **kwargs: Any) -> Any:
+        return (left.pop(0),) if left else forward(*args, **kwargs)
+
+    model.forward = replay  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.forward

@@ -22,9 +22,17 @@ def diagnose() -> dict[str, Any]:
         "cuda": torch.cuda.is_available(),
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "YES", "ON"),
         "models": {
-            kind: {e["name"]: e.get("error", "ready") for e in entries} for kind, entries in found.items()
+            kind: {e["name"]: e.get("error") or _state(kind, e["name"]) for e in entries}
+            for kind, entries in found.items()
         },
     }
+
+
+def _state(kind: str, name: str) -> str:
+    from generators import SPECS
+    from generators.hub import weights_state
+
+    return weights_state(SPECS[name]) if kind == "generators" and name in SPECS else "ready"
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +15,7 @@ import verifiers
 from generators.registry import RegistryError, nearest
 
 _KINDS = {"generators": generators, "verifiers": verifiers}
+_BELOW = ("family", "licence", "source", "error")
 _HEADINGS = {
     "budget_ms": "budget ms", "generator": "generator", "verifier": "verifier", "best_of_n": "N",
     "time_ms": "time ms", "overall": "overall % [95%]", "geneval_overall": "GenEval overall % [95%]",
@@ -33,20 +35,30 @@ def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
 
 def _entry(package: Any, name: str) -> dict[str, Any]:
     try:
-        return asdict(package.create(name).info())
+        return asdict(generators.describe(name) if package is generators else package.create(name).info())
     except (RegistryError, ValueError, OSError) as error:
         return {"name": name, "error": str(error)}
 
 
 def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
+    """A table of each kind; what is long (licence, source, errors) is said below it, a line an entry."""
     for kind, entries in found.items():
-        columns = list(dict.fromkeys(k for e in entries for k in e))
-        table = Table(title=kind)
+        columns = list(dict.fromkeys(k for e in entries for k in e if k not in _BELOW))
+        table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in columns:
-            table.add_column(column.replace("_", " "), overflow="fold")
+            number = all(isinstance(e.get(column), int | float | None) for e in entries)
+            table.add_column(
+                column.replace("_", " "), justify="right" if number else "left", no_wrap=column == "name"
+            )
         for entry in entries:
-            table.add_row(*(_text(entry.get(c)) for c in columns))
+            table.add_row(
+                *(_count(entry.get(c)) if c == "parameters" else _text(entry.get(c)) for c in columns)
+            )
         console.print(table)
+        for entry in entries:
+            said = "; ".join(str(entry[k]) for k in _BELOW if entry.get(k))
+            if said:
+                console.print(f"{entry['name']}: {said}", highlight=False, soft_wrap=True)
 
 
 def show_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -88,3 +100,10 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _count(value: int | None) -> str:
+    """A number of parameters, in millions or billions."""
+    if value is None:
+        return ""
+    return f"{value / 1e9:.2f}B" if value >= 1e9 else f"{value / 1e6:.1f}M"

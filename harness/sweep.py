@@ -15,6 +15,7 @@ import torch
 import generators
 import verifiers
 from generators.noise import candidate_seed
+from generators.prompts import PromptCache
 from generators.protocol import Generator, HiddenStates
 from harness.config import ConfigError, GeneratorConfig, RunConfig, VerifierConfig
 from harness.environment import environment
@@ -104,9 +105,11 @@ class _Sweep:
         if not todo:
             return
         generator = generators.create(self.entry.name, device=self.config.device, **self.entry.options)
+        self.encode = PromptCache(generator).encode
         judges: list[Verifier] = [create_verifier(v, self.config.device) for v in self.config.verifiers]
         checkpoints = {v.name: v.checkpoint_sha256 for v in judges}
-        self.store.update(checkpoints=checkpoints)
+        sources = {**self.store.info.get("generators", {}), self.entry.name: generator.info().source}
+        self.store.update(checkpoints=checkpoints, generators=sources)
         detector = ShapeDetector()
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)
@@ -147,7 +150,7 @@ class _Sweep:
         rows: list[tuple[int, int]],
     ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
         ids = sorted({prompt_id for prompt_id, _ in rows})
-        cond = generator.encode([self.prompts[i]["prompt"] for i in ids])
+        cond = self.encode([self.prompts[i]["prompt"] for i in ids])
         cond = cond.select([ids.index(prompt_id) for prompt_id, _ in rows])
         noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
         hidden: dict[int, HiddenStates] = {}

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from generators.nano.world import SIZE
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from generators.sana import SanaSprint
 
-WEIGHTS = Path(__file__).parent / "weights"
 
-
-def create(device: str = "cpu", weights: str | Path | None = None) -> SanaSprint:
+def create(**options: Any) -> SanaSprint:
     """The bundled nano generator, or the one in the pipeline folder `weights`."""
-    from generators.nano.models import PROMPT_TOKENS
-    from generators.sana import SanaSprint, load_pipeline
+    from generators.sana import nano
 
-    pipeline = load_pipeline(Path(weights) if weights else WEIGHTS)
-    return SanaSprint(
-        "nano",
-        pipeline.to(device),
-        resolution=SIZE,
-        max_sequence_length=PROMPT_TOKENS,
-        source=str(weights) if weights else "bundled",
-        licence="MIT",
-    )
+    return nano(**options)

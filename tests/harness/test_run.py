@@ -45,6 +45,7 @@ def test_tables_are_whole(finished):
     assert (found.costs["wall_ms"] > 0).all()
     assert found.costs["peak_vram_gb"].isna().all()
     assert set(found.info["checkpoints"]) == {"vhs", "mllm-clip", "mllm-ae"}
+    assert found.info["generators"] == {"nano": "bundled"}
     assert found.info["environment"]["packages"]["torch"]
 
 

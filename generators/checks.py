@@ -1,0 +1,56 @@
+"""What a user can get wrong about a generator, said in one sentence before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from generators.protocol import GeneratorError
+
+if TYPE_CHECKING:
+    import torch
+
+    from generators.specs import GeneratorSpec
+
+
+def check_steps(spec: GeneratorSpec, steps: int) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= spec.max_steps:
+        can = f"1 to {spec.max_steps} steps" if spec.max_steps > 1 else "1 step only"
+        raise GeneratorError(f"steps is {steps!r}, but {spec.name} makes an image in {can}.")
+
+
+def check_resolution(name: str, resolution: int, multiple: int, largest: int | None) -> None:
+    """`multiple` is the pixels that one image token spans; `largest` is None if any size can be done."""
+    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < multiple:
+        raise GeneratorError(f"resolution is {resolution!r}, but {name} needs at least {multiple} pixels.")
+    if resolution % multiple:
+        below = resolution - resolution % multiple
+        raise GeneratorError(
+            f"{name} cannot make {resolution} pixels: a side is a multiple of {multiple}, "
+            f"such as {below} or {below + multiple}."
+        )
+    if largest is not None and resolution > largest:
+        raise GeneratorError(
+            f"{name} cannot make {resolution} pixels: its positions end at {largest} pixels a side."
+        )
+
+
+def needed_bytes(spec: GeneratorSpec, itemsize: int, text_encoders: bool = True) -> int:
+    """Bytes of all weights on the device; activations come on top."""
+    text = spec.text_parameters if text_encoders else 0
+    return (spec.parameters + spec.vae_parameters + text) * itemsize
+
+
+def check_memory(name: str, needed: int, free: int) -> None:
+    """Raises GeneratorError if `needed` bytes of weights do not fit into `free`."""
+    if needed > free:
+        raise GeneratorError(
+            f"{name} does not fit on the GPU: its weights need {needed / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free; text_encoder_device='cpu' or a smaller generator needs less."
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of a GPU; None for a device without memory of its own."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -1,0 +1,179 @@
+"""A generator from a folder, the hub, or random weights: options checked first, then loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from generators.checks import check_memory, check_resolution, check_steps, free_bytes, needed_bytes
+from generators.hub import resolve
+from generators.protocol import GeneratorError
+from generators.registry import nearest
+
+if TYPE_CHECKING:
+    from generators.pipeline import StagedPipeline
+    from generators.specs import GeneratorSpec
+
+Family = TypeVar("Family", bound="StagedPipeline")
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_BUNDLED = Path(__file__).parent / "nano" / "weights"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def open_generator(
+    family: type[Family],
+    spec: GeneratorSpec,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    steps: int | None = None,
+    resolution: int | None = None,
+    guidance_scale: float | None = None,
+    revision: str | None = None,
+    lora: str | Path | None = None,
+    lora_strength: float = 1.0,
+    text_encoder_device: str | None = None,
+    seed: int = 0,
+) -> Family:
+    """The generator of `spec`; an option that is None has the spec's value.
+
+    weights: None for the family's own, "random" (of the true architecture, drawn from `seed`), a
+    pipeline folder, or a hub id, whose `revision` is a branch, tag or commit. device "meta" needs
+    weights="random". text_encoder_device keeps the text encoders elsewhere, as on "cpu". lora is a
+    folder or file of LoRA weights. Raises GeneratorError with a sentence for the user.
+    """
+    place, text_place = torch.device(device), torch.device(text_encoder_device or device)
+    numbers = as_dtype(dtype or spec.dtype)
+    steps = spec.steps if steps is None else steps
+    resolution = spec.resolution if resolution is None else resolution
+    check_steps(spec, steps)
+    if weights is None and spec.hub_id is None:
+        weights = _BUNDLED
+    folder = Path(weights) if weights and weights != "random" and Path(weights).is_dir() else None
+    if folder is None:
+        check_resolution(spec.name, resolution, spec.resolution_multiple, spec.max_resolution)
+        free = free_bytes(place)
+        if free is not None:
+            together = text_place == place
+            check_memory(spec.name, needed_bytes(spec, numbers.itemsize, together), free)
+    if weights == "random":
+        if spec.hub_id is None:
+            raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
+        from generators.random_weights import build
+
+        pipeline, source, commit = build(spec.name, place, numbers, seed, text_place), "random weights", ""
+    else:
+        if place.type == "meta":
+            raise GeneratorError(
+                f"{spec.name}: device 'meta' holds no weights; say weights='random' with it."
+            )
+        pipeline, source, commit = _load(spec, weights, folder, revision, numbers)
+        _place(pipeline, place, text_place)
+    if lora is not None:
+        add_lora(pipeline, spec.name, Path(lora), lora_strength)
+        source += f" with LoRA {lora} at {lora_strength:g}"
+    return family(
+        spec,
+        pipeline,
+        steps=steps,
+        resolution=resolution,
+        guidance_scale=spec.guidance_scale if guidance_scale is None else guidance_scale,
+        source=source,
+        revision=commit,
+        text_device=None if text_place == place else text_place,
+    )
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise GeneratorError(f"unknown dtype '{dtype}'; {nearest(dtype, list(_DTYPES))}")
+    return _DTYPES[dtype]
+
+
+def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The pipeline saved in `folder`, from safetensors only, without reaching for a hub."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise GeneratorError(f"'{folder}' is not a pipeline folder: it has no model_index.json.")
+    found = json.loads(index.read_text()).get("_class_name")
+    if found != class_name:
+        raise GeneratorError(f"'{folder}' holds a {found}, but a {class_name} is needed.")
+    try:
+        return _from_pretrained(class_name, folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise GeneratorError(f"'{folder}' cannot be loaded as a {class_name}: {reason}") from error
+
+
+def add_lora(pipeline: Any, name: str, path: Path, strength: float) -> None:
+    """Load LoRA weights saved in diffusers' format, applied at `strength` (0: none, 1: as trained)."""
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise GeneratorError(f"{name}: diffusers has no LoRA for {type(pipeline).__name__}; leave lora out.")
+    if not path.exists():
+        raise GeneratorError(f"{name}: there are no LoRA weights at '{path}'.")
+    where = {"weight_name": path.name} if path.is_file() else {}
+    folder = path.parent if path.is_file() else path
+    try:
+        pipeline.load_lora_weights(folder, adapter_name="lora", local_files_only=True, **where)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise GeneratorError(f"{name}: the LoRA at '{path}' does not fit: {reason}") from error
+    pipeline.set_adapters(["lora"], adapter_weights=[strength])
+
+
+def _load(
+    spec: GeneratorSpec,
+    weights: str | Path | None,
+    folder: Path | None,
+    revision: str | None,
+    dtype: torch.dtype,
+) -> tuple[Any, str, str]:
+    """The pipeline, its source for the user to read, and its revision."""
+    if folder is not None:
+        source = "bundled" if folder == _BUNDLED else str(folder)
+        return load_pipeline(folder, spec.pipeline, dtype), source, ""
+    hub_id = str(weights or spec.hub_id)
+    if not _HUB_ID.fullmatch(hub_id):
+        raise GeneratorError(
+            f"{spec.name}: weights '{hub_id}' is no folder here and no hub id (owner/name); or say 'random'."
+        )
+    asked = revision or (spec.revision if hub_id == spec.hub_id else "main")
+    commit = resolve(hub_id, asked)
+    try:
+        pipeline = _from_pretrained(spec.pipeline, hub_id, dtype=dtype, revision=commit)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise GeneratorError(f"'{hub_id}' cannot be loaded as a {spec.pipeline}: {reason}") from error
+    return pipeline, f"{hub_id}@{commit}", commit
+
+
+def _from_pretrained(class_name: str, where: str | Path, **options: Any) -> Any:
+    import diffusers
+    from diffusers.utils import logging
+
+    # a folder's tokenizer may be a plain fast tokenizer; diffusers warns that it is not the model's class
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        pipeline = getattr(diffusers, class_name).from_pretrained(where, use_safetensors=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    pipeline.set_progress_bar_config(disable=True)
+    for module in pipeline.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.requires_grad_(False)
+    return pipeline
+
+
+def _place(pipeline: Any, device: torch.device, text_device: torch.device) -> None:
+    for name, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            module.to(text_device if name.startswith("text_encoder") else device)

@@ -1,0 +1,51 @@
+"""Prompt embeddings kept: one prompt is encoded once for all its candidates and seeds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from generators.protocol import Conditioning
+
+if TYPE_CHECKING:
+    from generators.protocol import Generator
+
+
+class PromptCache:
+    """Embeddings by prompt, of one generator, whose model revision and options they belong to.
+
+    Each prompt is encoded alone, so that its embedding does not depend on the company it came in. Kept
+    in the CPU's memory, the least recently used let go beyond `capacity` prompts. `generator.encode`
+    itself never caches: its cost can be measured.
+    """
+
+    def __init__(self, generator: Generator, capacity: int = 1024) -> None:
+        self._generator = generator
+        self._capacity = capacity
+        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+
+    def __contains__(self, prompt: object) -> bool:
+        return prompt in self._kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `generator.encode`, with work only for prompts not seen before."""
+        import torch
+
+        found = [self._one(prompt) for prompt in prompts]
+        device = self._generator.device
+        names = found[0].tensors if found else {}
+        tensors = {n: torch.cat([f.tensors[n] for f in found]).to(device) for n in names}
+        return Conditioning(tuple(prompts), tensors)
+
+    def _one(self, prompt: str) -> Conditioning:
+        if prompt not in self._kept:
+            cond = self._generator.encode([prompt])
+            self._kept[prompt] = Conditioning(cond.prompts, {k: v.cpu() for k, v in cond.tensors.items()})
+            if len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(prompt)
+        return self._kept[prompt]

@@ -1,0 +1,128 @@
+"""`vhsbench generate` and `vhsbench best-of-n`: images of one prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.terminal import Json, quiet
+
+if TYPE_CHECKING:
+    from generators.protocol import Generator
+
+GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
+Prompt = Annotated[str, typer.Argument(help="What to paint.")]
+Seed = Annotated[int, typer.Option(help="Root seed; candidate i is the same whatever the count.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the generator's.")]
+Resolution = Annotated[int | None, typer.Option(help="Pixels a side; default: the generator's.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Pipeline folder, hub id, or random; default: the generator's own.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(generate)
+    app.command("best-of-n")(best_of_n)
+
+
+def generate(
+    generator: GeneratorName,
+    prompt: Prompt,
+    seed: Seed = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the images, 0000.png and on.")] = Path("images"),
+    steps: Steps = None,
+    resolution: Resolution = None,
+    weights: Weights = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Make images of a prompt."""
+    quiet()
+    painter = _generator(generator, device, steps, resolution, weights, dtype)
+    cond = painter.encode([prompt])
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index, candidate in enumerate(_seeds(seed, count)):
+        image = painter.decode(painter.denoise(cond, painter.noise([candidate])))[0]
+        files.append(out / f"{index:04d}.png")
+        image.save(files[-1])
+    if as_json:
+        print(json.dumps({"prompt": prompt, "images": [str(f) for f in files]}, indent=1))
+        return
+    for file in files:
+        print(file)
+
+
+def best_of_n(
+    generator: GeneratorName,
+    verifier: Annotated[str, typer.Argument(help="A name from `vhsbench list verifiers`.")],
+    prompt: Prompt,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many candidates.")] = 8,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="The contact sheet.")] = Path("best-of-n.png"),
+    steps: Steps = None,
+    resolution: Resolution = None,
+    weights: Weights = None,
+    checkpoint: Annotated[str | None, typer.Option(help="The verifier's checkpoint.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Make N candidates of a prompt, score them, and show them all with the winner marked."""
+    quiet()
+    import verifiers
+    from harness.contact_sheet import contact_sheet
+    from harness.pipeline import best_of_n as choose
+
+    painter = _generator(generator, device, steps, resolution, weights, dtype)
+    options = {"checkpoint": checkpoint, "device": painter.device.type}
+    if generator != "nano":
+        options["generator"] = generator
+    judge = verifiers.create(verifier, **options)
+    seeds = _seeds(seed, count)
+    chosen = choose(painter, judge, prompt, seeds)
+    cond = painter.encode([prompt])
+    images = [painter.decode(painter.denoise(cond, painter.noise([s])))[0] for s in seeds]
+    images[chosen.index] = chosen.image
+    scores = chosen.scores.tolist()
+    subtitle = f"{generator}, best of {count} by {verifier}, seed {seed}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(images, scores, chosen.index, prompt, subtitle).save(out)
+    if as_json:
+        found = {"prompt": prompt, "scores": scores, "winner": chosen.index, "sheet": str(out)}
+        print(json.dumps(found, indent=1))
+        return
+    for i, score in enumerate(scores):
+        print(f"{i:3d}  {score:+.4f}{'  best' if i == chosen.index else ''}")
+    print(out)
+
+
+def _seeds(root: int, count: int) -> list[int]:
+    from generators.noise import candidate_seed
+
+    return [candidate_seed(root, 0, index) for index in range(count)]
+
+
+def _generator(
+    name: str,
+    device: str | None,
+    steps: int | None,
+    resolution: int | None,
+    weights: str | None,
+    dtype: str | None,
+) -> Generator:
+    """The generator with the options that were given; a plugin's generator may not have the others."""
+    import torch
+
+    import generators
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    given: dict[str, Any] = {"steps": steps, "resolution": resolution, "weights": weights, "dtype": dtype}
+    return generators.create(name, device=place, **{k: v for k, v in given.items() if v is not None})

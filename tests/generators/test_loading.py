@@ -1,0 +1,225 @@
+"""What a user can get wrong, and the sentence that comes back; LoRA; where things are placed."""
+
+from __future__ import annotations
+
+import json
+
+import huggingface_hub
+import pytest
+import torch
+
+import generators
+from generators import SPECS, RegistryError
+from generators.checks import check_memory, needed_bytes
+from generators.hub import resolve, weights_state
+from generators.protocol import GeneratorError
+
+FLUX = "black-forest-labs/FLUX.1-schnell"
+PROMPTS = ["a photo of a red circle", "a photo of two stars"]
+
+
+def sana(small, **options):
+    return generators.create(
+        "sana-sprint", weights=small("sana-sprint"), dtype="float32", resolution=32, **options
+    )
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_no_network_and_not_cached(offline):
+    with pytest.raises(GeneratorError, match=r"FLUX.1-schnell' \(revision 'main'\) is not in the hub cache"):
+        generators.create("flux-schnell")
+    assert weights_state(SPECS["flux-schnell"]).startswith("not in the hub cache")
+    assert weights_state(SPECS["nano"]) == "ready"
+
+
+def test_a_cached_model_is_resolved_to_its_commit_without_a_network(offline):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = offline / "models--black-forest-labs--FLUX.1-schnell"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "model_index.json").write_text("{}")
+    assert resolve(FLUX, "main") == commit
+    assert weights_state(SPECS["flux-schnell"]) == "in the hub cache"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("GatedRepoError", "is gated: accept its licence on the hub, then log in"),
+        ("RepositoryNotFoundError", "the hub has no repository"),
+        ("RevisionNotFoundError", "has no revision 'main'"),
+        ("RemoteEntryNotFoundError", "is not a diffusers pipeline: no model_index.json"),
+    ],
+)
+def test_what_the_hub_refuses(monkeypatch, error, sentence):
+    kind = getattr(huggingface_hub.errors, error)
+
+    def refuse(*_args, **_kwargs):
+        raise kind.__new__(kind)  # without the response, which differs between the hub's versions
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(GeneratorError, match=sentence):
+        generators.create("flux-schnell")
+
+
+def test_a_wrong_folder(small, tmp_path):
+    with pytest.raises(GeneratorError, match=r"is not a pipeline folder: it has no model_index.json"):
+        generators.create("flux-schnell", weights=tmp_path)
+    with pytest.raises(GeneratorError, match="holds a SanaPipeline, but a FluxPipeline is needed"):
+        generators.create("flux-schnell", weights=small("sana-1.5"))
+    with pytest.raises(GeneratorError, match=r"'./nowhere' is no folder here and no hub id"):
+        generators.create("flux-schnell", weights="./nowhere")
+    (tmp_path / "model_index.json").write_text(json.dumps(
+        {"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}))  # fmt: skip
+    with pytest.raises(GeneratorError, match="cannot be loaded as a FluxPipeline"):
+        generators.create("flux-schnell", weights=tmp_path)
+
+
+def test_not_enough_gpu_memory_is_said_before_loading(monkeypatch):
+    needed = needed_bytes(SPECS["flux-schnell"], 2)
+    assert needed == 2 * SPECS["flux-schnell"].total_parameters
+    assert needed_bytes(SPECS["flux-schnell"], 2, text_encoders=False) < needed
+    check_memory("flux-schnell", needed, needed)
+    monkeypatch.setattr("generators.loading.free_bytes", lambda device: 24_000_000_000)
+    with pytest.raises(GeneratorError, match=r"its weights need 33.7 GB and 24.0 GB are free"):
+        generators.create("flux-schnell", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"resolution": 100}, "a side is a multiple of 32, such as 96 or 128"),
+        ({"resolution": 0}, "needs at least 32 pixels"),
+        ({"steps": 0}, "steps is 0, but sana-sprint makes an image in 1 to 30 steps"),
+        ({"steps": "two"}, "steps is 'two'"),
+        ({"steps": True}, "steps is True"),
+        ({"dtype": "bfloat"}, "unknown dtype 'bfloat'; did you mean 'bfloat16'"),
+        ({"device": "meta", "weights": None}, "say weights='random'"),
+    ],
+)
+def test_options_out_of_range(options, sentence):
+    with pytest.raises(GeneratorError, match=sentence):
+        generators.create("sana-sprint", **{"weights": "random", "device": "meta"} | options)
+
+
+def test_sizes_and_steps_that_a_family_cannot_do(small):
+    with pytest.raises(GeneratorError, match="pixart-alpha-dmd makes an image in 1 step only"):
+        generators.create("pixart-alpha-dmd", weights="random", steps=2)
+    with pytest.raises(GeneratorError, match=r"its positions end at 3072 pixels"):
+        generators.create("sd3.5-turbo", weights="random", resolution=4096)
+    with pytest.raises(GeneratorError, match=r"its positions end at 64 pixels"):
+        generators.create("sd3.5-turbo", weights=small("sd3.5-turbo"), resolution=128)
+    with pytest.raises(GeneratorError, match="a side is a multiple of 4"):
+        generators.create("flux-schnell", weights=small("flux-schnell"), resolution=34)
+    with pytest.raises(GeneratorError, match=r"guidance_scale is at most 1, not 4.5"):
+        generators.create("pixart-alpha-dmd", weights="random", device="meta", guidance_scale=4.5)
+    with pytest.raises(GeneratorError, match="its weights are bundled"):
+        generators.create("nano", weights="random")
+    with pytest.raises(RegistryError, match="has no option 'stepps'; did you mean 'steps'"):
+        generators.create("flux-schnell", stepps=2)
+
+
+def test_a_block_out_of_range(small):
+    generator = generators.create("flux-schnell", weights=small("flux-schnell"), resolution=32)
+    with pytest.raises(GeneratorError, match="block 4 is out of range: the DiT has blocks 0 to 3"):
+        generator.head(generator.encode(PROMPTS[:1]), generator.noise([0]), 4)
+
+
+def test_the_dtype_is_the_models(small):
+    generator = generators.create("flux-schnell", weights=small("flux-schnell"), resolution=32)
+    assert {p.dtype for p in generator.pipeline.transformer.parameters()} == {torch.bfloat16}
+    latents = generator.denoise(generator.encode(PROMPTS), generator.noise([0, 1]))
+    assert len(generator.decode(latents)) == 2
+
+
+def test_freed_text_encoders_leave_what_was_encoded(small):
+    generator = sana(small)
+    cond, noise = generator.encode(PROMPTS), generator.noise([3, 4])
+    before = generator.denoise(cond, noise)
+    generator.free_text_encoders()
+    assert generator.pipeline.text_encoder is None
+    assert torch.equal(generator.denoise(cond, noise), before)
+    with pytest.raises(GeneratorError, match="the text encoders were freed"):
+        generator.encode(["a blue square"])
+
+
+def test_text_encoders_elsewhere_are_not_seen_by_the_denoising_pipeline(small):
+    here, apart = sana(small), sana(small, text_encoder_device="cpu:0")  # another name counts as elsewhere
+    cond, noise = here.encode(PROMPTS), here.noise([3, 4])
+    for _ in range(2):
+        assert apart.pipeline.text_encoder is None
+        other = apart.encode(PROMPTS)
+        assert all(torch.equal(t, other.tensors[n]) for n, t in cond.tensors.items())
+    assert torch.equal(apart.denoise(other, noise), here.denoise(cond, noise))
+
+
+@pytest.fixture(scope="module")
+def lora(small, tmp_path_factory):
+    """A LoRA for the small SANA-Sprint that changes its images."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    folder = tmp_path_factory.mktemp("lora")
+    pipeline = sana(small).pipeline
+    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
+    torch.manual_seed(0)
+    for name, parameter in pipeline.transformer.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    pipeline.save_lora_weights(folder, get_peft_model_state_dict(pipeline.transformer))
+    return folder
+
+
+def test_a_lora_is_applied_at_its_strength(small, lora):
+    plain = sana(small)
+    cond, noise = plain.encode(PROMPTS), plain.noise([3, 4])
+    base = plain.denoise(cond, noise)
+    off, on = sana(small, lora=lora, lora_strength=0.0), sana(small, lora=lora)
+    torch.testing.assert_close(off.denoise(cond, noise), base)
+    changed = on.denoise(cond, noise)
+    assert (changed - base).abs().max() > 1e-3
+    file = sana(small, lora=next(lora.glob("*.safetensors")), lora_strength=1.0)
+    assert torch.equal(file.denoise(cond, noise), changed)
+    plain.pipeline.load_lora_weights(lora)
+    assert torch.equal(plain.denoise(cond, noise), changed)
+    assert torch.equal(on.tail(on.head(cond, noise, 1)), changed)
+
+
+def test_a_lora_that_is_not_there_or_does_not_fit(small, lora, tmp_path):
+    with pytest.raises(GeneratorError, match="there are no LoRA weights at"):
+        sana(small, lora=tmp_path / "none")
+    with pytest.raises(GeneratorError, match="diffusers has no LoRA for PixArtAlphaPipeline"):
+        generators.create("pixart-alpha-dmd", weights=small("pixart-alpha-dmd"), resolution=32, lora=lora)
+    with pytest.raises(GeneratorError, match="does not fit"):
+        sana(small, lora=tmp_path)
+
+
+def test_the_source_says_what_was_loaded(small, lora, nano):
+    assert nano.info().source == "bundled"
+    assert sana(small).info().source == str(small("sana-sprint"))
+    assert sana(small, lora=lora, lora_strength=0.5).info().source.endswith(f" with LoRA {lora} at 0.5")
+
+
+def test_a_hub_model_is_loaded_at_one_commit_which_is_remembered(small, monkeypatch):
+    commit, asked = "0123456789abcdef0123456789abcdef01234567", []
+    monkeypatch.setattr(
+        "generators.loading.resolve", lambda hub_id, revision: asked.append(revision) or commit
+    )
+    load = generators.loading._from_pretrained
+
+    def from_hub(class_name, hub_id, revision, **options):
+        asked.append((hub_id, revision))
+        return load(class_name, small("flux-schnell"), **options)
+
+    monkeypatch.setattr("generators.loading._from_pretrained", from_hub)
+    generator = generators.create("flux-schnell", resolution=32, revision="v2", dtype="float32")
+    assert asked == ["v2", (FLUX, commit)]
+    assert generator.revision == commit
+    assert generator.info().source == f"{FLUX}@{commit}"

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.contact_sheet import contact_sheet
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_generate_makes_the_same_images_whatever_the_count(tmp_path):
+    prompt = "a photo of a red circle"
+    one = json.loads(run("generate", "nano", prompt, "--out", tmp_path / "one", "--json"))
+    three = run("generate", "nano", prompt, "-n", 3, "--out", tmp_path / "three").split()
+    assert len(one["images"]) == 1
+    assert [f[-8:] for f in three] == ["0000.png", "0001.png", "0002.png"]
+    images = [Image.open(f).tobytes() for f in three]
+    assert Image.open(one["images"][0]).tobytes() == images[0]
+    assert len(set(images)) == 3
+    other = json.loads(run("generate", "nano", prompt, "--seed", 1, "--out", tmp_path / "other", "--json"))
+    assert Image.open(other["images"][0]).tobytes() not in images
+
+
+@pytest.mark.parametrize("verifier", ["vhs", "mllm-ae", "mllm-clip"])
+def test_best_of_n_shows_candidates_scores_and_the_winner(tmp_path, verifier):
+    sheet = tmp_path / "sheet.png"
+    printed = run("best-of-n", "nano", verifier, "a photo of two stars", "-n", 3, "--out", sheet, "--json")
+    found = json.loads(printed)
+    assert len(found["scores"]) == 3
+    assert found["winner"] == max(range(3), key=found["scores"].__getitem__)
+    assert Image.open(sheet).width > 3 * 224
+
+
+def test_the_winner_alone_is_framed():
+    images = [Image.new("RGB", (64, 64), "red") for _ in range(4)]
+    sheet = contact_sheet(images, [0.1, 0.9, -0.2, 0.3], 1, "a prompt")
+    greens = [
+        x for x in range(sheet.width) for y in (sheet.height // 3,) if sheet.getpixel((x, y)) == (0, 130, 70)
+    ]
+    assert greens
+    assert min(greens) > 224
+    assert max(greens) < 2 * 236 + 24
+    none = contact_sheet(images, [0.1, 0.9, -0.2, 0.3], -1, "a prompt")
+    assert (0, 130, 70) not in {c for _, c in none.getcolors(1 << 20)}
