@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.commands.score import score
 from harness.terminal import Bars, Json, console, quiet
 
 app = typer.Typer(
@@ -151,6 +152,9 @@ def nano(
             device,
         )
     print(f"weights: {weights}")
+
+
+app.command()(score)
 
 
 def _report(folder: Path, as_json: bool) -> None:

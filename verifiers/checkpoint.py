@@ -60,10 +60,14 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
     width = config.get("mm_hidden_size")
     if not tower or not isinstance(width, int):
         missing = "mm_hidden_size" if tower else "mm_vision_tower"
-        raise CheckpointError(f"{folder}/config.json has no usable '{missing}': it is no LLaVA-Qwen2 checkpoint.")
+        raise CheckpointError(
+            f"{folder}/config.json has no usable '{missing}': it is no LLaVA-Qwen2 checkpoint."
+        )
     projector = config.get("mm_projector_type", "mlp2x_gelu")
     if projector != "mlp2x_gelu":
-        raise CheckpointError(f"{folder}/config.json: 'mm_projector_type' is '{projector}', not 'mlp2x_gelu'.")
+        raise CheckpointError(
+            f"{folder}/config.json: 'mm_projector_type' is '{projector}', not 'mlp2x_gelu'."
+        )
     if tower.lower().startswith("hidden"):
         feature = str(config.get("mm_vision_select_feature") or "")
         number = feature.removeprefix("block_")
@@ -73,7 +77,10 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
             )
         return VerifierCard("vhs", "", int(number), width, 0)
     if "clip" in tower.lower():
-        layer, feature = config.get("mm_vision_select_layer", -2), config.get("mm_vision_select_feature", "patch")
+        layer, feature = (
+            config.get("mm_vision_select_layer", -2),
+            config.get("mm_vision_select_feature", "patch"),
+        )
         if (layer, feature) != (-2, "patch"):
             raise CheckpointError(
                 f"{folder}/config.json wants '{feature}' features of CLIP's layer {layer}, not 'patch' of layer -2."
@@ -105,7 +112,12 @@ def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     known = {k: v for k, v in config.items() if not k.startswith("mm_") and k != "model_type"}
-    return Mllm(Qwen2ForCausalLM(Qwen2Config(**known, attn_implementation="sdpa")), feature_width)
+    qwen = Qwen2Config(**known, attn_implementation="sdpa")
+    if set(qwen.layer_types) != {"full_attention"}:
+        raise CheckpointError(
+            "a verifier's LLM must have full attention in all layers, not a sliding window."
+        )
+    return Mllm(Qwen2ForCausalLM(qwen), feature_width)
 
 
 def ready(model: Mllm, device: torch.device) -> Mllm:
@@ -192,7 +204,9 @@ def _fill(
             )
         if key in tied:
             if not torch.equal(tensors[key], tensors[tied[key]]):
-                raise CheckpointError(f"{tensors.name}: '{key}' differs from '{tied[key]}', to which it is tied.")
+                raise CheckpointError(
+                    f"{tensors.name}: '{key}' differs from '{tied[key]}', to which it is tied."
+                )
             continue
         values[name] = tensors[key].to(dtype)
     unknown = sorted(given - {prefix + name for name in expected})
@@ -227,7 +241,9 @@ def save_checkpoint(
         folder / _WEIGHTS,
         metadata={"format": "pt"},
     )
-    (folder / "config.json").write_text(json.dumps(_config(llm.config, card, dtype), indent=1, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps(_config(llm.config, card, dtype), indent=1, sort_keys=True) + "\n"
+    )
     (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
     tokenizer.save_pretrained(folder)
     if normalization is not None:

@@ -54,7 +54,9 @@ def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -
     mean = _oriented(mean, width, tokens, names[0])
     variance = _oriented(variance, width, tokens, names[1])
     if not (torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance >= 0).all()):
-        raise CheckpointError(f"{names[0]} and {names[1]} are not a finite mean and a variance of at least 0.")
+        raise CheckpointError(
+            f"{names[0]} and {names[1]} are not a finite mean and a variance of at least 0."
+        )
     return Normalize(mean, variance)
 
 

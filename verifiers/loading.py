@@ -230,9 +230,7 @@ def random_verifier(
     with torch.device("meta"):
         model = empty_model(llm, card.feature_width)
     model = ready(_randomize(model, device, dtype, seed), device)
-    return MllmVerifier(
-        kind, model, StandInQuestion(), card, tokens, extra_parameters=extra, source=RANDOM
-    )
+    return MllmVerifier(kind, model, StandInQuestion(), card, tokens, extra_parameters=extra, source=RANDOM)
 
 
 def _randomize(module: Any, device: torch.device, dtype: torch.dtype, seed: int) -> Any:

@@ -43,7 +43,12 @@ class Mllm(nn.Module):
         """
         embed = self.llm.get_input_embeddings()  # type: ignore[operator]
         sequence = torch.cat([embed(before).expand(len(projected), -1, -1), projected, embed(after)], dim=1)
-        output = self.llm.model(inputs_embeds=sequence.to(projected.dtype), use_cache=False)  # type: ignore[operator,union-attr]
+        # no mask at all is SDPA's own causal attention; transformers would look at the values to decide so
+        output = self.llm.model(  # type: ignore[operator,union-attr]
+            inputs_embeds=sequence.to(projected.dtype),
+            attention_mask={"full_attention": None},
+            use_cache=False,
+        )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 

@@ -68,7 +68,9 @@ class MllmVerifier:
             raise ValueError(f"{len(prompts)} prompts do not fit {len(features)} features.")
         if isinstance(features, torch.Tensor):
             if features.dim() != _AXES.get(self.needs):
-                raise ValueError(f"verifier '{self.name}' reads {self.needs}, not a tensor {list(features.shape)}.")
+                raise ValueError(
+                    f"verifier '{self.name}' reads {self.needs}, not a tensor {list(features.shape)}."
+                )
             channels = features.shape[1 if self.needs == "latents" else -1]
             if channels != self.card.feature_width:
                 raise ValueError(
@@ -94,12 +96,10 @@ class MllmVerifier:
                 f"verifier '{self.name}' reads hidden states of one-step generation, "
                 f"but '{generator.name}' takes {generator.steps} steps."
             )
-        info, card = generator.info(), self.card
-        if card.generator not in ("", generator.name) or info.hidden_width != card.feature_width:
+        if generator.name != self.card.generator:
             raise HostError(
-                f"verifier '{self.name}' reads hidden states of '{card.generator or 'unknown'}' (block {card.block}, "
-                f"width {card.feature_width}), not of '{generator.name}' (width {info.hidden_width}): "
-                "a VHS is trained for one generator."
+                f"verifier '{self.name}' reads hidden states of '{self.card.generator}' (block {self.block}, "
+                f"width {self.card.feature_width}), not of '{generator.name}': a VHS is trained for one generator."
             )
         if self.block >= generator.blocks:
             raise HostError(

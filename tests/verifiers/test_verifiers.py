@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import verifiers
-from verifiers.features import Normalize, flatten_latents, moments
 from verifiers.checkpoint import CheckpointError
+from verifiers.features import Normalize, flatten_latents, moments
 from verifiers.mllm import answer_scores
 from verifiers.nano import WEIGHTS
 
