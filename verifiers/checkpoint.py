@@ -135,11 +135,17 @@ def ready(model: Mllm, device: torch.device) -> Mllm:
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
+    # transformers has no model type llava_qwen and warns of it, though a tokenizer needs none
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"verifier checkpoint {folder} has no tokenizer that can be read.") from error
+    finally:
+        logging.set_verbosity(verbosity)
     if not tokenizer.chat_template:
         raise CheckpointError(f"the tokenizer of verifier checkpoint {folder} has no chat template.")
     return tokenizer
@@ -247,7 +253,7 @@ def save_checkpoint(
     (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
     tokenizer.save_pretrained(folder)
     if normalization is not None:
-        mean, variance = (t.detach().float().contiguous() for t in normalization)
+        mean, variance = (t.detach().contiguous() for t in normalization)
         save_file({"mean": mean, "variance": variance}, folder / STATISTICS)
         torch.save(mean[None], folder / f"block_{card.block}_mean.pt")
         torch.save(variance[None], folder / f"block_{card.block}_variance.pt")

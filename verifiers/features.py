@@ -24,7 +24,11 @@ class Normalize(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """features [B, T, C]; computed in the promoted dtype of features and statistics, as the release does."""
-        return (features - self.mean) / torch.sqrt(self.variance + _EPSILON)  # type: ignore[operator]
+        mean, variance = self.mean, self.variance
+        assert isinstance(mean, torch.Tensor)
+        assert isinstance(variance, torch.Tensor)
+        dtype = torch.promote_types(features.dtype, mean.dtype)
+        return (features.to(dtype) - mean.to(dtype)) / torch.sqrt(variance.to(dtype) + _EPSILON)
 
 
 def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -> Normalize:
