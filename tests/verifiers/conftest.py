@@ -77,7 +77,12 @@ def official(tmp_path: Path, qwen_tokenizer: PreTrainedTokenizerFast) -> Officia
             Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
         )
         tensors = {k: 3 * v.clone() for k, v in llm.state_dict().items() if not tied or k != "lm_head.weight"}
-        for key, shape in (("0.weight", (64, width)), ("0.bias", (64,)), ("2.weight", (64, 64)), ("2.bias", (64,))):
+        for key, shape in (
+            ("0.weight", (64, width)),
+            ("0.bias", (64,)),
+            ("2.weight", (64, 64)),
+            ("2.bias", (64,)),
+        ):
             tensors[f"model.mm_projector.{key}"] = 0.1 * torch.randn(shape)
         tensors["model.vision_tower.unused.weight"] = torch.zeros(1)
         keys = sorted(tensors)

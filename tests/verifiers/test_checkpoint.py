@@ -69,7 +69,12 @@ def test_scores_are_those_of_the_official_recipe(official, statistics, qwen_toke
 
 def test_what_an_official_folder_is_is_read_off_its_configuration(official, statistics):
     card = verifiers.create("vhs", checkpoint=official(), normalization=statistics).card
-    assert (card.generator, card.block, card.feature_width, card.visual_tokens) == ("sana-sprint", 7, 2240, 1024)
+    assert (card.generator, card.block, card.feature_width, card.visual_tokens) == (
+        "sana-sprint",
+        7,
+        2240,
+        1024,
+    )
     latents = verifiers.create("mllm-ae", checkpoint=official(4, LATENTS)).card
     assert (latents.generator, latents.block, latents.visual_tokens) == ("pixart-alpha-dmd", None, 4096)
 
@@ -97,7 +102,9 @@ def test_a_tokenizer_saved_as_vocabulary_and_merges_gives_the_same_tokens(offici
     model, special = whole["model"], {t["id"]: t for t in whole["added_tokens"]}
     (folder / "tokenizer.json").unlink()
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["added_tokens_decoder"] = {i: {k: v for k, v in t.items() if k != "id"} for i, t in special.items()}
+    settings["added_tokens_decoder"] = {
+        i: {k: v for k, v in t.items() if k != "id"} for i, t in special.items()
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = "\n".join(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
@@ -108,7 +115,9 @@ def test_a_tokenizer_saved_as_vocabulary_and_merges_gives_the_same_tokens(offici
     assert (first.yes, first.no) == (second.yes, second.no)
 
 
-def test_a_round_trip_gives_equal_scores_and_opens_by_the_official_recipe(official, statistics, tmp_path, qwen_tokenizer):
+def test_a_round_trip_gives_equal_scores_and_opens_by_the_official_recipe(
+    official, statistics, tmp_path, qwen_tokenizer
+):
     first = verifiers.create("vhs", checkpoint=official(), normalization=statistics)
     pair = (first.tokens.mean, first.tokens.variance)
     copy = tmp_path / "copy"
@@ -125,7 +134,11 @@ def test_a_round_trip_gives_equal_scores_and_opens_by_the_official_recipe(offici
     found = ours.score(PROMPTS[:1], hidden(1))
     torch.testing.assert_close(found.p_yes[0], p[ours.question.yes], rtol=1e-4, atol=1e-7)
     config = json.loads((copy / "config.json").read_text())
-    assert (config["rope_theta"], config["mm_hidden_size"], config["mm_vision_tower"]) == (1e6, 2240, "hidden")
+    assert (config["rope_theta"], config["mm_hidden_size"], config["mm_vision_tower"]) == (
+        1e6,
+        2240,
+        "hidden",
+    )
 
 
 def test_rotary_frequencies_stay_float32_in_a_bfloat16_model(official):
@@ -162,7 +175,11 @@ def test_a_generation_config_does_not_matter(official, statistics):
         ("vhs", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "full attention"),
         ("vhs", CLIP, "holds a 'mllm-clip' verifier, not 'vhs'"),
         ("mllm-clip", CLIP | {"mm_vision_select_layer": -1}, "layer -1, not 'patch' of layer -2"),
-        ("vhs", {"vocab_size": 600}, r"'model.embed_tokens.weight' has shape \[640, 64\], .* says \[600, 64\]"),
+        (
+            "vhs",
+            {"vocab_size": 600},
+            r"'model.embed_tokens.weight' has shape \[640, 64\], .* says \[600, 64\]",
+        ),
         ("vhs", {"tie_word_embeddings": False}, r"lacks the key 'lm_head.weight', of shape \[640, 64\]"),
         ("vhs", {"mm_hidden_size": 1152}, r"mm_projector.0.weight' has shape \[64, 2240\], .* \[64, 1152\]"),
     ],
@@ -209,6 +226,8 @@ def test_a_folder_without_a_tokenizer_is_refused(official, statistics):
 
 def test_a_card_with_an_unknown_key_is_refused(official, statistics):
     folder = official()
-    (folder / "verifier.json").write_text(json.dumps(vars(VerifierCard("vhs", "nano", 2, 128, 64)) | {"x": 1}))
+    (folder / "verifier.json").write_text(
+        json.dumps(vars(VerifierCard("vhs", "nano", 2, 128, 64)) | {"x": 1})
+    )
     with pytest.raises(CheckpointError, match="does not describe a verifier"):
         verifiers.create("vhs", checkpoint=folder, normalization=statistics)
