@@ -253,7 +253,7 @@ def save_checkpoint(
     (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
     tokenizer.save_pretrained(folder)
     if normalization is not None:
-        mean, variance = (t.detach().contiguous() for t in normalization)
+        mean, variance = (t.detach().cpu().contiguous() for t in normalization)
         save_file({"mean": mean, "variance": variance}, folder / STATISTICS)
         torch.save(mean[None], folder / f"block_{card.block}_mean.pt")
         torch.save(variance[None], folder / f"block_{card.block}_variance.pt")

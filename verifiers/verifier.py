@@ -59,7 +59,7 @@ class MllmVerifier:
         before, after, lengths = self.text(prompts)
         states = self.model.states(before, visual, after)
         start = len(before) + visual.shape[1] - 1
-        last = states[torch.arange(len(prompts)), start + lengths]
+        last = states[torch.arange(len(prompts), device=self.device), start + lengths]
         return answer_scores(self.model.logits(last), self.question)
 
     def visual(self, prompts: Sequence[str], features: Any) -> torch.Tensor:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from verifiers.mllm import PAPER_TEMPLATE
+from verifiers.mllm import PAPER_TEMPLATE, answer_scores
+from verifiers.protocol import Scores
+from verifiers.verifier import MllmVerifier
 
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -115,3 +117,23 @@ def statistics(tmp_path: Path) -> tuple[Path, Path]:
     torch.save(torch.randn(1, 2240, generator=random).bfloat16(), mean)
     torch.save(torch.rand(1, 2240, generator=random).add(0.5).bfloat16(), variance)
     return mean, variance
+
+
+@pytest.fixture(scope="session")
+def cached_prefix() -> Callable[[MllmVerifier, list[str], torch.Tensor], Scores]:
+    """Scoring with the keys and values of the text before the image computed once a batch."""
+
+    @torch.inference_mode()
+    def score(verifier: MllmVerifier, prompts: list[str], features: torch.Tensor) -> Scores:
+        llm: Any = verifier.model.llm
+        before, after, lengths = verifier.text(prompts)
+        cache, embed = DynamicCache(config=llm.config), llm.get_input_embeddings()
+        llm.model(inputs_embeds=embed(before)[None], past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+        projected = verifier.model.connector(verifier.visual(prompts, features))
+        sequence = torch.cat([projected, embed(after)], dim=1)
+        states = llm.model(inputs_embeds=sequence, past_key_values=cache, use_cache=True).last_hidden_state
+        last = states[torch.arange(len(prompts)), projected.shape[1] - 1 + lengths]
+        return answer_scores(verifier.model.logits(last), verifier.question)
+
+    return score

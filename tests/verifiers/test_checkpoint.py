@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import verifiers
@@ -155,6 +156,33 @@ def test_rotary_frequencies_stay_float32_in_a_bfloat16_model(official):
     a, b = half.score(PROMPTS[:2], latents), full.score(PROMPTS[:2], latents)
     assert a.score.dtype == torch.float32
     torch.testing.assert_close(a.p_yes, b.p_yes, rtol=0.1, atol=2e-3)
+
+
+class Float32(TorchDispatchMode):
+    """Notes the float32 tensors that are made, other than on meta."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float32 and made.device.type != "meta":
+            self.sizes.append(made.numel())
+        return made
+
+
+def test_loading_makes_no_float32_copy_of_the_weights(official, tmp_path):
+    first = verifiers.create("mllm-ae", checkpoint=official(4, LATENTS), dtype="bfloat16")
+    save_checkpoint(
+        tmp_path / "half", first.model, first.question.tokenizer, first.card, dtype=torch.bfloat16
+    )
+    with Float32() as made:
+        second = verifiers.create("mllm-ae", checkpoint=tmp_path / "half", dtype="bfloat16")
+    assert made.sizes  # the rotary frequencies
+    assert max(made.sizes) < 64
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_generation_config_does_not_matter(official, statistics):
