@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from generators.protocol import GeneratorInfo
+from generators.registry import RegistryError, nearest
 
 
 @dataclass(frozen=True)
@@ -198,3 +199,10 @@ _SPECS = (
 )
 
 SPECS: dict[str, GeneratorSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def get(name: str) -> GeneratorSpec:
+    """The spec of a generator. Raises RegistryError for an unknown name."""
+    if name not in SPECS:
+        raise RegistryError(f"unknown generator '{name}'; {nearest(name, list(SPECS))}")
+    return SPECS[name]

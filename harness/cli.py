@@ -12,6 +12,7 @@ import typer
 
 from harness import __version__
 from harness.commands import generate
+from harness.commands.score import score
 from harness.terminal import Bars, Json, console, quiet
 
 app = typer.Typer(
@@ -155,6 +156,7 @@ def nano(
 
 
 generate.register(app)
+app.command()(score)
 
 
 def _report(folder: Path, as_json: bool) -> None:

@@ -38,6 +38,7 @@ class VerifierConfig(_Strict):
     name: str
     checkpoint: str | None = None
     options: dict[str, Any] = {}
+    without_scoring: bool = False  # also show any candidate judged yes, the paper's "no scoring" (Table 5)
 
     @field_validator("name")
     @classmethod

@@ -35,7 +35,10 @@ def best_of_n(
 
     batch=1 is the paper's way, one candidate at a time. VHS finishes (tail, decode) the winner
     alone, MLLM w/ AE decodes it alone, MLLM w/ CLIP has decoded all. No verifier: the first seed.
+    Raises ValueError for a verifier that cannot read what the generator makes.
     """
+    if verifier is not None:
+        verifier.check_host(generator)
     cond = generator.encode([prompt])
     if verifier is None:
         image = generator.decode(generator.denoise(cond, generator.noise(seeds[:1])))[0]

@@ -106,10 +106,16 @@ class _Sweep:
             return
         generator = generators.create(self.entry.name, device=self.config.device, **self.entry.options)
         self.encode = PromptCache(generator).encode
-        judges: list[Verifier] = [create_verifier(v, self.config.device) for v in self.config.verifiers]
-        checkpoints = {v.name: v.checkpoint_sha256 for v in judges}
+        judges: list[Verifier] = []
+        for wanted in self.config.verifiers:
+            judges.append(create_verifier(wanted, self.config.device, generator.name))
+            judges[-1].check_host(generator)
         sources = {**self.store.info.get("generators", {}), self.entry.name: generator.info().source}
-        self.store.update(checkpoints=checkpoints, generators=sources)
+        self.store.update(
+            checkpoints={v.name: v.checkpoint_sha256 for v in judges},
+            needs={v.name: v.needs for v in judges},
+            generators=sources,
+        )
         detector = ShapeDetector()
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)
@@ -210,12 +216,12 @@ def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
     return [ids[k] for ids, chosen in zip(by_task, picks, strict=True) for k in chosen][:count]
 
 
-def create_verifier(entry: VerifierConfig, device: str) -> Verifier:
-    return verifiers.create(entry.name, **_verifier_options(entry, device))
+def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
+    return verifiers.create(entry.name, **_verifier_options(entry, device, generator))
 
 
-def _verifier_options(entry: VerifierConfig, device: str) -> dict[str, Any]:
-    return {"checkpoint": entry.checkpoint, "device": device, **entry.options}
+def _verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:
+    return {"checkpoint": entry.checkpoint, "device": device, "generator": generator, **entry.options}
 
 
 def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) -> None:
@@ -231,7 +237,7 @@ def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) 
                 entry.name,
                 {"device": config.device, **entry.options},
                 verifier.name if verifier else None,
-                _verifier_options(verifier, config.device) if verifier else {},
+                _verifier_options(verifier, config.device, entry.name) if verifier else {},
                 prompt,
                 config.timing.best_of_n,
                 config.timing.repeats,

@@ -24,8 +24,9 @@ from harness.geneval.prompts import Metadata, every, split
 from harness.geneval.rules import TAGS
 from harness.geneval.shapes import ShapeDetection, ShapeDetector
 from harness.measure import device_name
-from verifiers.features import Normalize, flatten_latents, load_clip, moments, save_clip
-from verifiers.mllm import VerifierCard, save_checkpoint
+from verifiers.checkpoint import VerifierCard, save_checkpoint
+from verifiers.clip import load_clip, save_clip
+from verifiers.features import Normalize, flatten_latents, moments
 from verifiers.nano.models import TEMPLATE, build_verifier, clip_config, clip_tokenizer
 from verifiers.training import Examples, align, finetune, train_clip
 

@@ -15,9 +15,9 @@ REGISTRY: Registry[Verifier] = Registry(
     "verifier",
     "vhsbench.verifiers",
     {
-        "vhs": "verifiers.nano:create_vhs",
-        "mllm-clip": "verifiers.nano:create_mllm_clip",
-        "mllm-ae": "verifiers.nano:create_mllm_ae",
+        "vhs": "verifiers.loading:create_vhs",
+        "mllm-clip": "verifiers.loading:create_mllm_clip",
+        "mllm-ae": "verifiers.loading:create_mllm_ae",
     },
 )
 

@@ -1,25 +1,20 @@
-"""What a verifier reads, as visual tokens [B, T, C]: hidden states, latents, or CLIP patches."""
+"""Hidden states and latents as visual tokens [B, T, C], and the statistics that normalise hidden states."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-if TYPE_CHECKING:
-    from open_clip import CLIP
-    from PIL import Image
+from verifiers.checkpoint import STATISTICS, CheckpointError
 
 _EPSILON = 1e-6
 
 
 class Normalize(nn.Module):
-    """Hidden features less their mean, over their standard deviation, per channel (A.2)."""
+    """Hidden features less their mean, over their standard deviation (A.2), per channel [C] or token [T, 1]."""
 
     def __init__(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         super().__init__()
@@ -27,7 +22,69 @@ class Normalize(nn.Module):
         self.register_buffer("variance", variance)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return (features - self.mean) / torch.sqrt(self.variance + _EPSILON)  # type: ignore[operator]
+        """features [B, T, C]; computed in the promoted dtype of features and statistics, as the release does."""
+        mean, variance = self.mean, self.variance
+        assert isinstance(mean, torch.Tensor)
+        assert isinstance(variance, torch.Tensor)
+        dtype = torch.promote_types(features.dtype, mean.dtype)
+        return (features.to(dtype) - mean.to(dtype)) / torch.sqrt(variance.to(dtype) + _EPSILON)
+
+
+def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -> Normalize:
+    """The normalisation in a checkpoint's folder, or in a pair of .pt files (mean, variance).
+
+    Accepts one value a channel ([C], [1, C], [1, 1, C]) or a token ([T], [T, 1], [1, T, 1]); where C
+    equals T, a last axis of one means tokens. Raises CheckpointError for a missing or misshapen one.
+    """
+    if isinstance(source, tuple):
+        mean, variance = (_tensor(Path(file)) for file in source)
+        names = [str(file) for file in source]
+    else:
+        file = source / STATISTICS
+        if not file.is_file():
+            raise CheckpointError(
+                f"VHS checkpoint {source} has no {STATISTICS}; "
+                "give normalization=(mean, variance), two .pt files."
+            )
+        from safetensors.torch import load_file
+
+        found = load_file(file)
+        for key in ("mean", "variance"):
+            if key not in found:
+                raise CheckpointError(f"{file} lacks the key '{key}'.")
+        mean, variance = found["mean"], found["variance"]
+        names = [f"{file}: 'mean'", f"{file}: 'variance'"]
+    mean = _oriented(mean, width, tokens, names[0])
+    variance = _oriented(variance, width, tokens, names[1])
+    if not (torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance >= 0).all()):
+        raise CheckpointError(
+            f"{names[0]} and {names[1]} are not a finite mean and a variance of at least 0."
+        )
+    return Normalize(mean, variance)
+
+
+def _tensor(file: Path) -> torch.Tensor:
+    if not file.is_file():
+        raise CheckpointError(f"the statistics file {file} does not exist.")
+    try:
+        value: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(f"the statistics file {file} is not a tensor saved by torch.") from error
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise CheckpointError(f"the statistics file {file} holds no tensor of floating-point numbers.")
+    return value.detach()
+
+
+def _oriented(values: torch.Tensor, width: int, tokens: int, name: str) -> torch.Tensor:
+    """Values as [C] or [T, 1]."""
+    flat = values.dim() > 0 and values.numel() == max(values.shape)
+    column = values.dim() > 1 and values.shape[-1] == 1
+    if flat and not column and values.numel() == width:
+        return values.reshape(width)
+    if flat and values.numel() == tokens:
+        return values.reshape(tokens, 1)
+    either = f" or [{tokens}] (one a token)" if tokens else ""
+    raise CheckpointError(f"{name} has shape {list(values.shape)}, not [{width}] (one a channel){either}.")
 
 
 def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,59 +104,3 @@ def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def flatten_latents(latents: torch.Tensor) -> torch.Tensor:
     """Latents [B, C, h, w] -> tokens [B, h*w, C], row by row (A.2)."""
     return latents.flatten(2).transpose(1, 2)
-
-
-class OpenClipPatches:
-    """Patch features of layer -2 of an open_clip vision tower; no class token, no final norm."""
-
-    def __init__(self, model: CLIP, config: dict[str, Any]) -> None:
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        self.model = model
-        self.width: int = config["vision_cfg"]["width"]
-        self.tokens = (config["vision_cfg"]["image_size"] // config["vision_cfg"]["patch_size"]) ** 2
-        self._layer = config["vision_cfg"]["layers"] - 2
-        self._preprocess = image_transform_v2(
-            PreprocessCfg(size=config["vision_cfg"]["image_size"]), is_train=False
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.logit_scale.device
-
-    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Images -> [B, 3, S, S], preprocessed as the tower was trained."""
-        return torch.stack([self._preprocess(image) for image in images]).to(self.device)  # type: ignore[misc,operator]
-
-    @torch.inference_mode()
-    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Images -> features [B, T, C]."""
-        output = self.model.visual.forward_intermediates(
-            self.pixels(images),
-            indices=[self._layer],
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-        )
-        features: torch.Tensor = output["image_intermediates"][0]
-        return features
-
-
-def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:
-    """Write an open_clip model with its custom config."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
-
-
-def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
-    """Read what `save_clip` wrote, as float32."""
-    from open_clip import CLIP
-
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    model = CLIP(**config)
-    model.load_state_dict(
-        {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
-    )
-    return OpenClipPatches(model.to(device).eval().requires_grad_(False), config)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
+    from generators.protocol import Generator
+
 Needs = Literal["hidden", "latents", "images"]
 
 
@@ -48,6 +50,10 @@ class Verifier(Protocol):
 
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
         """features: [B, T, D] hidden states, [B, C, H, W] latents, or a list of B PIL images."""
+        ...
+
+    def check_host(self, generator: Generator) -> None:
+        """Raise a ValueError, one sentence, if this verifier cannot read what `generator` makes."""
         ...
 
     def info(self) -> VerifierInfo: ...

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 
-from verifiers.features import Normalize, flatten_latents, load_clip
-from verifiers.mllm import (
-    CheckpointError,
-    Mllm,
-    Question,
-    VerifierCard,
-    answer_scores,
-    checkpoint_sha256,
-    load_checkpoint,
-)
+from verifiers.checkpoint import VerifierCard
+from verifiers.mllm import Mllm, Question, StandInQuestion, answer_scores
 from verifiers.protocol import Needs, Scores, VerifierInfo
 
+if TYPE_CHECKING:
+    from generators.protocol import Generator
+
 NEEDS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
+_AXES = {"hidden": 3, "latents": 4}
+
+
+class HostError(ValueError):
+    """A verifier asked to read a generator that it was not made for; one sentence for a user."""
 
 
 class MllmVerifier:
-    """A checkpoint that scores features: one forward a batch, the answer position's logits alone."""
+    """A model that scores features: one forward a batch, the answer position's logits alone.
+
+    `tokens` turns what the verifier reads into visual tokens [B, T, C]: normalisation, flattening or CLIP.
+    """
 
     def __init__(
         self,
         name: str,
         model: Mllm,
-        question: Question,
+        question: Question | StandInQuestion,
         card: VerifierCard,
         tokens: Callable[[Any], torch.Tensor],
         *,
@@ -54,21 +55,57 @@ class MllmVerifier:
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
         """See Verifier.score. A row's score does not depend on the other rows."""
-        if len(prompts) != len(features):
-            raise ValueError(f"{len(prompts)} prompts do not fit {len(features)} features.")
-        visual = self.tokens(features)
-        if visual.shape[-1] != self.card.feature_width:
-            raise ValueError(
-                f"verifier '{self.name}' reads features of width {self.card.feature_width}, "
-                f"but was given {list(visual.shape)}."
-            )
-        before = torch.tensor(self.question.before_ids, device=self.device)
-        after, lengths = self.question.after_ids(prompts)
-        weight = self.model.connector[0].weight
-        states = self.model.states(before, visual.to(weight), after.to(self.device))
+        visual = self.visual(prompts, features)
+        before, after, lengths = self.text(prompts)
+        states = self.model.states(before, visual, after)
         start = len(before) + visual.shape[1] - 1
-        last = states[torch.arange(len(prompts)), start + lengths]
+        last = states[torch.arange(len(prompts), device=self.device), start + lengths]
         return answer_scores(self.model.logits(last), self.question)
+
+    def visual(self, prompts: Sequence[str], features: Any) -> torch.Tensor:
+        """Visual tokens [B, T, C] in the model's dtype and on its device, checked."""
+        if not prompts or len(prompts) != len(features):
+            raise ValueError(f"{len(prompts)} prompts do not fit {len(features)} features.")
+        if isinstance(features, torch.Tensor):
+            if features.dim() != _AXES.get(self.needs):
+                raise ValueError(
+                    f"verifier '{self.name}' reads {self.needs}, not a tensor {list(features.shape)}."
+                )
+            channels = features.shape[1 if self.needs == "latents" else -1]
+            if channels != self.card.feature_width:
+                raise ValueError(
+                    f"verifier '{self.name}' reads features of width {self.card.feature_width}, "
+                    f"but was given {list(features.shape)}."
+                )
+            features = features.to(self.device)
+        return self.tokens(features).to(self.model.connector[0].weight)
+
+    def text(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids [b] before the image, ids [B, a] after it, and the latter's lengths [B] without padding."""
+        after, lengths = self.question.after_ids(prompts)
+        before = torch.tensor(self.question.before_ids, device=self.device)
+        return before, after.to(self.device), lengths.to(self.device)
+
+    def check_host(self, generator: Generator) -> None:
+        """Raise HostError where the features of `generator` are not those this verifier reads (D)."""
+        if self.needs != "hidden":
+            return
+        assert self.block is not None
+        if generator.steps != 1:
+            raise HostError(
+                f"verifier '{self.name}' reads hidden states of one-step generation, "
+                f"but '{generator.name}' takes {generator.steps} steps."
+            )
+        if generator.name != self.card.generator:
+            raise HostError(
+                f"verifier '{self.name}' reads hidden states of '{self.card.generator}' (block {self.block}, "
+                f"width {self.card.feature_width}), not of '{generator.name}': a VHS is trained for one generator."
+            )
+        if self.block >= generator.blocks:
+            raise HostError(
+                f"verifier '{self.name}' reads block {self.block}, "
+                f"but '{generator.name}' has blocks 0 to {generator.blocks - 1}."
+            )
 
     def info(self) -> VerifierInfo:
         return VerifierInfo(
@@ -81,38 +118,3 @@ class MllmVerifier:
             generator=self.card.generator,
             source=self._source,
         )
-
-
-def load_verifier(
-    name: str,
-    folder: Path,
-    *,
-    clip_folder: Path | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    source: str = "",
-) -> MllmVerifier:
-    """The verifier in `folder`. Raises CheckpointError if it is not one of kind `name`."""
-    device = torch.device(device)
-    model, question, card = load_checkpoint(folder, device, dtype)
-    if card.kind != name:
-        raise CheckpointError(f"checkpoint {folder} holds a '{card.kind}' verifier, not '{name}'.")
-    extra = 0
-    tokens: Callable[[Any], torch.Tensor]
-    if card.kind == "vhs":
-        statistics = folder / "normalization.safetensors"
-        if not statistics.is_file():
-            raise CheckpointError(f"VHS checkpoint {folder} has no normalization.safetensors.")
-        tensors = load_file(statistics)
-        tokens = Normalize(tensors["mean"], tensors["variance"]).to(device)
-    elif card.kind == "mllm-ae":
-        tokens = flatten_latents
-    else:
-        if clip_folder is None:
-            raise CheckpointError(f"verifier '{name}' needs a CLIP model, and none was given.")
-        tokens = load_clip(clip_folder, device)
-        extra = sum(p.numel() for p in tokens.model.visual.parameters())
-    return MllmVerifier(
-        name, model, question, card, tokens,
-        checkpoint_sha256=checkpoint_sha256(folder), extra_parameters=extra, source=source,
-    )  # fmt: skip

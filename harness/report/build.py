@@ -12,10 +12,10 @@ from PIL import Image
 from harness import budgets as budgeting
 from harness.budgets import CostModel
 from harness.config import RunConfig
-from harness.derive import GENEVAL_OVERALL, OVERALL, accuracy_curves, separation, winners
+from harness.derive import GENEVAL_OVERALL, OVERALL, accuracy_curves, no_scoring, separation, winners
 from harness.report import figures, style, tables
 from harness.store import Run, StoreError, load_run
-from harness.sweep import create_verifier, gallery_prompts, image_file
+from harness.sweep import gallery_prompts, image_file
 
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 _REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets
@@ -27,14 +27,16 @@ def build(path: Path) -> dict[str, Any]:
     config = RunConfig.model_validate(run.info["config"])
     for folder in ("tables", "figures"):
         (path / folder).mkdir(exist_ok=True)
-    curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
-    needs = {v.name: create_verifier(v, "cpu").needs for v in config.verifiers}
+    unscored = [v.name for v in config.verifiers if v.without_scoring]
+    curves = accuracy_curves(run.candidates, run.scores, config.bootstrap, unscored)
+    needs = run.info["needs"]
     models: dict[tuple[str, int, str], CostModel] = {}
     checks = []
     for generator, steps in run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False):
         costs = run.costs[(run.costs["generator"] == generator) & (run.costs["steps"] == steps)]
         mine = _models(costs, needs, "wall_ms")
         models |= {(generator, steps, name): model for name, model in mine.items()}
+        models |= {(generator, steps, no_scoring(name)): mine[name] for name in unscored}
         for name, model in mine.items():
             rows = budgeting.check(costs, "" if name == "none" else name, model)
             checks.append(rows.assign(generator=generator, steps=steps, verifier=name))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from verifiers.mllm import VerifierCard
+from verifiers.checkpoint import VerifierCard
 from verifiers.nano.models import TEMPLATE, build_verifier
 from verifiers.training import Examples, align, class_weights, finetune, yes_no_loss
 

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import verifiers
+from verifiers.checkpoint import CheckpointError
 from verifiers.features import Normalize, flatten_latents, moments
-from verifiers.mllm import CheckpointError, answer_scores
+from verifiers.mllm import answer_scores
 from verifiers.nano import WEIGHTS
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue cross", "a photo of two rings"]
@@ -70,7 +71,7 @@ def test_a_prompt_that_holds_the_placeholder_breaks_nothing(nano):
 
 def test_features_of_another_width_are_refused():
     verifier = verifiers.create("mllm-ae")
-    with pytest.raises(ValueError, match=r"width 16, but was given \[1, 64, 99\]"):
+    with pytest.raises(ValueError, match=r"width 16, but was given \[1, 99, 8, 8\]"):
         verifier.score(PROMPTS[:1], torch.zeros(1, 99, 8, 8))
 
 
@@ -85,13 +86,12 @@ def checkpoint(tmp_path):
 
 
 def test_writing_and_reading_back_gives_equal_scores(tmp_path):
-    from verifiers.mllm import save_checkpoint
-    from verifiers.verifier import load_verifier
+    from verifiers.checkpoint import save_checkpoint
 
     first = verifiers.create("mllm-ae")
     latents = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     save_checkpoint(tmp_path / "copy", first.model, first.question.tokenizer, first.card)
-    second = load_verifier("mllm-ae", tmp_path / "copy")
+    second = verifiers.create("mllm-ae", checkpoint=tmp_path / "copy")
     assert torch.equal(first.score(PROMPTS, latents).score, second.score(PROMPTS, latents).score)
 
 

@@ -8,7 +8,8 @@ import torch
 
 from generators.nano.models import PROMPT_WORDS, word_tokenizer
 from generators.nano.world import PLACES, SIZE
-from verifiers.mllm import Mllm, Question, VerifierCard
+from verifiers.checkpoint import VerifierCard
+from verifiers.mllm import Mllm, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,50 @@
+"""`vhsbench score`: a verifier on the user's own images or features, without a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.terminal import Bars, quiet
+
+
+def score(
+    verifier: Annotated[str, typer.Argument(help="vhs, mllm-clip or mllm-ae.")],
+    prompts: Annotated[Path, typer.Option(help='One prompt a line, or JSON lines with "prompt".')],
+    images: Annotated[Path | None, typer.Option(help="A folder of images, in order of name.")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help='Safetensors with "features": hidden [B, T, C] or latents [B, C, h, w].'),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Folder, hub id (owner/name[@revision]) or random; default: bundled.")
+    ] = None,
+    normalization: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Mean and variance of hidden states, two .pt files.")
+    ] = None,
+    generator: Annotated[str | None, typer.Option(help="Whose features they are; default: nano.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="scores.parquet or scores.csv; default: CSV on the terminal.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Candidates a forward.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Score images or features against prompts, one prompt each."""
+    from harness.scoring import ScoringError, load_inputs, score_all, write
+
+    if (images is None) == (features is None):
+        raise ScoringError("give either --images or --features.")
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise ScoringError(f"--out is a .parquet or a .csv file, not '{out}'.")
+    inputs = load_inputs(prompts, images, features)
+    quiet()
+    import verifiers
+
+    judge = verifiers.create(
+        verifier, checkpoint=checkpoint, normalization=normalization, generator=generator, device=device
+    )
+    with Bars() as bars:
+        scores = score_all(judge, inputs, batch_size, lambda done, of: bars.update("scores", done, of))
+    write(scores, out)

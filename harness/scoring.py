@@ -1,0 +1,139 @@
+"""Scores of a user's own images, hidden states or latents, each against its prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from verifiers.protocol import Verifier
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_TENSOR = "features"
+
+
+class ScoringError(ValueError):
+    """Inputs that cannot be scored; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """As many prompts as items; `items` are image files, or a tensor whose rows are candidates."""
+
+    prompts: Sequence[str]
+    items: Any
+    names: Sequence[str]  # of the image files, or the rows' numbers
+
+
+def load_inputs(prompts: Path, images: Path | None, features: Path | None) -> Inputs:
+    """Prompts and what goes with them. Raises ScoringError where they do not fit."""
+    texts = read_prompts(prompts)
+    if images is not None:
+        if not images.is_dir():
+            raise ScoringError(f"--images {images} is not a folder.")
+        items: Any = sorted(f for f in images.iterdir() if f.suffix.lower() in _SUFFIXES)
+        names, what = [f.name for f in items], f"{len(items)} images in {images}"
+    else:
+        assert features is not None
+        items = _read_features(features)
+        names, what = [str(i) for i in range(len(items))], f"{len(items)} rows of features in {features}"
+    if len(texts) != len(items) or not texts:
+        raise ScoringError(f"{len(texts)} prompts in {prompts} do not fit {what}; there must be one each.")
+    return Inputs(texts, items, names)
+
+
+def read_prompts(file: Path) -> list[str]:
+    """JSON lines with "prompt" where the first line is a JSON object, else plain lines. Raises ScoringError."""
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ScoringError(f"{file} is not a UTF-8 text file.") from error
+    if not lines or not lines[0].lstrip().startswith("{"):
+        return lines
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            prompts.append(json.loads(line)["prompt"])
+            if not isinstance(prompts[-1], str):
+                raise TypeError("not a text")
+        except (ValueError, KeyError, TypeError):
+            raise ScoringError(f"{file}, line {number}: no JSON object with a text 'prompt'.") from None
+    return prompts
+
+
+def _read_features(file: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise ScoringError(f"--features {file} is not a file.")
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ScoringError(f"{file} is not a safetensors file: {error}.") from error
+    if _TENSOR not in tensors:
+        found = ", ".join(f"'{k}'" for k in tensors) or "nothing"
+        raise ScoringError(f"{file} lacks a tensor '{_TENSOR}'; it holds {found}.")
+    if tensors[_TENSOR].dim() not in (3, 4):
+        raise ScoringError(
+            f"{file}: '{_TENSOR}' has shape {list(tensors[_TENSOR].shape)}, not [B, T, C] or [B, C, h, w]."
+        )
+    return tensors[_TENSOR]
+
+
+def score_all(
+    verifier: Verifier,
+    inputs: Inputs,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> pd.DataFrame:
+    """Columns index, item, prompt, verifier, p_yes, p_no, score. Raises ScoringError, or the verifier's own."""
+    images = isinstance(inputs.items, list)
+    if images != (verifier.needs == "images"):
+        given, wanted = ("images", "--features") if images else ("features", "--images")
+        raise ScoringError(
+            f"verifier '{verifier.name}' reads {verifier.needs}, not {given}: give {wanted} instead."
+        )
+    frames = []
+    for start in range(0, len(inputs.prompts), batch_size):
+        part = slice(start, start + batch_size)
+        prompts = list(inputs.prompts[part])
+        read = [_open(file) for file in inputs.items[part]] if images else inputs.items[part]
+        found = verifier.score(prompts, read)
+        columns = {name: getattr(found, name).cpu().numpy() for name in ("p_yes", "p_no", "score")}
+        frames.append(pd.DataFrame({"item": list(inputs.names[part]), "prompt": prompts, **columns}))
+        progress(min(start + batch_size, len(inputs.prompts)), len(inputs.prompts))
+    scores = pd.concat(frames, ignore_index=True)
+    scores.insert(0, "index", range(len(scores)))
+    scores.insert(3, "verifier", verifier.name)
+    return scores
+
+
+def _open(file: Path) -> Image.Image:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ScoringError(f"the image {file} cannot be read: {error}.") from error
+
+
+def write(scores: pd.DataFrame, out: Path | None) -> None:
+    """As Parquet or CSV by the file's suffix; as CSV on the standard output where there is no file."""
+    if out is None:
+        scores.to_csv(sys.stdout, index=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".parquet":
+        scores.to_parquet(out, index=False)
+    else:
+        scores.to_csv(out, index=False)

@@ -1,0 +1,303 @@
+"""Verifier checkpoints: the official LLaVA-Qwen2 folder, and verifier.json, which ours have beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from verifiers.mllm import PAPER_TEMPLATE, Mllm, Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROJECTOR = "model.mm_projector."
+_TOWER = "model.vision_tower."  # a copy of the vision tower, which the official code does not read either
+_HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = "model.safetensors"
+_CARD = "verifier.json"
+STATISTICS = "normalization.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A verifier checkpoint that cannot be used; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class VerifierCard:
+    """What a checkpoint says of itself: verifier.json; else read off the official config.json."""
+
+    kind: str  # "vhs", "mllm-clip" or "mllm-ae"
+    generator: str  # whose features it reads; empty where the checkpoint does not say
+    block: int | None
+    feature_width: int
+    visual_tokens: int  # 0 where the checkpoint does not say
+    template: str = PAPER_TEMPLATE
+    vision_tower: str | None = None  # of mllm-clip: a hub id
+
+
+def read_card(folder: Path) -> VerifierCard:
+    """verifier.json, or without it the mm_* keys of config.json. Raises CheckpointError."""
+    config = _json(folder, "config.json")
+    if not (folder / _CARD).is_file():
+        return _official_card(folder, config)
+    try:
+        return VerifierCard(**_json(folder, _CARD))
+    except TypeError as error:
+        raise CheckpointError(f"{folder}/{_CARD} does not describe a verifier: {error}.") from error
+
+
+def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
+    tower = str(config.get("mm_vision_tower") or "")
+    width = config.get("mm_hidden_size")
+    if not tower or not isinstance(width, int):
+        missing = "mm_hidden_size" if tower else "mm_vision_tower"
+        raise CheckpointError(
+            f"{folder}/config.json has no usable '{missing}': it is no LLaVA-Qwen2 checkpoint."
+        )
+    projector = config.get("mm_projector_type", "mlp2x_gelu")
+    if projector != "mlp2x_gelu":
+        raise CheckpointError(
+            f"{folder}/config.json: 'mm_projector_type' is '{projector}', not 'mlp2x_gelu'."
+        )
+    if tower.lower().startswith("hidden"):
+        feature = str(config.get("mm_vision_select_feature") or "")
+        number = feature.removeprefix("block_")
+        if not number.isdigit():
+            raise CheckpointError(
+                f"{folder}/config.json: 'mm_vision_select_feature' is '{feature}', not 'block_' and a number."
+            )
+        return VerifierCard("vhs", "", int(number), width, 0)
+    if "clip" in tower.lower():
+        layer, feature = (
+            config.get("mm_vision_select_layer", -2),
+            config.get("mm_vision_select_feature", "patch"),
+        )
+        if (layer, feature) != (-2, "patch"):
+            raise CheckpointError(
+                f"{folder}/config.json wants '{feature}' features of CLIP's layer {layer}, not 'patch' of layer -2."
+            )
+        return VerifierCard("mllm-clip", "", None, width, 0, vision_tower=tower)
+    return VerifierCard("mllm-ae", "", None, width, 0)
+
+
+def load_model(
+    folder: Path, card: VerifierCard, device: torch.device, dtype: torch.dtype
+) -> tuple[Mllm, Question]:
+    """The model in `folder`, read straight to `device` as `dtype`, and its question.
+
+    Raises CheckpointError naming the file, or the key and both shapes.
+    """
+    config = _json(folder, "config.json")
+    with torch.device("meta"):
+        model = empty_model(config, card.feature_width)
+    with ExitStack() as stack:
+        tensors = _Tensors(folder, device, stack)
+        _fill(model.connector, tensors, _PROJECTOR, {}, dtype)
+        optional = {_HEAD: _EMBEDDINGS} if model.llm.config.tie_word_embeddings else {}  # type: ignore[union-attr]
+        _fill(model.llm, tensors, "", optional, dtype)
+    return ready(model, device), Question(_tokenizer(folder), card.template)
+
+
+def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
+    """A model of the sizes in a config.json, with whatever weights torch makes."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    known = {k: v for k, v in config.items() if not k.startswith("mm_") and k != "model_type"}
+    qwen = Qwen2Config(**known, attn_implementation="sdpa")
+    if set(qwen.layer_types) != {"full_attention"}:
+        raise CheckpointError(
+            "a verifier's LLM must have full attention in all layers, not a sliding window."
+        )
+    return Mllm(Qwen2ForCausalLM(qwen), feature_width)
+
+
+def ready(model: Mllm, device: torch.device) -> Mllm:
+    """Finish a model made on meta: rotary frequencies, tied embeddings, evaluation without gradients.
+
+    The frequencies stay float32 whatever the model's dtype: rounding them moves p by up to 0.05.
+    """
+    llm: Any = model.llm
+    with torch.device(device):
+        llm.model.rotary_emb = type(llm.model.rotary_emb)(config=llm.config)
+    if llm.config.tie_word_embeddings:
+        llm.lm_head.weight = llm.model.embed_tokens.weight
+    return model.eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    # transformers has no model type llava_qwen and warns of it, though a tokenizer needs none
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"verifier checkpoint {folder} has no tokenizer that can be read.") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"the tokenizer of verifier checkpoint {folder} has no chat template.")
+    return tokenizer
+
+
+class _Tensors:
+    """The tensors of model.safetensors, or of the shards that its index names, read one at a time."""
+
+    def __init__(self, folder: Path, device: torch.device, stack: ExitStack) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.name = str(folder / _WEIGHTS)
+        if (folder / _INDEX).is_file():
+            shards = sorted(set(_json(folder, _INDEX).get("weight_map", {}).values()))
+        else:
+            shards = [_WEIGHTS]
+        self._files: dict[str, Any] = {}
+        for shard in shards:
+            if not (folder / shard).is_file():
+                raise CheckpointError(f"verifier checkpoint {folder} has no {shard}.")
+            try:
+                file = stack.enter_context(safe_open(folder / shard, "pt", device=str(device)))
+            except SafetensorError as error:
+                raise CheckpointError(f"{folder / shard} is damaged: {error}.") from error
+            self._files |= dict.fromkeys(file.keys(), file)
+
+    def keys(self) -> set[str]:
+        return set(self._files)
+
+    def shape(self, key: str) -> list[int]:
+        return list(self._files[key].get_slice(key).get_shape())
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._files[key].get_tensor(key)
+        return tensor
+
+
+def _fill(
+    module: nn.Module, tensors: _Tensors, prefix: str, tied: Mapping[str, str], dtype: torch.dtype
+) -> None:
+    """Give `module` the tensors under `prefix`, refusing missing, misshapen and unknown ones by name.
+
+    A key of `tied` may be absent; where present, it must equal the tensor it is tied to.
+    """
+    expected = module.state_dict()
+    given = {k for k in tensors.keys() if k.startswith(prefix) and not k.startswith(_TOWER)}  # noqa: SIM118
+    if not prefix:
+        given = {k for k in given if not k.startswith(_PROJECTOR)}
+    values = {}
+    for name, like in expected.items():
+        key = prefix + name
+        if key not in given:
+            if key in tied:
+                continue
+            raise CheckpointError(
+                f"{tensors.name} lacks the key '{key}', of shape {list(like.shape)} by the configuration."
+            )
+        if tensors.shape(key) != list(like.shape):
+            raise CheckpointError(
+                f"{tensors.name}: '{key}' has shape {tensors.shape(key)}, "
+                f"but the configuration says {list(like.shape)}."
+            )
+        if key in tied:
+            if not torch.equal(tensors[key], tensors[tied[key]]):
+                raise CheckpointError(
+                    f"{tensors.name}: '{key}' differs from '{tied[key]}', to which it is tied."
+                )
+            continue
+        values[name] = tensors[key].to(dtype)
+    unknown = sorted(given - {prefix + name for name in expected})
+    if unknown:
+        raise CheckpointError(f"{tensors.name} has an unknown key '{unknown[0]}'.")
+    module.load_state_dict(values, strict=not tied, assign=True)
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Mllm,
+    tokenizer: PreTrainedTokenizerBase,
+    card: VerifierCard,
+    normalization: tuple[torch.Tensor, torch.Tensor] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write the official layout (config.json, model.safetensors, tokenizer files), and verifier.json.
+
+    `normalization` (mean, variance) [C] goes to normalization.safetensors, and as [1, C] to
+    block_<n>_mean.pt and block_<n>_variance.pt, which the official code reads.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{_PROJECTOR}{k}": v for k, v in model.connector.state_dict().items()}
+    llm: Any = model.llm
+    tensors |= llm.state_dict()
+    if llm.config.tie_word_embeddings:
+        tensors.pop(_HEAD, None)
+    save_file(
+        {k: v.detach().to(dtype).contiguous() for k, v in tensors.items()},
+        folder / _WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    (folder / "config.json").write_text(
+        json.dumps(_config(llm.config, card, dtype), indent=1, sort_keys=True) + "\n"
+    )
+    (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
+    tokenizer.save_pretrained(folder)
+    if normalization is not None:
+        mean, variance = (t.detach().cpu().contiguous() for t in normalization)
+        save_file({"mean": mean, "variance": variance}, folder / STATISTICS)
+        torch.save(mean[None], folder / f"block_{card.block}_mean.pt")
+        torch.save(variance[None], folder / f"block_{card.block}_variance.pt")
+
+
+def _config(llm_config: Any, card: VerifierCard, dtype: torch.dtype) -> dict[str, Any]:
+    config: dict[str, Any] = llm_config.to_dict()
+    towers = {"vhs": "hidden", "mllm-ae": "latents"}
+    return config | {
+        "model_type": "llava_qwen",
+        "architectures": ["LlavaQwenForCausalLM"],
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        # transformers before 5, which the official code uses, looks for it here alone
+        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": card.feature_width,
+        "mm_vision_tower": towers.get(card.kind, card.vision_tower or "clip"),
+        "mm_vision_select_feature": "patch" if card.block is None else f"block_{card.block}",
+        "mm_vision_select_layer": -2,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "use_mm_proj": True,
+    }
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads((folder / name).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"verifier checkpoint {folder} has no {name}.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder}/{name} is not JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{folder}/{name} is not a JSON object.")
+    return data
+
+
+def checkpoint_sha256(folder: Path, also: tuple[Path, ...] = ()) -> str:
+    """SHA-256 over what scores depend on in a folder, by name, and over the files `also`: its identity."""
+    digest = hashlib.sha256()
+    files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".json", ".jinja", ".txt")]
+    for file in [*files, *also]:
+        digest.update((file.name if file in also else file.relative_to(folder).as_posix()).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

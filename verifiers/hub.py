@@ -1,0 +1,66 @@
+"""Model folders by local path, or by hub id with an optional revision ("owner/name@revision")."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from verifiers.checkpoint import CheckpointError
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+
+
+def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
+    """The folder `name`, or the local snapshot of hub id `name`, downloaded if need be.
+
+    Downloads configuration, tokenizer and safetensors files, and those named in `also`. A snapshot's
+    folder is named by its commit. Raises CheckpointError if there is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    match = _HUB_ID.fullmatch(str(name))
+    if match is None:
+        raise CheckpointError(f"there is no folder '{name}', and it is no hub id (owner/name[@revision]).")
+    from huggingface_hub import snapshot_download
+
+    with _one_sentence(str(name)):
+        folder = snapshot_download(
+            match["repo"], revision=match["revision"], allow_patterns=[*_PATTERNS, *also]
+        )
+    return Path(folder)
+
+
+def dataset_files(repo: str, files: tuple[str, ...], revision: str | None = None) -> list[Path]:
+    """Local copies of a hub dataset's files. Raises CheckpointError where they cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    with _one_sentence(f"{repo} (dataset)"):
+        return [Path(hf_hub_download(repo, f, repo_type="dataset", revision=revision)) for f in files]
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turn the hub client's errors into a CheckpointError about `what`."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise CheckpointError(f"'{what}' is gated: ask for access on the hub and log in.") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"'{what}': the hub has no such revision.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(f"'{what}' is neither a local folder nor on the hub.") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"'{what}' is not in the local cache and the hub cannot be reached; "
+            "download it where there is a network, or give a local folder."
+        ) from error

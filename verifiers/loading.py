@@ -1,0 +1,253 @@
+"""Building a verifier: from a checkpoint in the official format, or full-size with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generators import specs
+from generators.registry import nearest
+from generators.specs import GeneratorSpec
+from verifiers.checkpoint import (
+    CheckpointError,
+    VerifierCard,
+    checkpoint_sha256,
+    empty_model,
+    load_model,
+    read_card,
+    ready,
+)
+from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, empty_tower, load_tower
+from verifiers.features import Normalize, flatten_latents, read_statistics
+from verifiers.hub import dataset_files, model_folder
+from verifiers.mllm import StandInQuestion
+from verifiers.nano import WEIGHTS
+from verifiers.verifier import MllmVerifier
+
+RANDOM = "random"
+PAPER_BLOCK = 7  # l*, 0-based, of every full-size generator
+NANO_BLOCK = 2
+# The authors' release: verifiers of SANA-Sprint, and the statistics of its hidden states.
+_OFFICIAL = {"vhs": "aimagelab/vhs-hidden-verifier", "mllm-clip": "aimagelab/vhs-mllm-clip-verifier"}
+_STATISTICS = ("aimagelab/vhs-checkpoints", ("block_7_mean_bf16.pt", "block_7_variance_bf16.pt"))
+QWEN_0_5B = {
+    "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
+    "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "rms_norm_eps": 1e-6,
+}  # fmt: skip
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def create(
+    kind: str,
+    checkpoint: str | Path | None = None,
+    normalization: tuple[str | Path, str | Path] | None = None,
+    generator: str | None = None,
+    block: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    clip: str | Path | None = None,
+) -> MllmVerifier:
+    """The verifier `kind` ("vhs", "mllm-clip" or "mllm-ae") for `generator`.
+
+    checkpoint: a folder or hub id (owner/name[@revision]) in the official format; "random" for the
+    full-size model with random weights; None for nano's bundled one, or for "sana-sprint" the authors'.
+    normalization: (mean, variance), two .pt files; None for the checkpoint's own. generator: None
+    for the one the checkpoint names, or the only one it fits. dtype: None for float32 on the CPU and
+    for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
+    Raises CheckpointError, or RegistryError for an unknown generator.
+    """
+    device = torch.device(device)
+    if checkpoint == RANDOM:
+        return random_verifier(kind, specs.get(generator or "nano"), block, device, _dtype(dtype, device))
+    if checkpoint is None:
+        generator = generator or "nano"
+        checkpoint, normalization = _default(kind, generator, normalization)
+    folder = model_folder(checkpoint)
+    card = _fitted(kind, folder, read_card(folder), generator, block)
+    small = card.generator == "nano"
+    dtype = torch.float32 if dtype is None and small else _dtype(dtype, device)
+    statistics = tuple(map(Path, normalization)) if normalization else ()
+    model, question = load_model(folder, card, device, dtype)
+    tokens: Callable[[Any], torch.Tensor] = flatten_latents
+    extra = 0
+    if card.kind == "vhs":
+        pair = (statistics[0], statistics[1]) if statistics else folder
+        tokens = read_statistics(pair, card.feature_width, card.visual_tokens).to(device)
+    elif card.kind == "mllm-clip":
+        tokens = _tower(card, clip, device, dtype)
+        extra = tokens.parameters
+        card = replace(card, visual_tokens=tokens.tokens)
+    return MllmVerifier(
+        kind, model, question, card, tokens,
+        checkpoint_sha256=checkpoint_sha256(folder, statistics), extra_parameters=extra,
+        source=_source(checkpoint, folder),
+    )  # fmt: skip
+
+
+def _default(
+    kind: str, generator: str, normalization: tuple[str | Path, str | Path] | None
+) -> tuple[str | Path, tuple[str | Path, str | Path] | None]:
+    """The checkpoint and the statistics to use where none is named."""
+    if generator == "nano":
+        return WEIGHTS / kind, normalization
+    specs.get(generator)
+    if generator != "sana-sprint" or kind not in _OFFICIAL:
+        advice = ""
+        if kind in _OFFICIAL and kind != "vhs":
+            advice = f", for example the one of SANA-Sprint, '{_OFFICIAL[kind]}'"
+        raise CheckpointError(
+            f"no '{kind}' verifier for generator '{generator}' is published: give checkpoint={advice}."
+        )
+    if kind == "vhs" and normalization is None:
+        mean, variance = dataset_files(*_STATISTICS)
+        normalization = (mean, variance)
+    return _OFFICIAL[kind], normalization
+
+
+def _fitted(
+    kind: str, folder: Path, card: VerifierCard, generator: str | None, block: int | None
+) -> VerifierCard:
+    """The card with its generator filled in, or a CheckpointError where the wishes do not fit it."""
+    if card.kind != kind:
+        raise CheckpointError(f"checkpoint {folder} holds a '{card.kind}' verifier, not '{kind}'.")
+    if block is not None and block != card.block:
+        raise CheckpointError(f"checkpoint {folder} reads block {card.block}, not block {block}.")
+    if kind == "mllm-clip":  # reads pixels, whoever made them
+        return card
+    if card.generator and generator in (None, card.generator):
+        return card
+    if card.generator and kind == "vhs":
+        raise CheckpointError(
+            f"checkpoint {folder} reads hidden states of '{card.generator}', not of '{generator}': "
+            "a VHS is trained for one generator."
+        )
+    spec = specs.get(generator) if generator else _only_fit(kind, folder, card)
+    if _width(kind, spec) != card.feature_width:
+        raise CheckpointError(
+            f"{folder}: 'model.mm_projector.0.weight' has shape [H, {card.feature_width}], but generator "
+            f"'{spec.name}' needs [H, {_width(kind, spec)}] (its {_READS[kind]})."
+        )
+    if card.block is not None and card.block >= spec.blocks:
+        raise CheckpointError(
+            f"checkpoint {folder} reads block {card.block}, but '{spec.name}' has blocks 0 to {spec.blocks - 1}."
+        )
+    return replace(card, generator=spec.name, visual_tokens=_tokens(kind, spec))
+
+
+_READS = {"vhs": "hidden width", "mllm-ae": "latent channels"}
+
+
+def _width(kind: str, spec: GeneratorSpec) -> int:
+    return spec.hidden_width if kind == "vhs" else spec.latent_channels
+
+
+def _tokens(kind: str, spec: GeneratorSpec) -> int:
+    return spec.tokens if kind == "vhs" else spec.latent_size**2
+
+
+def _only_fit(kind: str, folder: Path, card: VerifierCard) -> GeneratorSpec:
+    fits = [s for s in specs.SPECS.values() if s.steps == 1 and _width(kind, s) == card.feature_width]
+    if len(fits) == 1:
+        return fits[0]
+    names = ", ".join(f"'{s.name}'" for s in fits) or "none that is known"
+    raise CheckpointError(
+        f"checkpoint {folder} does not say which generator it reads; width {card.feature_width} fits {names}: "
+        "give generator=."
+    )
+
+
+def _tower(
+    card: VerifierCard, clip: str | Path | None, device: torch.device, dtype: torch.dtype
+) -> ClipPatches | OpenClipPatches:
+    nano = WEIGHTS / "clip" if card.vision_tower is None else None
+    tower = load_tower(clip or card.vision_tower or nano or OFFICIAL, device, dtype)
+    if tower.width != card.feature_width:
+        raise CheckpointError(
+            f"the CLIP model's features are {tower.width} wide, but the checkpoint's "
+            f"'model.mm_projector.0.weight' has shape [H, {card.feature_width}]."
+        )
+    return tower
+
+
+def _source(checkpoint: str | Path, folder: Path) -> str:
+    """What `list` shows: "bundled", a path, or a hub id at the commit that was loaded."""
+    if folder.is_relative_to(WEIGHTS):
+        return "bundled"
+    if folder == Path(checkpoint):
+        return str(checkpoint)
+    return f"{str(checkpoint).partition('@')[0]}@{folder.name}"
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"unknown dtype '{dtype}'; {nearest(dtype, list(_DTYPES))}")
+    return _DTYPES[dtype]
+
+
+def random_verifier(
+    kind: str,
+    spec: GeneratorSpec,
+    block: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    llm: dict[str, Any] = QWEN_0_5B,
+    seed: int = 0,
+) -> MllmVerifier:
+    """A verifier of the true architecture for `spec`, with random weights made in `dtype` on `device`.
+
+    For cost: its answers mean nothing. `llm` holds the LLM's sizes, by default Qwen2.5-0.5B's.
+    """
+    if kind == "vhs":
+        block = (NANO_BLOCK if spec.name == "nano" else PAPER_BLOCK) if block is None else block
+        if not 0 <= block < spec.blocks:
+            raise CheckpointError(f"'{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}.")
+    tokens: Callable[[Any], torch.Tensor] = flatten_latents
+    extra = 0
+    if kind == "mllm-clip":
+        with torch.device("meta"):
+            tower: Any = empty_tower()
+        tokens = ClipPatches(_randomize(tower, device, dtype, seed))
+        tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions, device=device)[None]
+        card = VerifierCard(kind, spec.name, None, tokens.width, tokens.tokens, vision_tower=OFFICIAL)
+        extra = tokens.parameters
+    else:
+        at = block if kind == "vhs" else None
+        card = VerifierCard(kind, spec.name, at, _width(kind, spec), _tokens(kind, spec))
+        if kind == "vhs":
+            zeros = torch.zeros(card.feature_width, device=device)
+            tokens = Normalize(zeros, zeros + 1)
+    with torch.device("meta"):
+        model = empty_model(llm, card.feature_width)
+    model = ready(_randomize(model, device, dtype, seed), device)
+    return MllmVerifier(kind, model, StandInQuestion(), card, tokens, extra_parameters=extra, source=RANDOM)
+
+
+def _randomize(module: Any, device: torch.device, dtype: torch.dtype, seed: int) -> Any:
+    """Give a module on meta weights in `dtype` on `device`, with no float32 copy: norms 1, biases 0, else normal."""
+    module.to(dtype).to_empty(device=device)
+    if device.type == "meta":
+        return module
+    random = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.dim() > 1 or name.endswith("class_embedding"):
+                weight.normal_(0, 0.02, generator=random)
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    return module
+
+
+create_vhs = partial(create, "vhs")
+create_mllm_clip = partial(create, "mllm-clip")
+create_mllm_ae = partial(create, "mllm-ae")
