@@ -9,6 +9,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from harness.geneval.rules import TAGS
+
 COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
 _RC = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
@@ -16,6 +18,12 @@ _RC = {
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
     "pdf.fonttype": 42, "svg.fonttype": "none", "figure.constrained_layout.use": True,
 }  # fmt: skip
+STAGE_COLORS = {
+    "encode": "#999999", "noise": "#DDDDDD", "head": "#E69F00", "denoise": "#F0E442", "tail": "#CC79A7",
+    "decode": "#56B4E9", "score": "#009E73",
+}  # fmt: skip
+TASK_NAMES = dict(zip(TAGS, ("single object", "two objects", "counting", "colors", "position",
+                             "color attribution"), strict=True))  # fmt: skip
 
 
 @dataclass(frozen=True)
