@@ -76,7 +76,9 @@ def _smallest_budget() -> tuple[Any, ...]:
 def _describe(row: pd.Series) -> str:
     parts = [str(row["verifier"]) if row["verifier"] != "none" else "no verifier"]
     if "generator" in row:
-        parts.insert(0, f"{row['generator']} ({row['steps']} steps)" if row["steps"] > 1 else row["generator"])
+        parts.insert(
+            0, f"{row['generator']} ({row['steps']} steps)" if row["steps"] > 1 else row["generator"]
+        )
     if "best_of_n" in row and not math.isnan(row["best_of_n"]):
         parts.append(f"best of {row['best_of_n']}")
     if "scoring" in row:

@@ -39,6 +39,12 @@ def sources() -> pd.DataFrame:
     return _read("sources")
 
 
+def a100_timings() -> pd.DataFrame:
+    """Published A100 time of best-of-N, T(N) = fixed_s + N x per_candidate_s, read off figure and tables."""
+    with files("results").joinpath("published/a100_timings.csv").open() as stream:
+        return pd.read_csv(stream)
+
+
 def recomputed_overall(rows: pd.DataFrame) -> pd.Series:
     """The prompt-weighted mean of the six printed task accuracies."""
     weights = pd.Series(PROMPTS)

@@ -53,7 +53,9 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(_table(f"published: {entry['place']}", entry["rows"]))
     checks = found["audit"]
     odd = [row for row in checks if not row["agrees"]]
-    title = f"audit of the published numbers: {len(checks) - len(odd)} of {len(checks)} checks agree; the others"
+    title = (
+        f"audit of the published numbers: {len(checks) - len(odd)} of {len(checks)} checks agree; the others"
+    )
     console.print(_table(title, odd))
     console.print(f"All of it is published in: {found['paper']}. Nothing here was measured.", highlight=False)
 

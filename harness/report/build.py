@@ -16,6 +16,7 @@ from harness.report.combine import load_runs
 from harness.report.derived import Derived, derive, records
 from harness.report.gallery import Pictures
 from harness.report.page import write_page
+from harness.store import StoreError
 from harness.sweep import gallery_prompts
 
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
@@ -24,9 +25,11 @@ MARGIN_N = 4  # the N at which verifiers are compared with random selection
 def build(*paths: Path, out: Path | None = None, with_published: bool = False) -> dict[str, Any]:
     """Write tables/, figures/ and report.html of one run, or of several as one; returns a summary for JSON.
 
-    They go to `out`, by default into the first run. `with_published` adds tables that have the paper's
+    They go to `out`, by default into the run. `with_published` adds tables that have the paper's
     values beside the measured ones. Raises StoreError for a run that cannot be read or combined.
     """
+    if len(paths) > 1 and out is None:
+        raise StoreError("several runs make one report; say with --out where it goes.")
     derived = derive(load_runs(paths))
     out = out or derived.run.path
     for folder in ("tables", "figures"):
@@ -79,7 +82,7 @@ class _Figures:
             self._over_cost()
             fig, steps = figures.n_per_budget(self.models, self.pool, self.derived.budgets, self.generator)
             self._save("n_per_budget", fig, steps)
-            stages = _breakdown(self.derived.costs_of(self.generator, self.steps), self.models, self.derived)
+            stages = self.derived.breakdown(self.generator, self.steps)
             fig = figures.latency_breakdown(stages, f"{self.generator}, one candidate")
             self._save("latency_breakdown", fig, stages)
         if self.pool > 1:
@@ -157,20 +160,6 @@ def _cost_points(
         ("memory", kind, measured.dropna(subset="cost")),
     ]
     return [entry for entry in found if len(entry[2])]
-
-
-def _breakdown(costs: pd.DataFrame, models: dict[str, Any], derived: Derived) -> pd.DataFrame:
-    median = costs[costs["batch"] == 1].groupby(["verifier", "stage"])["wall_ms"].median()
-    rows = [
-        (name, part, stage, median[name, stage])
-        for name in models
-        for part, stages in (
-            ("per candidate", budgeting.PER_CANDIDATE[derived.needs[name]]),
-            ("fixed", budgeting.FIXED[derived.needs[name]]),
-        )
-        for stage in stages
-    ]
-    return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
 
 
 def _summary(derived: Derived, out: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from harness import budgets as budgeting
 from harness.derive import OVERALL
 from harness.report.calibration import reliability
 from harness.report.derived import Derived
@@ -121,19 +120,20 @@ def reliability_chart(derived: Derived) -> go.Figure:
 
 
 def stage_times(derived: Derived) -> go.Figure:
-    """Median time of every stage that a candidate or the winner pays."""
+    """Median time of every stage: what each candidate pays, and what the winner alone does."""
     fig = _figure("wall-clock (ms, median)", "")
-    costs = derived.costs[(derived.costs["stage"] != budgeting.END_TO_END) & (derived.costs["batch"] == 1)]
+    parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
+    costs = pd.concat(parts, ignore_index=True)
     for stage, color in STAGE_COLORS.items():
-        rows = costs[(costs["stage"] == stage) & (costs["verifier"] != "")]
+        rows = costs[costs["stage"] == stage]
         if rows.empty:
             continue
         names = [
-            _name(derived, g, s, look(v).label)
-            for g, s, v in rows[["generator", "steps", "verifier"]].itertuples(index=False)
+            f"{_name(derived, row.generator, row.steps, look(row.verifier).label)}, {row.part}"
+            for row in rows.itertuples(index=False)
         ]
         fig.add_bar(
-            x=[_round(v, 4) for v in rows["median_ms"]], y=names, name=stage, orientation="h",
+            x=[_round(v, 4) for v in rows["wall_ms"]], y=names, name=stage, orientation="h",
             marker={"color": color}, hovertemplate="%{x:.2f} ms<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     fig.update_layout(barmode="stack", yaxis={"autorange": "reversed", "automargin": True})
@@ -155,11 +155,12 @@ def _name(derived: Derived, generator: str, steps: int, label: str) -> str:
 
 
 def _figure(x: str, y: str, log_x: bool = False) -> go.Figure:
-    axis = {"type": "log", "dtick": "D1"} if log_x else {}
+    powers = [2**k for k in range(12)]
+    axis = {"type": "log", "tickmode": "array", "tickvals": powers} if log_x else {}
     return go.Figure(
         layout={
             "template": "plotly_white", "font": {"family": "system-ui, sans-serif", "size": 13},
-            "margin": {"l": 60, "r": 15, "t": 15, "b": 50}, "height": 420,
+            "margin": {"l": 60, "r": 15, "t": 35, "b": 50}, "height": 420,
             "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
             "xaxis": {"title": {"text": x}} | axis, "yaxis": {"title": {"text": y}},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -64,10 +64,26 @@ class Derived:
         costs = self.run.costs
         return costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
 
+    def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
+        """Median time of what each candidate and what the winner alone pays: verifier, part, stage, wall_ms."""
+        costs = self.costs_of(generator, steps)
+        median = costs[costs["batch"] == 1].groupby(["verifier", "stage"])["wall_ms"].median()
+        rows = [
+            (verifier, part, stage, median[verifier, stage])
+            for verifier in self.models_of(generator, steps)
+            for part, stages in (
+                ("per candidate", budgeting.PER_CANDIDATE[self.needs[verifier]]),
+                ("fixed", budgeting.FIXED[self.needs[verifier]]),
+            )
+            for stage in stages
+        ]
+        return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
+
 
 def derive(run: Run) -> Derived:
     """Derive everything. Raises StoreError if no pipeline of the run has a cost."""
     config = RunConfig.model_validate(run.info["config"])
+    run = replace(run, costs=_plain(run.costs))
     curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
     needs = _needs(run, config)
     pairs = run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False)
@@ -95,6 +111,11 @@ def derive(run: Run) -> Derived:
         headline=_headlines(run.costs, models, rows),
         tables=_tables(run, config, curves, times, budgets, rows),
     )  # fmt: skip
+
+
+def _plain(costs: pd.DataFrame) -> pd.DataFrame:
+    """Without the named speed-ups, which are no part of the paper's comparison."""
+    return costs[costs["variant"] == ""] if "variant" in costs else costs
 
 
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
 from harness.budgets import TOLERANCE, CostModel
 from harness.derive import OVERALL
 from harness.geneval.rules import TAGS
 from harness.report.style import COLUMN, STAGE_COLORS, TASK_NAMES, TWO_COLUMNS, figure, look, styled
+from harness.statistics import Floats
+
 
 def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Sequence[float] = ()) -> Figure:
     """The paper's Fig. 5: overall accuracy (%) over what best-of-N costs.
@@ -27,7 +30,7 @@ def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Seq
             axes.fill_between(rows["cost"], rows["low"], rows["high"], color=style.color, alpha=0.12, lw=0)
             axes.plot(rows["cost"], rows["accuracy"], color=style.color, marker=style.marker,
                       ms=3, lw=1.3, label=style.label)  # fmt: skip
-            for _, row in rows[rows["n"].isin([1, 4, rows["n"].max()])].iterrows():
+            for _, row in rows[rows["n"].isin([4, rows["n"].max()])].iterrows():
                 axes.annotate(f"{row['n']:.0f}", (row["cost"], row["accuracy"]), color=style.color,
                               textcoords="offset points", xytext=(0, 4), ha="center", fontsize=6)  # fmt: skip
         for budget in budgets:
@@ -52,6 +55,7 @@ def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
             prompts = curves.loc[curves["tag"] == tag, "n_prompts"]
             count = f" ({prompts.iloc[0]} prompts)" if len(prompts) else ""
             axes.set_title(TASK_NAMES[tag] + count)
+            axes.set_ylim(top=min(axes.get_ylim()[1], 102))
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         for axes in panels[3:]:
@@ -89,13 +93,21 @@ def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
                       color=["#BBBBBB", style.color])  # fmt: skip
             if part["score"].nunique() > 2:
                 x = np.linspace(-1, 1, 200)
-                bars.plot(x, gaussian_kde(part["score"])(x) * 5, color="black", lw=0.9, label="density")
+                bars.plot(
+                    x, 5 * _density(part["score"].to_numpy(float), x), color="black", lw=0.9, label="density"
+                )
             bars.set_xlabel("score")
         grid[1, 0].set_ylabel("candidates (%)")
         handles, labels = grid[1, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         fig.suptitle(title, fontsize=8.5)
     return fig
+
+
+def _density(scores: Floats, x: Floats) -> Floats:
+    """Smoothed density on [-1, 1]; mirrored at the ends, so that none of it leaks out."""
+    mirrored = np.concatenate([scores, 2 - scores, -2 - scores])
+    return np.asarray(3 * gaussian_kde(mirrored, bw_method=0.05)(x))
 
 
 def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
@@ -128,9 +140,7 @@ def overall(curves: pd.DataFrame) -> pd.DataFrame:
     return curves[curves["tag"] == OVERALL]
 
 
-def teaser(
-    points: pd.DataFrame, saving: tuple[float, float, float] | None, title: str, unit: str = "ms"
-) -> Figure:
+def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, title: str) -> Figure:
     """The paper's first figure: accuracy over time, and the time that VHS saves at equal accuracy.
 
     points: verifier, n, cost (ms), accuracy, low, high; saving: accuracy, ms of MLLM w/ CLIP, ms of VHS.
@@ -146,11 +156,13 @@ def teaser(
             accuracy, slow, fast = saving
             arrow = {"arrowstyle": "-|>", "color": "black", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", (fast, accuracy), (slow, accuracy), arrowprops=arrow)
-            # in the free space under the arrow, where the curves have passed
+            box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
             axes.annotate(f"{100 * (fast / slow - 1):+.0f}% time", ((fast + slow) / 2, accuracy),
-                          textcoords="offset points", xytext=(0, 5), ha="center", weight="bold")  # fmt: skip
-            axes.set_ylim(top=accuracy + 0.12 * (accuracy - points["accuracy"].min() + 1))
-        axes.set(xlabel=f"wall-clock of best-of-N ({unit})", ylabel="overall accuracy (%)", title=title)
+                          textcoords="offset points", xytext=(0, 8 if fast < slow else -16), ha="center",
+                          weight="bold", bbox=box)  # fmt: skip
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(bottom, top + 0.12 * (top - bottom))
+        axes.set(xlabel="wall-clock of best-of-N (ms)", ylabel="overall accuracy (%)", title=title)
         fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return fig
 
@@ -173,10 +185,15 @@ def n_per_budget(
         axes = fig.subplots()
         for verifier, part in data.groupby("verifier", sort=True):
             style = look(str(verifier))
-            axes.step(part["budget_ms"], part["n"], where="post", color=style.color, lw=1.3, label=style.label)
+            axes.step(
+                part["budget_ms"], part["n"], where="post", color=style.color, lw=1.3, label=style.label
+            )
         for budget in budgets:
             axes.axvline(budget, color="#888888", lw=0.6, ls="--", zorder=0)
-        axes.set(xlabel=f"budget (ms; up to {TOLERANCE:.0%} above it)", ylabel="N", ylim=(0, pool + 1), title=title)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(
+            xlabel=f"budget (ms; up to {TOLERANCE:.0%} above it)", ylabel="N", ylim=(0, pool + 1), title=title
+        )
         fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return fig, data
 

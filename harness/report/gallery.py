@@ -11,11 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.report.style import TWO_COLUMNS, figure, look, styled
+from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
 from harness.store import Run
 from harness.sweep import image_file
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
+_ROWS = 6  # prompts in one block
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 
 Picture = Callable[[Any], Image.Image]  # a candidate's row -> its image
@@ -73,43 +74,61 @@ def disagreements(
 
 
 def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figure:
-    """Each verifier's pick by prompt, marked right or wrong by GenEval.
+    """Each verifier's pick by prompt, marked right or wrong by GenEval; many prompts stand in two blocks.
 
     winners: a candidate's columns, prompt, verifier, score, correct.
     """
-    prompts = winners.drop_duplicates("prompt_id")[["prompt_id", "prompt"]]
-    names = sorted(winners["verifier"].unique())
+    ids = list(winners["prompt_id"].unique())
+    half = -(-len(ids) // 2) if len(ids) > _ROWS else len(ids)
+    blocks = [part for part in (ids[:half], ids[half:]) if part]
     with styled():  # type: ignore[attr-defined]
-        fig = figure(2.2 + 1.0 * len(names), 0.4 + 1.12 * len(prompts))
-        grid = fig.subplots(len(prompts), len(names), squeeze=False)
-        for row, (prompt_id, prompt) in enumerate(prompts.itertuples(index=False)):
-            for column, name in enumerate(names):
-                axes = grid[row, column]
-                chosen = winners[(winners["prompt_id"] == prompt_id) & (winners["verifier"] == name)]
-                _show(axes, chosen.iloc[0], picture)
-                if row == 0:
-                    axes.set_title(look(name).label)
-            wrapped = "\n".join(textwrap.wrap(prompt, 22))
-            grid[row, 0].set_ylabel(wrapped, rotation=0, ha="right", va="center", labelpad=6)
+        fig = figure(TWO_COLUMNS if len(blocks) == 2 else COLUMN * 1.2, 0.5 + 0.98 * half)
+        parts = fig.subfigures(1, len(blocks), squeeze=False)[0]
+        for part, block in zip(parts, blocks, strict=True):
+            _winners_block(part, winners, block, half, picture)
         fig.suptitle(title, fontsize=8.5)
     return fig
 
 
-def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> Figure:
-    """What `disagreements` found, one row a verifier and kind; cases also has prompt."""
-    groups = list(cases.groupby(["verifier", "kind"], sort=True))
-    columns = max(len(part) for _, part in groups)
-    with styled():  # type: ignore[attr-defined]
-        fig = figure(min(TWO_COLUMNS, 1.7 + 1.6 * columns), 0.5 + 1.95 * len(groups))
-        grid = fig.subplots(len(groups), columns, squeeze=False)
-        for row, ((verifier, kind), part) in enumerate(groups):
-            for axes in grid[row, len(part) :]:
+def _winners_block(fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, picture: Picture) -> None:
+    names = sorted(winners["verifier"].unique())
+    grid = fig.subplots(rows, len(names), squeeze=False)
+    for row in range(rows):
+        for column, name in enumerate(names):
+            axes = grid[row, column]
+            if row >= len(ids):
                 axes.set_axis_off()
-            for axes, (_, case) in zip(grid[row], part.iterrows(), strict=False):
-                _show(axes, case, picture)
-                axes.set_title("\n".join(textwrap.wrap(case["prompt"], 24)), fontsize=6.5)
-            said = f"{look(str(verifier)).label}:\n" + kind.replace(", ", ",\n")
-            grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=6)
+                continue
+            chosen = winners[(winners["prompt_id"] == ids[row]) & (winners["verifier"] == name)].iloc[0]
+            _show(axes, chosen, picture)
+            if row == 0:
+                axes.set_title(look(name).label, fontsize=7)
+            if column == 0:
+                wrapped = "\n".join(textwrap.wrap(chosen["prompt"], 17))
+                axes.set_ylabel(wrapped, rotation=0, ha="right", va="center", labelpad=4, fontsize=6.5)
+
+
+def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> Figure:
+    """What `disagreements` found, a row a verifier; cases also has prompt."""
+    names, kinds = sorted(cases["verifier"].unique()), sorted(cases["kind"].unique())
+    each = int(cases.groupby(["verifier", "kind"]).size().max())
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(TWO_COLUMNS if len(kinds) > 1 else COLUMN, 0.7 + 1.5 * len(names))
+        parts = fig.subfigures(1, len(kinds), squeeze=False, width_ratios=[1.12, 1][: len(kinds)])[0]
+        for part, kind in zip(parts, kinds, strict=True):
+            grid = part.subplots(len(names), each, squeeze=False)
+            part.suptitle(kind, fontsize=7.5)
+            for row, name in enumerate(names):
+                found = cases[(cases["verifier"] == name) & (cases["kind"] == kind)]
+                for axes, (_, case) in zip(grid[row], found.iterrows(), strict=False):
+                    _show(axes, case, picture)
+                    axes.set_title("\n".join(textwrap.wrap(case["prompt"], 19)), fontsize=5.5)
+                for axes in grid[row, len(found) :]:
+                    axes.set(xticks=[], yticks=[], frame_on=False)
+                    axes.grid(False)
+                if part is parts[0]:
+                    said = "\n".join(look(name).label.rsplit(" ", 1))
+                    grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=4)
         fig.suptitle(title, fontsize=8.5)
     return fig
 

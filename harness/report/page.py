@@ -50,6 +50,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         config_text=yaml.safe_dump(derived.run.info["config"], sort_keys=False, allow_unicode=True),
         data=_data(derived),
         gallery_n=GALLERY_N,
+        with_published=with_published,
         css=Markup(assets.joinpath("report.css").read_text()),
         script=Markup(assets.joinpath("report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
@@ -111,7 +112,7 @@ def _tables(derived: Derived, with_published: bool) -> list[dict[str, Any]]:
 
 
 def _headline(derived: Derived, with_published: bool) -> pd.DataFrame:
-    frame = derived.headline.assign(about="VHS against MLLM w/ CLIP: " + derived.headline["about"])
+    frame = derived.headline.round({"measured": 1})
     frame = published.headline_beside(frame, derived.names) if with_published else frame
     return frame.drop(columns=["key", "steps"])
 

@@ -85,7 +85,7 @@ def _labelled(row: pd.Series, source: str) -> pd.Series:
 def _difference(measured: pd.Series, printed: pd.Series) -> pd.Series:
     """Measured less published, of every accuracy that both have."""
     keep = {k: measured[k] for k in _MATCHED if k in measured}
-    numbers = {c: measured[c] - printed[c] for c in (*TAGS, OVERALL, "delta") if c in measured and c in printed}
+    numbers = {
+        c: measured[c] - printed[c] for c in (*TAGS, OVERALL, "delta") if c in measured and c in printed
+    }
     return pd.Series(keep | numbers)
-
-

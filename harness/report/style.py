@@ -15,7 +15,7 @@ COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
 _RC = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
     "pdf.fonttype": 42, "svg.fonttype": "none", "figure.constrained_layout.use": True,
 }  # fmt: skip
 STAGE_COLORS = {

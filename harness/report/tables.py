@@ -103,7 +103,8 @@ def _places(rows: pd.DataFrame, column: str, groups: Sequence[str]) -> dict[int,
     if "source" in rows:
         rows = rows[rows["source"] != DIFFERENCE]
     parts = rows.groupby(list(groups), dropna=False)
-    return {k: v for _, part in parts for k, v in places(part[column]).items()}
+    # the only row of a group is not the best of anything
+    return {k: v for _, part in parts if len(part) > 1 for k, v in places(part[column]).items()}
 
 
 def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
