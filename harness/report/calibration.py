@@ -22,7 +22,7 @@ def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS
     joined = scores.dropna(subset=["p_yes", "p_no"]).merge(candidates, on=_CANDIDATE, validate="many_to_one")
     total = joined["p_yes"] + joined["p_no"]
     joined = joined.assign(p=joined["p_yes"] / total)[total > 0]
-    frames = [_of(name, part, bins) for name, part in joined.groupby("verifier", sort=True)]
+    frames = [_of(str(name), part, bins) for name, part in joined.groupby("verifier", sort=True)]
     columns = ["verifier", "low", "high", "confidence", "right", "share_low", "share_high", "n", "ece"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 

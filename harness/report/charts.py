@@ -70,8 +70,10 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
     """Accuracy over N for one task, and the values of all tasks by trace, to switch between."""
     fig = _figure("N", "accuracy (%)", log_x=True)
     values: dict[str, list[list[Any]]] = {str(t): [] for t in derived.curves["tag"].unique()}
-    for (generator, steps, verifier), part in derived.curves.groupby(["generator", "steps", "verifier"]):
-        style = look(str(verifier))
+    keys: Any
+    for keys, part in derived.curves.groupby(["generator", "steps", "verifier"]):
+        generator, steps, verifier = keys
+        style = look(verifier)
         dash = {"--": "dash", ":": "dot"}.get(style.line, "solid")
         ns = sorted(part["n"].unique())
         for name, rows in values.items():
@@ -129,8 +131,8 @@ def stage_times(derived: Derived) -> go.Figure:
         if rows.empty:
             continue
         names = [
-            f"{_name(derived, row.generator, row.steps, look(row.verifier).label)}, {row.part}"
-            for row in rows.itertuples(index=False)
+            f"{_name(derived, row['generator'], row['steps'], look(row['verifier']).label)}, {row['part']}"
+            for _, row in rows.iterrows()
         ]
         fig.add_bar(
             x=[_round(v, 4) for v in rows["wall_ms"]], y=names, name=stage, orientation="h",

@@ -67,33 +67,38 @@ def _refuse_overlap(runs: Sequence[Run]) -> None:
     """Each candidate is of one run, so that nothing counts twice."""
     seen: dict[tuple[Any, ...], Path] = {}
     for run in runs:
-        for key in run.candidates[["generator", "steps", "seed"]].drop_duplicates().itertuples(index=False):
-            if tuple(key) in seen:
+        for generator, steps, seed in _distinct(run.candidates, ["generator", "steps", "seed"]):
+            if (generator, steps, seed) in seen:
                 raise StoreError(
-                    f"{run.path} cannot be combined with {seen[tuple(key)]}: both hold the candidates of "
-                    f"'{key.generator}' ({key.steps} steps) of seed {key.seed}."
+                    f"{run.path} cannot be combined with {seen[generator, steps, seed]}: both hold the "
+                    f"candidates of '{generator}' ({steps} steps) of seed {seed}."
                 )
-            seen[tuple(key)] = run.path
+            seen[generator, steps, seed] = run.path
 
 
 def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
     """A verifier that scored only some of a generator's candidates cannot be compared on all."""
-    held = candidates.groupby(["generator", "steps"]).size()
-    for (generator, steps, verifier), count in scores.groupby(_PIPELINE).size().items():
-        if count != held[generator, steps]:
+    pool, judged = ["generator", "steps"], candidates.groupby(["generator", "steps"]).size().to_dict()
+    for generator, steps, verifier in _distinct(scores, _PIPELINE):
+        same = (scores[pool] == [generator, steps]).all(axis=1) & (scores["verifier"] == verifier)
+        if same.sum() != judged[generator, steps]:
             raise StoreError(
-                f"the runs cannot be combined: '{verifier}' scored {count} of the {held[generator, steps]} "
-                f"candidates of '{generator}' ({steps} steps)."
+                f"the runs cannot be combined: '{verifier}' scored {same.sum()} of the "
+                f"{judged[generator, steps]} candidates of '{generator}' ({steps} steps)."
             )
+
+
+def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
+    return list(rows[columns].drop_duplicates().itertuples(index=False, name=None))
 
 
 def _costs(runs: Sequence[Run]) -> pd.DataFrame:
     """The costs of one device: the first that measured every pipeline. Times of two never mix."""
-    pipelines = {tuple(p) for r in runs for p in r.costs[_PIPELINE].drop_duplicates().to_numpy()}
+    pipelines = {pipeline for r in runs for pipeline in _distinct(r.costs, _PIPELINE)}
     costs = pd.concat([r.costs.assign(_run=i) for i, r in enumerate(runs)], ignore_index=True)
     for device in costs["device"].unique():
         here = costs[costs["device"].isna() if pd.isna(device) else costs["device"] == device]
-        if {tuple(p) for p in here[_PIPELINE].drop_duplicates().to_numpy()} == pipelines:
+        if set(_distinct(here, _PIPELINE)) == pipelines:
             # a pipeline that several runs measured counts in the first
             first = here.groupby(_PIPELINE)["_run"].transform("min")
             return here[here["_run"] == first].drop(columns="_run").reset_index(drop=True)

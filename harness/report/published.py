@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ VERIFIERS = {"VHS": "vhs", "MLLM w/ CLIP": "mllm-clip", "MLLM w/ AE": "mllm-ae"}
 _ACCURACIES = dict(zip(readers.PROMPTS, TAGS, strict=True)) | {"overall": OVERALL}
 _MATCHED = ("budget_ms", "generator", "steps", "verifier", "scoring", "drift")
 # what a table's caption says in place of a column
-_IMPLIED = {"generator": "sana-sprint", "steps": 1}
+_IMPLIED: dict[str, Any] = {"generator": "sana-sprint", "steps": 1}
 
 
 def published_rows(name: str) -> pd.DataFrame:

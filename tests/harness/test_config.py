@@ -51,7 +51,9 @@ def test_a_missing_file(tmp_path):
 def test_entries_of_one_generator_are_told_apart():
     said = refused("generators: [{name: nano}, {name: nano}]\n")
     assert "key 'generators': two generators are 'nano'; give each a label of its own." in said
-    config = parse("generators: [{name: nano}, {name: nano, options: {steps: 4}}, {name: nano, label: b}]", "x")
+    config = parse(
+        "generators: [{name: nano}, {name: nano, options: {steps: 4}}, {name: nano, label: b}]", "x"
+    )
     assert [e.key for e in config.generators] == ["nano", "nano_steps=4", "b"]
     assert [e.shown for e in config.generators] == ["nano", "nano", "b"]
 
@@ -64,7 +66,9 @@ def test_an_entry_may_have_its_own_verifiers_and_pool():
     assert [v.name for v in config.verifiers_of(second)] == ["vhs", "mllm-ae"]
     assert (config.pool_of(first), config.pool_of(second)) == (2, 9)
     said = refused("generators: [{name: nano, verifiers: [vsh]}]\nverifiers: [{name: vhs}]\n")
-    assert said == "x.yaml: generator 'nano' asks for verifier 'vsh', which the run lacks; did you mean 'vhs'?"
+    assert (
+        said == "x.yaml: generator 'nano' asks for verifier 'vsh', which the run lacks; did you mean 'vhs'?"
+    )
 
 
 def test_a_label_is_a_plain_name():

@@ -31,7 +31,9 @@ def planned(name: str):
 
 def ns(found, generator, steps, verifier):
     cell = next(
-        c for c in found["cells"] if (c["generator"], c["steps"], c["verifier"]) == (generator, steps, verifier)
+        c
+        for c in found["cells"]
+        if (c["generator"], c["steps"], c["verifier"]) == (generator, steps, verifier)
     )
     return list(cell["n_by_budget"].values())
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from harness.config import RunConfig
 from harness.geneval.rules import TAGS
+from harness.report.build import build
 from harness.store import RunStore, load_run
 from harness.sweep import gallery_prompts, image_file
 
@@ -116,3 +117,16 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def loaded(made):
     return load_run(made)
+
+
+MARKED = "</script><script>document.title='broken'</script>\"'&<b>"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """The report of a run of two pools; its first prompt holds MARKED. Made once: drawing takes its time."""
+    folder = tmp_path_factory.mktemp("built")
+    entries = [{"name": "nano"}, {"name": "nano", "label": "single", "pool": 1, "verifiers": []}]
+    run = write_run(folder / "run", generators=entries, marked=MARKED)
+    build(run, out=folder / "out", with_published=True)
+    return folder / "out"

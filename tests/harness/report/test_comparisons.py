@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,7 +80,9 @@ def test_headline_numbers_and_what_is_unknown(make_run, tmp_path):
     found = derived.headline.set_index("key")["measured"]
     assert found["time_per_candidate"] == pytest.approx(100 * (19.5 / 64.5 - 1))
     assert found["peak_vram"] == pytest.approx(-25)
-    at = derived.budget_rows[derived.budget_rows["budget_ms"] == derived.budgets[0]].set_index("verifier")[OVERALL]
+    at = derived.budget_rows[derived.budget_rows["budget_ms"] == derived.budgets[0]].set_index("verifier")[
+        OVERALL
+    ]
     assert found["overall_gain"] == pytest.approx(at["vhs"] - at["mllm-clip"])
     without = headline("nano", 1, {"wall_ms": {}, "tflop": {}}, derived.budget_rows, {})
     assert without.set_index("key")["measured"].drop("overall_gain").isna().all()
