@@ -126,20 +126,24 @@ def stage_times(derived: Derived) -> go.Figure:
     fig = _figure("wall-clock (ms, median)", "")
     parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
     costs = pd.concat(parts, ignore_index=True)
+    order_of_rows = [_row_name(derived, row) for _, row in costs.iterrows()]
     for stage, color in STAGE_COLORS.items():
         rows = costs[costs["stage"] == stage]
         if rows.empty:
             continue
-        names = [
-            f"{_name(derived, row['generator'], row['steps'], look(row['verifier']).label)}, {row['part']}"
-            for _, row in rows.iterrows()
-        ]
+        names = [_row_name(derived, row) for _, row in rows.iterrows()]
         fig.add_bar(
             x=[_round(v, 4) for v in rows["wall_ms"]], y=names, name=stage, orientation="h",
             marker={"color": color}, hovertemplate="%{x:.2f} ms<extra>%{fullData.name}</extra>",
         )  # fmt: skip
-    fig.update_layout(barmode="stack", yaxis={"autorange": "reversed", "automargin": True})
+    order = {"categoryorder": "array", "categoryarray": list(dict.fromkeys(order_of_rows))}
+    fig.update_layout(barmode="stack", yaxis={"autorange": "reversed", "automargin": True} | order)
     return fig
+
+
+def _row_name(derived: Derived, row: pd.Series) -> str:
+    name = _name(derived, row["generator"], row["steps"], look(row["verifier"]).label)
+    return f"{name}, {row['part']}"
 
 
 def task_names(derived: Derived) -> dict[str, str]:

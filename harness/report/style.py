@@ -73,6 +73,7 @@ def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
     with styled():  # type: ignore[attr-defined]
         fig.savefig(stem.with_suffix(".png"), dpi=300)
+        fig.set_layout_engine("none")  # it is laid out: the second file need not be again
         # no date in the file, so that the same run gives the same bytes
         fig.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
     data.to_csv(stem.with_suffix(".csv"), index=False)

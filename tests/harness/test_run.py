@@ -63,7 +63,8 @@ def test_report_writes_every_table_and_figure(finished):
 
 
 def test_deriving_again_gives_the_same_tables(finished):
-    build(finished)
+    if not (finished / "tables").exists():
+        build(finished)
     first = {f: f.read_bytes() for f in (finished / "tables").iterdir()}
     build(finished)
     assert first == {f: f.read_bytes() for f in (finished / "tables").iterdir()}
