@@ -15,7 +15,6 @@ from harness.derive import accuracy_curves, separation
 from harness.report import comparisons
 from harness.report.comparisons import AccuracyTable, Pipeline
 from harness.store import Run, StoreError
-from harness.sweep import create_verifier
 
 Models = dict[Pipeline, CostModel]
 _REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets
@@ -119,12 +118,11 @@ def _plain(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
-    """What each verifier reads, as the run recorded; an older run's verifiers are built to ask them."""
+    """What each verifier reads, as the run recorded. Raises StoreError if it did not."""
     recorded = run.info.get("needs", {})
-    return {
-        v.name: recorded[v.name] if v.name in recorded else create_verifier(v, "cpu").needs
-        for v in config.verifiers
-    }
+    if missing := [v.name for v in config.verifiers if v.name not in recorded]:
+        raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
+    return {v.name: recorded[v.name] for v in config.verifiers}
 
 
 def _default_budgets(models: Models) -> list[float]:

@@ -21,7 +21,6 @@ from harness.report import charts, published, tables
 from harness.report.derived import Derived
 from harness.report.gallery import Pictures
 from harness.report.style import TASK_NAMES, label
-from harness.store import write_atomic
 
 IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
 GALLERY_N = 4
@@ -55,7 +54,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         script=Markup(assets.joinpath("report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
     )
-    write_atomic(file, page.encode())
+    file.write_text(page)
 
 
 def _data(derived: Derived) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def test_table1_has_the_published_n():
     found = planned("table1")
     assert ns(found, "sana-sprint", 1, "vhs") == [4, 9, 15]
     assert ns(found, "sana-sprint", 1, "mllm-clip") == [2, 4, 6]
+    assert ns(found, "sana-sprint", 1, "mllm-ae") == [3, 7, 11]
     assert ns(found, "sana-sprint", 8, "none") == [1, 1, 1]
     assert ns(found, "sana-1.5", 16, "none") == [None, None, 1]
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from harness.config import RunConfig
 from harness.geneval.rules import TAGS
 from harness.report.build import build
-from harness.store import RunStore, load_run
+from harness.store import SCHEMAS, RunStore, load_run
 from harness.sweep import gallery_prompts, image_file
 
 NEEDS = {"vhs": "hidden", "mllm-clip": "images", "mllm-ae": "latents"}
@@ -75,12 +76,19 @@ def _write_entry(store, config, entry, prompts, rng, vram, device) -> None:
     if scores:
         store.write_shard("scores", entry.key, pd.concat(scores))
     rows = [row for v in (None, *mine) for row in cost_rows(entry.shown, steps, v, vram, device)]
-    store.write_shard("costs", entry.key, pd.DataFrame(rows))
+    store.write_shard("costs", entry.key, pd.DataFrame([_unfilled("costs") | row for row in rows]))
     for prompt_id in gallery_prompts(prompts, config.gallery_prompts):
         for i in range(pool):
             file = image_file(store.path, entry.key, prompt_id, i)
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
+
+
+def _unfilled(table: str) -> dict[str, Any]:
+    """What a row has where a made run has nothing to say."""
+    fields = SCHEMAS[table]
+    texts = {f.name: "" for f in fields if pa.types.is_string(f.type) and not f.nullable}
+    return {f.name: None for f in fields} | texts | ({"status": "ok"} if "status" in fields.names else {})
 
 
 def cost_rows(

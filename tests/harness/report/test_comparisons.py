@@ -9,7 +9,7 @@ from harness.budgets import CostModel
 from harness.derive import OVERALL, accuracy_curves
 from harness.report.comparisons import headline, judged_yes_scores, paired_gain, time_saving
 from harness.report.derived import derive
-from harness.store import load_run
+from harness.store import StoreError, load_run
 
 
 def tables(folder):
@@ -100,6 +100,12 @@ def test_time_saved_at_the_highest_accuracy_that_both_reach():
     assert time_saving(curve(vhs=[60, 70, 80], clip=[60, 65, 70]), models) == (70, 30, 12)
     assert time_saving(curve(vhs=[60, 62, 64], clip=[60, 65, 70]), models) == (64, 20, 13)
     assert time_saving(curve(vhs=[60]), {"vhs": models["vhs"]}) is None
+
+
+def test_a_run_that_does_not_say_what_a_verifier_reads(loaded):
+    loaded.info.pop("needs")
+    with pytest.raises(StoreError, match="does not say what 'vhs' reads"):
+        derive(loaded)
 
 
 def test_a_pipeline_without_cost_is_left_out_and_named(loaded):
