@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.commands import generate
+from harness.commands import generate, paper
 from harness.commands.score import score
 from harness.terminal import Bars, Json, console, quiet
 
@@ -70,14 +70,24 @@ def version(
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(help="YAML; default: the embedded nano world.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML, or a bundled name (table1, nano-table1, ...); default: nano.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<name>.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print cells, N by budget, GPU hours and disk.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes."""
     from harness.config import default_config, load_config
 
     chosen = load_config(config) if config else default_config()
+    if dry_run:
+        from harness.commands.dry_run import print_plan
+
+        print_plan(chosen, as_json)
+        return
     folder = out or Path("runs") / chosen.name
     quiet()
     from harness.sweep import run as sweep
@@ -87,17 +97,21 @@ def run(
     else:
         with Bars() as bars:
             sweep(chosen, folder, bars.update)
-    _report(folder, as_json)
+    _report([folder], as_json)
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A finished run's directory.")],
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs; several are put together, into --out.")],
+    out: Annotated[Path | None, typer.Option(help="Where it goes; default: into the run.")] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="The paper's values beside the measured ones.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Derive the tables and figures of a finished run again."""
+    """Derive tables, figures and report.html of finished runs."""
     quiet()
-    _report(run, as_json)
+    _report(runs, as_json, out, published)
 
 
 @app.command("list")
@@ -156,13 +170,14 @@ def nano(
 
 
 generate.register(app)
+paper.register(app)
 app.command()(score)
 
 
-def _report(folder: Path, as_json: bool) -> None:
+def _report(runs: list[Path], as_json: bool, out: Path | None = None, published: bool = False) -> None:
     from harness.report.build import build
 
-    summary = build(folder)
+    summary = build(*runs, out=out, with_published=published)
     if as_json:
         print(json.dumps(summary, indent=1))
         return

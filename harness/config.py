@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import generators
 import verifiers
@@ -25,8 +25,30 @@ class _Strict(BaseModel):
 
 
 class GeneratorConfig(_Strict):
+    """One pool of candidates.
+
+    `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
+    (all otherwise); `pool` overrides the run's; `drift` says how far its weights were moved from those
+    that the verifiers were trained on, as a share of a LoRA epoch (the paper's Table 7).
+    """
+
     name: str
     options: dict[str, Any] = {}
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")] | None = None
+    verifiers: list[str] | None = None
+    pool: Positive | None = None
+    drift: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its name in the run's tables."""
+        return self.label or self.name
+
+    @property
+    def key(self) -> str:
+        """Its name in the run's files, which no other entry of the run has."""
+        steps = self.options.get("steps")
+        return self.shown if steps is None else f"{self.shown}_steps={steps}"
 
     @field_validator("name")
     @classmethod
@@ -38,7 +60,6 @@ class VerifierConfig(_Strict):
     name: str
     checkpoint: str | None = None
     options: dict[str, Any] = {}
-    without_scoring: bool = False  # also show any candidate judged yes, the paper's "no scoring" (Table 5)
 
     @field_validator("name")
     @classmethod
@@ -78,6 +99,34 @@ class RunConfig(_Strict):
     threads: Positive | None = None
     timing: TimingConfig = TimingConfig()
 
+    @field_validator("generators")
+    @classmethod
+    def _told_apart(cls, entries: list[GeneratorConfig]) -> list[GeneratorConfig]:
+        keys = [entry.key for entry in entries]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"two generators are '{twice[0]}'; give each a label of its own")
+        return entries
+
+    @model_validator(mode="after")
+    def _verifiers_are_there(self) -> RunConfig:
+        known = [v.name for v in self.verifiers]
+        for entry in self.generators:
+            for name in entry.verifiers or ():
+                if name not in known:
+                    raise ValueError(
+                        f"generator '{entry.key}' asks for verifier '{name}', which the run lacks; "
+                        f"{nearest(name, known)}"
+                    )
+        return self
+
+    def verifiers_of(self, entry: GeneratorConfig) -> list[VerifierConfig]:
+        """Those that score the candidates of `entry`."""
+        return [v for v in self.verifiers if entry.verifiers is None or v.name in entry.verifiers]
+
+    def pool_of(self, entry: GeneratorConfig) -> int:
+        """Candidates a prompt and seed."""
+        return entry.pool or self.pool
+
 
 def _registered(registry: Registry[Any], name: str) -> str:
     if name not in registry:
@@ -90,8 +139,18 @@ def default_config() -> RunConfig:
     return parse(files("harness").joinpath("configs/nano.yaml").read_text(), "nano.yaml")
 
 
+def bundled() -> list[str]:
+    """Names of the configurations that ship with the package."""
+    return sorted(f.name.removesuffix(".yaml") for f in files("harness").joinpath("configs").iterdir())
+
+
 def load_config(path: Path) -> RunConfig:
-    """Read a YAML file. Raises ConfigError."""
+    """Read a YAML file, or a bundled configuration by its name. Raises ConfigError."""
+    name = str(path)
+    if not path.exists() and "/" not in name and not path.suffix:
+        if name not in bundled():
+            raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, bundled())}")
+        return parse(files("harness").joinpath(f"configs/{name}.yaml").read_text(), f"{name}.yaml")
     try:
         text = path.read_text()
     except OSError as error:
@@ -121,7 +180,7 @@ def parse(text: str, file: str) -> RunConfig:
 def _sentence(file: str, tree: yaml.Node | None, error: dict[str, Any]) -> str:
     place = [p for p in error["loc"] if isinstance(p, (str, int))]
     key = ".".join(map(str, place))
-    where = f"{file}, line {_line(tree, place)}, key '{key}'"
+    where = f"{file}, line {_line(tree, place)}, key '{key}'" if place else file
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
     if error["type"] == "missing":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.best_of_n import expected_accuracy, judged_yes, oracle, random_choice
+from harness.best_of_n import expected_accuracy, oracle, random_choice
 from harness.geneval.rules import TAGS
 from harness.statistics import (
     REPLICATES,
@@ -29,23 +27,14 @@ _PIPELINE = ["generator", "steps", "verifier"]
 Floats = NDArray[np.float64]
 
 
-def no_scoring(verifier: str) -> str:
-    """The name of a verifier whose score is not used: any candidate that it judged yes (Table 5)."""
-    return f"{verifier} (no scoring)"
-
-
 def accuracy_curves(
-    candidates: pd.DataFrame,
-    scores: pd.DataFrame,
-    replicates: int = REPLICATES,
-    without_scoring: Collection[str] = (),
+    candidates: pd.DataFrame, scores: pd.DataFrame, replicates: int = REPLICATES
 ) -> pd.DataFrame:
     """Accuracy in percent of best-of-N for every N, pipeline and task, with 95% intervals.
 
     Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
     over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low,
-    high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt. The verifiers
-    in `without_scoring` are shown a second time, named by `no_scoring`.
+    high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
     Raises ValueError for no candidates, pools of different sizes, or a candidate without a score.
     """
     if candidates.empty:
@@ -57,10 +46,7 @@ def accuracy_curves(
         mine = scores[(scores["generator"] == generator) & (scores["steps"] == steps)]
         expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
         for verifier, rows in mine.groupby("verifier", sort=True):
-            values = grid.of(rows)
-            expected[str(verifier)] = expected_accuracy(values, grid.correct)
-            if verifier in without_scoring:
-                expected[no_scoring(str(verifier))] = judged_yes(values, grid.correct)
+            expected[str(verifier)] = expected_accuracy(grid.of(rows), grid.correct)
         weights = bootstrap_weights(grid.tags, replicates)
         for verifier, values in expected.items():
             frame = grid.summary(values, weights)

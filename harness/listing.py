@@ -80,7 +80,10 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(f"AUC of {row['verifier']}: {row['auc']:.3f} (n = {row['n']})", highlight=False)
     errors = [abs(row["error_percent"]) for row in summary["latency"]]
     console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
+    for reason in summary["unmeasured"]:
+        console.print(f"left out: {reason}", highlight=False, markup=False)
     console.print(f"tables and figures: {summary['run']}/tables, {summary['run']}/figures", highlight=False)
+    console.print(f"to open in a browser: {summary['report']}", highlight=False)
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:

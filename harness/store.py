@@ -56,7 +56,7 @@ _ORDER = {
     "scores": ["generator", "steps", "verifier", "prompt_id", "seed", "index"],
     "costs": ["generator", "steps", "verifier", "stage", "n", "batch", "repeat"],
 }
-_KEY = re.compile(r"[A-Za-z0-9._=-]+")
+_KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 
 
 class StoreError(ValueError):

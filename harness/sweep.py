@@ -101,28 +101,28 @@ class _Sweep:
         shards = [(seed, start) for seed in self.config.seeds for start in starts]
         todo = [s for s in shards if not self._done(*s)]
         done, of = len(shards) - len(todo), len(shards)
-        self.progress(f"candidates of {self.entry.name}", done, of)
+        self.progress(f"candidates of {self.entry.key}", done, of)
         if not todo:
             return
         generator = generators.create(self.entry.name, device=self.config.device, **self.entry.options)
         self.encode = PromptCache(generator).encode
         judges: list[Verifier] = []
-        for wanted in self.config.verifiers:
+        for wanted in self.config.verifiers_of(self.entry):
             judges.append(create_verifier(wanted, self.config.device, generator.name))
             judges[-1].check_host(generator)
-        sources = {**self.store.info.get("generators", {}), self.entry.name: generator.info().source}
+        info = self.store.info
         self.store.update(
-            checkpoints={v.name: v.checkpoint_sha256 for v in judges},
-            needs={v.name: v.needs for v in judges},
-            generators=sources,
+            checkpoints=info.get("checkpoints", {}) | {v.name: v.checkpoint_sha256 for v in judges},
+            needs=info.get("needs", {}) | {v.name: v.needs for v in judges},
+            generators=info.get("generators", {}) | {self.entry.key: generator.info().source},
         )
         detector = ShapeDetector()
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)
-            self.progress(f"candidates of {self.entry.name}", done + count, of)
+            self.progress(f"candidates of {self.entry.key}", done + count, of)
 
     def _key(self, seed: int, start: int) -> str:
-        return f"{self.entry.name}_seed={seed}_prompt={start:05d}"
+        return f"{self.entry.key}_seed={seed}_prompt={start:05d}"
 
     def _done(self, seed: int, start: int) -> bool:
         key = self._key(seed, start)
@@ -134,7 +134,7 @@ class _Sweep:
         rows = [
             (prompt_id, index)
             for prompt_id in range(start, min(start + PROMPTS_PER_SHARD, len(self.prompts)))
-            for index in range(self.config.pool)
+            for index in range(self.config.pool_of(self.entry))
         ]
         candidates, scores = [], []
         size = self.config.batch_size
@@ -169,9 +169,9 @@ class _Sweep:
         images = generator.decode(latents)
         metadata = [self.prompts[p] for p, _ in rows]
         verdicts = judge(detector, images, metadata)
-        self._keep(generator.name, seed, rows, images)
+        self._keep(seed, rows, images)
         frame = pd.DataFrame(rows, columns=["prompt_id", "index"])
-        frame.insert(0, "generator", self.entry.name)
+        frame.insert(0, "generator", self.entry.shown)
         frame.insert(1, "steps", generator.steps)
         frame["seed"] = seed
         scores = []
@@ -189,13 +189,13 @@ class _Sweep:
             reason=[v.reason for v in verdicts],
         ), scores
 
-    def _keep(self, generator: str, seed: int, rows: list[tuple[int, int]], images: Sequence[Any]) -> None:
+    def _keep(self, seed: int, rows: list[tuple[int, int]], images: Sequence[Any]) -> None:
         """Save the pictures of the gallery's prompts, for the first seed."""
         if seed != self.config.seeds[0]:
             return
         for (prompt_id, index), image in zip(rows, images, strict=True):
             if prompt_id in self.gallery:
-                file = image_file(self.store.path, generator, prompt_id, index)
+                file = image_file(self.store.path, self.entry.key, prompt_id, index)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 image.save(file)
 
@@ -203,8 +203,9 @@ class _Sweep:
 _COLUMNS = ["generator", "steps", "prompt_id", "seed", "index"]
 
 
-def image_file(run: Path, generator: str, prompt_id: int, index: int) -> Path:
-    return run / "images" / generator / f"{prompt_id:05d}_{index:04d}.png"
+def image_file(run: Path, key: str, prompt_id: int, index: int) -> Path:
+    """Where a gallery picture lies; `key` is the generator entry's."""
+    return run / "images" / key / f"{prompt_id:05d}_{index:04d}.png"
 
 
 def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
@@ -226,10 +227,10 @@ def _verifier_options(entry: VerifierConfig, device: str, generator: str) -> dic
 
 def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) -> None:
     """Measure every pipeline, each in a fresh process, after all generation: alone on the machine."""
-    cells = [(g, v) for g in config.generators for v in (None, *config.verifiers)]
+    cells = [(g, v) for g in config.generators for v in (None, *config.verifiers_of(g))]
     for done, (entry, verifier) in enumerate(cells):
         progress("costs", done, len(cells))
-        key = f"{entry.name}_{verifier.name if verifier else 'none'}"
+        key = f"{entry.key}_{verifier.name if verifier else 'none'}"
         if store.has("costs", key):
             continue
         rows = measure_in_fresh_process(
@@ -245,7 +246,7 @@ def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) 
                 config.threads,
             )
         )
-        store.write_shard("costs", key, pd.DataFrame(rows))
+        store.write_shard("costs", key, pd.DataFrame(rows).assign(generator=entry.shown))
     progress("costs", len(cells), len(cells))
 
 

@@ -1,4 +1,4 @@
-"""The paper's printed tables."""
+"""The paper's printed tables and claims."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.resources import files
 import pandas as pd
 
 TABLES = ("table1", "table5", "table6", "table7")
+CLAIMS, SHARES = "claims", "figure6"
 # GenEval's prompts by task, with which the paper weighs its Overall
 PROMPTS = {"single": 80, "two": 99, "counting": 80, "color": 94, "position": 100, "attribution": 100}
 
@@ -15,11 +16,41 @@ def table(name: str) -> pd.DataFrame:
     """A published table as printed, in percent. Raises ValueError for an unknown name."""
     if name not in TABLES:
         raise ValueError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
-    with files("results").joinpath(f"published/{name}.csv").open() as stream:
-        return pd.read_csv(stream, keep_default_na=False, na_values=[""])
+    return _read(name)
+
+
+def claims() -> pd.DataFrame:
+    """Numbers that the paper's text states: key, value, unit, about, source."""
+    return _read(CLAIMS)
+
+
+def claim(key: str) -> float:
+    """The value of one claim. Raises KeyError for an unknown key."""
+    return float(claims().set_index("key")["value"].loc[key])
+
+
+def shares() -> pd.DataFrame:
+    """Percent of scores at the extremes (Fig. 6): verifier, scores, percent, about, source."""
+    return _read(SHARES)
+
+
+def sources() -> pd.DataFrame:
+    """Where each published table stands: table, paper, place."""
+    return _read("sources")
+
+
+def a100_timings() -> pd.DataFrame:
+    """Published A100 time of best-of-N, T(N) = fixed_s + N x per_candidate_s, read off figure and tables."""
+    with files("results").joinpath("published/a100_timings.csv").open() as stream:
+        return pd.read_csv(stream)
 
 
 def recomputed_overall(rows: pd.DataFrame) -> pd.Series:
     """The prompt-weighted mean of the six printed task accuracies."""
     weights = pd.Series(PROMPTS)
     return rows[list(PROMPTS)].mul(weights).sum(axis=1) / weights.sum()
+
+
+def _read(name: str) -> pd.DataFrame:
+    with files("results").joinpath(f"published/{name}.csv").open() as stream:
+        return pd.read_csv(stream, keep_default_na=False, na_values=[""])

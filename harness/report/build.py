@@ -1,4 +1,4 @@
-"""From a finished run to its tables and figures: everything here is derived, nothing is measured."""
+"""From finished runs to tables, figures and the report: everything here is derived, nothing is measured."""
 
 from __future__ import annotations
 
@@ -7,196 +7,177 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from harness import budgets as budgeting
-from harness.budgets import CostModel
-from harness.config import RunConfig
-from harness.derive import GENEVAL_OVERALL, OVERALL, accuracy_curves, no_scoring, separation, winners
-from harness.report import figures, style, tables
-from harness.store import Run, StoreError, load_run
-from harness.sweep import gallery_prompts, image_file
+from harness.derive import GENEVAL_OVERALL, OVERALL, winners
+from harness.report import comparisons, figures, gallery, published, style, tables
+from harness.report.calibration import reliability
+from harness.report.combine import load_runs
+from harness.report.derived import Derived, derive, records
+from harness.report.gallery import Pictures
+from harness.report.page import write_page
+from harness.store import StoreError
+from harness.sweep import gallery_prompts
 
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
-_REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets
 
 
-def build(path: Path) -> dict[str, Any]:
-    """Write tables/ and figures/ of the run in `path`; returns a summary fit for JSON."""
-    run = load_run(path)
-    config = RunConfig.model_validate(run.info["config"])
+def build(*paths: Path, out: Path | None = None, with_published: bool = False) -> dict[str, Any]:
+    """Write tables/, figures/ and report.html of one run, or of several as one; returns a summary for JSON.
+
+    They go to `out`, by default into the run. `with_published` adds tables that have the paper's
+    values beside the measured ones. Raises StoreError for a run that cannot be read or combined.
+    """
+    if len(paths) > 1 and out is None:
+        raise StoreError("several runs make one report; say with --out where it goes.")
+    derived = derive(load_runs(paths))
+    out = out or derived.run.path
     for folder in ("tables", "figures"):
-        (path / folder).mkdir(exist_ok=True)
-    unscored = [v.name for v in config.verifiers if v.without_scoring]
-    curves = accuracy_curves(run.candidates, run.scores, config.bootstrap, unscored)
-    needs = run.info["needs"]
-    models: dict[tuple[str, int, str], CostModel] = {}
-    checks = []
-    for generator, steps in run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False):
-        costs = run.costs[(run.costs["generator"] == generator) & (run.costs["steps"] == steps)]
-        mine = _models(costs, needs, "wall_ms")
-        models |= {(generator, steps, name): model for name, model in mine.items()}
-        models |= {(generator, steps, no_scoring(name)): mine[name] for name in unscored}
-        for name, model in mine.items():
-            rows = budgeting.check(costs, "" if name == "none" else name, model)
-            checks.append(rows.assign(generator=generator, steps=steps, verifier=name))
-    budgets = config.budgets_ms or _default_budgets(models)
-    budget_rows = budgeting.budget_table(curves, models, budgets, config.tolerance)
-    latency = pd.concat(checks, ignore_index=True)
-    auc = separation(run.candidates, run.scores)
-    tables.write_budgets(budget_rows, path / "tables" / "budgets")
-    tables.write_table(latency, path / "tables" / "latency")
-    tables.write_table(_cost_table(models, run.costs), path / "tables" / "costs")
-    tables.write_table(auc, path / "tables" / "auc")
-    curves.to_csv(path / "tables" / "curves.csv", index=False)
-    _figures(run, config, curves, models, needs, budgets)
-    return _summary(run, budget_rows, latency, auc, curves)
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    _tables(derived, out / "tables", with_published)
+    _figures(derived, out / "figures")
+    write_page(derived, out / "report.html", with_published)
+    return _summary(derived, out)
 
 
-def _models(costs: pd.DataFrame, needs: dict[str, Any], column: str) -> dict[str, CostModel]:
-    found = {name: budgeting.fit(costs, name, reads, column) for name, reads in needs.items()}
-    return {"none": budgeting.fit(costs, "", None, column)} | found
+def _tables(derived: Derived, folder: Path, with_published: bool) -> None:
+    for table in derived.tables:
+        tables.write_accuracies(table, folder / table.name)
+        if with_published:
+            beside = published.beside(table, derived.names)
+            tables.write_accuracies(beside, folder / beside.name)
+    tables.write_table(derived.headline, folder / "headline")
+    if with_published:
+        beside_headline = published.headline_beside(derived.headline, derived.names)
+        tables.write_table(beside_headline, folder / "headline_published")
+    tables.write_table(derived.latency, folder / "latency")
+    tables.write_table(derived.costs, folder / "costs")
+    tables.write_table(derived.auc, folder / "auc")
+    derived.curves.to_csv(folder / "curves.csv", index=False)
 
 
-def _default_budgets(models: dict[tuple[str, int, str], CostModel]) -> list[float]:
-    """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the dearest pipeline's."""
-    pool = {k: m for k, m in models.items() if k[2] == _REFERENCE} or models
-    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)))
+def _figures(derived: Derived, folder: Path) -> None:
+    for generator, steps in derived.pools:
+        _Figures(derived, folder, generator, steps).draw()
 
 
-def _cost_table(models: dict[tuple[str, int, str], CostModel], costs: pd.DataFrame) -> pd.DataFrame:
-    """Median, fastest and slowest repeat of every stage, with TFLOP and memory."""
-    keys = ["generator", "steps", "verifier", "stage", "n", "batch"]
-    table = costs.groupby(keys, sort=True).agg(
-        median_ms=("wall_ms", "median"),
-        min_ms=("wall_ms", "min"),
-        max_ms=("wall_ms", "max"),
-        repeats=("wall_ms", "size"),
-        tflop=("tflop", "first"),
-        peak_vram_gb=("peak_vram_gb", "first"),
-        peak_rss_gb=("peak_rss_gb", "first"),
-        device=("device", "first"),
-    )
-    return table.reset_index()
+class _Figures:
+    """The figures of one pool of candidates."""
 
+    def __init__(self, derived: Derived, folder: Path, generator: str, steps: int) -> None:
+        self.derived, self.folder, self.generator, self.steps = derived, folder, generator, steps
+        run = derived.run
+        self.candidates, self.scores, self.curves = (
+            frame[(frame["generator"] == generator) & (frame["steps"] == steps)]
+            for frame in (run.candidates, run.scores, derived.curves)
+        )
+        self.models = derived.models_of(generator, steps)
+        self.pool = int(self.curves["n"].max())
+        several = len({g for g, _ in derived.pools}) != len(derived.pools)
+        self.name = f"{generator}_{steps}steps" if several else generator
+        self.about = f"{generator}: {len(run.prompts)} prompts, pool of {self.pool}"
 
-def _figures(
-    run: Run,
-    config: RunConfig,
-    curves: pd.DataFrame,
-    models: dict[tuple[str, int, str], CostModel],
-    needs: dict[str, Any],
-    budgets: list[float],
-) -> None:
-    for generator in run.candidates["generator"].unique():
-        mine = curves[curves["generator"] == generator]
-        costs = run.costs[run.costs["generator"] == generator]
-        suffix = "" if run.candidates["generator"].nunique() == 1 else f"_{generator}"
-        about = f"{generator}: {len(run.prompts)} prompts, pool of {config.pool}"
+    def draw(self) -> None:
+        if self.models:
+            self._over_cost()
+            fig, steps = figures.n_per_budget(self.models, self.pool, self.derived.budgets, self.generator)
+            self._save("n_per_budget", fig, steps)
+            stages = self.derived.breakdown(self.generator, self.steps)
+            fig = figures.latency_breakdown(stages, f"{self.generator}, one candidate")
+            self._save("latency_breakdown", fig, stages)
+        if self.pool > 1:
+            self._save("accuracy_by_n", figures.accuracy_by_n(self.curves, self.about), self.curves)
+        if len(self.scores):
+            joined = self.scores.merge(
+                self.candidates, on=["generator", "steps", "prompt_id", "seed", "index"]
+            )[["verifier", "score", "correct"]]
+            fig = figures.score_distributions(joined, self.about)
+            self._save("score_distributions", fig, joined)
+            bins = reliability(self.candidates, self.scores)
+            if len(bins):
+                self._save("reliability", figures.reliability(bins, self.about), bins)
+            self._galleries()
 
-        def save(name: str, fig: Figure, data: pd.DataFrame, suffix: str = suffix) -> None:
-            style.save(fig, run.path / "figures" / f"{name}{suffix}", data)
+    def _save(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
+        suffix = "" if len(self.derived.pools) == 1 else f"_{self.name}"
+        style.save(fig, self.folder / f"{name}{suffix}", data)
 
-        verified = figures.overall(mine[mine["verifier"].isin(needs)])
-        for name, unit, points in _cost_points(verified, costs, needs):
-            marks = budgets if name == "time" else []
-            fig = figures.accuracy_over_cost(points, unit, about, marks)
-            save(f"accuracy_over_{name}", fig, points)
-        save("accuracy_by_n", figures.accuracy_by_n(mine, about), mine)
-        stages = _breakdown(costs, needs)
-        save("latency_breakdown", figures.latency_breakdown(stages, f"{generator}, one candidate"), stages)
-        if needs:
-            keys = ["generator", "steps", "prompt_id", "seed", "index"]
-            scores = run.scores.merge(run.candidates, on=keys)
-            scores = scores.loc[scores["generator"] == generator, ["verifier", "score", "correct"]]
-            save("score_distributions", figures.score_distributions(scores, about), scores)
-            _gallery(run, config, generator, save)
+    def _over_cost(self) -> None:
+        verified = figures.overall(self.curves[self.curves["verifier"].isin(self.models)])
+        for name, unit, points in _cost_points(verified, self.derived, self.generator, self.steps):
+            marks = self.derived.budgets if name == "time" else []
+            fig = figures.accuracy_over_cost(points, unit, self.about, marks)
+            self._save(f"accuracy_over_{name}", fig, points)
+            if name == "time":
+                saving = comparisons.time_saving(verified, self.models)
+                self._save("teaser", figures.teaser(points, saving, self.generator), points)
 
-
-def _gallery(run: Run, config: RunConfig, generator: str, save: Any) -> None:
-    n = min(MARGIN_N, config.pool)
-    shown = gallery_prompts(run.prompts, config.gallery_prompts)
-    picks = winners(run.candidates, run.scores, n)
-    picks = picks[(picks["generator"] == generator) & (picks["seed"] == config.seeds[0])]
-    picks = picks[picks["prompt_id"].isin(shown)]
-    if picks.empty:
-        return
-    picks = picks.assign(prompt=[run.prompts[i]["prompt"] for i in picks["prompt_id"]])
-
-    def image_of(prompt_id: int, index: int) -> Image.Image:
-        return Image.open(image_file(run.path, generator, prompt_id, index))
-
-    fig = figures.gallery(picks, image_of, f"best of {n} by each verifier, judged by GenEval's rules")
-    columns = ["prompt_id", "prompt", "verifier", "index", "score", "correct"]
-    save("gallery", fig, picks[columns])
+    def _galleries(self) -> None:
+        run, config = self.derived.run, self.derived.config
+        pictures = Pictures(run)
+        prompts = {i: p["prompt"] for i, p in enumerate(run.prompts)}
+        n = min(MARGIN_N, self.pool)
+        picks = winners(self.candidates, self.scores, n)
+        picks = picks[picks["prompt_id"].isin(gallery_prompts(run.prompts, config.gallery_prompts))]
+        picks = picks[picks["seed"] == config.seeds[0]]
+        columns = ["prompt_id", "prompt", "seed", "index", "verifier", "score", "correct"]
+        if len(picks) and len(pictures.kept(picks)) == len(picks):
+            picks = picks.assign(prompt=picks["prompt_id"].map(prompts))
+            title = f"best of {n} by each verifier, judged by GenEval's rules"
+            self._save("gallery", gallery.winners_figure(picks, pictures.image, title), picks[columns])
+        cases = gallery.disagreements(self.candidates, self.scores, pictures)
+        if len(cases):
+            cases = cases.assign(prompt=cases["prompt_id"].map(prompts))
+            title = "the surest verdicts that GenEval contradicts (marks are GenEval's)"
+            fig = gallery.disagreements_figure(cases, pictures.image, title)
+            self._save("disagreements", fig, cases[[*columns, "kind", "reason"]])
 
 
 def _cost_points(
-    verified: pd.DataFrame, costs: pd.DataFrame, needs: dict[str, Any]
+    verified: pd.DataFrame, derived: Derived, generator: str, steps: int
 ) -> list[tuple[str, str, pd.DataFrame]]:
-    """(name, unit, points) of accuracy over time, GFLOP or TFLOP, and memory."""
+    """(name, unit, points) of accuracy over time, GFLOP or TFLOP, and memory, where measured."""
     columns = ["verifier", "n", "cost", "accuracy", "low", "high"]
 
-    def modelled(column: str, factor: float) -> pd.DataFrame:
-        model = {name: budgeting.fit(costs, name, reads, column) for name, reads in needs.items()}
-        pairs = zip(verified["verifier"], verified["n"], strict=True)
-        return verified.assign(cost=[factor * model[v].predict(n) for v, n in pairs])[columns]
+    def modelled(column: str) -> pd.DataFrame:
+        models = derived.models_of(generator, steps, column)
+        known = verified[verified["verifier"].isin(models)]
+        pairs = zip(known["verifier"], known["n"], strict=True)
+        return known.assign(cost=[models[v].predict(n) for v, n in pairs])[columns]
 
-    if not needs:
-        return []
-    flop = modelled("tflop", 1.0)
+    flop = modelled("tflop")
     small = flop["cost"].max() < 0.1
     flop["cost"] *= 1000 if small else 1
+    costs = derived.costs_of(generator, steps)
     on_gpu = costs["peak_vram_gb"].notna().any()
     memory = costs[costs["stage"] == budgeting.END_TO_END]
     peak = memory.groupby(["verifier", "n"])["peak_vram_gb" if on_gpu else "peak_rss_gb"].max()
     measured = verified.merge(peak.rename("cost").reset_index(), on=["verifier", "n"])[columns]
     kind = "peak VRAM (GB)" if on_gpu else "peak resident memory of the process (GB)"
-    return [
-        ("time", "wall-clock of best-of-N (ms)", modelled("wall_ms", 1.0)),
+    found = [
+        ("time", "wall-clock of best-of-N (ms)", modelled("wall_ms")),
         ("tflop", f"{'GFLOP' if small else 'TFLOP'} of best-of-N", flop),
-        ("memory", kind, measured),
+        ("memory", kind, measured.dropna(subset="cost")),
     ]
+    return [entry for entry in found if len(entry[2])]
 
 
-def _breakdown(costs: pd.DataFrame, needs: dict[str, Any]) -> pd.DataFrame:
-    median = costs[costs["batch"] == 1].groupby(["verifier", "stage"])["wall_ms"].median()
-    rows = [
-        (name, part, stage, median[name, stage])
-        for name, reads in needs.items()
-        for part, stages in (
-            ("per candidate", budgeting.PER_CANDIDATE[reads]),
-            ("fixed", budgeting.FIXED[reads]),
-        )
-        for stage in stages
-    ]
-    return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
-
-
-def _summary(
-    run: Run, budgets: pd.DataFrame, latency: pd.DataFrame, auc: pd.DataFrame, curves: pd.DataFrame
-) -> dict[str, Any]:
+def _summary(derived: Derived, out: Path) -> dict[str, Any]:
+    curves = derived.curves
     at = curves[(curves["n"] == MARGIN_N) & (curves["tag"] == OVERALL)]
-    keep = ["generator", "verifier", "n", "accuracy", "low", "high"]
-    if budgets.empty:
-        raise StoreError(f"the run in {run.path} has no pipeline to compare.")
+    keep = ["generator", "steps", "verifier", "n", "accuracy", "low", "high"]
     return {
-        "run": str(run.path),
-        "prompts": len(run.prompts),
-        "pool": run.info["config"]["pool"],
-        "seeds": run.info["config"]["seeds"],
-        "budgets": _records(budgets),
-        "latency": _records(latency),
-        "auc": _records(auc),
-        "at_n": _records(at[keep]),
+        "run": str(out),
+        "prompts": len(derived.run.prompts),
+        "pool": derived.config.pool,
+        "seeds": derived.config.seeds,
+        "budgets": records(derived.budget_rows),
+        "tables": {table.name: records(table.rows) for table in derived.tables},
+        "headline": records(derived.headline),
+        "latency": records(derived.latency),
+        "auc": records(derived.auc),
+        "at_n": records(at[keep]),
+        "unmeasured": derived.unmeasured,
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
+        "report": str(out / "report.html"),
     }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python, None where unknown."""
-    objects = frame.astype(object).where(frame.notna(), None)
-    return [
-        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
-        for row in objects.to_dict("records")
-    ]

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
+from harness.budgets import TOLERANCE, CostModel
 from harness.derive import OVERALL
 from harness.geneval.rules import TAGS
-from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-_STAGES = ("encode", "noise", "head", "denoise", "tail", "decode", "score")
-_STAGE_COLORS = dict(
-    zip(_STAGES, ("#999999", "#DDDDDD", "#E69F00", "#F0E442", "#CC79A7", "#56B4E9", "#009E73"), strict=True)
-)
-_TASK_NAMES = dict(zip(TAGS, ("single object", "two objects", "counting", "colors", "position",
-                              "color attribution"), strict=True))  # fmt: skip
+from harness.report.style import COLUMN, STAGE_COLORS, TASK_NAMES, TWO_COLUMNS, figure, look, styled
+from harness.statistics import Floats
 
 
 def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Sequence[float] = ()) -> Figure:
@@ -38,7 +30,7 @@ def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Seq
             axes.fill_between(rows["cost"], rows["low"], rows["high"], color=style.color, alpha=0.12, lw=0)
             axes.plot(rows["cost"], rows["accuracy"], color=style.color, marker=style.marker,
                       ms=3, lw=1.3, label=style.label)  # fmt: skip
-            for _, row in rows[rows["n"].isin([1, 4, rows["n"].max()])].iterrows():
+            for _, row in rows[rows["n"].isin([4, rows["n"].max()])].iterrows():
                 axes.annotate(f"{row['n']:.0f}", (row["cost"], row["accuracy"]), color=style.color,
                               textcoords="offset points", xytext=(0, 4), ha="center", fontsize=6)  # fmt: skip
         for budget in budgets:
@@ -62,7 +54,8 @@ def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
                 axes.fill_between(rows["n"], rows["low"], rows["high"], color=style.color, alpha=0.1, lw=0)
             prompts = curves.loc[curves["tag"] == tag, "n_prompts"]
             count = f" ({prompts.iloc[0]} prompts)" if len(prompts) else ""
-            axes.set_title(_TASK_NAMES[tag] + count)
+            axes.set_title(TASK_NAMES[tag] + count)
+            axes.set_ylim(top=min(axes.get_ylim()[1], 102))
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         for axes in panels[3:]:
@@ -100,13 +93,21 @@ def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
                       color=["#BBBBBB", style.color])  # fmt: skip
             if part["score"].nunique() > 2:
                 x = np.linspace(-1, 1, 200)
-                bars.plot(x, gaussian_kde(part["score"])(x) * 5, color="black", lw=0.9, label="density")
+                bars.plot(
+                    x, 5 * _density(part["score"].to_numpy(float), x), color="black", lw=0.9, label="density"
+                )
             bars.set_xlabel("score")
         grid[1, 0].set_ylabel("candidates (%)")
         handles, labels = grid[1, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         fig.suptitle(title, fontsize=8.5)
     return fig
+
+
+def _density(scores: Floats, x: Floats) -> Floats:
+    """Smoothed density on [-1, 1]; mirrored at the ends, so that none of it leaks out."""
+    mirrored = np.concatenate([scores, 2 - scores, -2 - scores])
+    return np.asarray(3 * gaussian_kde(mirrored, bw_method=0.05)(x))
 
 
 def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
@@ -120,13 +121,13 @@ def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
         for row, (name, part) in enumerate((n, p) for n in names for p in parts):
             chosen = stages[(stages["verifier"] == name) & (stages["part"] == part)]
             left = 0.0
-            for stage in (s for s in _STAGES if s in set(chosen["stage"])):
+            for stage in (s for s in STAGE_COLORS if s in set(chosen["stage"])):
                 width = float(chosen.loc[chosen["stage"] == stage, "wall_ms"].sum())
-                axes.barh(row, width, left=left, color=_STAGE_COLORS[stage], edgecolor="white", lw=0.4)
+                axes.barh(row, width, left=left, color=STAGE_COLORS[stage], edgecolor="white", lw=0.4)
                 left += width
-        used = [s for s in _STAGES if s in set(stages["stage"])]
+        used = [s for s in STAGE_COLORS if s in set(stages["stage"])]
         for stage in used:
-            axes.barh(0, 0, color=_STAGE_COLORS[stage], label=stage)
+            axes.barh(0, 0, color=STAGE_COLORS[stage], label=stage)
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.set(xlabel="wall-clock (ms, median)", title=title)
@@ -134,40 +135,82 @@ def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
     return fig
 
 
-def gallery(winners: pd.DataFrame, image_of: Callable[[int, int], Image.Image], title: str) -> Figure:
-    """The paper's Fig. 9: each verifier's pick by prompt, marked right or wrong by GenEval.
-
-    winners: prompt_id, prompt, verifier, index, score, correct; image_of(prompt_id, index).
-    """
-    prompts = winners.drop_duplicates("prompt_id")[["prompt_id", "prompt"]]
-    names = sorted(winners["verifier"].unique())
-    with styled():  # type: ignore[attr-defined]
-        fig = figure(2.2 + 1.0 * len(names), 0.4 + 1.12 * len(prompts))
-        grid = fig.subplots(len(prompts), len(names), squeeze=False)
-        for row, (prompt_id, prompt) in enumerate(prompts.itertuples(index=False)):
-            for column, name in enumerate(names):
-                axes = grid[row, column]
-                pick = winners[(winners["prompt_id"] == prompt_id) & (winners["verifier"] == name)].iloc[0]
-                axes.imshow(image_of(int(prompt_id), int(pick["index"])), interpolation="nearest")
-                axes.set(xticks=[], yticks=[])
-                axes.grid(False)
-                mark, color = ("\u2713", "#009E73") if pick["correct"] else ("\u2717", "#D55E00")
-                axes.set_xlabel(f"{mark} {pick['score']:+.2f}", color=color, labelpad=1)
-                for spine in axes.spines.values():
-                    spine.set(visible=True, color=color, linewidth=1.5)
-                if row == 0:
-                    axes.set_title(look(name).label)
-            grid[row, 0].set_ylabel(_wrapped(prompt), rotation=0, ha="right", va="center", labelpad=6)
-        fig.suptitle(title, fontsize=8.5)
-    return fig
-
-
-def _wrapped(prompt: str, width: int = 22) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(prompt, width))
-
-
 def overall(curves: pd.DataFrame) -> pd.DataFrame:
     """The rows of the prompt-weighted overall, as the paper's."""
     return curves[curves["tag"] == OVERALL]
+
+
+def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, title: str) -> Figure:
+    """The paper's first figure: accuracy over time, and the time that VHS saves at equal accuracy.
+
+    points: verifier, n, cost (ms), accuracy, low, high; saving: accuracy, ms of MLLM w/ CLIP, ms of VHS.
+    """
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(COLUMN, 2.6)
+        axes = fig.subplots()
+        for verifier, part in points.groupby("verifier", sort=True):
+            style, rows = look(str(verifier)), part.sort_values("n")
+            axes.plot(rows["cost"], rows["accuracy"], color=style.color, marker=style.marker, ms=3,
+                      lw=1.6, label=style.label)  # fmt: skip
+        if saving is not None:
+            accuracy, slow, fast = saving
+            arrow = {"arrowstyle": "-|>", "color": "black", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (fast, accuracy), (slow, accuracy), arrowprops=arrow)
+            # in the title, where no curve can cross it
+            title = f"{title}: VHS takes {100 * (fast / slow - 1):+.0f}% time for {accuracy:.1f}%"
+        axes.set(xlabel="wall-clock of best-of-N (ms)", ylabel="overall accuracy (%)", title=title)
+        fig.legend(loc="outside lower center", ncols=3, frameon=False)
+    return fig
+
+
+def n_per_budget(
+    models: Mapping[str, CostModel], pool: int, budgets: Sequence[float], title: str
+) -> tuple[Figure, pd.DataFrame]:
+    """How many candidates a budget affords; the data behind it: verifier, budget_ms, n."""
+    longest = max(m.predict(pool) for m in models.values())
+    grid = np.unique([*np.linspace(0, longest, 200)[1:], *budgets])
+    rows = [
+        (verifier, float(budget), model.largest_n(float(budget)) or 0)
+        for verifier, model in models.items()
+        for budget in grid
+    ]
+    data = pd.DataFrame(rows, columns=["verifier", "budget_ms", "n"])
+    data["n"] = data["n"].clip(upper=pool)
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(COLUMN * 1.35, 2.7)
+        axes = fig.subplots()
+        for verifier, part in data.groupby("verifier", sort=True):
+            style = look(str(verifier))
+            axes.step(
+                part["budget_ms"], part["n"], where="post", color=style.color, lw=1.3, label=style.label
+            )
+        for budget in budgets:
+            axes.axvline(budget, color="#888888", lw=0.6, ls="--", zorder=0)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(
+            xlabel=f"budget (ms; up to {TOLERANCE:.0%} above it)", ylabel="N", ylim=(0, pool + 1), title=title
+        )
+        fig.legend(loc="outside lower center", ncols=3, frameon=False)
+    return fig, data
+
+
+def reliability(bins: pd.DataFrame, title: str) -> Figure:
+    """Share of right candidates over P(yes). bins: verifier, low, high, confidence, right, share_low,
+    share_high, n, ece (the same in all rows of a verifier)."""
+    names = sorted(bins["verifier"].unique())
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(TWO_COLUMNS, 2.9)
+        grid = fig.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, name in zip(grid, names, strict=True):
+            part, style = bins[(bins["verifier"] == name) & (bins["n"] > 0)], look(name)
+            axes.plot([0, 1], [0, 1], color="#888888", ls="--", lw=0.8)
+            error = [part["right"] - part["share_low"], part["share_high"] - part["right"]]
+            axes.errorbar(part["confidence"], part["right"], yerr=error, color=style.color,
+                          marker=style.marker, ms=4, lw=1.2, elinewidth=0.8, capsize=2)  # fmt: skip
+            axes.bar(part["low"], part["n"] / part["n"].sum(), width=part["high"] - part["low"],
+                     align="edge", color=style.color, alpha=0.2)  # fmt: skip
+            axes.set_title(f"{style.label} (ECE {part['ece'].iloc[0]:.3f})")
+            axes.set(xlabel="P(yes)", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+        grid[0].set_ylabel("share right by GenEval\n(bars: share of candidates)")
+        fig.suptitle(title, fontsize=8.5)
+    return fig

@@ -9,13 +9,21 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from harness.geneval.rules import TAGS
+
 COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
 _RC = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
     "pdf.fonttype": 42, "svg.fonttype": "none", "figure.constrained_layout.use": True,
 }  # fmt: skip
+STAGE_COLORS = {
+    "encode": "#999999", "noise": "#DDDDDD", "head": "#E69F00", "denoise": "#F0E442", "tail": "#CC79A7",
+    "decode": "#56B4E9", "score": "#009E73",
+}  # fmt: skip
+TASK_NAMES = dict(zip(TAGS, ("single object", "two objects", "counting", "colors", "position",
+                             "color attribution"), strict=True))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
     with styled():  # type: ignore[attr-defined]
         fig.savefig(stem.with_suffix(".png"), dpi=300)
+        fig.set_layout_engine("none")  # it is laid out: the second file need not be again
         # no date in the file, so that the same run gives the same bytes
         fig.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
     data.to_csv(stem.with_suffix(".csv"), index=False)

@@ -1,51 +1,75 @@
-"""Tables as CSV, Markdown and LaTeX; best in bold, second underlined; unknown is empty."""
+"""Tables as CSV, Markdown, LaTeX and HTML; best in bold, second underlined; unknown is empty."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape as html_escape
 from pathlib import Path
 
 import pandas as pd
 
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
+from harness.report.comparisons import AccuracyTable
+from harness.report.published import DIFFERENCE
 from harness.report.style import label
 
 HEADINGS = {
-    "budget_ms": "Budget (ms)", "generator": "Generator", "steps": "Steps", "verifier": "Verifier",
-    "best_of_n": "Best-of-N", "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two",
-    "counting": "Counting", "colors": "Colors", "position": "Position", "color_attr": "Attribution",
-    OVERALL: "Overall", GENEVAL_OVERALL: "GenEval overall",
+    "source": "Source", "budget_ms": "Budget (ms)", "drift": "LoRA epoch", "generator": "Generator",
+    "steps": "Steps", "verifier": "Verifier", "scoring": "Scoring", "best_of_n": "Best-of-N",
+    "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two", "counting": "Counting",
+    "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
+    GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP",
 }  # fmt: skip
+ACCURACIES = (*TAGS, OVERALL, GENEVAL_OVERALL)
+_WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, "delta")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
-
-Mark = Callable[[str, int], str]  # (text, place 1 or 2) -> marked text
 
 
 def latex_escape(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
 
 
-def write_budgets(budgets: pd.DataFrame, stem: Path) -> None:
-    """The main comparison (the paper's Table 1) as stem.csv, stem.md and stem.tex."""
-    budgets.to_csv(stem.with_suffix(".csv"), index=False)
-    shown = [c for c in HEADINGS if c in budgets]
-    for suffix, mark, render in ((".md", _mark_markdown, _markdown), (".tex", _mark_latex, _latex)):
-        escape = latex_escape if suffix == ".tex" else str
-        cells = _cells(budgets, shown, mark, escape)
-        stem.with_suffix(suffix).write_text(render([HEADINGS[c] for c in shown], cells))
+@dataclass(frozen=True)
+class _Format:
+    """How one kind of file escapes a cell, marks the best and the second, and lays out a table."""
+
+    suffix: str
+    escape: Callable[[str], str]
+    best: str
+    second: str
+    render: Callable[[list[str], list[list[str]], list[bool]], str]
+
+    def mark(self, text: str, place: int) -> str:
+        return (self.best, self.second)[place - 1] % text if place else text
+
+
+def write_accuracies(table: AccuracyTable, stem: Path) -> None:
+    """An accuracy table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
+    table.rows.to_csv(stem.with_suffix(".csv"), index=False)
+    for kind in _FORMATS:
+        stem.with_suffix(kind.suffix).write_text(_accuracies(table, kind))
+
+
+def html_table(table: AccuracyTable) -> str:
+    """An accuracy table as an HTML fragment; everything in it is escaped."""
+    return _accuracies(table, _HTML)
 
 
 def write_table(frame: pd.DataFrame, stem: Path) -> None:
-    """Any plain table as stem.csv, stem.md and stem.tex."""
+    """Any plain table as stem.csv, stem.md, stem.tex and stem.html."""
     frame.to_csv(stem.with_suffix(".csv"), index=False)
-    for suffix, escape, render in ((".md", str, _markdown), (".tex", latex_escape, _latex)):
-        heads = [escape(c) for c in frame.columns]
-        cells = [[escape(_text(v)) for v in row] for row in frame.itertuples(index=False)]
-        stem.with_suffix(suffix).write_text(render(heads, cells))
+    for kind in _FORMATS:
+        stem.with_suffix(kind.suffix).write_text(_plain(frame, kind))
+
+
+def html_plain(frame: pd.DataFrame) -> str:
+    """Any plain table as an HTML fragment; everything in it is escaped."""
+    return _plain(frame, _HTML)
 
 
 def places(values: pd.Series) -> dict[int, int]:
@@ -55,45 +79,51 @@ def places(values: pd.Series) -> dict[int, int]:
     return {i: ranked.index(v) + 1 for i, v in rounded.items() if v in ranked}  # type: ignore[misc]
 
 
-def _cells(
-    budgets: pd.DataFrame, shown: list[str], mark: Mark, escape: Callable[[str], str]
-) -> list[list[str]]:
-    frame = budgets.reset_index(drop=True)
-    place = {
-        column: {k: v for _, part in frame.groupby("budget_ms") for k, v in places(part[column]).items()}
-        for column in (*TAGS, OVERALL, GENEVAL_OVERALL)
-    }
-    rows = []
-    for i, row in frame.iterrows():
-        cells = []
-        for column in shown:
-            if column in place:
-                cells.append(_accuracy(row, column, place[column].get(int(str(i)), 0), mark))
-            elif column == "verifier":
-                cells.append(escape(label(str(row[column]))))
-            else:
-                limited = column == "best_of_n" and bool(row["pool_limited"])
-                cells.append(escape(_text(row[column]) + ("+" if limited else "")))
-        rows.append(cells)
-    return rows
+def _plain(frame: pd.DataFrame, kind: _Format) -> str:
+    heads = [kind.escape(str(c)) for c in frame.columns]
+    cells = [[kind.escape(_text(v)) for v in row] for row in frame.itertuples(index=False)]
+    return kind.render(heads, cells, [False] * len(cells))
 
 
-def _accuracy(row: pd.Series, column: str, place: int, mark: Mark) -> str:
-    if pd.isna(row[column]):
+def _accuracies(table: AccuracyTable, kind: _Format) -> str:
+    rows = table.rows.reset_index(drop=True)
+    shown = [*table.keys, *(c for c in (*ACCURACIES, "delta") if c in rows)]
+    place = {c: _places(rows, c, table.groups) for c in ACCURACIES if c in rows}
+    cells = []
+    for i, row in rows.iterrows():
+        at = int(str(i))
+        cells.append([_cell(row, c, place.get(c, {}).get(at, 0), kind) for c in shown])
+    heads = [kind.escape(HEADINGS[c]) for c in shown]
+    # a rule where a budget begins
+    starts = list((rows["budget_ms"] != rows["budget_ms"].shift()) & (rows.index > 0))
+    return kind.render(heads, cells, starts)
+
+
+def _places(rows: pd.DataFrame, column: str, groups: Sequence[str]) -> dict[int, int]:
+    if "source" in rows:
+        rows = rows[rows["source"] != DIFFERENCE]
+    parts = rows.groupby(list(groups), dropna=False)
+    # the only row of a group is not the best of anything
+    return {k: v for _, part in parts if len(part) > 1 for k, v in places(part[column]).items()}
+
+
+def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
+    value = row[column]
+    if pd.isna(value):
         return ""
-    text = f"{row[column]:.1f}"
-    text = mark(text, place) if place else text
-    if column in (OVERALL, GENEVAL_OVERALL):
-        text += f" [{row[f'{column}_low']:.1f}, {row[f'{column}_high']:.1f}]"
-    return text
-
-
-def _mark_markdown(text: str, place: int) -> str:
-    return f"**{text}**" if place == 1 else f"<u>{text}</u>"
-
-
-def _mark_latex(text: str, place: int) -> str:
-    return rf"\textbf{{{text}}}" if place == 1 else rf"\underline{{{text}}}"
+    if column in (*ACCURACIES, "delta"):
+        signed = column == "delta" or row.get("source") == DIFFERENCE
+        text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", place)
+        low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+        if column in _WITH_INTERVAL and low is not None and not pd.isna(low):
+            text += f" [{low:.1f}, {high:.1f}]"
+        return text
+    if column == "verifier":
+        return kind.escape(label(str(value)))
+    if column == "scoring":
+        return kind.escape(str(value).replace("_", " "))
+    limited = column == "best_of_n" and row.get("pool_limited") is True
+    return kind.escape(_text(value) + ("+" if limited else ""))
 
 
 def _text(value: object) -> str:
@@ -102,15 +132,39 @@ def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _markdown(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *([c.replace("|", r"\|") for c in r] for r in rows)]
+def _markdown(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _latex(heads: list[str], rows: list[list[str]]) -> str:
-    body = "".join(f"{' & '.join(row)} \\\\\n" for row in rows)
-    head = " & ".join(heads)
+def _latex(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:
+    body = "".join(
+        ("\\midrule\n" if start else "") + f"{' & '.join(row)} \\\\\n"
+        for row, start in zip(rows, starts, strict=True)
+    )
     return (
-        f"\\begin{{tabular}}{{{'l' * len(heads)}}}\n\\toprule\n{head} \\\\\n\\midrule\n"
+        f"\\begin{{tabular}}{{{'l' * len(heads)}}}\n\\toprule\n{' & '.join(heads)} \\\\\n\\midrule\n"
         f"{body}\\bottomrule\n\\end{{tabular}}\n"
     )
+
+
+def _html(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:
+    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
+    body = "".join(
+        f"<tr{' class=start' if start else ''}>{''.join(f'<td>{c}</td>' for c in row)}</tr>\n"
+        for row, start in zip(rows, starts, strict=True)
+    )
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _markdown_escape(text: str) -> str:
+    # Markdown passes HTML through
+    return html_escape(text, quote=False).replace("|", r"\|")
+
+
+_HTML = _Format(".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html)
+_FORMATS = (
+    _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown),
+    _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex),
+    _HTML,
+)

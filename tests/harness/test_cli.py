@@ -19,7 +19,7 @@ def test_help_imports_nothing_heavy():
 
 def test_help_names_the_commands():
     printed = CliRunner().invoke(app, ["--help"]).output
-    for command in ("run", "report", "list", "doctor", "train", "score"):
+    for command in ("run", "report", "paper", "list", "doctor", "train", "score"):
         assert command in printed
 
 

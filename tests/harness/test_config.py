@@ -46,3 +46,30 @@ def test_yaml_tags_do_not_run_code():
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_entries_of_one_generator_are_told_apart():
+    said = refused("generators: [{name: nano}, {name: nano}]\n")
+    assert "key 'generators': two generators are 'nano'; give each a label of its own." in said
+    config = parse(
+        "generators: [{name: nano}, {name: nano, options: {steps: 4}}, {name: nano, label: b}]", "x"
+    )
+    assert [e.key for e in config.generators] == ["nano", "nano_steps=4", "b"]
+    assert [e.shown for e in config.generators] == ["nano", "nano", "b"]
+
+
+def test_an_entry_may_have_its_own_verifiers_and_pool():
+    text = "generators: [{name: nano, verifiers: [vhs], pool: 2}, {name: nano, label: b}]\nverifiers: [{name: vhs}, {name: mllm-ae}]\npool: 9\n"
+    config = parse(text, "x.yaml")
+    first, second = config.generators
+    assert [v.name for v in config.verifiers_of(first)] == ["vhs"]
+    assert [v.name for v in config.verifiers_of(second)] == ["vhs", "mllm-ae"]
+    assert (config.pool_of(first), config.pool_of(second)) == (2, 9)
+    said = refused("generators: [{name: nano, verifiers: [vsh]}]\nverifiers: [{name: vhs}]\n")
+    assert (
+        said == "x.yaml: generator 'nano' asks for verifier 'vsh', which the run lacks; did you mean 'vhs'?"
+    )
+
+
+def test_a_label_is_a_plain_name():
+    assert "key 'generators.0.label'" in refused("generators: [{name: nano, label: ../up}]\n")

@@ -85,21 +85,3 @@ def test_separation():
     table = separation(*run()).set_index("verifier")["auc"]
     assert table["perfect"] == 1.0
     assert table["blind"] == 0.5
-
-
-def test_without_scoring_any_candidate_judged_yes_may_win():
-    candidates, scores = run(pool=4)
-    split = scores["verifier"] == "perfect"
-    scores.loc[split, "score"] = np.where(scores.loc[split, "score"] > 0, 0.9, -0.9) * np.linspace(
-        0.5, 1, split.sum()
-    )
-    curves = accuracy_curves(candidates, scores, 50, without_scoring=["perfect"])
-    overall = curves[curves["tag"] == "overall"].set_index(["verifier", "n"])["accuracy"]
-    assert set(curves["verifier"]) == {"oracle", "random", "perfect", "perfect (no scoring)", "blind"}
-    for n in (1, 2, 4):  # its yes is always right, so that nothing is lost by choosing among them freely
-        assert overall["perfect (no scoring)", n] == pytest.approx(overall["oracle", n])
-    scores.loc[split, "score"] = scores.loc[split, "score"].abs()
-    curves = accuracy_curves(candidates, scores, 50, without_scoring=["perfect"])
-    overall = curves[curves["tag"] == "overall"].set_index(["verifier", "n"])["accuracy"]
-    assert overall["perfect (no scoring)", 4] == pytest.approx(overall["random", 4])
-    assert overall["perfect", 4] != pytest.approx(overall["random", 4])

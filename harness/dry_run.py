@@ -1,0 +1,108 @@
+"""What a sweep would do, without doing it: its cells, N by budget, GPU hours and disk."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from harness.budgets import CostModel
+from harness.config import GeneratorConfig, RunConfig
+from harness.report.published import published_rows
+from harness.sweep import load_prompts
+from results.readers import a100_timings
+
+# of a kept PNG, at most
+_IMAGE_MB, _OTHER_IMAGE_MB = 2.0, {"nano": 0.02}
+_ROW_BYTES = 64  # of one candidate or score in Parquet: once in its shard, once in the whole table
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+    """Cells (generator, verifier) with N by budget and GPU hours on an A100, and totals.
+
+    Times are published or bounded by what was published, never measured: `basis` says which. Unknown is
+    None. Hours count every pipeline's whole time per candidate, so they are an upper bound for generation
+    and scoring; verdicts and the measurement of costs come on top.
+    """
+    prompts = len(load_prompts(config))
+    cells = [
+        _cell(config, entry, verifier, prompts)
+        for entry in config.generators
+        for verifier in ([v.name for v in config.verifiers_of(entry)] or ["none"])
+    ]
+    hours = [cell["gpu_hours"] for cell in cells]
+    return {
+        "name": config.name,
+        "prompts": prompts,
+        "seeds": config.seeds,
+        "device": config.device,
+        "budgets_ms": config.budgets_ms,
+        "cells": cells,
+        "candidates": sum(_candidates(config, entry, prompts) for entry in config.generators),
+        "gpu_hours": None if None in hours else round(sum(hours), 1),
+        "disk_gb": round(_disk_gb(config, prompts), 2),
+    }
+
+
+def _cell(config: RunConfig, entry: GeneratorConfig, verifier: str, prompts: int) -> dict[str, Any]:
+    steps = int(entry.options.get("steps", 1))
+    model, basis = _model(entry.name, steps, verifier)
+    candidates = _candidates(config, entry, prompts)
+    hours = None if model is None else round(candidates * model.per_candidate / 3.6e6, 2)
+    return {
+        "generator": entry.shown,
+        "steps": steps,
+        "verifier": verifier,
+        "pool": config.pool_of(entry),
+        "candidates": candidates,
+        "n_by_budget": {
+            f"{budget:g}": _affordable(model, budget, config, verifier) for budget in config.budgets_ms or ()
+        },
+        "gpu_hours": hours,
+        "basis": basis,
+    }
+
+
+def _affordable(model: CostModel | None, budget: float, config: RunConfig, verifier: str) -> int | None:
+    if model is None:
+        return None
+    n = model.largest_n(budget, config.tolerance)
+    # without a verifier there is nothing to choose by
+    return min(n, 1) if n is not None and verifier == "none" else n
+
+
+def _model(generator: str, steps: int, verifier: str) -> tuple[CostModel | None, str]:
+    """T(N) in ms as published for an A100, else the bound that a published best-of-N within its budget sets."""
+    times = a100_timings()
+    same = (times["generator"] == generator) & (times["steps"] == steps) & (times["verifier"] == verifier)
+    if same.any():
+        row = times[same].iloc[0]
+        return CostModel(1e3 * row["fixed_s"], 1e3 * row["per_candidate_s"]), f"published: {row['source']}"
+    bounds = []
+    for name in ("table1", "table6"):
+        rows = published_rows(name)
+        rows = rows[
+            (rows["generator"] == generator) & (rows["steps"] == steps) & (rows["verifier"] == verifier)
+        ]
+        bounds += [(row["budget_ms"] / row["best_of_n"], row["place"]) for _, row in rows.iterrows()]
+    if not bounds:
+        return None, "unknown"
+    per_candidate, place = min(bounds)
+    return CostModel(0.0, float(per_candidate)), f"at most, by the published budget of {place}"
+
+
+def _candidates(config: RunConfig, entry: GeneratorConfig, prompts: int) -> int:
+    return prompts * len(config.seeds) * config.pool_of(entry)
+
+
+def _disk_gb(config: RunConfig, prompts: int) -> float:
+    rows = sum(
+        _candidates(config, entry, prompts) * (1 + len(config.verifiers_of(entry)))
+        for entry in config.generators
+    )
+    images_mb = sum(
+        min(config.gallery_prompts, prompts)
+        * config.pool_of(entry)
+        * _OTHER_IMAGE_MB.get(entry.name, _IMAGE_MB)
+        for entry in config.generators
+    )
+    return math.fsum([2 * rows * _ROW_BYTES / 1e9, images_mb / 1e3])

@@ -1,0 +1,44 @@
+"""How well P(yes) tells the share of right candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from harness.statistics import LEVEL
+
+BINS = 10
+_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
+
+
+def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """Candidates in equal bins of P(yes) / (P(yes) + P(no)), by verifier.
+
+    Columns verifier, low, high (the bin), confidence (mean P(yes) in it), right (share of right ones),
+    share_low, share_high (Wilson's 95% interval), n, ece (expected calibration error of the verifier).
+    A bin without candidates has n = 0 and is empty otherwise. Scores without probabilities are left out.
+    """
+    joined = scores.dropna(subset=["p_yes", "p_no"]).merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    total = joined["p_yes"] + joined["p_no"]
+    joined = joined.assign(p=joined["p_yes"] / total)[total > 0]
+    frames = [_of(str(name), part, bins) for name, part in joined.groupby("verifier", sort=True)]
+    columns = ["verifier", "low", "high", "confidence", "right", "share_low", "share_high", "n", "ece"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _of(verifier: str, part: pd.DataFrame, bins: int) -> pd.DataFrame:
+    which = np.minimum((part["p"] * bins).astype(int), bins - 1)
+    rows = []
+    for b in range(bins):
+        inside = part[which == b]
+        n = len(inside)
+        shares = (np.nan,) * 4
+        if n:
+            interval = binomtest(int(inside["correct"].sum()), n).proportion_ci(LEVEL, method="wilson")
+            shares = (inside["p"].mean(), inside["correct"].mean(), interval.low, interval.high)
+        rows.append((verifier, b / bins, (b + 1) / bins, *shares, n))
+    columns = ["verifier", "low", "high", "confidence", "right", "share_low", "share_high", "n"]
+    frame = pd.DataFrame(rows, columns=columns)
+    gaps = (frame["confidence"] - frame["right"]).abs() * frame["n"]
+    return frame.assign(ece=float(gaps.sum() / len(part)))

@@ -1,0 +1,178 @@
+"""The report's interactive charts, by plotly. Each has a value to read at every point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from harness.derive import OVERALL
+from harness.report.calibration import reliability
+from harness.report.derived import Derived
+from harness.report.style import STAGE_COLORS, TASK_NAMES, look
+
+BINS = np.linspace(-1, 1, 41)  # 5% of the range, as the paper's Fig. 6
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+_SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
+            "P": "cross", "X": "x", "x": "x-thin-open"}  # fmt: skip
+
+
+def pipelines(derived: Derived) -> list[dict[str, Any]]:
+    """Everything that the budget slider needs: T(N) and the accuracies by N of each pipeline."""
+    found = []
+    for (generator, steps, verifier), model in derived.models["wall_ms"].items():
+        if verifier == "none":
+            continue
+        style, curves = look(verifier), derived.curves
+        here = curves[(curves["generator"] == generator) & (curves["steps"] == steps)]
+        here = here[here["verifier"] == verifier].sort_values("n")
+        tasks = {
+            str(tag): {k: [_round(v) for v in part[k]] for k in ("accuracy", "low", "high")}
+            for tag, part in here.groupby("tag")
+        }
+        found.append(
+            {
+                "name": _name(derived, generator, steps, style.label), "color": style.color,
+                "dash": _DASHES[derived.pools.index((generator, steps)) % len(_DASHES)],
+                "symbol": _SYMBOLS.get(style.marker, "circle"), "fixed_ms": model.fixed,
+                "per_candidate_ms": model.per_candidate, "tasks": tasks,
+            }
+        )  # fmt: skip
+    return found
+
+
+def accuracy_over_time(lines: Sequence[dict[str, Any]]) -> go.Figure:
+    """Overall accuracy over what best-of-N takes; the last trace is where the slider's budget stands."""
+    fig = _figure("wall-clock of best-of-N (ms)", "overall accuracy (%)")
+    for line in lines:
+        overall = line["tasks"][OVERALL]
+        ns = list(range(1, len(overall["accuracy"]) + 1))
+        times = [line["fixed_ms"] + n * line["per_candidate_ms"] for n in ns]
+        bounds = [[n, low, high] for n, low, high in zip(ns, overall["low"], overall["high"], strict=True)]
+        fig.add_scatter(
+            x=times, y=overall["accuracy"], customdata=bounds, name=line["name"], mode="lines+markers",
+            line={"color": line["color"], "dash": line["dash"], "width": 2},
+            marker={"symbol": line["symbol"], "size": 6},
+            hovertemplate="N = %{customdata[0]}: %{y:.1f}% "
+            "[%{customdata[1]:.1f}, %{customdata[2]:.1f}] in %{x:.0f} ms<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    fig.add_scatter(
+        x=[], y=[], name="at this budget", mode="markers", hoverinfo="skip",
+        marker={"symbol": "circle-open", "size": 14, "color": "#000000", "line": {"width": 2}},
+    )  # fmt: skip
+    return fig
+
+
+def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict[str, list[list[float]]]]:
+    """Accuracy over N for one task, and the values of all tasks by trace, to switch between."""
+    fig = _figure("N", "accuracy (%)", log_x=True)
+    values: dict[str, list[list[Any]]] = {str(t): [] for t in derived.curves["tag"].unique()}
+    keys: Any
+    for keys, part in derived.curves.groupby(["generator", "steps", "verifier"]):
+        generator, steps, verifier = keys
+        style = look(verifier)
+        dash = {"--": "dash", ":": "dot"}.get(style.line, "solid")
+        ns = sorted(part["n"].unique())
+        for name, rows in values.items():
+            chosen = part[part["tag"] == name].sort_values("n")
+            rows.append([_round(v) for v in chosen["accuracy"]])
+        fig.add_scatter(
+            x=[int(n) for n in ns], y=values[tag][-1], mode="lines+markers",
+            name=_name(derived, generator, steps, style.label),
+            line={"color": style.color, "dash": dash}, marker={"size": 5},
+            hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    return fig, values
+
+
+def score_histograms(derived: Derived) -> go.Figure:
+    """Share of candidates by score in 5% bins, over all pools."""
+    fig = _figure("score", "candidates (%)")
+    centres = [round(float(c), 4) for c in (BINS[:-1] + BINS[1:]) / 2]
+    for verifier, part in derived.run.scores.groupby("verifier", sort=True):
+        style = look(str(verifier))
+        share = 100 * np.histogram(part["score"], BINS)[0] / len(part)
+        fig.add_bar(
+            x=centres, y=[_round(v) for v in share], name=style.label, marker={"color": style.color},
+            hovertemplate="%{y:.1f}% within 0.025 of %{x:.3f}<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    fig.update_layout(bargap=0.05)
+    return fig
+
+
+def reliability_chart(derived: Derived) -> go.Figure:
+    """Share of right candidates over P(yes), all pools."""
+    fig = _figure("P(yes)", "right by GenEval (%)")
+    fig.add_scatter(x=[0, 1], y=[0, 100], mode="lines", line={"color": "#888888", "dash": "dash"},
+                    name="perfect", hoverinfo="skip")  # fmt: skip
+    bins = reliability(derived.run.candidates, derived.run.scores)
+    for verifier, part in bins[bins["n"] > 0].groupby("verifier", sort=True):
+        style = look(str(verifier))
+        fig.add_scatter(
+            x=[_round(v, 4) for v in part["confidence"]], y=[_round(100 * v) for v in part["right"]],
+            customdata=[int(n) for n in part["n"]], mode="lines+markers", name=style.label,
+            line={"color": style.color}, marker={"symbol": _SYMBOLS.get(style.marker, "circle")},
+            hovertemplate="P(yes) = %{x:.2f}: %{y:.1f}% right (n = %{customdata})"
+            "<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    return fig
+
+
+def stage_times(derived: Derived) -> go.Figure:
+    """Median time of every stage: what each candidate pays, and what the winner alone does."""
+    fig = _figure("wall-clock (ms, median)", "")
+    parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
+    costs = pd.concat(parts, ignore_index=True)
+    order_of_rows = [_row_name(derived, row) for _, row in costs.iterrows()]
+    for stage, color in STAGE_COLORS.items():
+        rows = costs[costs["stage"] == stage]
+        if rows.empty:
+            continue
+        names = [_row_name(derived, row) for _, row in rows.iterrows()]
+        fig.add_bar(
+            x=[_round(v, 4) for v in rows["wall_ms"]], y=names, name=stage, orientation="h",
+            marker={"color": color}, hovertemplate="%{x:.2f} ms<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    order = {"categoryorder": "array", "categoryarray": list(dict.fromkeys(order_of_rows))}
+    fig.update_layout(barmode="stack", yaxis={"autorange": "reversed", "automargin": True} | order)
+    return fig
+
+
+def _row_name(derived: Derived, row: pd.Series) -> str:
+    name = _name(derived, row["generator"], row["steps"], look(row["verifier"]).label)
+    return f"{name}, {row['part']}"
+
+
+def task_names(derived: Derived) -> dict[str, str]:
+    """Task -> its name for people, the overalls first."""
+    names = {"overall": "overall (mean over prompts)", "geneval_overall": "GenEval overall (mean of tasks)"}
+    return {t: n for t, n in (names | TASK_NAMES).items() if t in set(derived.curves["tag"])}
+
+
+def _name(derived: Derived, generator: str, steps: int, label: str) -> str:
+    """A pipeline's name: the verifier's alone where there is one pool."""
+    if len(derived.pools) == 1:
+        return label
+    several = len({g for g, _ in derived.pools}) != len(derived.pools)
+    return f"{generator}{f', {steps} steps' if several else ''}: {label}"
+
+
+def _figure(x: str, y: str, log_x: bool = False) -> go.Figure:
+    powers = [2**k for k in range(12)]
+    axis = {"type": "log", "tickmode": "array", "tickvals": powers} if log_x else {}
+    return go.Figure(
+        layout={
+            "template": "plotly_white", "font": {"family": "system-ui, sans-serif", "size": 13},
+            "margin": {"l": 60, "r": 15, "t": 35, "b": 50}, "height": 420,
+            "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
+            "xaxis": {"title": {"text": x}} | axis, "yaxis": {"title": {"text": y}},
+        }
+    )  # fmt: skip
+
+
+def _round(value: Any, digits: int = 3) -> float | None:
+    """Short in the file; None where unknown (one prompt has no interval)."""
+    return None if pd.isna(value) else round(float(value), digits)

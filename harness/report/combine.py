@@ -1,0 +1,129 @@
+"""Several runs as one: more seeds, generators or machines, where they may be put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.config import GeneratorConfig, RunConfig
+from harness.store import Run, StoreError, load_run
+
+# what decides the meaning of a number, and so must be the same in all of them
+_SAME = ("pool", "prompts", "tolerance", "budgets_ms")
+_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
+_PIPELINE = ["generator", "steps", "verifier"]
+
+
+def load_runs(paths: Sequence[Path]) -> Run:
+    """The runs in `paths` as one, found at the first path. Raises StoreError where they may not be combined."""
+    if not paths:
+        raise StoreError("no run to report on; name at least one run directory.")
+    if twice := [p for i, p in enumerate(paths) if p.resolve() in [q.resolve() for q in paths[:i]]]:
+        raise StoreError(f"{twice[0]} is named twice.")
+    runs = [load_run(path) for path in paths]
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    for other in runs[1:]:
+        _check(first, other)
+    _refuse_overlap(runs)
+    candidates = pd.concat([r.candidates for r in runs], ignore_index=True)
+    scores = pd.concat([r.scores for r in runs], ignore_index=True)
+    _refuse_uneven(candidates, scores)
+    return Run(first.path, _info(runs), first.prompts, candidates, scores, _costs(runs))
+
+
+def _check(first: Run, other: Run) -> None:
+    refuse = f"{other.path} cannot be combined with {first.path}:"
+    if first.prompts != other.prompts:
+        raise StoreError(f"{refuse} their prompts differ.")
+    mine, its = (RunConfig.model_validate(r.info["config"]) for r in (first, other))
+    for key in _SAME:
+        a, b = getattr(mine, key), getattr(its, key)
+        if a != b:
+            raise StoreError(f"{refuse} '{key}' is {_said(a)} in one and {_said(b)} in the other.")
+    entries = {e.key: e for e in mine.generators}
+    for entry in its.generators:
+        if entry.key in entries and entry != entries[entry.key]:
+            raise StoreError(f"{refuse} the generator '{entry.key}' has other settings.")
+    settings = {v.name: v for v in mine.verifiers}
+    for verifier in its.verifiers:
+        if verifier.name in settings and verifier.options != settings[verifier.name].options:
+            raise StoreError(f"{refuse} the verifier '{verifier.name}' has other settings.")
+    checkpoints = first.info.get("checkpoints", {})
+    for name, digest in other.info.get("checkpoints", {}).items():
+        if checkpoints.get(name, digest) != digest:
+            raise StoreError(f"{refuse} the verifier '{name}' is another checkpoint.")
+
+
+def _said(value: Any) -> str:
+    return str(value.model_dump() if hasattr(value, "model_dump") else value)
+
+
+def _refuse_overlap(runs: Sequence[Run]) -> None:
+    """Each candidate is of one run, so that nothing counts twice."""
+    seen: dict[tuple[Any, ...], Path] = {}
+    for run in runs:
+        for generator, steps, seed in _distinct(run.candidates, ["generator", "steps", "seed"]):
+            if (generator, steps, seed) in seen:
+                raise StoreError(
+                    f"{run.path} cannot be combined with {seen[generator, steps, seed]}: both hold the "
+                    f"candidates of '{generator}' ({steps} steps) of seed {seed}."
+                )
+            seen[generator, steps, seed] = run.path
+
+
+def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """A verifier that scored only some of a generator's candidates cannot be compared on all."""
+    pool, judged = ["generator", "steps"], candidates.groupby(["generator", "steps"]).size().to_dict()
+    for generator, steps, verifier in _distinct(scores, _PIPELINE):
+        same = (scores[pool] == [generator, steps]).all(axis=1) & (scores["verifier"] == verifier)
+        if same.sum() != judged[generator, steps]:
+            raise StoreError(
+                f"the runs cannot be combined: '{verifier}' scored {same.sum()} of the "
+                f"{judged[generator, steps]} candidates of '{generator}' ({steps} steps)."
+            )
+
+
+def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
+    return list(rows[columns].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _costs(runs: Sequence[Run]) -> pd.DataFrame:
+    """The costs of one device: the first that measured every pipeline. Times of two never mix."""
+    pipelines = {pipeline for r in runs for pipeline in _distinct(r.costs, _PIPELINE)}
+    costs = pd.concat([r.costs.assign(_run=i) for i, r in enumerate(runs)], ignore_index=True)
+    for device in costs["device"].unique():
+        here = costs[costs["device"].isna() if pd.isna(device) else costs["device"] == device]
+        if set(_distinct(here, _PIPELINE)) == pipelines:
+            # a pipeline that several runs measured counts in the first
+            first = here.groupby(_PIPELINE)["_run"].transform("min")
+            return here[here["_run"] == first].drop(columns="_run").reset_index(drop=True)
+    devices = ", ".join(sorted({str(d) for d in costs["device"].dropna()}))
+    raise StoreError(
+        f"the runs cannot be combined: no one device measured the cost of every pipeline (there are {devices})."
+    )
+
+
+def _info(runs: Sequence[Run]) -> dict[str, Any]:
+    """The first run's record, with all generators, verifiers and seeds."""
+    config = dict(runs[0].info["config"])
+    for key, name in (("generators", _key), ("verifiers", lambda v: v["name"])):
+        config[key] = list({name(e): e for r in reversed(runs) for e in r.info["config"][key]}.values())
+    config["seeds"] = sorted({s for r in runs for s in r.info["config"]["seeds"]})
+    merged = {
+        k: {name: v for r in reversed(runs) for name, v in r.info.get(k, {}).items()}
+        for k in ("checkpoints", "needs")
+    }
+    sources = [
+        {"path": str(r.path), "seeds": r.info["config"]["seeds"], "environment": r.info.get("environment")}
+        for r in runs
+    ]
+    return runs[0].info | merged | {"config": config, "combined": sources}
+
+
+def _key(entry: dict[str, Any]) -> str:
+    return GeneratorConfig.model_validate(entry).key

@@ -1,0 +1,203 @@
+"""The paper's comparisons, derived from a run: scoring, other generators, drift, and the headline numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness import budgets as budgeting
+from harness.best_of_n import expected_accuracy
+from harness.budgets import CostModel
+from harness.derive import OVERALL, accuracy_curves
+from harness.statistics import Floats, Interval, paired_difference
+
+Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
+VHS, CLIP = "vhs", "mllm-clip"  # whom the paper's headline numbers compare
+TOKEN_PROBABILITY, NO_SCORING = "token_probability", "none"
+_PIPELINE = ["generator", "steps", "verifier"]
+
+
+@dataclass(frozen=True)
+class AccuracyTable:
+    """Accuracies by task with intervals, ready to be laid out.
+
+    rows has `keys`, the tasks and both overalls with `_low` and `_high`; best and second are marked
+    among the rows that agree in `groups`; `published` names the paper's table of the same layout.
+    """
+
+    name: str
+    title: str
+    rows: pd.DataFrame
+    keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    published: str
+
+
+def main_comparison(budget_rows: pd.DataFrame) -> AccuracyTable:
+    """The paper's Table 1."""
+    keys = ("budget_ms", "generator", "steps", "verifier", "best_of_n", "time_ms")
+    return AccuracyTable(
+        "budgets", "Accuracy (%) by time budget", budget_rows, keys, ("budget_ms",), "table1"
+    )
+
+
+def other_generators(budget_rows: pd.DataFrame) -> AccuracyTable | None:
+    """The paper's Table 6: best-of-N of several generators at one budget. None for a single generator."""
+    rows = budget_rows[budget_rows["verifier"] != "none"].reset_index(drop=True)
+    if len(rows[["generator", "steps"]].drop_duplicates()) < 2:
+        return None
+    keys = ("budget_ms", "generator", "steps", "verifier", "best_of_n", "time_ms")
+    title = "Accuracy (%) of other generators at the same time budget"
+    return AccuracyTable("generators", title, rows, keys, ("budget_ms",), "table6")
+
+
+def scoring_ablation(
+    candidates: pd.DataFrame,
+    scores: pd.DataFrame,
+    curves: pd.DataFrame,
+    models: Mapping[Pipeline, CostModel],
+    budgets: Sequence[float],
+    tolerance: float,
+    replicates: int,
+) -> AccuracyTable | None:
+    """The paper's Table 5: the highest score against any candidate judged yes. None without verifiers."""
+    judged = {key: model for key, model in models.items() if key[2] != "none"}
+    if not judged:
+        return None
+    unscored = accuracy_curves(candidates, judged_yes_scores(scores), replicates)
+    parts = [
+        budgeting.budget_table(source, judged, budgets, tolerance).assign(scoring=scoring)
+        for scoring, source in ((NO_SCORING, unscored), (TOKEN_PROBABILITY, curves))
+    ]
+    order = ["budget_ms", *_PIPELINE, "scoring"]
+    rows = pd.concat(parts).sort_values(order, ignore_index=True)
+    keys = ("budget_ms", "generator", "steps", "verifier", "scoring", "best_of_n")
+    title = "Accuracy (%) with token probability and with no scoring"
+    return AccuracyTable("scoring", title, rows, keys, ("budget_ms",), "table5")
+
+
+def judged_yes_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of which only the verdict is left, so that candidates judged yes tie (paper, B.2)."""
+    return scores.assign(score=(scores["score"] > 0).astype(float))
+
+
+def drift(
+    budget_rows: pd.DataFrame,
+    drifts: Mapping[str, float],
+    candidates: pd.DataFrame,
+    scores: pd.DataFrame,
+    replicates: int,
+) -> AccuracyTable | None:
+    """The paper's Table 7: accuracy as the generator's weights move. None if no weights were moved.
+
+    drifts: generator -> share of a LoRA epoch. delta is VHS less MLLM w/ CLIP, paired by prompt.
+    """
+    rows = budget_rows[budget_rows["generator"].isin(drifts) & (budget_rows["verifier"] != "none")]
+    if rows.empty:
+        return None
+    rows = rows.assign(drift=rows["generator"].map(drifts))
+    rows = rows.sort_values(["budget_ms", "drift", "verifier"], ignore_index=True)
+    found = [_delta(row, rows, candidates, scores, replicates) for _, row in rows.iterrows()]
+    rows[["delta", "delta_low", "delta_high"]] = found
+    keys = ("budget_ms", "drift", "generator", "verifier", "best_of_n")
+    title = "Accuracy (%) under drift of the generator"
+    return AccuracyTable("drift", title, rows, keys, ("budget_ms", "drift"), "table7")
+
+
+def _delta(
+    row: pd.Series, rows: pd.DataFrame, candidates: pd.DataFrame, scores: pd.DataFrame, replicates: int
+) -> list[float]:
+    same = (rows["budget_ms"] == row["budget_ms"]) & (rows["generator"] == row["generator"])
+    clip = rows[same & (rows["steps"] == row["steps"]) & (rows["verifier"] == CLIP)]
+    if row["verifier"] != VHS or clip.empty or pd.isna(row["best_of_n"]) or clip["best_of_n"].isna().any():
+        return [math.nan] * 3
+    pipeline = (row["generator"], row["steps"])
+    ns = {VHS: int(row["best_of_n"]), CLIP: int(clip["best_of_n"].iloc[0])}
+    gain = paired_gain(candidates, scores, pipeline, ns, replicates)
+    return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
+
+
+def paired_gain(
+    candidates: pd.DataFrame,
+    scores: pd.DataFrame,
+    pipeline: tuple[str, int],
+    ns: Mapping[str, int],
+    replicates: int,
+) -> Interval:
+    """Overall accuracy of the first verifier in `ns` (name -> N) less that of the second, paired by prompt."""
+    here = candidates[(candidates["generator"] == pipeline[0]) & (candidates["steps"] == pipeline[1])]
+    keys = ["generator", "steps", "prompt_id", "seed", "index"]
+    values = {}
+    for verifier, n in ns.items():
+        joined = here.merge(scores[scores["verifier"] == verifier], on=keys, validate="one_to_one")
+        wide = joined.pivot(index=["prompt_id", "seed"], columns="index", values=["score", "correct"])
+        accuracy = expected_accuracy(wide["score"].to_numpy(float), wide["correct"].to_numpy(float))
+        values[verifier] = pd.Series(accuracy[:, n - 1], index=wide.index)
+    first, second = (values[verifier] for verifier in ns)
+    tags = here.groupby(["prompt_id", "seed"])["tag"].first().loc[first.index]
+    prompts = first.index.get_level_values("prompt_id")
+    return paired_difference(
+        first.to_numpy(), second.to_numpy(), prompts=prompts, tasks=tags, replicates=replicates
+    )
+
+
+def headline(
+    generator: str,
+    steps: int,
+    models: Mapping[str, Mapping[Pipeline, CostModel]],
+    budget_rows: pd.DataFrame,
+    peak_gb: Mapping[str, float],
+) -> pd.DataFrame:
+    """VHS against MLLM w/ CLIP, as the paper's headline: key, about, unit, measured (NaN if unknown).
+
+    models: cost models by column (wall_ms, tflop); peak_gb: VRAM by verifier at the largest N measured.
+    """
+    pair = [(generator, steps, verifier) for verifier in (VHS, CLIP)]
+
+    def change(column: str) -> float:
+        vhs, clip = (models[column].get(p) for p in pair)
+        return math.nan if vhs is None or clip is None else percent(vhs.per_candidate, clip.per_candidate)
+
+    here = budget_rows[(budget_rows["generator"] == generator) & (budget_rows["steps"] == steps)]
+    first = here[here["budget_ms"] == here["budget_ms"].min()].set_index("verifier")[OVERALL]
+    gain = first.get(VHS, math.nan) - first.get(CLIP, math.nan)
+    at = f"at {here['budget_ms'].min():.4g} ms" if len(here) else ""
+    rows = [
+        ("time_per_candidate", "time of a candidate", "percent", change("wall_ms")),
+        ("tflop_per_candidate", "FLOPs of a candidate", "percent", change("tflop")),
+        ("peak_vram", "peak VRAM", "percent",
+         percent(peak_gb.get(VHS, math.nan), peak_gb.get(CLIP, math.nan))),
+        ("overall_gain", f"overall accuracy {at}".strip(), "points", gain),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["key", "about", "unit", "measured"])
+    frame.insert(0, "generator", generator)
+    frame.insert(1, "steps", steps)
+    return frame
+
+
+def percent(new: float, old: float) -> float:
+    """How much `new` is above `old`, in percent of it; NaN where one is unknown."""
+    return 100 * (new / old - 1) if np.isfinite([new, old]).all() and old > 0 else math.nan
+
+
+def time_saving(curves: pd.DataFrame, models: Mapping[str, CostModel]) -> tuple[float, float, float] | None:
+    """(accuracy, ms of MLLM w/ CLIP, ms of VHS) at the highest accuracy that both reach.
+
+    curves: overall rows of one generator. None where one of the two is not there.
+    """
+    if not {VHS, CLIP} <= models.keys():
+        return None
+    by_n = {verifier: _by_n(curves, verifier) for verifier in (VHS, CLIP)}
+    if not all(len(accuracy) for accuracy in by_n.values()):
+        return None
+    reached = min(accuracy.max() for accuracy in by_n.values())
+    clip, vhs = (models[v].predict(int(np.argmax(by_n[v] >= reached)) + 1) for v in (CLIP, VHS))
+    return float(reached), clip, vhs
+
+
+def _by_n(curves: pd.DataFrame, verifier: str) -> Floats:
+    return np.asarray(curves[curves["verifier"] == verifier].sort_values("n")["accuracy"], dtype=float)

@@ -1,0 +1,200 @@
+"""All numbers of a report, derived from a run; nothing is measured and nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from harness import budgets as budgeting
+from harness.budgets import CostModel
+from harness.config import RunConfig
+from harness.derive import accuracy_curves, separation
+from harness.report import comparisons
+from harness.report.comparisons import AccuracyTable, Pipeline
+from harness.store import Run, StoreError
+
+Models = dict[Pipeline, CostModel]
+_REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A run and what follows from it.
+
+    models: cost models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none;
+    latency: T(N) against whole runs; costs: every stage; tables: the paper's comparisons.
+    """
+
+    run: Run
+    config: RunConfig
+    needs: dict[str, str | None]
+    curves: pd.DataFrame
+    models: dict[str, Models]
+    unmeasured: list[str]
+    budgets: list[float]
+    budget_rows: pd.DataFrame
+    latency: pd.DataFrame
+    costs: pd.DataFrame
+    auc: pd.DataFrame
+    headline: pd.DataFrame
+    tables: list[AccuracyTable]
+
+    @property
+    def pools(self) -> list[tuple[str, int]]:
+        """The (generator, steps) of the run's pools of candidates."""
+        pairs = self.run.candidates[["generator", "steps"]].drop_duplicates()
+        return [(str(g), int(s)) for g, s in pairs.itertuples(index=False)]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Generators as shown -> as registered."""
+        return {entry.shown: entry.name for entry in self.config.generators}
+
+    def models_of(self, generator: str, steps: int, column: str = "wall_ms") -> dict[str, CostModel]:
+        """Cost models of one pool by verifier, without "none"."""
+        found = self.models[column].items()
+        return {v: model for (g, s, v), model in found if (g, s) == (generator, steps) and v != "none"}
+
+    def costs_of(self, generator: str, steps: int) -> pd.DataFrame:
+        """The measured cost rows of one pool."""
+        costs = self.run.costs
+        return costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
+
+    def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
+        """Median time of what each candidate and what the winner alone pays: verifier, part, stage, wall_ms."""
+        costs = self.costs_of(generator, steps)
+        median = costs[costs["batch"] == 1].groupby(["verifier", "stage"])["wall_ms"].median()
+        rows = [
+            (verifier, part, stage, median[verifier, stage])
+            for verifier in self.models_of(generator, steps)
+            for part, stages in (
+                ("per candidate", budgeting.PER_CANDIDATE[self.needs[verifier]]),
+                ("fixed", budgeting.FIXED[self.needs[verifier]]),
+            )
+            for stage in stages
+        ]
+        return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
+
+
+def derive(run: Run) -> Derived:
+    """Derive everything. Raises StoreError if no pipeline of the run has a cost."""
+    config = RunConfig.model_validate(run.info["config"])
+    run = replace(run, costs=_plain(run.costs))
+    curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
+    needs = _needs(run, config)
+    pairs = run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False)
+    models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
+    unmeasured: list[str] = []
+    for generator, steps in pairs:
+        here = run.costs[(run.costs["generator"] == generator) & (run.costs["steps"] == steps)]
+        judged = run.scores[(run.scores["generator"] == generator) & (run.scores["steps"] == steps)]
+        for verifier in ("none", *sorted(judged["verifier"].unique())):
+            for column, found in models.items():
+                name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
+                try:
+                    found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
+                except ValueError as error:
+                    unmeasured.append(f"{generator} ({steps} steps): {error}")
+    times = models["wall_ms"]
+    if not times:
+        raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
+    budgets = config.budgets_ms or _default_budgets(times)
+    rows = budgeting.budget_table(curves, times, budgets, config.tolerance)
+    return Derived(
+        run, config, needs, curves, models, unmeasured, budgets, rows,
+        latency=_latency(run.costs, times), costs=_stage_costs(run.costs),
+        auc=separation(run.candidates, run.scores),
+        headline=_headlines(run.costs, models, rows),
+        tables=_tables(run, config, curves, times, budgets, rows),
+    )  # fmt: skip
+
+
+def _plain(costs: pd.DataFrame) -> pd.DataFrame:
+    """Without the named speed-ups, which are no part of the paper's comparison."""
+    return costs[costs["variant"] == ""] if "variant" in costs else costs
+
+
+def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
+    """What each verifier reads, as the run recorded. Raises StoreError if it did not."""
+    recorded = run.info.get("needs", {})
+    if missing := [v.name for v in config.verifiers if v.name not in recorded]:
+        raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
+    return {v.name: recorded[v.name] for v in config.verifiers}
+
+
+def _default_budgets(models: Models) -> list[float]:
+    """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the dearest pipeline's."""
+    pool = {k: m for k, m in models.items() if k[2] == _REFERENCE} or models
+    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)))
+
+
+def _latency(costs: pd.DataFrame, models: Models) -> pd.DataFrame:
+    checks = []
+    for (generator, steps, verifier), model in models.items():
+        here = costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
+        rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
+        checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
+    return pd.concat(checks, ignore_index=True)
+
+
+def _stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """Median, fastest and slowest repeat of every stage, with TFLOP and memory."""
+    keys = ["generator", "steps", "verifier", "stage", "n", "batch"]
+    table = costs.groupby(keys, sort=True).agg(
+        median_ms=("wall_ms", "median"),
+        min_ms=("wall_ms", "min"),
+        max_ms=("wall_ms", "max"),
+        repeats=("wall_ms", "size"),
+        tflop=("tflop", "first"),
+        peak_vram_gb=("peak_vram_gb", "first"),
+        peak_rss_gb=("peak_rss_gb", "first"),
+        device=("device", "first"),
+    )
+    return table.reset_index()
+
+
+def _headlines(costs: pd.DataFrame, models: Mapping[str, Models], rows: pd.DataFrame) -> pd.DataFrame:
+    times = models["wall_ms"]
+    both = [
+        (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
+    ]  # fmt: skip
+    frames = [comparisons.headline(g, s, models, rows, _peak_vram(costs, g, s)) for g, s in both]
+    columns = ["generator", "steps", "key", "about", "unit", "measured"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _peak_vram(costs: pd.DataFrame, generator: str, steps: int) -> dict[str, float]:
+    """Peak VRAM (GB) of whole best-of-N runs, by verifier; empty where none was measured."""
+    here = costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
+    peaks = here[here["stage"] == budgeting.END_TO_END].groupby("verifier")["peak_vram_gb"].max()
+    return {str(verifier): float(peak) for verifier, peak in peaks.dropna().items()}
+
+
+def _tables(
+    run: Run, config: RunConfig, curves: pd.DataFrame, times: Models, budgets: list[float], rows: pd.DataFrame
+) -> list[AccuracyTable]:
+    drifts = {e.shown: e.drift for e in config.generators if e.drift is not None}
+    moved = [name for name, share in drifts.items() if share > 0]
+    settled = rows[~rows["generator"].isin(moved)].reset_index(drop=True)
+    still = {key: model for key, model in times.items() if key[0] not in moved}
+    found: list[Any] = [
+        comparisons.main_comparison(settled),
+        comparisons.other_generators(settled),
+        comparisons.scoring_ablation(
+            run.candidates, run.scores, curves, still, budgets, config.tolerance, config.bootstrap
+        ),
+        comparisons.drift(rows, drifts, run.candidates, run.scores, config.bootstrap),
+    ]
+    return [table for table in found if table is not None]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain Python, None where unknown."""
+    objects = frame.astype(object).where(frame.notna(), None)
+    return [
+        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
+        for row in objects.to_dict("records")
+    ]

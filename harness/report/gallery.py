@@ -1,0 +1,144 @@
+"""Pictures with verdicts: each verifier's winners (the paper's Fig. 9) and its disagreements (Fig. 8)."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
+from harness.store import Run
+from harness.sweep import image_file
+
+RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
+_ROWS = 6  # prompts in one block
+_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
+
+Picture = Callable[[Any], Image.Image]  # a candidate's row -> its image
+
+
+class Pictures:
+    """The images that a run kept: of its first seed, of the gallery's prompts."""
+
+    def __init__(self, run: Run) -> None:
+        parts = run.info.get("combined") or [{"path": str(run.path), "seeds": run.info["config"]["seeds"]}]
+        self._places = [(Path(part["path"]), part["seeds"][0]) for part in parts]
+
+    def file(self, row: Any) -> Path | None:
+        """The file of a candidate's row (generator, steps, prompt_id, seed, index), if it was kept."""
+        for folder, seed in self._places:
+            if seed != row["seed"]:
+                continue
+            for key in (f"{row['generator']}_steps={row['steps']}", row["generator"]):
+                file = image_file(folder, key, int(row["prompt_id"]), int(row["index"]))
+                if file.exists():
+                    return file
+        return None
+
+    def image(self, row: Any) -> Image.Image:
+        """Raises FileNotFoundError if it was not kept."""
+        file = self.file(row)
+        if file is None:
+            raise FileNotFoundError(f"no picture of prompt {row['prompt_id']}, candidate {row['index']}.")
+        return Image.open(file).convert("RGB")
+
+    def kept(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows whose picture was kept."""
+        return rows[[self.file(row) is not None for _, row in rows.iterrows()]]
+
+
+def disagreements(
+    candidates: pd.DataFrame, scores: pd.DataFrame, pictures: Pictures, each: int = 3
+) -> pd.DataFrame:
+    """By verifier, the surest of its verdicts that GenEval contradicts, of the pictures that were kept.
+
+    `each` accepted though wrong and `each` refused though right, one a prompt. Columns: the candidate's,
+    verifier, score, correct, reason, kind.
+    """
+    joined = scores.merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    joined = joined[(joined["score"] > 0) != joined["correct"]]
+    parts = []
+    for _, part in joined.groupby("verifier", sort=True):
+        for correct, kind in ((False, "accepted, wrong by GenEval"), (True, "refused, right by GenEval")):
+            rows = part[part["correct"] == correct].sort_values(
+                ["score", "prompt_id", "index"], ascending=[correct, True, True]
+            )
+            rows = pictures.kept(rows.drop_duplicates("prompt_id")).head(each)
+            parts.append(rows.assign(kind=kind))
+    return pd.concat(parts, ignore_index=True) if parts else joined.assign(kind="")
+
+
+def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figure:
+    """Each verifier's pick by prompt, marked right or wrong by GenEval; many prompts stand in two blocks.
+
+    winners: a candidate's columns, prompt, verifier, score, correct.
+    """
+    ids = list(winners["prompt_id"].unique())
+    half = -(-len(ids) // 2) if len(ids) > _ROWS else len(ids)
+    blocks = [part for part in (ids[:half], ids[half:]) if part]
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(TWO_COLUMNS if len(blocks) == 2 else COLUMN * 1.2, 0.5 + 0.98 * half)
+        parts = fig.subfigures(1, len(blocks), squeeze=False)[0]
+        for part, block in zip(parts, blocks, strict=True):
+            _winners_block(part, winners, block, half, picture)
+        fig.suptitle(title, fontsize=8.5)
+    return fig
+
+
+def _winners_block(fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, picture: Picture) -> None:
+    names = sorted(winners["verifier"].unique())
+    grid = fig.subplots(rows, len(names), squeeze=False)
+    for row in range(rows):
+        for column, name in enumerate(names):
+            axes = grid[row, column]
+            if row >= len(ids):
+                axes.set_axis_off()
+                continue
+            chosen = winners[(winners["prompt_id"] == ids[row]) & (winners["verifier"] == name)].iloc[0]
+            _show(axes, chosen, picture)
+            if row == 0:
+                axes.set_title(look(name).label, fontsize=7)
+            if column == 0:
+                wrapped = "\n".join(textwrap.wrap(chosen["prompt"], 17))
+                axes.set_ylabel(wrapped, rotation=0, ha="right", va="center", labelpad=4, fontsize=6.5)
+
+
+def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> Figure:
+    """What `disagreements` found, a row a verifier; cases also has prompt."""
+    names, kinds = sorted(cases["verifier"].unique()), sorted(cases["kind"].unique())
+    each = int(cases.groupby(["verifier", "kind"]).size().max())
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(TWO_COLUMNS if len(kinds) > 1 else COLUMN, 0.7 + 1.5 * len(names))
+        parts = fig.subfigures(1, len(kinds), squeeze=False, width_ratios=[1.12, 1][: len(kinds)])[0]
+        for part, kind in zip(parts, kinds, strict=True):
+            grid = part.subplots(len(names), each, squeeze=False)
+            part.suptitle(kind, fontsize=7.5)
+            for row, name in enumerate(names):
+                found = cases[(cases["verifier"] == name) & (cases["kind"] == kind)]
+                for axes, (_, case) in zip(grid[row], found.iterrows(), strict=False):
+                    _show(axes, case, picture)
+                    axes.set_title("\n".join(textwrap.wrap(case["prompt"], 19)), fontsize=5.5)
+                for axes in grid[row, len(found) :]:
+                    axes.set(xticks=[], yticks=[], frame_on=False)
+                    axes.grid(False)
+                if part is parts[0]:
+                    said = "\n".join(look(name).label.rsplit(" ", 1))
+                    grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=4)
+        fig.suptitle(title, fontsize=8.5)
+    return fig
+
+
+def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
+    """One candidate with its score, framed and marked by GenEval's verdict."""
+    axes.imshow(picture(row), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    mark, color = RIGHT if row["correct"] else WRONG
+    axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=1)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=color, linewidth=1.5)

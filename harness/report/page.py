@@ -1,0 +1,165 @@
+"""report.html: one file that opens from disk, with charts to move and a gallery to search."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from harness import __version__
+from harness.derive import winners
+from harness.report import charts, published, tables
+from harness.report.derived import Derived
+from harness.report.gallery import Pictures
+from harness.report.style import TASK_NAMES, label
+
+IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
+GALLERY_N = 4
+
+
+def write_page(derived: Derived, file: Path, with_published: bool = False) -> None:
+    """Write the report. Everything in it that comes from the run is escaped; it loads nothing."""
+    assets = files("harness.report").joinpath("assets")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(assets.joinpath("report.html.j2").read_text())
+    cards = _gallery(derived)
+    page = template.render(
+        title=derived.config.name,
+        version=__version__,
+        run=derived.run,
+        config=derived.config,
+        facts=_facts(derived),
+        tables=_tables(derived, with_published),
+        headline=Markup(tables.html_plain(_headline(derived, with_published))),
+        plain=_plain(derived),
+        tasks=charts.task_names(derived),
+        gallery=cards,
+        shown_verifiers={card["verifier"]: card["label"] for card in cards},
+        task_names=TASK_NAMES,
+        environment_text=yaml.safe_dump(_environment(derived), sort_keys=False, allow_unicode=True),
+        config_text=yaml.safe_dump(derived.run.info["config"], sort_keys=False, allow_unicode=True),
+        data=_data(derived),
+        gallery_n=GALLERY_N,
+        with_published=with_published,
+        css=Markup(assets.joinpath("report.css").read_text()),
+        script=Markup(assets.joinpath("report.js").read_text()),
+        plotly=Markup(get_plotlyjs()),
+    )
+    file.write_text(page)
+
+
+def _data(derived: Derived) -> dict[str, Any]:
+    """What the page's script reads."""
+    lines = charts.pipelines(derived)
+    by_n, values = charts.accuracy_by_n(derived)
+    figures = {"by-n": by_n, "stages": charts.stage_times(derived)}
+    if lines:
+        figures["over-time"] = charts.accuracy_over_time(lines)
+        figures["scores"] = charts.score_histograms(derived)
+        figures["reliability"] = charts.reliability_chart(derived)
+    return {
+        "pipelines": lines,
+        "tolerance": derived.config.tolerance,
+        "byTask": values,
+        "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},
+        "budgets": _budget_range(derived, lines),
+    }
+
+
+def _budget_range(derived: Derived, lines: list[dict[str, Any]]) -> dict[str, float]:
+    """The slider's: from under the cheapest single candidate to the dearest whole pool."""
+    if not lines:
+        return {}
+    ends = [(p["fixed_ms"], p["per_candidate_ms"], len(p["tasks"]["overall"]["accuracy"])) for p in lines]
+    low = min(fixed + each for fixed, each, _ in ends)
+    high = max(fixed + n * each for fixed, each, n in ends)
+    step = float(f"{(high - low) / 400:.1g}")
+    first, last = int(0.9 * low / step), int(high / step) + 1
+    start = round(derived.budgets[0] / step)
+    return {"low": first * step, "high": last * step, "step": step, "start": start * step}
+
+
+def _facts(derived: Derived) -> list[tuple[str, str]]:
+    devices = ", ".join(sorted({str(d) for d in derived.run.costs["device"].dropna()})) or "unknown"
+    seeds = ", ".join(map(str, derived.config.seeds))
+    pools = ", ".join(g if s == 1 else f"{g} ({s} steps)" for g, s in derived.pools)
+    return [
+        ("prompts", str(len(derived.run.prompts))),
+        ("candidates", f"{len(derived.run.candidates):,}"),
+        ("generators", pools),
+        ("verifiers", ", ".join(label(v) for v in derived.needs) or "none"),
+        ("seeds", seeds),
+        ("times measured on", devices),
+    ]
+
+
+def _tables(derived: Derived, with_published: bool) -> list[dict[str, Any]]:
+    found = []
+    for table in derived.tables:
+        shown = published.beside(table, derived.names) if with_published else table
+        found.append({"title": shown.title, "html": Markup(tables.html_table(shown))})
+    return found
+
+
+def _headline(derived: Derived, with_published: bool) -> pd.DataFrame:
+    frame = derived.headline.round({"measured": 1})
+    frame = published.headline_beside(frame, derived.names) if with_published else frame
+    return frame.drop(columns=["key", "steps"])
+
+
+def _plain(derived: Derived) -> list[dict[str, Any]]:
+    found = [
+        ("T(N) against whole runs", derived.latency),
+        ("Area under the ROC curve of the scores", derived.auc),
+        ("Cost of every stage", derived.costs),
+    ]
+    return [{"title": title, "html": Markup(tables.html_plain(frame))} for title, frame in found]
+
+
+def _environment(derived: Derived) -> Any:
+    info = derived.run.info
+    environments = [part["environment"] for part in info.get("combined", [])] or [info.get("environment")]
+    return {"environments": environments, "checkpoints": info.get("checkpoints", {})}
+
+
+def _gallery(derived: Derived) -> list[dict[str, Any]]:
+    """Each verifier's winners among the pictures that were kept."""
+    run, pictures = derived.run, Pictures(derived.run)
+    if run.scores.empty:
+        return []
+    picks = pictures.kept(winners(run.candidates, run.scores, GALLERY_N))
+    encoded: dict[Path, str] = {}
+    cards = []
+    for _, row in picks.sort_values(["prompt_id", "generator", "steps", "verifier"]).iterrows():
+        file = pictures.file(row)
+        assert file is not None
+        if file not in encoded:
+            encoded[file] = _data_uri(pictures, row)
+        cards.append(
+            {
+                "prompt": run.prompts[row["prompt_id"]]["prompt"], "tag": row["tag"],
+                "verifier": row["verifier"], "label": label(row["verifier"]),
+                "generator": row["generator"], "score": f"{row['score']:+.3f}",
+                "correct": bool(row["correct"]), "reason": row["reason"], "image": encoded[file],
+            }
+        )  # fmt: skip
+    return cards
+
+
+def _data_uri(pictures: Pictures, row: Any) -> str:
+    image = pictures.image(row)
+    small = max(image.size) <= IMAGE_SIDE
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    stream = io.BytesIO()
+    kind = "png" if small else "jpeg"
+    image.save(stream, kind, **({} if small else {"quality": 85}))
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,140 @@
+"""Finished runs made without a model: random verdicts, scores that follow them, and costs like nano's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from harness.config import RunConfig
+from harness.geneval.rules import TAGS
+from harness.report.build import build
+from harness.store import SCHEMAS, RunStore, load_run
+from harness.sweep import gallery_prompts, image_file
+
+NEEDS = {"vhs": "hidden", "mllm-clip": "images", "mllm-ae": "latents"}
+STAGES_MS = {
+    "hidden": {"encode": 8, "noise": 0.5, "head": 10, "tail": 14, "decode": 30, "score": 9},
+    "latents": {"encode": 8, "noise": 0.5, "denoise": 22, "decode": 30, "score": 9},
+    "images": {"encode": 8, "noise": 0.5, "denoise": 22, "decode": 30, "score": 12},
+    None: {"encode": 8, "noise": 0.5, "denoise": 22, "decode": 30},
+}
+PER_CANDIDATE_MS = {"hidden": 19.5, "latents": 31.5, "images": 64.5, None: 60.5}
+SHARPNESS = {"vhs": 1.2, "mllm-clip": 0.9, "mllm-ae": 0.3}
+
+
+def write_run(
+    folder: Path, *, marked: str = "", vram: bool = False, device: str = "test", **changes: Any
+) -> Path:
+    """A finished run in `folder`. `changes` are keys of its configuration; `marked` goes into a prompt."""
+    config = RunConfig.model_validate(
+        {"name": "made", "generators": [{"name": "nano"}], "pool": 8, "bootstrap": 50, "seeds": [0],
+         "verifiers": [{"name": v} for v in NEEDS], "gallery_prompts": 6} | changes
+    )  # fmt: skip
+    prompts = [
+        {"tag": tag, "prompt": f"a photo of {tag.replace('_', ' ')} number {i}{marked if i == 0 else ''}"}
+        for tag in TAGS
+        for i in range(4)
+    ]
+    with RunStore(folder, config.model_dump(mode="json")) as store:
+        store.write_prompts(prompts)
+        for number, entry in enumerate(config.generators):
+            rng = np.random.default_rng([number, *config.seeds])
+            _write_entry(store, config, entry, prompts, rng, vram, device)
+        store.consolidate()
+        store.update(
+            status="complete", needs=NEEDS, environment={"cpu": device, "python": "3"},
+            checkpoints={v.name: f"sha of {v.name}" for v in config.verifiers},
+        )  # fmt: skip
+    return folder
+
+
+def _write_entry(store, config, entry, prompts, rng, vram, device) -> None:
+    steps = int(entry.options.get("steps", 1))
+    pool, mine = config.pool_of(entry), [v.name for v in config.verifiers_of(entry)]
+    index = pd.MultiIndex.from_product(
+        [range(len(prompts)), config.seeds, range(pool)], names=["prompt_id", "seed", "index"]
+    )
+    base = index.to_frame(index=False).assign(generator=entry.shown, steps=steps)
+    correct = rng.random(len(base)) < 0.6
+    tags = [prompts[p]["tag"] for p in base["prompt_id"]]
+    store.write_shard(
+        "candidates",
+        entry.key,
+        base.assign(tag=tags, correct=correct, reason=np.where(correct, "", "it is not")),
+    )
+    scores = []
+    for verifier in mine:
+        p_yes = 1 / (1 + np.exp(-(SHARPNESS[verifier] * (2 * correct - 1) + rng.normal(size=len(base)))))
+        score = np.where(p_yes > 0.5, p_yes, p_yes - 1)
+        scores.append(base.assign(verifier=verifier, p_yes=p_yes, p_no=1 - p_yes, score=score))
+    if scores:
+        store.write_shard("scores", entry.key, pd.concat(scores))
+    rows = [row for v in (None, *mine) for row in cost_rows(entry.shown, steps, v, vram, device)]
+    store.write_shard("costs", entry.key, pd.DataFrame([_unfilled("costs") | row for row in rows]))
+    for prompt_id in gallery_prompts(prompts, config.gallery_prompts):
+        for i in range(pool):
+            file = image_file(store.path, entry.key, prompt_id, i)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
+
+
+def _unfilled(table: str) -> dict[str, Any]:
+    """What a row has where a made run has nothing to say."""
+    fields = SCHEMAS[table]
+    texts = {f.name: "" for f in fields if pa.types.is_string(f.type) and not f.nullable}
+    return {f.name: None for f in fields} | texts | ({"status": "ok"} if "status" in fields.names else {})
+
+
+def cost_rows(
+    generator: str, steps: int, verifier: str | None, vram: bool, device: str
+) -> list[dict[str, Any]]:
+    needs = NEEDS[verifier] if verifier else None
+    stages = STAGES_MS[needs]
+    fixed = sum(stages.values()) - PER_CANDIDATE_MS[needs]
+    cells = [(stage, 1, ms) for stage, ms in stages.items()]
+    cells += [
+        ("end_to_end", n, fixed + n * PER_CANDIDATE_MS[needs]) for n in ((1, 2, 4) if verifier else (1,))
+    ]
+    gb = {None: 1.0, "hidden": 1.5, "latents": 1.6, "images": 2.0}[needs]
+    return [
+        {"generator": generator, "steps": steps, "verifier": verifier or "", "stage": stage, "n": n, "batch": 1,
+         "repeat": repeat, "wall_ms": float(ms * steps), "tflop": ms / 1e4, "peak_vram_gb": gb if vram else None,
+         "peak_rss_gb": None if vram else gb, "device": device}
+        for stage, n, ms in cells
+        for repeat in range(3)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Path:
+    """One such run, of one generator and three verifiers; do not write into it."""
+    return write_run(tmp_path_factory.mktemp("made") / "run")
+
+
+@pytest.fixture
+def loaded(made):
+    return load_run(made)
+
+
+MARKED = "</script><script>document.title='broken'</script>\"'&<b>"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """The report of a run of two pools; its first prompt holds MARKED. Made once: drawing takes its time."""
+    folder = tmp_path_factory.mktemp("built")
+    entries = [{"name": "nano"}, {"name": "nano", "label": "single", "pool": 1, "verifiers": []}]
+    run = write_run(folder / "run", generators=entries, marked=MARKED)
+    build(run, out=folder / "out", with_published=True)
+    return folder / "out"

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from harness.report.build import build
+from harness.report.combine import load_runs
+from harness.report.derived import derive
+from harness.report.page import write_page
+from harness.store import StoreError
+
+
+def test_seeds_of_two_runs_are_one_run(make_run, tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
+    both = load_runs([a, b])
+    assert sorted(both.candidates["seed"].unique()) == [0, 1]
+    assert len(both.candidates) == 2 * len(load_runs([a]).candidates)
+    assert both.info["config"]["seeds"] == [0, 1]
+    # a pipeline's repeats are of one run
+    assert len(both.costs) == len(load_runs([a]).costs)
+    assert not derive(both).curves.empty
+
+
+def test_generators_of_two_runs_are_one_run(make_run, tmp_path):
+    a = make_run(tmp_path / "a")
+    b = make_run(tmp_path / "b", generators=[{"name": "nano", "label": "other"}])
+    derived = derive(load_runs([a, b]))
+    assert {g for g, _ in derived.pools} == {"nano", "other"}
+    assert "generators" in {t.name for t in derived.tables}
+
+
+def test_pictures_of_both_are_found(make_run, tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
+    write_page(derive(load_runs([a, b])), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count('class="card ') == 2 * 6 * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": [0]}, "both hold the candidates of 'nano' (1 steps) of seed 0"),
+        ({"seeds": [1], "pool": 4}, "'pool' is 8 in one and 4 in the other"),
+        ({"seeds": [1], "marked": "?"}, "their prompts differ"),
+        ({"seeds": [1], "tolerance": 0.1}, "'tolerance' is 0.05 in one and 0.1 in the other"),
+        ({"seeds": [1], "generators": [{"name": "nano", "pool": 3}]}, "'nano' has other settings"),
+        ({"seeds": [1], "verifiers": [{"name": "vhs"}]}, "'mllm-ae' scored 192 of the 384 candidates"),
+    ],
+)
+def test_what_may_not_be_combined_is_refused_in_one_sentence(make_run, tmp_path, made, changes, said):
+    other = make_run(tmp_path / "other", **changes)
+    with pytest.raises(StoreError) as error:
+        load_runs([made, other])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_checkpoint_is_refused(make_run, tmp_path, made):
+    other = make_run(tmp_path / "other", seeds=[1])
+    text = (other / "run.json").read_text().replace("sha of vhs", "sha of another")
+    (other / "run.json").write_text(text)
+    with pytest.raises(StoreError, match="the verifier 'vhs' is another checkpoint"):
+        load_runs([made, other])
+
+
+def test_times_of_two_machines_never_mix(make_run, tmp_path, made):
+    other = make_run(tmp_path / "other", seeds=[1], device="faster")
+    assert set(load_runs([made, other]).costs["device"]) == {"test"}
+    apart = make_run(
+        tmp_path / "apart", seeds=[1], device="faster", generators=[{"name": "nano", "label": "b"}]
+    )
+    with pytest.raises(StoreError, match="no one device measured the cost of every pipeline"):
+        load_runs([made, apart])
+
+
+def test_the_same_run_twice_and_none_at_all(made):
+    with pytest.raises(StoreError, match="is named twice"):
+        load_runs([made, made])
+    with pytest.raises(StoreError, match="no run to report on"):
+        load_runs([])
+
+
+def test_several_runs_need_a_place(made, make_run, tmp_path):
+    other = make_run(tmp_path / "other", seeds=[1])
+    with pytest.raises(StoreError, match="say with --out"):
+        build(made, other)
+
+
+def test_one_run_is_itself(made, loaded):
+    pd.testing.assert_frame_equal(load_runs([made]).candidates, loaded.candidates)
