@@ -13,6 +13,7 @@ import typer
 from harness import __version__
 from harness.commands import generate
 from harness.commands.score import score
+from harness.commands import cost as cost_commands
 from harness.terminal import Bars, Json, console, quiet
 
 app = typer.Typer(
@@ -157,6 +158,8 @@ def nano(
 
 generate.register(app)
 app.command()(score)
+app.command()(cost_commands.cost)
+app.command()(cost_commands.plan)
 
 
 def _report(folder: Path, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -226,26 +227,29 @@ def _verifier_options(entry: VerifierConfig, device: str, generator: str) -> dic
 
 def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) -> None:
     """Measure every pipeline, each in a fresh process, after all generation: alone on the machine."""
-    cells = [(g, v) for g in config.generators for v in (None, *config.verifiers)]
-    for done, (entry, verifier) in enumerate(cells):
+    torch.cuda.empty_cache()  # what this process keeps would be missing there
+    pipelines = itertools.product(config.generators, (None, *config.verifiers), ("", *config.timing.variants))
+    cells = [
+        Cell(
+            entry.name,
+            {"device": config.device, **entry.options},
+            verifier.name if verifier else None,
+            _verifier_options(verifier, config.device, entry.name) if verifier else {},
+            prompt,
+            config.timing,
+            config.threads,
+            variant,
+        )
+        for entry, verifier, variant in pipelines
+    ]
+    for done, cell in enumerate(cells):
         progress("costs", done, len(cells))
-        key = f"{entry.name}_{verifier.name if verifier else 'none'}"
+        key = "_".join(filter(None, (cell.generator, cell.verifier or "none", cell.variant)))
         if store.has("costs", key):
             continue
-        rows = measure_in_fresh_process(
-            Cell(
-                entry.name,
-                {"device": config.device, **entry.options},
-                verifier.name if verifier else None,
-                _verifier_options(verifier, config.device, entry.name) if verifier else {},
-                prompt,
-                config.timing.best_of_n,
-                config.timing.repeats,
-                config.timing.warm_up,
-                config.threads,
-            )
-        )
-        store.write_shard("costs", key, pd.DataFrame(rows))
+        measured = measure_in_fresh_process(cell)
+        store.update(cells=store.info.get("cells", {}) | {key: measured.about})
+        store.write_shard("costs", key, pd.DataFrame(measured.rows))
     progress("costs", len(cells), len(cells))
 
 

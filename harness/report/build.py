@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from harness.budgets import CostModel
 from harness.config import RunConfig
 from harness.derive import GENEVAL_OVERALL, OVERALL, accuracy_curves, no_scoring, separation, winners
 from harness.report import figures, style, tables
+from harness.report.costs import cost_table
+from harness.stages import FIXED, PER_CANDIDATE
 from harness.store import Run, StoreError, load_run
 from harness.sweep import gallery_prompts, image_file
 
@@ -30,7 +33,8 @@ def build(path: Path) -> dict[str, Any]:
     unscored = [v.name for v in config.verifiers if v.without_scoring]
     curves = accuracy_curves(run.candidates, run.scores, config.bootstrap, unscored)
     needs = run.info["needs"]
-    models: dict[tuple[str, int, str], CostModel] = {}
+    models: dict[tuple[str, int, str], CostModel | None] = {}
+    all_costs, run = run.costs, replace(run, costs=run.costs[run.costs["variant"] == ""])
     checks = []
     for generator, steps in run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False):
         costs = run.costs[(run.costs["generator"] == generator) & (run.costs["steps"] == steps)]
@@ -38,6 +42,8 @@ def build(path: Path) -> dict[str, Any]:
         models |= {(generator, steps, name): model for name, model in mine.items()}
         models |= {(generator, steps, no_scoring(name)): mine[name] for name in unscored}
         for name, model in mine.items():
+            if model is None:
+                continue
             rows = budgeting.check(costs, "" if name == "none" else name, model)
             checks.append(rows.assign(generator=generator, steps=steps, verifier=name))
     budgets = config.budgets_ms or _default_budgets(models)
@@ -46,45 +52,38 @@ def build(path: Path) -> dict[str, Any]:
     auc = separation(run.candidates, run.scores)
     tables.write_budgets(budget_rows, path / "tables" / "budgets")
     tables.write_table(latency, path / "tables" / "latency")
-    tables.write_table(_cost_table(models, run.costs), path / "tables" / "costs")
+    tables.write_table(cost_table(all_costs), path / "tables" / "costs")
     tables.write_table(auc, path / "tables" / "auc")
     curves.to_csv(path / "tables" / "curves.csv", index=False)
     _figures(run, config, curves, models, needs, budgets)
     return _summary(run, budget_rows, latency, auc, curves)
 
 
-def _models(costs: pd.DataFrame, needs: dict[str, Any], column: str) -> dict[str, CostModel]:
-    found = {name: budgeting.fit(costs, name, reads, column) for name, reads in needs.items()}
-    return {"none": budgeting.fit(costs, "", None, column)} | found
+def _models(costs: pd.DataFrame, needs: dict[str, Any], column: str) -> dict[str, CostModel | None]:
+    """By verifier ("none" without); None where the cell has no times, having run out of memory or time."""
+    pipelines = {"none": ("", None)} | {name: (name, reads) for name, reads in needs.items()}
+    return {
+        name: budgeting.fit(costs, verifier, reads, column)
+        if budgeting.is_measured(costs, verifier, reads, column)
+        else None
+        for name, (verifier, reads) in pipelines.items()
+    }
 
 
-def _default_budgets(models: dict[tuple[str, int, str], CostModel]) -> list[float]:
+def _default_budgets(models: dict[tuple[str, int, str], CostModel | None]) -> list[float]:
     """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the dearest pipeline's."""
-    pool = {k: m for k, m in models.items() if k[2] == _REFERENCE} or models
+    known = {key: model for key, model in models.items() if model}
+    pool = {k: m for k, m in known.items() if k[2] == _REFERENCE} or known
+    if not pool:
+        raise StoreError("no pipeline of this run was measured; its costs say why in 'status' and 'note'.")
     return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)))
-
-
-def _cost_table(models: dict[tuple[str, int, str], CostModel], costs: pd.DataFrame) -> pd.DataFrame:
-    """Median, fastest and slowest repeat of every stage, with TFLOP and memory."""
-    keys = ["generator", "steps", "verifier", "stage", "n", "batch"]
-    table = costs.groupby(keys, sort=True).agg(
-        median_ms=("wall_ms", "median"),
-        min_ms=("wall_ms", "min"),
-        max_ms=("wall_ms", "max"),
-        repeats=("wall_ms", "size"),
-        tflop=("tflop", "first"),
-        peak_vram_gb=("peak_vram_gb", "first"),
-        peak_rss_gb=("peak_rss_gb", "first"),
-        device=("device", "first"),
-    )
-    return table.reset_index()
 
 
 def _figures(
     run: Run,
     config: RunConfig,
     curves: pd.DataFrame,
-    models: dict[tuple[str, int, str], CostModel],
+    models: dict[tuple[str, int, str], CostModel | None],
     needs: dict[str, Any],
     budgets: list[float],
 ) -> None:
@@ -97,13 +96,14 @@ def _figures(
         def save(name: str, fig: Figure, data: pd.DataFrame, suffix: str = suffix) -> None:
             style.save(fig, run.path / "figures" / f"{name}{suffix}", data)
 
-        verified = figures.overall(mine[mine["verifier"].isin(needs)])
-        for name, unit, points in _cost_points(verified, costs, needs):
+        priced = {name: reads for name, reads in needs.items() if budgeting.is_measured(costs, name, reads)}
+        verified = figures.overall(mine[mine["verifier"].isin(priced)])
+        for name, unit, points in _cost_points(verified, costs, priced):
             marks = budgets if name == "time" else []
             fig = figures.accuracy_over_cost(points, unit, about, marks)
             save(f"accuracy_over_{name}", fig, points)
         save("accuracy_by_n", figures.accuracy_by_n(mine, about), mine)
-        stages = _breakdown(costs, needs)
+        stages = _breakdown(costs, priced)
         save("latency_breakdown", figures.latency_breakdown(stages, f"{generator}, one candidate"), stages)
         if needs:
             keys = ["generator", "steps", "prompt_id", "seed", "index"]
@@ -165,8 +165,8 @@ def _breakdown(costs: pd.DataFrame, needs: dict[str, Any]) -> pd.DataFrame:
         (name, part, stage, median[name, stage])
         for name, reads in needs.items()
         for part, stages in (
-            ("per candidate", budgeting.PER_CANDIDATE[reads]),
-            ("fixed", budgeting.FIXED[reads]),
+            ("per candidate", PER_CANDIDATE[reads]),
+            ("fixed", FIXED[reads]),
         )
         for stage in stages
     ]
