@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from generators.registry import nearest
-from harness import budgets as budgeting
 from harness import roofline
-from harness.budgets import CostModel
+from harness.cost_model import TOLERANCE, CostModel, parse_budget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAPER = "a100-paper"
-Unit = Literal["ms", "TFLOP", "GB", "J"]
 _COLUMN = {"ms": "wall_ms", "TFLOP": "tflop", "J": "energy_j"}
 _WHAT = {"ms": "time", "TFLOP": "FLOPs", "GB": "memory", "J": "energy"}
 
@@ -39,13 +38,18 @@ class Priced:
 
 @dataclass(frozen=True)
 class Planned:
-    """The answer for one pipeline and budget. n is None where `note` says why; cost is of n candidates."""
+    """The answer for one pipeline and budget; `cost` is of `n` candidates.
+
+    answer: "fits" with the largest n; "below one candidate"; "any N" where the cost does not grow;
+    "unknown". n and cost are None in all but the first.
+    """
 
     budget: str
     generator: str
     steps: int
     verifier: str
     variant: str
+    answer: Literal["fits", "below one candidate", "any N", "unknown"]
     n: int | None
     cost: float | None
     unit: str
@@ -54,31 +58,33 @@ class Planned:
 
 
 def plan(
-    pipelines: Sequence[Priced], budgets: Sequence[str], tolerance: float = budgeting.TOLERANCE
+    pipelines: Sequence[Priced], budgets: Sequence[str], tolerance: float = TOLERANCE
 ) -> list[dict[str, Any]]:
     """One row per budget and pipeline. Raises ValueError for what is no budget."""
-    parsed = [(text, *budgeting.parse_budget(text)) for text in budgets]
-    return [asdict(_answer(p, text, value, unit, tolerance)) for text, value, unit in parsed for p in pipelines]
+    parsed = [(text, *parse_budget(text)) for text in budgets]
+    return [
+        asdict(_answer(p, text, value, unit, tolerance)) for text, value, unit in parsed for p in pipelines
+    ]
 
 
 def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> Planned:
-    def answer(n: int | None, note: str) -> Planned:
-        model = p.models.get(unit)
+    def planned(answer: Any, n: int | None = None, note: str = "") -> Planned:
         cost = model.predict(n) if model and n is not None else None
         basis = p.basis.get(unit, "")
-        return Planned(text, p.generator, p.steps, p.verifier, p.variant, n, cost, unit, basis, note)
+        return Planned(
+            text, p.generator, p.steps, p.verifier, p.variant, answer, n, cost, unit, basis, note
+        )  # fmt: skip
 
     model = p.models.get(unit)
     if model is None:
-        return answer(None, f"no {_WHAT[unit]} known for this pipeline")
-    one = model.predict(1)
-    if one > value * (1 + tolerance) * (1 + 1e-12):
-        return answer(None, f"below one candidate, which costs {one:.4g} {unit}")
+        return planned("unknown", note=f"{_WHAT[unit]} not known")
+    if model.predict(1) > value * (1 + tolerance) * (1 + 1e-12):
+        return planned("below one candidate", note=f"one candidate costs {model.predict(1):.4g} {unit}")
     if p.verifier == "none":
-        return answer(1, "one image: without a verifier there is nothing to choose by")
+        return planned("fits", 1, "no choice without a verifier")
     if model.per_candidate == 0:
-        return answer(None, f"any N: {_WHAT[unit]} does not grow with N")
-    return answer(model.largest_n(value, tolerance), "")
+        return planned("any N", note=f"{_WHAT[unit]} does not grow with N")
+    return planned("fits", model.largest_n(value, tolerance))
 
 
 def from_run(path: Path) -> list[Priced]:
@@ -86,16 +92,18 @@ def from_run(path: Path) -> list[Priced]:
     from harness.store import load_run
 
     run = load_run(path)
+    cells, keys = run.info.get("cells", {}), ["generator", "steps", "verifier", "variant"]
     return [
-        _priced(costs, *key, run.info.get("cells", {}))
-        for key, costs in run.costs.groupby(["generator", "steps", "verifier", "variant"])
-        if not str(key[3]).endswith("batched")
+        _priced(run.costs[(run.costs[keys] == key).all(axis=1)], *key, cells)
+        for key in run.costs.loc[run.costs["batch"] == 1, keys].drop_duplicates().itertuples(index=False)
     ]
 
 
 def _priced(
     costs: pd.DataFrame, generator: str, steps: int, verifier: str, variant: str, cells: dict[str, Any]
 ) -> Priced:
+    from harness import budgets as budgeting
+
     cell = cells.get("_".join(filter(None, (generator, verifier or "none", variant))), {})
     needs = cell.get("needs")
     device = costs["device"].dropna().iloc[0] if costs["device"].notna().any() else ""
@@ -109,19 +117,17 @@ def _priced(
             models["GB"] = budgeting.fit_memory(costs, verifier, column, variant)
             basis["GB"] = f"peak {what} measured on {device}"
     errors = (
-        budgeting.check(costs, verifier, models["ms"], variant)["error_percent"].abs()
+        budgeting.check(costs, verifier, models["ms"], variant)["error_percent"].abs().tolist()
         if "ms" in models
-        else pd.Series(dtype=float)
+        else []
     )
     return Priced(
         generator, int(steps), verifier or "none", variant, models, basis,
-        float(errors.max()) if len(errors) else None,
+        max(errors, default=None),
     )  # fmt: skip
 
 
-def from_device(
-    name: str, units: Sequence[str], only_generators: Sequence[str] = ()
-) -> list[Priced]:
+def from_device(name: str, units: Sequence[str], only_generators: Sequence[str] = ()) -> list[Priced]:
     """Pipelines on a device that is not here: `a100-paper` as published, any other by its roofline.
 
     FLOPs are counted, and only if `units` asks for them or the roofline needs them. Raises
@@ -148,7 +154,7 @@ def from_device(
 
 def _published(row: Any, with_flops: bool) -> Priced:
     models = {"ms": CostModel(1e3 * row.fixed_s, 1e3 * row.per_candidate_s)}
-    basis = {"ms": f"published ({row.source})"}
+    basis = {"ms": "published, A100"}
     if with_flops:
         from harness.counting import count_pipeline
 
@@ -163,6 +169,5 @@ def _estimated(generator: str, verifier: str, sheet: roofline.Device) -> Priced:
 
     counted = count_pipeline(generator, None if verifier == "none" else verifier)
     models = {"ms": counted.bound_ms(sheet), "TFLOP": counted.tflop}
-    basis = {"ms": f"{roofline.LABEL}: roofline of {sheet.name}", "TFLOP": "counted"}
+    basis = {"ms": f"{roofline.LABEL} (roofline of {sheet.name})", "TFLOP": "counted"}
     return Priced(generator, counted.steps, verifier, "", models, basis)
-

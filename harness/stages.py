@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor, nn
+    from torch import nn
 
     from generators.protocol import Generator
     from verifiers.protocol import Verifier
@@ -33,7 +30,7 @@ PARTS = ("clip", "connector", "llm")  # of the stage score, where the verifier h
 
 
 def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Call]:
-    """The stages that a pipeline runs, each ready to be called on one candidate; works on `meta` too."""
+    """The stages that a pipeline runs, each ready to be called on one candidate."""
     cond, noise = generator.encode([prompt]), generator.noise([0])
     latents = generator.denoise(cond, noise)
     calls: dict[str, Call] = {
@@ -50,7 +47,7 @@ def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict
     calls["denoise"] = lambda: generator.denoise(cond, noise)
     if verifier is None:
         return calls
-    reads = latents if verifier.needs == "latents" else _images(generator, latents)
+    reads = latents if verifier.needs == "latents" else generator.decode(latents)
     return calls | _score(verifier, prompt, reads)
 
 
@@ -64,60 +61,6 @@ def end_to_end(
         return lambda: best_of_n(generator, verifier, prompt, range(n), batch)
 
     return {n: call(n) for n in (ns if verifier is not None else (1,))}
-
-
-@contextmanager
-def without_values() -> Iterator[None]:
-    """Lets stages run on `meta`, where tensors have shapes but no values; elsewhere no effect.
-
-    A number that code branches on is 1 (true: a mask is full, a sequence unpacked). A copy to the
-    CPU ends the stage, after its last layer; inside a layer it would cut the stage short, and raises.
-    """
-    try:
-        with _ones_for_values()():
-            yield
-    except (NotImplementedError, RuntimeError, TypeError) as error:
-        if "meta" not in str(error) or _in_a_layer(error):
-            raise
-
-
-@cache
-def _ones_for_values() -> Callable[[], AbstractContextManager[Any]]:
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    aten = torch.ops.aten
-    reads = (aten.item.default, aten.is_nonzero.default, aten._local_scalar_dense.default)
-
-    class OnesForValues(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in reads and args[0].device.type == "meta":
-                return torch.ones((), dtype=args[0].dtype).item()
-            return func(*args, **(kwargs or {}))
-
-    return OnesForValues
-
-
-def _in_a_layer(error: BaseException) -> bool:
-    from torch import nn
-
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        if frame.f_code.co_name == "forward" and isinstance(frame.f_locals.get("self"), nn.Module):
-            return True
-        trace = trace.tb_next
-    return False
-
-
-def _images(generator: Generator, latents: Tensor) -> list[Image.Image]:
-    """The decoded images; on `meta`, where there are no pixels, blank ones of their size."""
-    if latents.device.type != "meta":
-        return generator.decode(latents)
-    from PIL import Image
-
-    side = generator.info().resolution
-    return [Image.new("RGB", (side, side)) for _ in range(len(latents))]
 
 
 def _score(verifier: Verifier, prompt: str, reads: Any) -> dict[str, Call]:
@@ -146,8 +89,7 @@ def _replayed(modules: Sequence[nn.Module], call: Call) -> list[Call]:
 
     handles = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in modules]
     try:
-        with without_values():
-            call()
+        call()
     finally:
         for handle in handles:
             handle.remove()

@@ -46,8 +46,12 @@ def cost(
 
 def plan(
     budget: Annotated[list[str], typer.Option(help="550ms, 1.1s, 3TFLOP, 24GB or 40J; repeatable.")],
-    device: Annotated[str | None, typer.Option(help="a100-paper (default), or a data sheet: h100 ...")] = None,
-    costs: Annotated[Path | None, typer.Option(help="A finished run's directory, for what it measured.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="a100-paper (default), or a data sheet: h100 ...")
+    ] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="A finished run's directory, for what it measured.")
+    ] = None,
     generator: Repeated = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="By how much a budget may be passed.")] = 0.05,
     as_json: Json = False,
@@ -62,7 +66,7 @@ def plan(
     if costs:
         pipelines = [p for p in from_run(costs) if not generator or p.generator in generator]
     else:
-        from harness.budgets import parse_budget
+        from harness.cost_model import parse_budget
 
         units = [parse_budget(text)[1] for text in budget]
         pipelines = from_device(device or PAPER, units, generator or ())
@@ -88,7 +92,12 @@ def _show_cost(found: Mapping[str, Any]) -> None:
     for name in ("stage", "parameters (B)", "TFLOP", "paid", f"TFLOP for N = {found['n']}"):
         table.add_column(name, justify="left" if name in ("stage", "paid") else "right")
     for row in found["stages"]:
-        cells = (f"{row['parameters'] / 1e9:.4g}", f"{row['tflop']:.4g}", row["paid"], f"{row['total_tflop']:.4g}")
+        cells = (
+            f"{row['parameters'] / 1e9:.4g}",
+            f"{row['tflop']:.4g}",
+            row["paid"],
+            f"{row['total_tflop']:.4g}",
+        )
         table.add_row(row["stage"], *cells)
     table.add_section()
     table.add_row("total", "", "", "", f"{found['total_tflop']:.4g}")
@@ -102,9 +111,10 @@ def _show_cost(found: Mapping[str, Any]) -> None:
 def _show_plan(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
-    table = Table()
-    for name in ("budget", "generator", "verifier", "N", "cost of N", "basis", "note"):
-        table.add_column(name, justify="right" if name in ("budget", "N", "cost of N") else "left")
+    table = Table(caption=f"cost of N: {'; '.join(dict.fromkeys(r['basis'] for r in rows if r['basis']))}")
+    for name in ("budget", "generator", "verifier", "N", "cost of N", "note"):
+        right = name in ("budget", "N", "cost of N")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     last = None
     for row in rows:
         if last not in (None, row["budget"]):
@@ -113,6 +123,6 @@ def _show_plan(rows: Sequence[Mapping[str, Any]]) -> None:
         generator = row["generator"] + (f" ({row['steps']} steps)" if row["steps"] > 1 else "")
         verifier = "+".join(filter(None, (row["verifier"], row["variant"])))
         price = "" if row["cost"] is None else f"{row['cost']:.4g} {row['unit']}"
-        n = "none" if row["n"] is None else str(row["n"])
-        table.add_row(row["budget"], generator, verifier, n, price, row["basis"], row["note"])
+        n = {"below one candidate": "none", "any N": "any", "unknown": ""}.get(row["answer"], str(row["n"]))
+        table.add_row(row["budget"], generator, verifier, n, price, row["note"])
     console().print(table)

@@ -27,7 +27,7 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
 def _row(repeats: pd.DataFrame) -> dict[str, Any]:
     statuses = set(repeats["status"])
     first = {name: _known(repeats[name]) for name in _ONCE}
-    row = summary(repeats["wall_ms"]) | {"event_median_ms": repeats["event_ms"].median()} | first
+    row = summary(repeats["wall_ms"].tolist()) | {"event_median_ms": repeats["event_ms"].median()} | first
     row |= _bound(row)
     return row | {
         "status": next(s for s in _WORST if s in statuses),
