@@ -92,21 +92,22 @@ def from_run(path: Path) -> list[Priced]:
     from harness.store import load_run
 
     run = load_run(path)
-    cells, keys = run.info.get("cells", {}), ["generator", "steps", "verifier", "variant"]
-    return [
-        _priced(run.costs[(run.costs[keys] == key).all(axis=1)], *key, cells)
-        for key in run.costs.loc[run.costs["batch"] == 1, keys].drop_duplicates().itertuples(index=False)
-    ]
+    keys = ["generator", "steps", "verifier", "variant"]
+    found = []
+    for _, key in run.costs.loc[run.costs["batch"] == 1, keys].drop_duplicates().iterrows():
+        mine = run.costs[(run.costs[keys] == key).all(axis=1)]
+        name = "_".join(filter(None, (key["generator"], key["verifier"] or "none", key["variant"])))
+        found.append(_priced(mine, run.info.get("cells", {}).get(name, {})))
+    return found
 
 
-def _priced(
-    costs: pd.DataFrame, generator: str, steps: int, verifier: str, variant: str, cells: dict[str, Any]
-) -> Priced:
+def _priced(costs: pd.DataFrame, cell: dict[str, Any]) -> Priced:
+    """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
     from harness import budgets as budgeting
 
-    cell = cells.get("_".join(filter(None, (generator, verifier or "none", variant))), {})
-    needs = cell.get("needs")
-    device = costs["device"].dropna().iloc[0] if costs["device"].notna().any() else ""
+    first = costs.iloc[0]
+    verifier, variant, needs = str(first["verifier"]), str(first["variant"]), cell.get("needs")
+    device = next(iter(costs["device"].dropna()), "")
     models, basis = {}, {}
     for unit, column in _COLUMN.items():
         if cell and budgeting.is_measured(costs, verifier, needs, column, variant):
@@ -122,7 +123,7 @@ def _priced(
         else []
     )
     return Priced(
-        generator, int(steps), verifier or "none", variant, models, basis,
+        str(first["generator"]), int(first["steps"]), verifier or "none", variant, models, basis,
         max(errors, default=None),
     )  # fmt: skip
 
