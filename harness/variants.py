@@ -27,10 +27,13 @@ def _compile(generator: Generator, verifier: Verifier | None) -> None:
     import torch
 
     transformer = _part(generator, "transformer", "torch-compile")
-    repeated = set(getattr(transformer, "_repeated_blocks", None) or ())
-    blocks = [m for m in transformer.modules() if type(m).__name__ in repeated]
-    if not blocks:
-        raise VariantError(f"variant 'torch-compile': the transformer of '{generator.name}' names no blocks.")
+    lists = [child for child in transformer.children() if isinstance(child, torch.nn.ModuleList)]
+    blocks = [block for blocks in lists for block in blocks]
+    if len(blocks) != generator.blocks:
+        raise VariantError(
+            f"variant 'torch-compile': '{generator.name}' has {generator.blocks} blocks, "
+            f"but its transformer lists {len(blocks)}."
+        )
     # more blocks than torch's limit would silently run the rest uncompiled
     torch._dynamo.config.recompile_limit = 4 * len(blocks)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
