@@ -36,7 +36,10 @@ def test_attention_is_its_two_products_fused_or_not(device, options):
 
 
 def test_the_fused_layer_of_multi_head_attention_is_counted_in_its_parts():
-    layer, x = nn.MultiheadAttention(16, 2, batch_first=True).eval().requires_grad_(False), torch.randn(1, 9, 16)
+    layer, x = (
+        nn.MultiheadAttention(16, 2, batch_first=True).eval().requires_grad_(False),
+        torch.randn(1, 9, 16),
+    )
     cost = count(lambda: layer(x, x, x, need_weights=False))
     assert cost.tflop == pytest.approx((2 * 9 * 16 * 64 + 4 * 9 * 9 * 16) / 1e12)
     assert not cost.uncounted

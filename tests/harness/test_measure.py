@@ -23,6 +23,7 @@ from harness.pipeline import best_of_n
 from harness.report.costs import cost_table
 from harness.store import SCHEMAS
 
+
 @pytest.mark.parametrize("kind", ["vhs", "mllm-ae", "mllm-clip"])
 def test_best_of_n_is_the_pools_best_and_batching_changes_nothing(nano, kind):
     verifier = verifiers.create(kind)
