@@ -138,9 +138,9 @@ def test_fvcore_agrees(name, monkeypatch):
 def test_torchs_counter_mode_agrees(nano):
     cond, noise = nano.encode(["a photo of a red heart"]), nano.noise([0])
     ours = count(lambda: nano.denoise(cond, noise)).tflop * 1e12
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        with FlopCounterMode(display=False) as counter:
-            nano.denoise(cond, noise)
+    math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with math, FlopCounterMode(display=False) as counter:
+        nano.denoise(cond, noise)
     assert ours == pytest.approx(counter.get_total_flops())
 
 
