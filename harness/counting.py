@@ -1,4 +1,7 @@
-"""A pipeline's cost counted from its architecture, on `meta`: no weights, no memory, seconds."""
+"""A pipeline's cost counted from its architecture, on `meta`: no weights, no memory, seconds.
+
+Nano, which is bundled and small, is counted on the CPU as it is.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ class Counted:
 
 
 def count_pipeline(generator: str, verifier: str | None, steps: int | None = None) -> Counted:
-    """Build both on `meta` and count every stage once. Raises RegistryError for an unknown name.
+    """Build both and count every stage once. Raises RegistryError for an unknown name.
 
     Steps beyond the second cost what the second does: more than two are counted from one and two.
     """
@@ -70,8 +73,8 @@ def count_pipeline(generator: str, verifier: str | None, steps: int | None = Non
 
     judge: Any = None
     if verifier is not None:
-        options = {} if generator == "nano" else {"generator": generator, "checkpoint": "random"}
-        judge = verifiers.create(verifier, device="meta", **options)
+        options = {} if generator == "nano" else {"checkpoint": "random", "device": "meta"}
+        judge = verifiers.create(verifier, generator=generator, **options)
     built = _generator(generator, steps)
     wanted = built.steps
     if wanted <= 2:
@@ -87,10 +90,10 @@ def count_pipeline(generator: str, verifier: str | None, steps: int | None = Non
 def _generator(name: str, steps: int | None) -> Generator:
     import generators
 
-    options: dict[str, Any] = {} if name == "nano" else {"weights": "random"}
+    options: dict[str, Any] = {} if name == "nano" else {"weights": "random", "device": "meta"}
     if steps is not None:
         options["steps"] = steps
-    return generators.create(name, device="meta", **options)
+    return generators.create(name, **options)
 
 
 def _with_steps(generator: Generator, steps: int) -> Generator:

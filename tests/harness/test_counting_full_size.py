@@ -73,7 +73,7 @@ def test_gemma_and_a_long_sequence_of_the_llm():
 
 def test_steps_beyond_the_second_are_counted_from_two():
     three = count_pipeline("nano", "vhs", steps=3)
-    generator = generators.create("nano", device="meta", steps=3)
+    generator = generators.create("nano", steps=3)
     cond, noise = _meta(generator)
     head = count(lambda: generator.head(cond, noise, 2))
     assert three.steps == 3

@@ -10,8 +10,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2Model
 
-from harness.counting import count_pipeline
+import generators
+import verifiers
+from harness.counting import PROMPT, count_pipeline
 from harness.flops import count
+from harness.stages import stages
 
 
 def test_flops_by_hand():
@@ -144,12 +147,26 @@ def test_torchs_counter_mode_agrees(nano):
     assert ours == pytest.approx(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("verifier", [None, "vhs", "mllm-ae", "mllm-clip"])
-def test_nano_counts_alike_on_meta_and_where_it_runs(nano, verifier):
-    import verifiers
-    from harness.counting import PROMPT
-    from harness.stages import stages
+def test_a_pipeline_counts_alike_on_meta_and_where_it_runs(nano):
+    there = generators.create("nano", weights="random", device="meta")
+    costs = {}
+    for generator in (nano, there):
+        cond, noise = generator.encode(["a photo of a red heart"]), generator.noise([0])
+        latents = generator.denoise(cond, noise)
+        costs[generator] = [
+            count(lambda g=generator: g.encode(["a photo of a red heart"])),
+            count(lambda g=generator, c=cond, n=noise: g.head(c, n, 2)),
+            count(lambda g=generator, c=cond, n=noise: g.denoise(c, n)),
+            count(lambda g=generator, x=latents: g.decode(x)),
+        ]
+    for here, meta in zip(costs[nano], costs[there], strict=True):
+        assert meta.tflop == pytest.approx(here.tflop)
+        assert (meta.parameters, meta.weight_bytes) == (here.parameters, here.weight_bytes)
+        assert meta.activation_bytes == here.activation_bytes
 
+
+@pytest.mark.parametrize("verifier", [None, "vhs", "mllm-ae", "mllm-clip"])
+def test_counting_a_pipeline_is_counting_its_stages(nano, verifier):
     counted = count_pipeline("nano", verifier)
     judge = verifiers.create(verifier) if verifier else None
     here = {name: count(call) for name, call in stages(nano, judge, PROMPT).items()}
