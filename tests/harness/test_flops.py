@@ -148,7 +148,8 @@ def test_torchs_counter_mode_agrees(nano):
 
 
 def test_a_pipeline_counts_alike_on_meta_and_where_it_runs(nano):
-    there = generators.create("nano", weights="random", device="meta")
+    there = generators.create("nano")
+    there.pipeline.to("meta")
     costs = {}
     for generator in (nano, there):
         cond, noise = generator.encode(["a photo of a red heart"]), generator.noise([0])
