@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.commands import cost as cost_commands
 from harness.commands import generate
 from harness.commands.score import score
-from harness.commands import cost as cost_commands
 from harness.terminal import Bars, Json, console, quiet
 
 app = typer.Typer(
