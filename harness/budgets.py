@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
+from harness.cost_model import TOLERANCE, CostModel, parse_budget
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
+from harness.stages import FIXED, PER_CANDIDATE
 
-TOLERANCE = 0.05  # the paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget
+__all__ = ["TOLERANCE", "CostModel", "parse_budget"]
+
 END_TO_END = "end_to_end"
-_UNITS = {"ms": ("ms", 1.0), "s": ("ms", 1e3), "tflop": ("TFLOP", 1.0), "gflop": ("TFLOP", 1e-3),
-          "gb": ("GB", 1.0), "mb": ("GB", 1e-3), "j": ("J", 1.0)}  # fmt: skip
-
-# Which stages the winner alone pays, and which every candidate does, by what the verifier reads.
-FIXED = {
-    "hidden": ("encode", "tail", "decode"),
-    "latents": ("encode", "decode"),
-    "images": ("encode",),
-    None: ("encode",),
-}
-PER_CANDIDATE = {
-    "hidden": ("noise", "head", "score"),
-    "latents": ("noise", "denoise", "score"),
-    "images": ("noise", "denoise", "decode", "score"),
-    None: ("noise", "denoise", "decode"),
-}
 
 
-@dataclass(frozen=True)
-class CostModel:
-    """Cost of best-of-N in ms or TFLOP: fixed + n x per_candidate."""
-
-    fixed: float
-    per_candidate: float
-
-    def predict(self, n: float) -> float:
-        return self.fixed + n * self.per_candidate
-
-    def largest_n(self, budget: float, tolerance: float = TOLERANCE) -> int | None:
-        """The largest N within (1 + tolerance) x budget; None if not even one candidate fits.
-
-        Raises ValueError where there is no such number: a candidate that costs nothing, or NaN.
-        """
-        if not (self.per_candidate > 0 and math.isfinite(self.fixed) and math.isfinite(budget)):
-            raise ValueError(f"no largest N for a budget of {budget} under {self}.")
-        limit = budget * (1 + tolerance)
-        # a candidate that fits exactly must not be lost to rounding
-        n = math.floor((limit - self.fixed) / self.per_candidate + 1e-9)
-        return n if n >= 1 else None
-
-
-def fit(costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms") -> CostModel:
+def fit(
+    costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms", variant: str = ""
+) -> CostModel:
     """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
 
     costs: rows of one generator. Raises ValueError for more than one, or a stage not measured.
     """
-    rows = costs[(costs["verifier"] == verifier) & (costs["batch"] == 1)]
+    rows = _sequential(costs, verifier, variant)
     if len(rows[["generator", "steps"]].drop_duplicates()) > 1:
         raise ValueError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].median().dropna()
@@ -74,10 +39,33 @@ def fit(costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wa
     )
 
 
-def check(costs: pd.DataFrame, verifier: str, model: CostModel) -> pd.DataFrame:
+def is_measured(
+    costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms", variant: str = ""
+) -> bool:
+    """Whether `fit` has all the stages it needs: not so for a cell that ran out of memory or time."""
+    rows = _sequential(costs, verifier, variant)
+    return {*FIXED[needs], *PER_CANDIDATE[needs]} <= set(rows.loc[rows[column].notna(), "stage"])
+
+
+def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "") -> CostModel:
+    """Peak memory in GB over N, the least line above every measured end-to-end run (batch 1).
+
+    Where memory does not grow, per_candidate is 0 and any N that is measured to fit, fits.
+    Raises ValueError if nothing was measured.
+    """
+    rows = _sequential(costs, verifier, variant)
+    peaks = rows[rows["stage"] == END_TO_END].groupby("n")[column].max().dropna()
+    if peaks.empty:
+        raise ValueError(f"no {column} was measured for verifier '{verifier}'.")
+    n, gb = peaks.index.to_numpy(dtype=float), peaks.to_numpy(dtype=float)
+    slope = max(0.0, float(np.polyfit(n, gb, 1)[0])) if len(n) > 1 else 0.0
+    return CostModel(float((gb - slope * n).max()), slope)
+
+
+def check(costs: pd.DataFrame, verifier: str, model: CostModel, variant: str = "") -> pd.DataFrame:
     """The model against measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent."""
-    rows = costs[(costs["verifier"] == verifier) & (costs["stage"] == END_TO_END)]
-    measured = rows[rows["batch"] == 1].groupby("n")["wall_ms"].median()
+    rows = _sequential(costs, verifier, variant)
+    measured = rows[rows["stage"] == END_TO_END].groupby("n")["wall_ms"].median().dropna()
     frame = pd.DataFrame({"n": measured.index, "measured_ms": measured.to_numpy()})
     frame.insert(0, "verifier", verifier)
     frame["predicted_ms"] = [model.predict(n) for n in frame["n"]]
@@ -85,17 +73,10 @@ def check(costs: pd.DataFrame, verifier: str, model: CostModel) -> pd.DataFrame:
     return frame
 
 
-def parse_budget(text: str) -> tuple[float, str]:
-    """("550ms" | "0.55 s" | "3TFLOP" | "24GB" | "40J") -> (value, unit), in ms, TFLOP, GB or J.
-
-    Raises ValueError for another unit, none, or a number that is not above zero.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-z]+)\s*", text, re.IGNORECASE)
-    unit, factor = _UNITS.get(match[2].lower(), ("", 0.0)) if match else ("", 0.0)
-    value = float(match[1]) * factor if match else 0.0
-    if not 0 < value < math.inf:
-        raise ValueError(f"'{text}' is no budget; write a number and ms, s, GFLOP, TFLOP, MB, GB or J.")
-    return value, unit
+def _sequential(costs: pd.DataFrame, verifier: str, variant: str) -> pd.DataFrame:
+    """The rows of one pipeline with one candidate at a time, the paper's way."""
+    rows = costs[(costs["verifier"] == verifier) & (costs["batch"] == 1)]
+    return rows[rows["variant"] == variant]
 
 
 def default_budgets(
@@ -119,13 +100,14 @@ def _readable_budget(model: CostModel, n: int, tolerance: float) -> float:
 
 def budget_table(
     curves: pd.DataFrame,
-    models: dict[tuple[str, int, str], CostModel],
+    models: Mapping[tuple[str, int, str], CostModel | None],
     budgets: Sequence[float],
     tolerance: float = TOLERANCE,
 ) -> pd.DataFrame:
     """Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
 
-    A budget below one candidate leaves best_of_n and all accuracies empty. An N beyond the pool is
+    A budget below one candidate leaves best_of_n and all accuracies empty, and so does a pipeline
+    without a model (its measuring ran out of memory or time). An N beyond the pool is
     cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
     Raises ValueError for a pipeline that no curve is of.
     """
@@ -137,13 +119,13 @@ def budget_table(
             if curve.empty:
                 raise ValueError(f"no accuracy of {generator} ({steps} steps) with '{verifier}'.")
             pool = int(curve["n"].max())
-            affordable = model.largest_n(budget, tolerance)
+            affordable = model.largest_n(budget, tolerance) if model else None
             if verifier == "none" and affordable is not None:
                 affordable = 1
             n = None if affordable is None else min(affordable, pool)
             row: dict[str, object] = {
                 "budget_ms": budget, "generator": generator, "steps": steps, "verifier": verifier,
-                "best_of_n": n, "time_ms": None if n is None else model.predict(n),
+                "best_of_n": n, "time_ms": model.predict(n) if model and n is not None else None,
                 "pool_limited": affordable is not None and affordable > pool,
             }  # fmt: skip
             rows.append(row | _accuracies(curve, n))

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.commands import cost as cost_commands
 from harness.commands import generate, paper
 from harness.commands.score import score
 from harness.terminal import Bars, Json, console, quiet
@@ -172,6 +173,8 @@ def nano(
 generate.register(app)
 paper.register(app)
 app.command()(score)
+app.command()(cost_commands.cost)
+app.command()(cost_commands.plan)
 
 
 def _report(runs: list[Path], as_json: bool, out: Path | None = None, published: bool = False) -> None:

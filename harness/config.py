@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import generators
 import verifiers
 from generators.registry import Registry, nearest
+from harness.variants import VARIANTS
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -75,10 +76,45 @@ class PromptsConfig(_Strict):
     limit: Positive | None = None
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"repeats": 3, "warm_up": 1},
+    "paper": {"repeats": 64, "min_seconds": 60.0},
+    "mlperf": {"repeats": 1024, "min_seconds": 600.0, "timeout_s": 14400.0},
+}
+
+
 class TimingConfig(_Strict):
+    """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
+
+    preset: Literal["smoke", "paper", "mlperf"] | None = None
     best_of_n: tuple[Positive, ...] = (1, 2, 4, 8)
+    batch_sizes: tuple[Annotated[int, Field(ge=2)], ...] = ()  # of batched runs, beside one at a time
     repeats: Positive = 15
+    min_seconds: Annotated[float, Field(ge=0)] = 0.0
     warm_up: Annotated[int, Field(ge=0)] = 3
+    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    variants: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        preset = PRESETS.get(str(given.get("preset"))) if isinstance(given, dict) else None
+        return {**preset, **given} if preset else given
+
+    @model_validator(mode="after")
+    def _not_below(self) -> TimingConfig:
+        for key, floor in PRESETS.get(self.preset or "", {}).items():
+            if getattr(self, key) < floor:
+                raise ValueError(f"preset '{self.preset}' asks for {key} of at least {floor:g}")
+        return self
+
+    @field_validator("variants")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in VARIANTS:
+                raise ValueError(f"unknown variant '{name}'; {nearest(name, sorted(VARIANTS))}")
+        return names
 
 
 class RunConfig(_Strict):

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness import nvml
+
 PACKAGES = (
     "vhsbench", "torch", "transformers", "diffusers", "open_clip_torch", "numpy", "pandas", "pyarrow",
     "fvcore", "nvidia-ml-py",
@@ -28,6 +30,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "packages": {name: package_version(name) for name in PACKAGES},
         "gpus": gpus(),
+        "torch_settings": torch_settings(),
         "git_commit": git_commit(),
     }
 
@@ -50,28 +53,24 @@ def cpu_model() -> str:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Name, memory, driver and power limit of each NVIDIA GPU; empty without one or without NVML."""
-    try:
-        import pynvml
+    """Name, memory, driver, clocks and power limit of each NVIDIA GPU; empty without one or without NVML."""
+    return [nvml.Gpu(index=i).describe() for i in range(nvml.count())]
 
-        pynvml.nvmlInit()
-    except Exception:  # NVML raises its own kinds; any of them means that there is nothing to ask
-        return []
-    driver = pynvml.nvmlSystemGetDriverVersion()
-    found = []
-    for i in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(i)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        found.append(
-            {
-                "name": pynvml.nvmlDeviceGetName(handle),
-                "memory_gb": round(memory.total / 1e9, 1),
-                "free_gb": round(memory.free / 1e9, 1),
-                "driver": driver,
-            }
-        )
-    pynvml.nvmlShutdown()
-    return found
+
+def torch_settings() -> dict[str, Any]:
+    """CUDA and cuDNN that torch was built for, and the switches that change speed or precision."""
+    import torch
+    from torch.backends import cuda, cudnn
+
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version() if cudnn.is_available() else None,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_allow_tf32": cudnn.allow_tf32,
+        "cudnn_benchmark": cudnn.benchmark,
+        "bf16_reduced_precision_reduction": cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def git_commit() -> str | None:

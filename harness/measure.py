@@ -1,52 +1,139 @@
-"""Cost of every stage and of whole best-of-N runs: wall-clock, FLOPs and memory, pipeline by pipeline."""
+"""Cost of every stage and of whole best-of-N runs: wall-clock, FLOPs, memory and energy, pipeline by pipeline."""
 
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import resource
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness import clocks, percentiles, variants
+from harness.clocks import Repeats, first_line, is_out_of_memory
+from harness.config import TimingConfig
+from harness.nvml import POWER_CAP, THROTTLED, Gpu
+from harness.stages import Call, end_to_end, stages
+from harness.terminal import quiet
+
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import torch
 
     from generators.protocol import Generator
     from verifiers.protocol import Verifier
 
-Rows = list[dict[str, Any]]
+Key = tuple[str, int, int]  # stage, n, batch
+END_TO_END = "end_to_end"
+_PHASE_TRIES = 3
+_IDLE_S, _ENERGY_S = 1.0, 1.0  # NVML's counter moves every 20 to 100 ms
+
+
+class MeasureError(ValueError):
+    """A cell that could not be measured; the message is one sentence for a user."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One pipeline to measure. `verifier` is None for plain generation."""
+    """One pipeline to measure. `verifier` is None for plain generation; `variant` is "" for the plain pipeline."""
 
     generator: str
     generator_options: dict[str, Any]
     verifier: str | None
     verifier_options: dict[str, Any]
     prompt: str
-    best_of_n: tuple[int, ...]
-    repeats: int
-    warm_up: int
-    threads: int | None
+    timing: TimingConfig
+    threads: int | None = None
+    variant: str = ""
 
 
-def measure_in_fresh_process(cell: Cell) -> Rows:
-    """`measure` in a process of its own, so that memory and caches do not leak between cells."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        return pool.submit(measure, cell).result()
+@dataclass
+class Measured:
+    """Rows of the `costs` table, and what they were measured on: dtypes, attention, what stays loaded."""
+
+    rows: list[dict[str, Any]]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
-def measure(cell: Cell) -> Rows:
-    """Rows of the `costs` table for one pipeline: every stage, and best-of-N end to end.
+@dataclass
+class _Passes:
+    """What the passes before the timed one found of each call; None where nothing can tell."""
 
-    The repeats go round all of them in turn, so that a drift of the machine meets all alike.
+    tflop: dict[Key, float] = field(default_factory=dict)
+    moved_gb: dict[Key, float] = field(default_factory=dict)
+    memory: dict[Key, dict[str, float | None]] = field(default_factory=dict)
+    energy_j: dict[Key, float | None] = field(default_factory=dict)
+    phases_percent: dict[Key, float] = field(default_factory=dict)
+    notes: dict[Key, list[str]] = field(default_factory=dict)
+    out_of_memory: dict[Key, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # on the whole cell
+
+
+def measure_in_fresh_process(cell: Cell) -> Measured:
+    """`measure` in a process of its own, so that memory and caches do not leak between cells.
+
+    A cell that runs out of memory or time has rows that say so. Raises what else went wrong.
     """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(cell, sender))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(cell.timing.timeout_s):
+            return failed(cell, "timeout", f"not done after {cell.timing.timeout_s:g} s")
+        outcome = receiver.recv()
+        process.join()
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            return failed(cell, "oom", "killed by the system, most often for want of memory")
+        raise MeasureError(
+            f"measuring {_name(cell)} ended with exit code {process.exitcode} and no word why."
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if isinstance(outcome, BaseException):
+        raise outcome
+    assert isinstance(outcome, Measured)
+    return outcome
+
+
+def _report(cell: Cell, sender: Connection) -> None:
+    quiet()
+    try:
+        sender.send(measure(cell))
+    except Exception as error:
+        if is_out_of_memory(error):
+            sender.send(failed(cell, "oom", first_line(error)))
+            return
+        error.add_note("".join(traceback.format_exception(error)))
+        try:
+            sender.send(pickle.loads(pickle.dumps(error)))
+        except Exception:  # what cannot be pickled is told in words
+            sender.send(MeasureError(f"measuring {_name(cell)}: {type(error).__name__}: {error}"))
+
+
+def failed(cell: Cell, status: str, note: str) -> Measured:
+    """Rows with a status and no numbers, one per end-to-end run that was asked for."""
+    steps = int(cell.generator_options.get("steps") or 1)
+    rows = [
+        _row(cell, cell.generator, steps, (END_TO_END, n, 1), status=status, note=note)
+        for n in (cell.timing.best_of_n if cell.verifier else (1,))
+    ]
+    return Measured(rows)
+
+
+def measure(cell: Cell) -> Measured:
+    """One pipeline: every stage and best-of-N end to end, in separate passes for FLOPs, memory, time,
+    phases and energy."""
     import torch
 
     import generators
@@ -56,102 +143,224 @@ def measure(cell: Cell) -> Rows:
         torch.set_num_threads(cell.threads)
     generator = generators.create(cell.generator, **cell.generator_options)
     verifier = verifiers.create(cell.verifier, **cell.verifier_options) if cell.verifier else None
+    about = describe(generator, verifier) | {"variant": cell.variant}
     device = generator.device
-    work = {(name, 1): call for name, call in stages(generator, verifier, cell.prompt).items()}
-    work |= {("end_to_end", n): call for n, call in end_to_end(generator, verifier, cell).items()}
-    tflop = {key: count_tflop(call) for key, call in work.items()}
-    memory = {key: peak_memory(call, device) for key, call in work.items()}
-    times = interleaved(list(work.values()), cell.repeats, cell.warm_up, device)
-    return [
-        {
-            "generator": generator.name, "steps": generator.steps, "verifier": cell.verifier or "",
-            "stage": stage, "n": n, "batch": 1, "repeat": repeat, "wall_ms": wall_ms,
-            "tflop": tflop[stage, n], "peak_vram_gb": memory[stage, n][0],
-            "peak_rss_gb": memory[stage, n][1], "device": device_name(device),
-        }
-        for (stage, n), walls in zip(work, times, strict=True)
-        for repeat, wall_ms in enumerate(walls)
-    ]  # fmt: skip
+    gpu = Gpu.of(device)
+    idle_w = _idle_power(gpu)
+    work = _work(generator, verifier, cell)
+    found = _Passes()
+    _each(work, found, lambda key, call: _flops(found, key, call))
+    variants.apply(cell.variant, generator, verifier)
+    _each(work, found, lambda key, call: found.memory.update({key: peak_memory(call, device, gpu)}))
+    times = clocks.interleaved(
+        {key: call for key, call in work.items() if key not in found.out_of_memory},
+        device,
+        repeats=cell.timing.repeats,
+        min_seconds=cell.timing.min_seconds,
+        warm_up=cell.timing.warm_up,
+        taint=lambda: _watch(gpu, found),
+    )
+    found.out_of_memory |= {key: r.out_of_memory for key, r in times.items() if r.out_of_memory}
+    _phases(found, generator, verifier, cell, work)
+    _each(work, found, lambda key, call: found.energy_j.update({key: energy_per_call(call, gpu, idle_w)}))
+    if gpu.known and gpu.others() is None:
+        about["note"] = "NVML cannot tell this process from others: their presence was not checked."
+    name = device_name(device)
+    rows = []
+    for key in work:
+        shared = _row(
+            cell, generator.name, generator.steps, key, device=name,
+            tflop=found.tflop.get(key), moved_gb=found.moved_gb.get(key),
+            energy_j=found.energy_j.get(key), phases_percent=found.phases_percent.get(key),
+            **found.memory.get(key, {}),
+        )  # fmt: skip
+        rows += _repeats(shared, key, times.get(key, Repeats()), found)
+    return Measured(rows, about)
 
 
-def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Callable[[], object]]:
-    """The stages that a pipeline runs, each ready to be called on one candidate."""
-    cond, noise = generator.encode([prompt]), generator.noise([0])
-    latents = generator.denoise(cond, noise)
-    calls: dict[str, Callable[[], object]] = {
-        "encode": lambda: generator.encode([prompt]),
-        "noise": lambda: generator.noise([0]),
-        "decode": lambda: generator.decode(latents),
+def _watch(gpu: Gpu, found: _Passes) -> str:
+    """What spoiled the round just over; a power cap, at which a busy card works, is only remarked."""
+    found.remarks = sorted({*found.remarks, *gpu.reasons(POWER_CAP)})
+    return "; ".join(taints(gpu))
+
+
+def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[Key, Call]:
+    """Every call to measure: stages, best-of-N one candidate at a time, and batched at the sizes asked for."""
+    work: dict[Key, Call] = {
+        (stage, 1, 1): call for stage, call in stages(generator, verifier, cell.prompt).items()
     }
-    if verifier is not None and verifier.needs == "hidden":
-        block = verifier.block or 0
-        hidden = generator.head(cond, noise, block)
-        calls["head"] = lambda: generator.head(cond, noise, block)
-        calls["tail"] = lambda: generator.tail(hidden)
-        calls["score"] = lambda: verifier.score([prompt], hidden.features)
-        return calls
-    calls["denoise"] = lambda: generator.denoise(cond, noise)
-    if verifier is not None:
-        read = latents if verifier.needs == "latents" else generator.decode(latents)
-        calls["score"] = lambda: verifier.score([prompt], read)
-    return calls
+    for batch in (1, *(cell.timing.batch_sizes if verifier else ())):
+        ns = [n for n in cell.timing.best_of_n if batch <= n]
+        for n, call in end_to_end(generator, verifier, cell.prompt, ns, batch).items():
+            work[END_TO_END, n, batch] = call
+    return work
 
 
-def end_to_end(
-    generator: Generator, verifier: Verifier | None, cell: Cell
-) -> dict[int, Callable[[], object]]:
-    """Whole best-of-N runs by N; without a verifier only N = 1 means anything."""
+def _each(work: Mapping[Key, Call], found: _Passes, do: Any) -> None:
+    """`do(key, call)` for every call that has not run out of memory; one that does now is kept as such."""
+    for key, call in work.items():
+        if key in found.out_of_memory:
+            continue
+        try:
+            do(key, call)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            found.out_of_memory[key] = first_line(error)
+
+
+def _flops(found: _Passes, key: Key, call: Call) -> None:
+    from harness.flops import count
+
+    cost = count(call)
+    found.tflop[key] = cost.tflop
+    found.moved_gb[key] = cost.moved_gb
+    if cost.uncounted:
+        found.notes.setdefault(key, []).append(f"FLOPs without {', '.join(sorted(cost.uncounted))}")
+
+
+def _phases(
+    found: _Passes, generator: Generator, verifier: Verifier | None, cell: Cell, work: Mapping[Key, Call]
+) -> None:
     from harness.pipeline import best_of_n
 
-    def call(n: int) -> Callable[[], object]:
-        return lambda: best_of_n(generator, verifier, cell.prompt, range(n))
+    def once(key: Key, call: Call) -> None:
+        _, n, batch = key
+        for _ in range(_PHASE_TRIES):  # a lasting gap is in every run, an interruption in one
+            found.phases_percent[key] = share = clocks.phases_percent(
+                generator,
+                verifier,
+                lambda g, v: best_of_n(g, v, cell.prompt, range(n), batch),
+                generator.device,
+            )
+            if abs(share - 100) <= clocks.PHASES_TOLERANCE_PERCENT:
+                break
+        else:
+            found.notes.setdefault(key, []).append(f"phases add up to {share:.0f}% of end to end")
 
-    return {n: call(n) for n in (cell.best_of_n if verifier is not None else (1,))}
-
-
-def interleaved(
-    calls: Sequence[Callable[[], object]], repeats: int, warm_up: int, device: torch.device
-) -> list[list[float]]:
-    """Wall times in ms, [call][repeat]; each call is run once a round, after warm_up unmeasured rounds."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(warm_up + repeats):
-        for walls, call in zip(times, calls, strict=True):
-            _synchronize(device)
-            started = time.perf_counter()
-            call()
-            _synchronize(device)
-            if turn >= warm_up:
-                walls.append(1e3 * (time.perf_counter() - started))
-    return times
+    _each({key: call for key, call in work.items() if key[0] == END_TO_END}, found, once)
 
 
-def count_tflop(call: Callable[[], object]) -> float:
-    """TFLOP of a call, 2 per multiply-add, of matrix products, convolutions and attention."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+def _repeats(shared: dict[str, Any], key: Key, times: Repeats, found: _Passes) -> list[dict[str, Any]]:
+    """One row a repeat; one row without times for a call that ran out of memory before its first."""
+    notes = [*found.notes.get(key, []), *found.remarks]
+    if (off := percentiles.drift(times.wall_ms)) and abs(off) > percentiles.DRIFT:
+        notes.append(f"unstable: the later half's median is {100 * off:+.0f}% of the earlier's")
+    rows = [
+        shared | {
+            "repeat": repeat, "wall_ms": wall, "event_ms": event,
+            "status": "tainted" if taint else "ok",
+            "note": "; ".join([taint, *notes] if taint else notes),
+        }
+        for repeat, (wall, event, taint) in enumerate(
+            zip(times.wall_ms, times.event_ms, times.taints, strict=True)
+        )
+    ]  # fmt: skip
+    if key in found.out_of_memory:
+        why = found.out_of_memory[key]
+        rows.append(shared | {"repeat": len(rows), "status": "oom", "note": "; ".join([why, *notes])})
+    return rows
 
-    # the counter knows attention as its two matrix products, not the CPU's fused kernel
-    with (
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
-        call()
-    return float(counter.get_total_flops()) / 1e12
+
+def _row(cell: Cell, generator: str, steps: int, key: Key, **known: Any) -> dict[str, Any]:
+    stage, n, batch = key
+    empty = dict.fromkeys(
+        ("wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb",
+         "nvml_gb", "peak_rss_gb", "energy_j", "device")
+    )  # fmt: skip
+    labels = [cell.variant, *([variants.BATCHED] if batch > 1 else [])]
+    return empty | {
+        "generator": generator, "steps": steps, "verifier": cell.verifier or "",
+        "variant": "+".join(filter(None, labels)), "stage": stage, "n": n, "batch": batch, "repeat": 0,
+        "status": "ok", "note": "",
+    } | known  # fmt: skip
 
 
-def peak_memory(call: Callable[[], object], device: torch.device) -> tuple[float | None, float | None]:
-    """(peak VRAM, peak resident set) in GB: the first on CUDA; the second on CPU, of the process so far."""
+def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float | None]:
+    """Peaks in GB of a call. On CUDA what tensors took, what the allocator reserved, and what NVML
+    says that the process holds; on CPU the resident set, of the process so far."""
     import torch
 
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         call()
-        return torch.cuda.max_memory_allocated(device) / 1e9, None
+        torch.cuda.synchronize(device)
+        return {
+            "peak_vram_gb": torch.cuda.max_memory_allocated(device) / 1e9,
+            "peak_reserved_gb": torch.cuda.max_memory_reserved(device) / 1e9,
+            "nvml_gb": gpu.process_gb(),
+        }
     call()
     unit = 1 if sys.platform == "darwin" else 1024
-    return None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+
+
+def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
+    """Joules of one call less what the idle GPU takes meanwhile; None without NVML's counter."""
+    before = gpu.energy_j()
+    if before is None or idle_w is None:
+        return None
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < _ENERGY_S or calls < 2:
+        call()
+        _synchronize()
+        calls += 1
+    after, seconds = gpu.energy_j(), time.perf_counter() - started
+    return None if after is None else (after - before - idle_w * seconds) / calls
+
+
+def _idle_power(gpu: Gpu) -> float | None:
+    """Watts of the GPU with the models loaded and nothing running; None without NVML's counter."""
+    before = gpu.energy_j()
+    if before is None:
+        return None
+    _synchronize()
+    started, before = time.perf_counter(), gpu.energy_j() or before
+    time.sleep(_IDLE_S)
+    after = gpu.energy_j()
+    return None if after is None else (after - before) / (time.perf_counter() - started)
+
+
+def taints(gpu: Gpu) -> list[str]:
+    """What spoils a measurement on this GPU just now, in words."""
+    found = gpu.reasons(THROTTLED)
+    if others := gpu.others():
+        found.append(f"other processes on the GPU: {', '.join(map(str, others))}")
+    return found
+
+
+def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:
+    """What a pipeline keeps loaded (parameters and dtype of each part), what it reads, and how it attends."""
+    from torch import nn
+    from torch.backends import cuda
+
+    pipeline = getattr(generator, "pipeline", None)
+    parts: dict[str, Any] = dict(getattr(pipeline, "components", {}))
+    if verifier is not None:
+        model = getattr(verifier, "model", None)
+        parts |= {name: getattr(model, name, None) for name in ("connector", "llm")}
+        tower = getattr(getattr(verifier, "tokens", None), "model", None)
+        parts["clip"] = getattr(tower, "visual", tower)  # open_clip's model holds a text tower too
+    loaded = {
+        name: {
+            "parameters": sum(p.numel() for p in part.parameters()),
+            "dtype": str(next(part.parameters()).dtype).removeprefix("torch."),
+        }
+        for name, part in parts.items()
+        if isinstance(part, nn.Module)
+    }
+    backends = {
+        "flash": cuda.flash_sdp_enabled(),
+        "efficient": cuda.mem_efficient_sdp_enabled(),
+        "cudnn": cuda.cudnn_sdp_enabled(),
+        "math": cuda.math_sdp_enabled(),
+    }
+    return {
+        "needs": verifier.needs if verifier else None,
+        "loaded": loaded,
+        "attention_backends": [name for name, on in backends.items() if on],
+    }
 
 
 def device_name(device: torch.device) -> str:
@@ -162,8 +371,12 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        import torch
+def _name(cell: Cell) -> str:
+    return f"{cell.generator} with {cell.verifier or 'no verifier'}"
 
-        torch.cuda.synchronize(device)
+
+def _synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

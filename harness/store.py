@@ -45,16 +45,17 @@ SCHEMAS: dict[str, pa.Schema] = {
          *_known(pa.float32(), "score")]
     ),
     "costs": pa.schema(
-        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(_S, "verifier", "stage"),
+        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(_S, "verifier", "variant", "stage"),
          *_known(_I, "n", "batch", "repeat"),
-         *_unknown(pa.float64(), "wall_ms", "tflop", "peak_vram_gb", "peak_rss_gb"),
-         *_unknown(_S, "device")]
+         *_unknown(pa.float64(), "wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb",
+                   "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb", "energy_j"),
+         *_unknown(_S, "device"), *_known(_S, "status", "note")]
     ),
 }  # fmt: skip
 _ORDER = {
     "candidates": ["generator", "steps", "prompt_id", "seed", "index"],
     "scores": ["generator", "steps", "verifier", "prompt_id", "seed", "index"],
-    "costs": ["generator", "steps", "verifier", "stage", "n", "batch", "repeat"],
+    "costs": ["generator", "steps", "verifier", "variant", "stage", "n", "batch", "repeat"],
 }
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 

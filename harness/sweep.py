@@ -227,26 +227,33 @@ def _verifier_options(entry: VerifierConfig, device: str, generator: str) -> dic
 
 def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) -> None:
     """Measure every pipeline, each in a fresh process, after all generation: alone on the machine."""
-    cells = [(g, v) for g in config.generators for v in (None, *config.verifiers_of(g))]
-    for done, (entry, verifier) in enumerate(cells):
+    torch.cuda.empty_cache()  # what this process keeps would be missing there
+    cells = [
+        (entry, verifier, variant)
+        for entry in config.generators
+        for verifier in (None, *config.verifiers_of(entry))
+        for variant in ("", *config.timing.variants)
+    ]
+    for done, (entry, verifier, variant) in enumerate(cells):
         progress("costs", done, len(cells))
-        key = f"{entry.key}_{verifier.name if verifier else 'none'}"
+        key = "_".join(filter(None, (entry.key, verifier.name if verifier else "none", variant)))
         if store.has("costs", key):
             continue
-        rows = measure_in_fresh_process(
+        measured = measure_in_fresh_process(
             Cell(
                 entry.name,
                 {"device": config.device, **entry.options},
                 verifier.name if verifier else None,
                 _verifier_options(verifier, config.device, entry.name) if verifier else {},
                 prompt,
-                config.timing.best_of_n,
-                config.timing.repeats,
-                config.timing.warm_up,
+                config.timing,
                 config.threads,
+                variant,
             )
         )
-        store.write_shard("costs", key, pd.DataFrame(rows).assign(generator=entry.shown))
+        name = "_".join(filter(None, (entry.shown, verifier.name if verifier else "none", variant)))
+        store.update(cells=store.info.get("cells", {}) | {name: measured.about})
+        store.write_shard("costs", key, pd.DataFrame(measured.rows).assign(generator=entry.shown))
     progress("costs", len(cells), len(cells))
 
 

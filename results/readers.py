@@ -1,4 +1,4 @@
-"""The paper's printed tables and claims."""
+"""The paper's printed tables, claims and timings, and the data sheets of devices."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def sources() -> pd.DataFrame:
 def a100_timings() -> pd.DataFrame:
     """Published A100 time of best-of-N, T(N) = fixed_s + N x per_candidate_s, read off figure and tables."""
     with files("results").joinpath("published/a100_timings.csv").open() as stream:
+        return pd.read_csv(stream)
+
+
+def devices() -> pd.DataFrame:
+    """Peak dense bf16 TFLOP/s, bandwidth (GB/s) and memory (GB) of GPUs, with where each is from."""
+    with files("results").joinpath("devices.csv").open() as stream:
         return pd.read_csv(stream)
 
 

@@ -14,6 +14,8 @@ from harness.config import RunConfig
 from harness.derive import accuracy_curves, separation
 from harness.report import comparisons
 from harness.report.comparisons import AccuracyTable, Pipeline
+from harness.report.costs import cost_table
+from harness.stages import FIXED, PER_CANDIDATE
 from harness.store import Run, StoreError
 
 Models = dict[Pipeline, CostModel]
@@ -71,8 +73,8 @@ class Derived:
             (verifier, part, stage, median[verifier, stage])
             for verifier in self.models_of(generator, steps)
             for part, stages in (
-                ("per candidate", budgeting.PER_CANDIDATE[self.needs[verifier]]),
-                ("fixed", budgeting.FIXED[self.needs[verifier]]),
+                ("per candidate", PER_CANDIDATE[self.needs[verifier]]),
+                ("fixed", FIXED[self.needs[verifier]]),
             )
             for stage in stages
         ]
@@ -82,7 +84,8 @@ class Derived:
 def derive(run: Run) -> Derived:
     """Derive everything. Raises StoreError if no pipeline of the run has a cost."""
     config = RunConfig.model_validate(run.info["config"])
-    run = replace(run, costs=_plain(run.costs))
+    # named speed-ups are no part of the paper's comparison
+    all_costs, run = run.costs, replace(run, costs=run.costs[run.costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
     needs = _needs(run, config)
     pairs = run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False)
@@ -105,16 +108,11 @@ def derive(run: Run) -> Derived:
     rows = budgeting.budget_table(curves, times, budgets, config.tolerance)
     return Derived(
         run, config, needs, curves, models, unmeasured, budgets, rows,
-        latency=_latency(run.costs, times), costs=_stage_costs(run.costs),
+        latency=_latency(run.costs, times), costs=cost_table(all_costs),
         auc=separation(run.candidates, run.scores),
         headline=_headlines(run.costs, models, rows),
         tables=_tables(run, config, curves, times, budgets, rows),
     )  # fmt: skip
-
-
-def _plain(costs: pd.DataFrame) -> pd.DataFrame:
-    """Without the named speed-ups, which are no part of the paper's comparison."""
-    return costs[costs["variant"] == ""] if "variant" in costs else costs
 
 
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
@@ -138,22 +136,6 @@ def _latency(costs: pd.DataFrame, models: Models) -> pd.DataFrame:
         rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
         checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
     return pd.concat(checks, ignore_index=True)
-
-
-def _stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """Median, fastest and slowest repeat of every stage, with TFLOP and memory."""
-    keys = ["generator", "steps", "verifier", "stage", "n", "batch"]
-    table = costs.groupby(keys, sort=True).agg(
-        median_ms=("wall_ms", "median"),
-        min_ms=("wall_ms", "min"),
-        max_ms=("wall_ms", "max"),
-        repeats=("wall_ms", "size"),
-        tflop=("tflop", "first"),
-        peak_vram_gb=("peak_vram_gb", "first"),
-        peak_rss_gb=("peak_rss_gb", "first"),
-        device=("device", "first"),
-    )
-    return table.reset_index()
 
 
 def _headlines(costs: pd.DataFrame, models: Mapping[str, Models], rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.budgets import CostModel, budget_table, check, default_budgets, fit, parse_budget
+from harness.budgets import (
+    CostModel,
+    budget_table,
+    check,
+    default_budgets,
+    fit,
+    fit_memory,
+    is_measured,
+    parse_budget,
+)
 from harness.geneval.rules import TAGS
 
 # A100 timings read off the published curve and N (ms)
@@ -84,7 +93,7 @@ def costs() -> pd.DataFrame:
     ]
     rows += [("vhs", "end_to_end", n, 0, 29 + 14 * n) for n in (1, 2)]
     frame = pd.DataFrame(rows, columns=["verifier", "stage", "n", "repeat", "wall_ms"])
-    return frame.assign(batch=1, generator="nano", steps=1)
+    return frame.assign(batch=1, generator="nano", steps=1, variant="")
 
 
 def test_the_fit_is_the_sum_of_the_stages_medians():
@@ -95,6 +104,49 @@ def test_the_check_compares_with_whole_runs():
     checked = check(costs(), "vhs", CostModel(29, 14))
     assert checked["n"].tolist() == [1, 2]
     assert np.allclose(checked["error_percent"], 0)
+
+
+def test_other_variants_and_batched_rows_stay_out_of_the_fit():
+    other = costs().assign(variant="torch-compile", wall_ms=1.0)
+    batched = costs().assign(variant="batched", batch=2, wall_ms=2.0)
+    mixed = pd.concat([costs(), other, batched])
+    assert fit(mixed, "vhs", "hidden") == CostModel(29, 14)
+    assert fit(mixed, "vhs", "hidden", variant="torch-compile") == CostModel(3, 3)
+
+
+def test_a_cell_out_of_memory_is_not_measured():
+    rows = costs().assign(status="ok")
+    assert is_measured(rows, "vhs", "hidden")
+    rows.loc[rows["stage"] == "tail", ["wall_ms", "status"]] = [math.nan, "oom"]
+    assert not is_measured(rows, "vhs", "hidden")
+    assert not is_measured(rows, "mllm-ae", "latents")
+
+
+@given(st.lists(st.floats(0.1, 80), min_size=1, max_size=6))
+def test_the_memory_line_is_above_every_measured_run(peaks):
+    rows = costs().query("stage == 'end_to_end'").iloc[[0] * len(peaks)]
+    rows = rows.assign(n=[2**i for i in range(len(peaks))], peak_vram_gb=peaks)
+    model = fit_memory(rows, "vhs", "peak_vram_gb")
+    assert model.per_candidate >= 0
+    assert all(model.predict(2**i) >= gb - 1e-6 for i, gb in enumerate(peaks))
+
+
+@given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(1, 1e5), st.floats(1, 1e5))
+def test_a_larger_budget_never_affords_less(fixed, per_candidate, one, other):
+    model = CostModel(fixed, per_candidate)
+    small, large = (model.largest_n(b) or 0 for b in sorted((one, other)))
+    assert small <= large
+
+
+def test_a_pipeline_without_a_model_has_an_empty_row():
+    curves = pd.DataFrame(
+        [("nano", 1, "vhs", t, 1, 50.0, 49.0, 60.0, 9) for t in [*TAGS, "overall", "geneval_overall"]],
+        columns=["generator", "steps", "verifier", "tag", "n", "accuracy", "low", "high", "n_prompts"],
+    )
+    row = budget_table(curves, {("nano", 1, "vhs"): None}, [100.0]).iloc[0]
+    assert pd.isna(row["best_of_n"])
+    assert pd.isna(row["time_ms"])
+    assert pd.isna(row["overall"])
 
 
 def test_an_unmeasured_stage_is_named():

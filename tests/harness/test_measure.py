@@ -1,46 +1,31 @@
 from __future__ import annotations
 
+import os
+import signal
 import time
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
+import psutil
 import pytest
 import torch
-from torch.nn import functional as F
 
-from harness.measure import count_tflop, interleaved
+import generators
+import verifiers
+from generators.registry import RegistryError
+from harness import measure as measuring
+from harness import variants
+from harness.config import TimingConfig
+from harness.measure import Cell, measure, measure_in_fresh_process
+from harness.nvml import Gpu
 from harness.pipeline import best_of_n
-
-CPU = torch.device("cpu")
-
-
-def test_a_sleep_is_measured_as_long_as_it_is():
-    walls = interleaved([lambda: time.sleep(0.02), lambda: time.sleep(0.005)], 5, 1, CPU)
-    assert [len(w) for w in walls] == [5, 5]
-    assert 19.5 <= min(walls[0]) <= 40
-    assert 4.5 <= min(walls[1]) <= 20
-
-
-def test_calls_take_turns():
-    seen: list[str] = []
-    interleaved([lambda: seen.append("a"), lambda: seen.append("b")], 2, 1, CPU)
-    assert seen == ["a", "b"] * 3
-
-
-def test_flops_by_hand():
-    x, w = torch.randn(3, 5), torch.randn(7, 5)
-    assert count_tflop(lambda: F.linear(x, w)) == pytest.approx(2 * 3 * 5 * 7 / 1e12)
-    q = torch.randn(1, 2, 11, 8)
-    # two products of [11, 8] x [8, 11] and [11, 11] x [11, 8] for each of two heads
-    attention = 2 * 2 * 2 * 11 * 11 * 8
-    assert count_tflop(lambda: F.scaled_dot_product_attention(q, q, q)) == pytest.approx(attention / 1e12)
-    image, kernel = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3)
-    convolution = 2 * 4 * 3 * 9 * 8 * 8
-    assert count_tflop(lambda: F.conv2d(image, kernel, padding=1)) == pytest.approx(convolution / 1e12)
+from harness.report.costs import cost_table
+from harness.store import SCHEMAS
 
 
 @pytest.mark.parametrize("kind", ["vhs", "mllm-ae", "mllm-clip"])
 def test_best_of_n_is_the_pools_best_and_batching_changes_nothing(nano, kind):
-    import verifiers
-
     verifier = verifiers.create(kind)
     prompt, seeds = "a photo of a blue cross left of a heart", [3, 1, 4, 1, 5]
     one = best_of_n(nano, verifier, prompt, seeds)
@@ -52,8 +37,6 @@ def test_best_of_n_is_the_pools_best_and_batching_changes_nothing(nano, kind):
 
 
 def test_vhs_finishes_the_winner_alone(nano, monkeypatch):
-    import verifiers
-
     calls = []
     for stage in ("head", "tail", "decode", "denoise", "encode"):
         original = getattr(nano, stage)
@@ -63,3 +46,175 @@ def test_vhs_finishes_the_winner_alone(nano, monkeypatch):
     best_of_n(nano, verifiers.create("vhs"), "a photo of a star", range(4))
     counts = {stage: calls.count(stage) for stage in ("encode", "head", "tail", "decode")}
     assert counts == {"encode": 1, "head": 4, "tail": 1, "decode": 1}
+
+
+def cell(**changes) -> Cell:
+    timing = TimingConfig(best_of_n=(1, 2), repeats=2, warm_up=0, **changes.pop("timing", {}))
+    options = {"generator": "nano", "generator_options": {}, "verifier": "vhs", "verifier_options": {}}
+    return Cell(**options | {"prompt": "a photo of a red heart", "timing": timing} | changes)
+
+
+def table(rows):
+    frame = pd.DataFrame(rows)
+    assert set(frame.columns) == set(SCHEMAS["costs"].names)
+    return frame
+
+
+def test_a_pipeline_is_measured_stage_by_stage_and_whole():
+    measured = measure(cell(timing={"batch_sizes": (2,)}))
+    rows = table(measured.rows)
+    work = set(rows[["stage", "n", "batch"]].itertuples(index=False, name=None))
+    stages = {"encode", "noise", "head", "score", "connector", "llm", "tail", "decode"}
+    runs = {("end_to_end", 1, 1), ("end_to_end", 2, 1), ("end_to_end", 2, 2)}
+    assert work == {(stage, 1, 1) for stage in stages} | runs
+    assert (rows["status"] == "ok").all()
+    assert (rows["wall_ms"] > 0).all()
+    assert (rows["tflop"].notna() & rows["moved_gb"].notna() & rows["peak_rss_gb"].notna()).all()
+    empty = ["event_ms", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "energy_j"]
+    assert rows[empty].isna().all().all()  # unknown on a CPU, never zero
+    assert set(rows.loc[rows["batch"] == 2, "variant"]) == {"batched"}
+    assert set(rows.loc[rows["batch"] == 1, "variant"]) == {""}
+    whole = rows[rows["stage"] == "end_to_end"]
+    assert whole["phases_percent"].between(50, 100.01).all()
+    one = rows.drop_duplicates(["stage", "n", "batch"]).set_index(["stage", "n", "batch"])["tflop"]
+    fixed = sum(one[s, 1, 1] for s in ("encode", "tail", "decode"))
+    assert one["end_to_end", 2, 1] == pytest.approx(fixed + 2 * (one["head", 1, 1] + one["score", 1, 1]))
+
+
+def test_what_stays_loaded_is_stated():
+    vhs = measure(cell()).about
+    clip = measuring.describe(generators.create("nano"), verifiers.create("mllm-clip"))
+    assert vhs["needs"] == "hidden"
+    assert {"text_encoder", "transformer", "vae", "connector", "llm"} <= set(vhs["loaded"])
+    assert "clip" not in vhs["loaded"]
+    assert clip["loaded"]["clip"]["parameters"] > 0
+    assert vhs["loaded"]["transformer"]["dtype"] == "float32"
+    assert vhs["attention_backends"]
+
+
+def test_a_call_that_runs_out_of_memory_has_a_row_and_the_others_are_measured(monkeypatch):
+    original = measuring.end_to_end
+
+    def hungry(generator, verifier, prompt, ns, batch=1):
+        def fail():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.\nMore.")
+
+        runs = original(generator, verifier, prompt, ns, batch)
+        return runs | {2: fail} if 2 in runs else runs
+
+    monkeypatch.setattr(measuring, "end_to_end", hungry)
+    rows = table(measure(cell()).rows)
+    lost = rows[(rows["stage"] == "end_to_end") & (rows["n"] == 2)]
+    assert lost[["status", "note"]].to_numpy().tolist() == [
+        ["oom", "CUDA out of memory. Tried to allocate 80 GiB."]
+    ]
+    assert lost["wall_ms"].isna().all()
+    assert (rows.drop(lost.index)["status"] == "ok").all()
+    shown = cost_table(rows).set_index(["stage", "n"])
+    assert shown.loc[("end_to_end", 2), "status"] == "oom"
+    assert pd.isna(shown.loc[("end_to_end", 2), "median_ms"])
+    assert shown.loc[("end_to_end", 1), "repeats"] == 2
+
+
+def test_a_throttled_round_taints_its_repeats(monkeypatch):
+    answers = iter(["", "thermal slowdown"])
+    monkeypatch.setattr(measuring, "_watch", lambda gpu, found: next(answers))
+    rows = table(measure(cell(verifier=None)).rows)
+    by_repeat = rows.groupby("repeat")[["status", "note"]].first().to_numpy().tolist()
+    assert [status for status, _ in by_repeat] == ["ok", "tainted"]
+    assert "thermal slowdown" in by_repeat[1][1]
+    assert (rows["wall_ms"] > 0).all()
+    assert set(cost_table(rows)["status"]) == {"tainted"}
+    assert set(cost_table(rows)["tainted"]) == {1}
+
+
+def test_a_cell_over_time_has_rows_that_say_so():
+    rows = table(measure_in_fresh_process(cell(timing={"timeout_s": 0.05})).rows)
+    assert rows["n"].tolist() == [1, 2]
+    assert set(rows["status"]) == {"timeout"}
+    assert rows[["wall_ms", "tflop", "device"]].isna().all().all()
+    assert "0.05 s" in rows["note"].iloc[0]
+
+
+def test_a_users_mistake_comes_back_from_the_fresh_process_as_it_is():
+    with pytest.raises(RegistryError, match="did you mean 'nano'") as error:
+        measure_in_fresh_process(cell(generator="nanno"))
+    assert "Traceback" in "".join(error.value.__notes__)
+
+
+def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch):
+    monkeypatch.setattr(measuring, "_report", _killed)
+    measured = measure_in_fresh_process(cell())
+    assert {row["status"] for row in measured.rows} == {"oom"}
+    monkeypatch.setattr(measuring, "_report", _ends)
+    with pytest.raises(measuring.MeasureError, match="exit code 3"):
+        measure_in_fresh_process(cell())
+
+
+def _killed(cell, sender):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ends(cell, sender):
+    os._exit(3)
+
+
+def test_channels_last_changes_the_layout_and_not_the_image():
+    generator, plain = generators.create("nano"), generators.create("nano")
+    variants.apply("channels-last", generator, None)
+    kernel = next(p for p in generator.pipeline.vae.decoder.parameters() if p.dim() == 4 and p.shape[-1] > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    cond, noise = plain.encode(["a photo of a red heart"]), plain.noise([0])
+    latents = plain.denoise(cond, noise)
+    ours, theirs = (np.asarray(g.decode(latents)[0], dtype=int) for g in (generator, plain))
+    assert abs(ours - theirs).max() <= 1
+
+
+def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or f)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", False)
+    generator, verifier = generators.create("nano"), verifiers.create("vhs")
+    variants.apply("torch-compile", generator, verifier)
+    assert len(compiled) == generator.blocks + 1
+    with pytest.raises(variants.VariantError, match="shows none"):
+        variants.apply("channels-last", SimpleNamespace(name="other"), None)
+
+
+def test_a_memory_tracker_sees_a_tensor_of_known_size():
+    device = torch.device("cpu")
+    held = psutil.Process().memory_info().rss / 1e9
+    peak = measuring.peak_memory(lambda: torch.ones(250_000_000), device, Gpu.of(device))["peak_rss_gb"]
+    assert peak is not None
+    assert held + 0.9 <= peak
+    again = measuring.peak_memory(lambda: None, device, Gpu.of(device))["peak_rss_gb"]
+    assert again == pytest.approx(peak, rel=0.01)  # of the process so far: it only grows
+
+
+class Counter:
+    """A GPU that draws 100 W, 40 of them idle: its counter runs with the clock."""
+
+    def __init__(self):
+        self.started = time.perf_counter()
+        self.busy_s = 0.0
+
+    def energy_j(self):
+        return 40 * (time.perf_counter() - self.started) + 60 * self.busy_s
+
+
+def test_energy_is_above_idle_alone(monkeypatch):
+    gpu = Counter()
+    monkeypatch.setattr(measuring, "_ENERGY_S", 0.2)
+    monkeypatch.setattr(measuring, "_IDLE_S", 0.1)
+    idle = measuring._idle_power(gpu)
+    assert idle == pytest.approx(40, rel=0.05)
+
+    def work():
+        time.sleep(0.02)
+        gpu.busy_s += 0.02
+
+    assert measuring.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02, rel=0.15)
+    cpu = Gpu.of(torch.device("cpu"))
+    assert measuring._idle_power(cpu) is None
+    assert measuring.energy_per_call(lambda: None, cpu, None) is None

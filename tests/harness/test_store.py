@@ -46,8 +46,9 @@ def test_what_is_written_is_read_back_in_one_order(tmp_path):
 
 def test_unknown_costs_stay_empty(tmp_path):
     row = {"generator": "g", "steps": 1, "verifier": "", "stage": "encode", "n": 1, "batch": 1,
-           "repeat": 0, "wall_ms": 1.0, "tflop": None, "peak_vram_gb": None, "peak_rss_gb": None,
-           "device": "cpu"}  # fmt: skip
+           "repeat": 0, "wall_ms": 1.0, "event_ms": None, "phases_percent": None, "tflop": None,
+           "moved_gb": None, "peak_vram_gb": None, "peak_reserved_gb": None, "nvml_gb": None,
+           "peak_rss_gb": None, "energy_j": None, "device": "cpu", "variant": "", "status": "ok", "note": ""}  # fmt: skip
     with RunStore(tmp_path, CONFIG) as store:
         store.write_shard("costs", "a", pd.DataFrame([row]))
         finish(store)

@@ -1,0 +1,128 @@
+"""`vhsbench cost` counts a pipeline's stages; `vhsbench plan` says what N a budget affords."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.terminal import Json, console, quiet
+
+Repeated = Annotated[list[str] | None, typer.Option("--generator", help="Only this one; repeatable.")]
+
+
+def cost(
+    generator: Annotated[str, typer.Argument(help="A registered generator.")],
+    verifier: Annotated[str | None, typer.Option(help="A registered verifier; default: none.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Candidates.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the family's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count parameters and TFLOP of every stage from the architecture, without weights."""
+    quiet()
+    from harness.counting import count_pipeline
+
+    counted = count_pipeline(generator, verifier, steps)
+    n = n if verifier else 1
+    model = counted.tflop
+    found = {
+        "generator": generator,
+        "steps": counted.steps,
+        "verifier": verifier,
+        "n": n,
+        "stages": counted.rows(n),
+        "fixed_tflop": model.fixed,
+        "per_candidate_tflop": model.per_candidate,
+        "total_tflop": model.predict(n),
+    }
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _show_cost(found)
+
+
+def plan(
+    budget: Annotated[list[str], typer.Option(help="550ms, 1.1s, 3TFLOP, 24GB or 40J; repeatable.")],
+    device: Annotated[
+        str | None, typer.Option(help="a100-paper (default), or a data sheet: h100 ...")
+    ] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="A finished run's directory, for what it measured.")
+    ] = None,
+    generator: Repeated = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="By how much a budget may be passed.")] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """Say what N every pipeline gets for each budget."""
+    from harness.plan import PAPER, PlanError, from_device, from_run
+    from harness.plan import plan as make
+
+    if device and costs:
+        raise PlanError("give --device or --costs, not both: a plan is for one machine.")
+    quiet()
+    if costs:
+        pipelines = [p for p in from_run(costs) if not generator or p.generator in generator]
+    else:
+        from harness.cost_model import parse_budget
+
+        units = [parse_budget(text)[1] for text in budget]
+        pipelines = from_device(device or PAPER, units, generator or ())
+    if not pipelines:
+        raise PlanError(f"{costs} measured no pipeline of {', '.join(generator or ())}.")
+    rows = make(pipelines, budget, tolerance)
+    if as_json:
+        print(json.dumps({"tolerance": tolerance, "plan": rows}, indent=1))
+        return
+    _show_plan(rows)
+    for p in pipelines:
+        if p.error_percent is not None:
+            name = "+".join(filter(None, (p.verifier, p.variant)))
+            text = f"T(N) of {p.generator} with {name}: at most {p.error_percent:.1f}% off end-to-end medians"
+            console().print(text, highlight=False)
+
+
+def _show_cost(found: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    title = f"{found['generator']}, {found['steps']} steps, verifier: {found['verifier'] or 'none'}; counted"
+    table = Table(title=title)
+    for name in ("stage", "parameters (B)", "TFLOP", "paid", f"TFLOP for N = {found['n']}"):
+        table.add_column(name, justify="left" if name in ("stage", "paid") else "right")
+    for row in found["stages"]:
+        cells = (
+            f"{row['parameters'] / 1e9:.4g}",
+            f"{row['tflop']:.4g}",
+            row["paid"],
+            f"{row['total_tflop']:.4g}",
+        )
+        table.add_row(row["stage"], *cells)
+    table.add_section()
+    table.add_row("total", "", "", "", f"{found['total_tflop']:.4g}")
+    console().print(table)
+    line = f"TFLOP(N) = {found['fixed_tflop']:.4g} + N x {found['per_candidate_tflop']:.4g}"
+    console().print(line, highlight=False)
+    if unknown := sorted({o for row in found["stages"] for o in row["uncounted_operators"]}):
+        console().print(f"not counted, no formula known: {', '.join(unknown)}", highlight=False)
+
+
+def _show_plan(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(caption=f"cost of N: {'; '.join(dict.fromkeys(r['basis'] for r in rows if r['basis']))}")
+    for name in ("budget", "generator", "verifier", "N", "cost of N", "note"):
+        right = name in ("budget", "N", "cost of N")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    last = None
+    for row in rows:
+        if last not in (None, row["budget"]):
+            table.add_section()
+        last = row["budget"]
+        generator = row["generator"] + (f" ({row['steps']} steps)" if row["steps"] > 1 else "")
+        verifier = "+".join(filter(None, (row["verifier"], row["variant"])))
+        price = "" if row["cost"] is None else f"{row['cost']:.4g} {row['unit']}"
+        n = {"below one candidate": "none", "any N": "any", "unknown": ""}.get(row["answer"], str(row["n"]))
+        table.add_row(row["budget"], generator, verifier, n, price, row["note"])
+    console().print(table)

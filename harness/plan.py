@@ -1,0 +1,174 @@
+"""The N that a budget affords every pipeline: from a run, from published timings, counted, or estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from generators.registry import nearest
+from harness import roofline
+from harness.cost_model import TOLERANCE, CostModel, parse_budget
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAPER = "a100-paper"
+_COLUMN = {"ms": "wall_ms", "TFLOP": "tflop", "J": "energy_j"}
+_WHAT = {"ms": "time", "TFLOP": "FLOPs", "GB": "memory", "J": "energy"}
+
+
+class PlanError(ValueError):
+    """A plan that cannot be made; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A pipeline and its cost models by unit; what is unknown is absent. `basis` says whence each is."""
+
+    generator: str
+    steps: int
+    verifier: str  # "none" for plain generation
+    variant: str
+    models: dict[str, CostModel]
+    basis: dict[str, str]
+    error_percent: float | None = None  # of T(N), the worst against end-to-end runs
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The answer for one pipeline and budget; `cost` is of `n` candidates.
+
+    answer: "fits" with the largest n; "below one candidate"; "any N" where the cost does not grow;
+    "unknown". n and cost are None in all but the first.
+    """
+
+    budget: str
+    generator: str
+    steps: int
+    verifier: str
+    variant: str
+    answer: Literal["fits", "below one candidate", "any N", "unknown"]
+    n: int | None
+    cost: float | None
+    unit: str
+    basis: str
+    note: str
+
+
+def plan(
+    pipelines: Sequence[Priced], budgets: Sequence[str], tolerance: float = TOLERANCE
+) -> list[dict[str, Any]]:
+    """One row per budget and pipeline. Raises ValueError for what is no budget."""
+    parsed = [(text, *parse_budget(text)) for text in budgets]
+    return [
+        asdict(_answer(p, text, value, unit, tolerance)) for text, value, unit in parsed for p in pipelines
+    ]
+
+
+def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> Planned:
+    def planned(answer: Any, n: int | None = None, note: str = "") -> Planned:
+        cost = model.predict(n) if model and n is not None else None
+        basis = p.basis.get(unit, "")
+        return Planned(
+            text, p.generator, p.steps, p.verifier, p.variant, answer, n, cost, unit, basis, note
+        )  # fmt: skip
+
+    model = p.models.get(unit)
+    if model is None:
+        return planned("unknown", note=f"{_WHAT[unit]} not known")
+    if model.predict(1) > value * (1 + tolerance) * (1 + 1e-12):
+        return planned("below one candidate", note=f"one candidate costs {model.predict(1):.4g} {unit}")
+    if p.verifier == "none":
+        return planned("fits", 1, "no choice without a verifier")
+    if model.per_candidate == 0:
+        return planned("any N", note=f"{_WHAT[unit]} does not grow with N")
+    return planned("fits", model.largest_n(value, tolerance))
+
+
+def from_run(path: Path) -> list[Priced]:
+    """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
+    from harness.store import load_run
+
+    run = load_run(path)
+    keys = ["generator", "steps", "verifier", "variant"]
+    found = []
+    for _, key in run.costs.loc[run.costs["batch"] == 1, keys].drop_duplicates().iterrows():
+        mine = run.costs[(run.costs[keys] == key).all(axis=1)]
+        name = "_".join(filter(None, (key["generator"], key["verifier"] or "none", key["variant"])))
+        found.append(_priced(mine, run.info.get("cells", {}).get(name, {})))
+    return found
+
+
+def _priced(costs: pd.DataFrame, cell: dict[str, Any]) -> Priced:
+    """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
+    from harness import budgets as budgeting
+
+    first = costs.iloc[0]
+    verifier, variant, needs = str(first["verifier"]), str(first["variant"]), cell.get("needs")
+    device = next(iter(costs["device"].dropna()), "")
+    models, basis = {}, {}
+    for unit, column in _COLUMN.items():
+        if cell and budgeting.is_measured(costs, verifier, needs, column, variant):
+            models[unit] = budgeting.fit(costs, verifier, needs, column, variant)
+            basis[unit] = "counted" if unit == "TFLOP" else f"measured on {device}"
+    for column, what in (("peak_vram_gb", "VRAM"), ("peak_rss_gb", "resident set")):
+        if "GB" not in models and costs.loc[costs["stage"] == budgeting.END_TO_END, column].notna().any():
+            models["GB"] = budgeting.fit_memory(costs, verifier, column, variant)
+            basis["GB"] = f"peak {what} measured on {device}"
+    errors = (
+        budgeting.check(costs, verifier, models["ms"], variant)["error_percent"].abs().tolist()
+        if "ms" in models
+        else []
+    )
+    return Priced(
+        str(first["generator"]), int(first["steps"]), verifier or "none", variant, models, basis,
+        max(errors, default=None),
+    )  # fmt: skip
+
+
+def from_device(name: str, units: Sequence[str], only_generators: Sequence[str] = ()) -> list[Priced]:
+    """Pipelines on a device that is not here: `a100-paper` as published, any other by its roofline.
+
+    FLOPs are counted, and only if `units` asks for them or the roofline needs them. Raises
+    DeviceError for an unknown device, PlanError for a generator of which nothing was published.
+    """
+    from results.readers import a100_timings
+
+    table = a100_timings()
+    published = list(table.itertuples(index=False))
+    if name == PAPER:
+        if unknown := sorted(set(only_generators) - set(table["generator"])):
+            raise PlanError(
+                f"no timing of '{unknown[0]}' was published; {nearest(unknown[0], sorted(set(table['generator'])))}"
+            )
+        return [
+            _published(row, "TFLOP" in units)
+            for row in published
+            if not only_generators or row.generator in only_generators
+        ]
+    sheet = roofline.device(name, also=(PAPER,))
+    kinds = ("none", "vhs", "mllm-clip", "mllm-ae")
+    return [_estimated(g, v, sheet) for g in (only_generators or ("sana-sprint",)) for v in kinds]
+
+
+def _published(row: Any, with_flops: bool) -> Priced:
+    models = {"ms": CostModel(1e3 * row.fixed_s, 1e3 * row.per_candidate_s)}
+    basis = {"ms": "published, A100"}
+    if with_flops:
+        from harness.counting import count_pipeline
+
+        verifier = None if row.verifier == "none" else row.verifier
+        models["TFLOP"] = count_pipeline(row.generator, verifier, row.steps).tflop
+        basis["TFLOP"] = "counted"
+    return Priced(row.generator, row.steps, row.verifier, "", models, basis)
+
+
+def _estimated(generator: str, verifier: str, sheet: roofline.Device) -> Priced:
+    from harness.counting import count_pipeline
+
+    counted = count_pipeline(generator, None if verifier == "none" else verifier)
+    models = {"ms": counted.bound_ms(sheet), "TFLOP": counted.tflop}
+    basis = {"ms": f"{roofline.LABEL} (roofline of {sheet.name})", "TFLOP": "counted"}
+    return Priced(generator, counted.steps, verifier, "", models, basis)

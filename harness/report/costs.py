@@ -1,0 +1,52 @@
+"""The table of costs: what the repeats of every stage and run say, with memory, energy and status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from harness.percentiles import summary
+from harness.roofline import measured_on
+
+KEYS = ["generator", "steps", "verifier", "variant", "stage", "n", "batch"]
+_ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",
+         "energy_j", "device"]  # fmt: skip
+_WORST = ("oom", "timeout", "tainted", "ok")
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """One row per stage or run: median and its 95% interval, percentiles where there are repeats enough,
+    FLOPs, memory, energy, the worst status of its repeats, and how often it was tainted."""
+    rows = [
+        dict(zip(KEYS, key, strict=True)) | _row(repeats) for key, repeats in costs.groupby(KEYS, sort=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _row(repeats: pd.DataFrame) -> dict[str, Any]:
+    statuses = set(repeats["status"])
+    first = {name: _known(repeats[name]) for name in _ONCE}
+    row = summary(repeats["wall_ms"].tolist()) | {"event_median_ms": repeats["event_ms"].median()} | first
+    row |= _bound(row)
+    return row | {
+        "status": next(s for s in _WORST if s in statuses),
+        "tainted": int((repeats["status"] == "tainted").sum()),
+        "note": "; ".join(dict.fromkeys(note for note in repeats["note"] if note)),
+    }
+
+
+def _known(values: pd.Series) -> Any:
+    """The first that is known, or None."""
+    known = values.dropna()
+    return known.iloc[0] if len(known) else None
+
+
+def _bound(row: dict[str, Any]) -> dict[str, float | None]:
+    """The device's roofline and how far above it the median is; empty for a device without a data sheet."""
+    sheet = measured_on(row["device"]) if row["device"] else None
+    if sheet is None or row["tflop"] is None or row["moved_gb"] is None:
+        return {"bound_ms": None, "measured_to_bound": None}
+    bound = sheet.bound_ms(row["tflop"], row["moved_gb"])
+    median = row["median_ms"]
+    return {"bound_ms": bound, "measured_to_bound": median / bound if median and bound else None}

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from harness import roofline
+from harness.cli import app
+from harness.cost_model import CostModel
+from harness.plan import PAPER, PlanError, Priced, from_device, from_run, plan
+from harness.roofline import DeviceError, device, measured_on
+from harness.store import SCHEMAS, RunStore
+
+BUDGETS = ["550ms", "1100 ms", "1.65s"]
+
+
+def ns(rows, generator, verifier):
+    return [r["n"] for r in rows if (r["generator"], r["verifier"]) == (generator, verifier)]
+
+
+def test_the_published_timings_give_the_published_n():
+    rows = plan(from_device(PAPER, ["ms"]), BUDGETS)
+    assert ns(rows, "sana-sprint", "vhs") == [4, 9, 15]
+    assert ns(rows, "sana-sprint", "mllm-clip") == [2, 4, 6]
+    assert ns(rows, "sana-sprint", "mllm-ae") == [3, 7, 11]
+    assert ns(rows, "flux-schnell", "mllm-clip") == [1, 2, 3]
+    assert ns(rows, "sd3.5-turbo", "mllm-clip") == [1, 2, 3]
+    assert ns(rows, "sana-sprint", "none") == [1, 1, 1]
+    assert {r["basis"] for r in rows} == {"published, A100"}
+
+
+def priced(fixed, per_candidate, verifier="vhs", unit="ms"):
+    return Priced("g", 1, verifier, "", {unit: CostModel(fixed, per_candidate)}, {unit: "measured"})
+
+
+def test_a_budget_below_one_candidate_is_said_and_is_no_n():
+    (row,) = plan([priced(163, 102)], ["200ms"])
+    assert row["answer"] == "below one candidate"
+    assert row["n"] is None
+    assert row["cost"] is None
+    assert row["note"] == "one candidate costs 265 ms"
+    (row,) = plan([priced(163, 102)], ["265ms"], tolerance=0)
+    assert (row["answer"], row["n"]) == ("fits", 1)
+
+
+def test_the_tolerance_counts():
+    pipelines = [priced(0, 100)]
+    assert plan(pipelines, ["290ms"])[0]["n"] == 3
+    assert plan(pipelines, ["290ms"], tolerance=0)[0]["n"] == 2
+
+
+def test_memory_that_does_not_grow_affords_any_n():
+    (fits, not_one) = plan([priced(20, 0, unit="GB")], ["24GB", "16GB"])
+    assert (fits["answer"], fits["n"]) == ("any N", None)
+    assert not_one["answer"] == "below one candidate"
+
+
+def test_an_unknown_cost_is_unknown():
+    (row,) = plan([priced(1, 1)], ["40J"])
+    assert (row["answer"], row["n"], row["note"]) == ("unknown", None, "energy not known")
+
+
+def test_without_a_verifier_n_is_one():
+    assert plan([priced(0, 10, "none")], ["1s"])[0]["n"] == 1
+    assert plan([priced(0, 10, "none")], ["1ms"])[0]["answer"] == "below one candidate"
+
+
+@given(st.floats(0, 100), st.floats(0.01, 100), st.integers(1, 1000), st.floats(0, 0.5))
+def test_what_fits_fits_and_one_more_does_not(fixed, per_candidate, budget, tolerance):
+    model = CostModel(fixed, per_candidate)
+    row = plan([priced(fixed, per_candidate)], [f"{budget}ms"], tolerance)[0]
+    limit = budget * (1 + tolerance)
+    if row["answer"] == "fits":
+        assert row["n"] >= 1
+        assert row["cost"] <= limit + 1e-6
+        assert model.predict(row["n"] + 1) > limit - 1e-6
+    else:
+        assert model.predict(1) > limit
+
+
+def test_a_roofline_is_labelled_an_estimate():
+    rows = plan(from_device("h100", ["ms"], ["nano"]), ["5ms", "3GFLOP"])
+    assert all("estimate, not measured" in r["basis"] for r in rows if r["unit"] == "ms")
+    assert {r["basis"] for r in rows if r["unit"] == "TFLOP"} == {"counted"}
+    faster = plan(from_device("h200", ["ms"], ["nano"]), ["5ms"])
+    slower = plan(from_device("l4", ["ms"], ["nano"]), ["5ms"])
+    for quick, slow in zip(faster, slower, strict=True):
+        assert quick["n"] >= slow["n"]
+
+
+def test_the_bound_is_the_slower_of_arithmetic_and_bytes():
+    h100 = device("h100")
+    assert h100.bound_ms(0.989, 0.0) == pytest.approx(1.0)
+    assert h100.bound_ms(0.0, 3.35) == pytest.approx(1.0)
+    assert h100.bound_ms(0.989, 6.7) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"),
+        ("NVIDIA L4", "l4"), ("NVIDIA GeForce RTX 4090", "rtx-4090"), ("NVIDIA L40S", None),
+        ("NVIDIA H100 NVL", None), ("NVIDIA H100 PCIe", None), ("NVIDIA RTX 4090 Laptop GPU", None),
+        ("AMD EPYC", None),
+    ],
+)  # fmt: skip
+def test_a_data_sheet_is_for_its_very_card(driver, expected):
+    found = measured_on(driver)
+    assert (found.device if found else None) == expected
+
+
+def test_every_data_sheet_has_a_source():
+    for sheet in roofline.devices().values():
+        assert sheet.source
+        assert sheet.bf16_tflops > 100
+        assert sheet.bandwidth_gb_s >= 300
+
+
+def test_unknown_names_are_one_sentence():
+    with pytest.raises(DeviceError, match="unknown device 'h10'; did you mean 'h100'"):
+        from_device("h10", ["ms"])
+    with pytest.raises(
+        PlanError, match="no timing of 'sana-sprnt' was published; did you mean 'sana-sprint'"
+    ):
+        from_device(PAPER, ["ms"], ["sana-sprnt"])
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run with a measured VHS on a GPU, and a CLIP that ran out of memory."""
+    wall = {"encode": 5, "noise": 1, "head": 6, "tail": 10, "decode": 14, "score": 3}
+    empty = dict.fromkeys(SCHEMAS["costs"].names)
+    base = empty | {"generator": "g", "steps": 1, "verifier": "vhs", "variant": "", "batch": 1, "repeat": 0,
+                    "n": 1, "device": "NVIDIA X", "status": "ok", "note": ""}  # fmt: skip
+    rows = [base | {"stage": s, "wall_ms": w, "tflop": w / 10, "energy_j": w / 100} for s, w in wall.items()]
+    rows += [
+        base | {"stage": "end_to_end", "n": n, "wall_ms": 30 + 10 * n, "peak_vram_gb": 10 + 0.5 * n}
+        for n in (1, 2, 4)
+    ]
+    lost = {"stage": "end_to_end", "verifier": "mllm-clip", "status": "oom", "note": "lost", "device": None}
+    rows.append(base | lost)
+    cells = {"g_vhs": {"needs": "hidden"}, "g_mllm-clip": {}}
+    with RunStore(tmp_path / "run", {"name": "x"}) as store:
+        store.write_prompts([])
+        store.write_shard("costs", "a", pd.DataFrame(rows))
+        store.update(cells=cells)
+        store.consolidate()
+        store.update(status="complete")
+    return tmp_path / "run"
+
+
+def test_a_run_plans_time_flops_memory_and_energy(finished):
+    pipelines = from_run(finished)
+    rows = {(r["verifier"], r["unit"]): r for r in plan(pipelines, ["60ms", "5TFLOP", "12GB", "0.5J"], 0)}
+    assert rows["vhs", "ms"]["n"] == 3  # 29 + 10 n
+    assert rows["vhs", "TFLOP"]["n"] == 2  # 2.9 + n
+    assert rows["vhs", "GB"]["n"] == 4  # 10 + n / 2
+    assert rows["vhs", "J"]["n"] == 2  # 0.29 + 0.1 n
+    assert rows["vhs", "ms"]["basis"] == "measured on NVIDIA X"
+    assert "VRAM" in rows["vhs", "GB"]["basis"]
+    for unit in ("ms", "TFLOP", "GB", "J"):
+        assert rows["mllm-clip", unit]["answer"] == "unknown"
+    vhs = next(p for p in pipelines if p.verifier == "vhs")
+    assert vhs.error_percent == pytest.approx(100 * (1 - 39 / 40))
+    assert not math.isnan(vhs.error_percent)
+
+
+def test_the_command_line(finished):
+    def command(*arguments):
+        return CliRunner().invoke(app, list(arguments))
+
+    ran = command("plan", "--costs", str(finished), "--budget", "60ms", "--budget", "12GB", "--json")
+    assert ran.exit_code == 0, ran.output
+    rows = json.loads(ran.stdout)["plan"]
+    assert {(r["verifier"], r["unit"]) for r in rows} == {
+        (v, u) for v in ("vhs", "mllm-clip") for u in ("ms", "GB")
+    }
+    shown = command("plan", "--costs", str(finished), "--budget", "1ms")
+    assert "one candidate" in shown.stdout
+    assert "T(N) of g with vhs" in shown.stdout
+    both = command("plan", "--costs", str(finished), "--device", "h100", "--budget", "1s")
+    assert str(both.exception) == "give --device or --costs, not both: a plan is for one machine."
+    counted = command("cost", "nano", "--verifier", "vhs", "-n", "3", "--json")
+    found = json.loads(counted.stdout)
+    assert found["total_tflop"] == pytest.approx(found["fixed_tflop"] + 3 * found["per_candidate_tflop"])
+    assert "TFLOP(N) =" in command("cost", "nano").stdout
