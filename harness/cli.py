@@ -12,6 +12,7 @@ import typer
 
 from harness import __version__
 from harness.commands import generate
+from harness.commands.geneval import app as geneval_app
 from harness.commands.score import score
 from harness.terminal import Bars, Json, console, quiet
 
@@ -157,6 +158,7 @@ def nano(
 
 generate.register(app)
 app.command()(score)
+app.add_typer(geneval_app, name="geneval")
 
 
 def _report(folder: Path, as_json: bool) -> None:

@@ -14,15 +14,16 @@ import torch
 
 import generators
 import verifiers
+from generators.nano.world import SHAPES
 from generators.noise import candidate_seed
 from generators.prompts import PromptCache
 from generators.protocol import Generator, HiddenStates
-from harness.config import ConfigError, GeneratorConfig, RunConfig, VerifierConfig
+from harness.config import ConfigError, DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
-from harness.geneval.detector import Detector, judge
+from harness.geneval.detector import Detector, check_classes, classes_of, judge
+from harness.geneval.detector import create as create_detector
 from harness.geneval.rules import TAGS
-from harness.geneval.shapes import ShapeDetector
 from harness.measure import Cell, measure_in_fresh_process
 from harness.store import RunStore
 from verifiers.protocol import Verifier
@@ -116,7 +117,8 @@ class _Sweep:
             needs={v.name: v.needs for v in judges},
             generators=sources,
         )
-        detector = ShapeDetector()
+        detector = load_detector(self.config, self.prompts)
+        self.store.update(detector=detector.info())
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)
             self.progress(f"candidates of {self.entry.name}", done + count, of)
@@ -214,6 +216,16 @@ def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
     per_task = -(-count // len(by_task)) if by_task else 0
     picks = [np.linspace(0, len(i) - 1, min(per_task, len(i))).astype(int) for i in by_task]
     return [ids[k] for ids, chosen in zip(by_task, picks, strict=True) for k in chosen][:count]
+
+
+def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
+    """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
+    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
+    chosen = config.detector or DetectorConfig(name="shapes" if known else "mask2former")
+    detector = create_detector(chosen.name, config.device, **chosen.options)
+    for index, prompt in enumerate(prompts):
+        check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")
+    return detector
 
 
 def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from generators.registry import Registry
+from generators.registry import Registry, nearest
 from harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
 
 if TYPE_CHECKING:
@@ -49,9 +50,33 @@ REGISTRY: Registry[Detector] = Registry(
 )
 
 
-def create(name: str, **options: Any) -> Detector:
-    """A registered detector. Raises RegistryError for an unknown name or option."""
+class UnknownClass(ValueError):
+    """A prompt for an object that the detector cannot find; the message is one sentence for a user."""
+
+
+def create(name: str, device: str | None = None, **options: Any) -> Detector:
+    """A registered detector, on `device` if it computes on one.
+
+    Raises RegistryError for an unknown name or option, and what the detector raises for bad weights.
+    """
+    if device and "device" in inspect.signature(REGISTRY.get(name)).parameters:
+        options.setdefault("device", device)
     return REGISTRY.create(name, **options)
+
+
+def check_classes(detector: Detector, metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse a prompt that no image could fulfil. Raises UnknownClass."""
+    for name in classes_of(metadata):
+        if name not in detector.classes:
+            raise UnknownClass(
+                f"{where}: class '{name}' is none that the detector {detector.name} knows; "
+                f"{nearest(name, list(detector.classes))}"
+            )
+
+
+def classes_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The classes that a prompt's clauses name."""
+    return [clause["class"] for part in ("include", "exclude") for clause in metadata.get(part, [])]
 
 
 @dataclass(frozen=True)
@@ -65,9 +90,7 @@ def judge(
     detector: Detector, images: Sequence[Image.Image], prompts: Sequence[Mapping[str, Any]]
 ) -> list[Judgement]:
     """GenEval's verdict on each image against the metadata of its prompt; all colours in one request."""
-    kept = [
-        select(raw, prompt["tag"]) for raw, prompt in zip(detector.detect(images), prompts, strict=True)
-    ]
+    kept = [select(raw, prompt["tag"]) for raw, prompt in zip(detector.detect(images), prompts, strict=True)]
     requests = [
         ColorRequest(image, name, detections)
         for image, objects, prompt in zip(images, kept, prompts, strict=True)

@@ -136,8 +136,9 @@ def prepare(
         padded = F.pad(normal, (0, 0, 0, right, 0, down))
     else:
         grey = np.pad(resized, margin, constant_values=128)
-        inverse = (1 / _STD.astype(np.float64)).astype(np.float32)
-        padded = torch.from_numpy((grey.astype(np.float32) - _MEAN) * inverse)
+        # mmcv's rounding: statistics and difference in float32, the product in float64
+        normal = (grey.astype(np.float32) - _MEAN) * (1 / _STD.astype(np.float64))
+        padded = torch.from_numpy(normal.astype(np.float32))
     return padded.permute(2, 0, 1).contiguous(), size
 
 

@@ -75,7 +75,10 @@ _RULES: tuple[tuple[str, str], ...] = (
     (_DECODER + r"fc2", _TO_DECODER + "ffn.layers.1"),
     (r"model\.transformer_module\.decoder\.layernorm", _P + "transformer_decoder.post_norm"),
     *(
-        (rf"model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.{i}\.0", f"{_P}mask_embed.{2 * i}")
+        (
+            rf"model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.{i}\.0",
+            f"{_P}mask_embed.{2 * i}",
+        )
         for i in range(3)
     ),
     (r"class_predictor", _P + "cls_embed"),
@@ -147,7 +150,9 @@ def convert(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size],
                 )
             converted[target] = part.contiguous()
     if rest:
-        raise CheckpointError(f"{file}: tensor '{next(iter(rest))}' is left over: not Mask2Former Swin-S of mmdet.")
+        raise CheckpointError(
+            f"{file}: tensor '{next(iter(rest))}' is left over: not Mask2Former Swin-S of mmdet."
+        )
     return converted
 
 
@@ -251,6 +256,10 @@ def _spread(name: str, shape: tuple[int, ...]) -> float:
     if re.search(r"(query_embed|query_feat|level_embed|level_encoding)\.", name):
         return 1.0
     # weak residual branches keep the queries apart; large outputs make them certain
-    gains = {r"cls_embed": 8.0, r"mask_embed\.4": 3.0, r"transformer_decoder.*(out_proj|ffn\.layers\.1)\.": 0.1}
+    gains = {
+        r"cls_embed": 8.0,
+        r"mask_embed\.4": 3.0,
+        r"transformer_decoder.*(out_proj|ffn\.layers\.1)\.": 0.1,
+    }
     gain = next((g for pattern, g in gains.items() if re.search(pattern, name)), 1.0)
     return gain / float(np.prod(shape[1:])) ** 0.5

@@ -78,7 +78,7 @@ def from_mmcv() -> torch.Tensor:
 
     bgr = np.asarray(picture())[:, :, ::-1]
     resized = mmcv.imrescale(np.ascontiguousarray(bgr), SCALE)
-    padded = mmcv.impad_to_multiple(resized, 32, pad_val=128)
+    padded = mmcv.impad_to_multiple(resized, 32, pad_val=(128, 128, 128))
     mean = np.array([123.675, 116.28, 103.53], dtype=np.float32)
     std = np.array([58.395, 57.12, 57.375], dtype=np.float32)
     return torch.from_numpy(mmcv.imnormalize(padded, mean, std, to_rgb=True)).permute(2, 0, 1).contiguous()
@@ -121,16 +121,16 @@ def test_logits_agree_to_1e_10_in_float64(reference, logits):
 def test_instances_are_equal(reference, logits):
     labels, scores, boxes, masks = instances(*logits, (96, 160), (90, 150), (60, 100))
     mine = sorted(zip(labels.tolist(), boxes.tolist(), scores.tolist(), strict=True))
-    theirs = sorted(
-        zip(*(reference[k].tolist() for k in ("labels", "boxes", "scores")), strict=True)
-    )
+    theirs = sorted(zip(*(reference[k].tolist() for k in ("labels", "boxes", "scores")), strict=True))
     assert [(label, box) for label, box, _ in mine] == [(label, box) for label, box, _ in theirs]
     assert np.allclose([s for *_, s in mine], [s for *_, s in theirs], atol=1e-10, rtol=0)
     assert len({tuple(box) for _, box, _ in mine}) > 20
     assert masks.shape == (100, 60, 100)
 
 
-@pytest.mark.skipif("mmdet" not in REFERENCES, reason="mmdet is not installed: its golden answers are compared")
+@pytest.mark.skipif(
+    "mmdet" not in REFERENCES, reason="mmdet is not installed: its golden answers are compared"
+)
 def test_whole_detectors_agree_from_image_to_boxes():
     from harness.geneval.mmdet_backend import MMDetDetector
 
