@@ -132,8 +132,8 @@ def prepare(
     down, right = (-size[0] % _MULTIPLE, -size[1] % _MULTIPLE)
     margin = ((0, down), (0, right), (0, 0))
     if pipeline == "mmdet3":
-        normal = (torch.from_numpy(resized) - torch.from_numpy(_MEAN)) / torch.from_numpy(_STD)
-        padded = F.pad(normal, (0, 0, 0, right, 0, down))
+        scaled = (torch.from_numpy(resized) - torch.from_numpy(_MEAN)) / torch.from_numpy(_STD)
+        padded = F.pad(scaled, (0, 0, 0, right, 0, down))
     else:
         grey = np.pad(resized, margin, constant_values=128)
         # mmcv's rounding: statistics and difference in float32, the product in float64
@@ -162,7 +162,7 @@ def instances(
         logits = _resize(mask_logits[part], padded)[:, : resized[0], : resized[1]]
         logits = _resize(logits, original)
         mask = logits > 0
-        area = mask.flatten(1).sum(1, dtype=logits.dtype)
+        area = mask.flatten(1).sum(1).float()  # in float32, as in mmdet, whatever the logits are
         certainty.append((logits.sigmoid() * mask).flatten(1).sum(1) / (area + 1e-6))
         masks.append(mask)
     mask = torch.cat(masks)

@@ -7,6 +7,7 @@ it is asked anew as well. To renew the file: `PYTHONPATH=. python tests/harness/
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def from_mmdet() -> dict[str, torch.Tensor]:
     resized, original = (90, 150), (60, 100)
     info = {"batch_input_shape": tuple(pixels.shape[-2:]), "img_shape": resized, "ori_shape": original}
     sample = DetDataSample(metainfo=info)
+    # mmdet keeps two things in float32: its sine encoding, and the grid of reference points
+    grid = model.panoptic_head.pixel_decoder.point_generator
+    grid.single_level_grid_priors = partial(grid.single_level_grid_priors, dtype=torch.float64)
     encoding.torch = _Double()
     try:
         with torch.inference_mode():
