@@ -19,7 +19,7 @@ from harness.geneval import mask2former_weights
 from harness.geneval.colors import ColorNamer
 from harness.geneval.detector import ColorRequest
 from harness.geneval.prompts import coco_classes
-from harness.geneval.rules import Detection, Objects
+from harness.geneval.rules import THRESHOLD, Detection, Objects
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,7 +83,10 @@ class Mask2FormerDetector:
         }
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
-        """See Detector.detect. Boxes and masks are in the image's own pixels; masks stay on the device."""
+        """See Detector.detect. Boxes and masks are in the image's own pixels.
+
+        Masks stay on the device; a detection that is not above GenEval's threshold of 0.3 has none.
+        """
         prepared = [prepare(image, self.pipeline, self.scale) for image in images]
         found: dict[int, Objects] = {}
         shapes = {pixels.shape for pixels, _ in prepared}
@@ -113,7 +116,9 @@ class Mask2FormerDetector:
         rows: list[list[Detection]] = [[] for _ in self.classes]
         plain = zip(labels.tolist(), boxes.tolist(), scores.tolist(), masks, strict=True)
         for label, (x1, y1, x2, y2), score, mask in plain:
-            rows[label].append(Detection((x1, y1, x2, y2), score, mask))
+            # the rest of the masks, which no rule reads, would fill the device
+            kept = mask.clone() if score > THRESHOLD else None
+            rows[label].append(Detection((x1, y1, x2, y2), score, kept))
         return {name: found for name, found in zip(self.classes, rows, strict=True) if found}
 
 
