@@ -105,6 +105,7 @@ class _Sweep:
         self.progress(f"candidates of {self.entry.name}", done, of)
         if not todo:
             return
+        detector = load_detector(self.config, self.prompts)  # first: its mistakes are told soonest
         generator = generators.create(self.entry.name, device=self.config.device, **self.entry.options)
         self.encode = PromptCache(generator).encode
         judges: list[Verifier] = []
@@ -117,7 +118,6 @@ class _Sweep:
             needs={v.name: v.needs for v in judges},
             generators=sources,
         )
-        detector = load_detector(self.config, self.prompts)
         self.store.update(detector=detector.info())
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)

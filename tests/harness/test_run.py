@@ -59,10 +59,9 @@ def test_the_detector_fits_the_prompts_or_is_refused():
         CONFIG + "detector: {name: mask2former, options: {checkpoint: random, scale: [96, 64]}}\n", "x"
     )
     assert load_detector(chosen, [dog]).info()["checkpoint_sha256"] == "random"
-    with pytest.raises(
-        UnknownClass, match="prompt 0 of nano: class 'star' is none that the detector mask2former"
-    ):
-        load_detector(chosen, [star])
+    shapes = parse(CONFIG + "detector: {name: shapes}\n", "x")
+    with pytest.raises(UnknownClass, match="prompt 0 of nano: class 'dog' is none that the detector shapes"):
+        load_detector(shapes, [dog])
     missing = parse(CONFIG + "detector: {name: mask2former, options: {checkpoint: none.pth}}\n", "x")
     with pytest.raises(ValueError, match=r"detector checkpoint none\.pth does not exist"):
         load_detector(missing, [dog])

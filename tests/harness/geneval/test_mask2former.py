@@ -15,13 +15,6 @@ from harness.geneval.mask2former import DetectorError, Mask2FormerDetector, inst
 from harness.geneval.mask2former_weights import CheckpointError
 from harness.geneval.prompts import single
 
-SCALE = (128, 64)
-
-
-@pytest.fixture(scope="module")
-def detector() -> Mask2FormerDetector:
-    return Mask2FormerDetector("random", scale=SCALE)
-
 
 @pytest.fixture(scope="module")
 def shapes(detector):
