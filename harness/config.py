@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import generators
 import verifiers
 from generators.registry import Registry, nearest
+from harness.geneval.detector import REGISTRY as DETECTORS
 from harness.variants import VARIANTS
 
 Positive = Annotated[int, Field(ge=1)]
@@ -66,6 +67,18 @@ class VerifierConfig(_Strict):
     @classmethod
     def _known(cls, name: str) -> str:
         return _registered(verifiers.REGISTRY, name)
+
+
+class DetectorConfig(_Strict):
+    """GenEval's detector by name, with its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _registered(DETECTORS, name)
 
 
 class PromptsConfig(_Strict):
@@ -124,6 +137,9 @@ class RunConfig(_Strict):
     generators: Annotated[list[GeneratorConfig], Field(min_length=1)]
     verifiers: list[VerifierConfig] = []
     prompts: PromptsConfig = PromptsConfig()
+    detector: DetectorConfig | None = (
+        None  # None: shapes where it knows the prompts' classes, else mask2former
+    )
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     pool: Positive = 16
     batch_size: Positive = 32
@@ -231,7 +247,7 @@ def _known_keys(place: list[str | int]) -> list[str]:
     """The keys that a configuration has at `place`."""
     models: dict[str, type[BaseModel]] = {
         "generators": GeneratorConfig, "verifiers": VerifierConfig,
-        "prompts": PromptsConfig, "timing": TimingConfig,
+        "prompts": PromptsConfig, "timing": TimingConfig, "detector": DetectorConfig,
     }  # fmt: skip
     model = models[str(place[0])] if place else RunConfig
     return list(model.model_fields)

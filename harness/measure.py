@@ -74,6 +74,11 @@ class _Passes:
     remarks: list[str] = field(default_factory=list)  # on the whole cell
 
 
+def cell_name(generator: str, steps: int, verifier: str, variant: str) -> str:
+    """How run.json names a pipeline, under "cells"."""
+    return "_".join(filter(None, (generator, f"steps={steps}", verifier or "none", variant)))
+
+
 def measure_in_fresh_process(cell: Cell) -> Measured:
     """`measure` in a process of its own, so that memory and caches do not leak between cells.
 

@@ -89,6 +89,7 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
 def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
+    from harness.measure import cell_name
     from harness.store import load_run
 
     run = load_run(path)
@@ -96,7 +97,7 @@ def from_run(path: Path) -> list[Priced]:
     found = []
     for _, key in run.costs.loc[run.costs["batch"] == 1, keys].drop_duplicates().iterrows():
         mine = run.costs[(run.costs[keys] == key).all(axis=1)]
-        name = "_".join(filter(None, (key["generator"], key["verifier"] or "none", key["variant"])))
+        name = cell_name(*key)
         found.append(_priced(mine, run.info.get("cells", {}).get(name, {})))
     return found
 

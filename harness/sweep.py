@@ -14,16 +14,17 @@ import torch
 
 import generators
 import verifiers
+from generators.nano.world import SHAPES
 from generators.noise import candidate_seed
 from generators.prompts import PromptCache
 from generators.protocol import Generator, HiddenStates
-from harness.config import ConfigError, GeneratorConfig, RunConfig, VerifierConfig
+from harness.config import ConfigError, DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
-from harness.geneval.detector import Detector, judge
+from harness.geneval.detector import Detector, check_classes, classes_of, judge
+from harness.geneval.detector import create as create_detector
 from harness.geneval.rules import TAGS
-from harness.geneval.shapes import ShapeDetector
-from harness.measure import Cell, measure_in_fresh_process
+from harness.measure import Cell, cell_name, measure_in_fresh_process
 from harness.store import RunStore
 from verifiers.protocol import Verifier
 
@@ -104,6 +105,7 @@ class _Sweep:
         self.progress(f"candidates of {self.entry.key}", done, of)
         if not todo:
             return
+        detector = load_detector(self.config, self.prompts)  # first: its mistakes are told soonest
         generator = generators.create(self.entry.name, device=self.config.device, **self.entry.options)
         self.encode = PromptCache(generator).encode
         judges: list[Verifier] = []
@@ -116,7 +118,7 @@ class _Sweep:
             needs=info.get("needs", {}) | {v.name: v.needs for v in judges},
             generators=info.get("generators", {}) | {self.entry.key: generator.info().source},
         )
-        detector = ShapeDetector()
+        self.store.update(detector=detector.info())
         for count, (seed, start) in enumerate(todo, start=1):
             self._shard(generator, judges, detector, seed, start)
             self.progress(f"candidates of {self.entry.key}", done + count, of)
@@ -217,6 +219,16 @@ def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
     return [ids[k] for ids, chosen in zip(by_task, picks, strict=True) for k in chosen][:count]
 
 
+def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
+    """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
+    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
+    chosen = config.detector or DetectorConfig(name="shapes" if known else "mask2former")
+    detector = create_detector(chosen.name, config.device, **chosen.options)
+    for index, prompt in enumerate(prompts):
+        check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")
+    return detector
+
+
 def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
     return verifiers.create(entry.name, **_verifier_options(entry, device, generator))
 
@@ -251,7 +263,7 @@ def _costs(config: RunConfig, store: RunStore, prompt: str, progress: Progress) 
                 variant,
             )
         )
-        name = "_".join(filter(None, (entry.shown, verifier.name if verifier else "none", variant)))
+        name = cell_name(entry.shown, measured.rows[0]["steps"], verifier.name if verifier else "", variant)
         store.update(cells=store.info.get("cells", {}) | {name: measured.about})
         store.write_shard("costs", key, pd.DataFrame(measured.rows).assign(generator=entry.shown))
     progress("costs", len(cells), len(cells))

@@ -19,9 +19,9 @@ from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import CELL, SHAPES, Item, caption, random_scene, render
 from generators.noise import candidate_seed
 from generators.training import Progress
-from harness.geneval.detector import Seen, judge
+from harness.geneval.detector import judge
 from harness.geneval.prompts import Metadata, every, split
-from harness.geneval.rules import TAGS
+from harness.geneval.rules import TAGS, Objects
 from harness.geneval.shapes import ShapeDetection, ShapeDetector
 from harness.measure import device_name
 from verifiers.checkpoint import VerifierCard, save_checkpoint
@@ -341,12 +341,12 @@ class Candidates:
 
 def describe(detector: ShapeDetector, images: Sequence[Image.Image]) -> list[str]:
     """The captioner of nano: what the detector sees, in the world's words."""
-    return [caption(_scene(seen)) for seen in detector.detect(images)]
+    return [caption(_scene(objects)) for objects in detector.detect(images)]
 
 
-def _scene(seen: Seen) -> tuple[Item, ...]:
+def _scene(objects: Objects) -> tuple[Item, ...]:
     cells: dict[tuple[int, int], Item] = {}
-    for shape, rows in seen.objects.items():
+    for shape, rows in objects.items():
         for d in rows:
             if d.score > 0.3 and isinstance(d, ShapeDetection):
                 x, y = (d.box[0] + d.box[2]) / 2, (d.box[1] + d.box[3]) / 2

@@ -1,36 +1,117 @@
-"""What a detector is, and the judging of images by one."""
+"""What a detector is, the registered ones, and the judging of images by one."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from harness.geneval.rules import ClassifyColors, Objects, Verdict, evaluate, select
+from generators.registry import Registry, nearest
+from harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a detector sees in one image: raw detections by class, and how to name their colours."""
+class ColorRequest(NamedTuple):
+    """Objects of one class in one image whose colours are asked."""
 
-    objects: Objects
-    classify_colors: ClassifyColors
+    image: Image.Image
+    name: str
+    detections: Sequence[Detection]
 
 
 class Detector(Protocol):
-    name: str
+    """Finds objects in images, and names their colours.
 
-    def detect(self, images: Sequence[Image.Image]) -> list[Seen]: ...
+    `detect` returns each image's raw detections by class, in the order of `classes`; `name_colors` one
+    colour per detection of each request; `info` what identifies the detector, for the record.
+    """
+
+    name: str
+    classes: Sequence[str]
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Objects]: ...
+
+    def name_colors(self, requests: Sequence[ColorRequest]) -> list[list[str]]: ...
+
+    def info(self) -> dict[str, Any]: ...
+
+
+REGISTRY: Registry[Detector] = Registry(
+    "detector",
+    "vhsbench.detectors",
+    {
+        "mask2former": "harness.geneval.mask2former:Mask2FormerDetector",
+        "mmdet": "harness.geneval.mmdet_backend:MMDetDetector",
+        "shapes": "harness.geneval.shapes:ShapeDetector",
+    },
+)
+
+
+class UnknownClass(ValueError):
+    """A prompt for an object that the detector cannot find; the message is one sentence for a user."""
+
+
+def create(name: str, device: str | None = None, **options: Any) -> Detector:
+    """A registered detector, on `device` if it computes on one.
+
+    Raises RegistryError for an unknown name or option, and what the detector raises for bad weights.
+    """
+    if device and "device" in inspect.signature(REGISTRY.get(name)).parameters:
+        options.setdefault("device", device)
+    return REGISTRY.create(name, **options)
+
+
+def check_classes(detector: Detector, metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse a prompt that no image could fulfil. Raises UnknownClass."""
+    for name in classes_of(metadata):
+        if name not in detector.classes:
+            raise UnknownClass(
+                f"{where}: class '{name}' is none that the detector {detector.name} knows; "
+                f"{nearest(name, list(detector.classes))}"
+            )
+
+
+def classes_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The classes that a prompt's clauses name."""
+    return [clause["class"] for part in ("include", "exclude") for clause in metadata.get(part, [])]
+
+
+@dataclass(frozen=True)
+class Judgement(Verdict):
+    """A verdict with the objects that it rests on, by class."""
+
+    objects: Objects
 
 
 def judge(
     detector: Detector, images: Sequence[Image.Image], prompts: Sequence[Mapping[str, Any]]
-) -> list[Verdict]:
-    """GenEval's verdict on each image against the metadata of its prompt."""
-    return [
-        evaluate(prompt, select(seen.objects, prompt["tag"]), seen.classify_colors)
-        for seen, prompt in zip(detector.detect(images), prompts, strict=True)
+) -> list[Judgement]:
+    """GenEval's verdict on each image against the metadata of its prompt; all colours in one request."""
+    kept = [select(raw, prompt["tag"]) for raw, prompt in zip(detector.detect(images), prompts, strict=True)]
+    requests = [
+        ColorRequest(image, name, detections)
+        for image, objects, prompt in zip(images, kept, prompts, strict=True)
+        for name, detections in _coloured(prompt, objects)
     ]
+    answers = iter(detector.name_colors(requests) if requests else [])
+    judgements = []
+    for prompt, objects in zip(prompts, kept, strict=True):
+        # the rules ask the same colours in the same order whatever the answers
+        verdict = evaluate(prompt, objects, lambda _name, _detections: next(answers))
+        judgements.append(Judgement(verdict.correct, verdict.reason, objects))
+    return judgements
+
+
+def _coloured(prompt: Mapping[str, Any], objects: Objects) -> list[tuple[str, Sequence[Detection]]]:
+    """The objects whose colours the rules ask for, in their order."""
+    asked: list[tuple[str, Sequence[Detection]]] = []
+
+    def note(name: str, detections: Sequence[Detection]) -> list[str]:
+        asked.append((name, detections))
+        return [""] * len(detections)
+
+    evaluate(prompt, objects, note)
+    return asked

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ Metadata = dict[str, Any]
 
 OFFICIAL_SEED = 43
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+class PromptError(ValueError):
+    """Classes that no prompts can be made of; the message is one sentence for a user."""
 
 
 def coco_classes() -> tuple[str, ...]:
@@ -62,6 +67,27 @@ def sample(classes: Sequence[str], seed: int, n: int = 100) -> list[Metadata]:
         c, d = rng.choice(len(COLORS), size=2, replace=False)
         prompts.append(color_attr(colorable(a), COLORS[c], colorable(b), COLORS[d]))
     return list({json.dumps(p): p for p in prompts}.values())
+
+
+def training(classes: Sequence[str], seed: int, n: int = 100, variants: int = 20) -> list[Metadata]:
+    """Prompts for training a verifier, as the paper's A.1: `variants` lines a prompt, one image each.
+
+    From the same sampler with another seed; what the official prompts ask is left out, whatever the
+    order of its objects. (With COCO's classes that is every single object.)
+    """
+    held = {_picture(p) for p in official()}
+    kept = [p for p in sample(classes, seed, n) if _picture(p) not in held]
+    return [{**p, "variant": k} for p in kept for k in range(variants)]
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Class names, one a line. Raises PromptError."""
+    classes = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    if len(classes) < 2 or len(set(classes) - {"person"}) < 2 or len(set(classes)) < len(classes):
+        raise PromptError(
+            f"{file}: needs at least two distinct class names other than 'person', one a line, none twice."
+        )
+    return classes
 
 
 def single(name: str) -> Metadata:
@@ -128,8 +154,7 @@ def split(
         groups: dict[str, list[Metadata]] = {}
         for p in prompts:
             if p["tag"] == tag:
-                key = p["include"] if tag == "position" else sorted(p["include"], key=str)
-                groups.setdefault(json.dumps(key), []).append(p)
+                groups.setdefault(_picture(p), []).append(p)
         shuffled = [list(groups.values())[i] for i in rng.permutation(len(groups))]
         held = min(per_task, len(shuffled) // 2)
         kept = max(1, (len(shuffled) - held) // 10)
@@ -137,6 +162,12 @@ def split(
         validation += [g[int(rng.integers(len(g)))] for g in shuffled[held : held + kept]]
         train += [p for g in shuffled[held + kept :] for p in g]
     return train, validation, evaluation
+
+
+def _picture(prompt: Metadata) -> str:
+    """What a prompt asks to see: the same for "a and b" and "b and a"."""
+    clauses = prompt["include"]
+    return json.dumps(clauses if prompt["tag"] == "position" else sorted(clauses, key=str))
 
 
 def _metadata(tag: str, include: list[Metadata], text: str) -> Metadata:

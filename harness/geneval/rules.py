@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLORS = (
@@ -21,16 +20,17 @@ MAX_OBJECTS = 16
 MAX_OVERLAP = 1.0  # of IoU; 1.0 is no suppression
 POSITION_THRESHOLD = 0.1
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object: box (x1, y1, x2, y2) in pixels, score in 0..1, and a mask [H, W] or None."""
+    """One detected object: box (x1, y1, x2, y2) in pixels, score in 0..1, and a bool mask [H, W] or None.
+
+    The mask is an array or a tensor, the latter where the detector left it (on its device).
+    """
 
     box: tuple[float, float, float, float]
     score: float
-    mask: Array | None = None
+    mask: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

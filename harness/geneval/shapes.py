@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from generators.nano.world import BACKGROUND, COLORS, PALETTE, SHAPES, SIZE, shape_mask
-from harness.geneval.detector import Seen
-from harness.geneval.rules import Detection
+from harness.geneval.detector import ColorRequest
+from harness.geneval.rules import Detection, Objects
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,8 +70,16 @@ class ShapeDetector:
     """Reads class, colour and box; the score is how well a template fits and how clearly it stands out."""
 
     name = "shapes"
+    classes: Sequence[str] = SHAPES
 
-    def detect(self, images: Sequence[Image.Image]) -> list[Seen]:
+    def info(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def name_colors(self, requests: Sequence[ColorRequest]) -> list[list[str]]:
+        """See Detector.name_colors: detection has read them."""
+        return [[d.color for d in r.detections if isinstance(d, ShapeDetection)] for r in requests]
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
         """See Detector.detect. Images are 64x64 RGB; raises ValueError for another size."""
         found = [
             component
@@ -84,11 +92,7 @@ class ShapeDetector:
                 objects[component.image].setdefault(shape, []).append(
                     ShapeDetection(component.box, score, None, color)
                 )
-        return [Seen(o, _colors) for o in objects]
-
-
-def _colors(_name: str, detections: Sequence[Detection]) -> list[str]:
-    return [d.color if isinstance(d, ShapeDetection) else "" for d in detections]
+        return list(objects)
 
 
 def _pixels(image: Image.Image) -> Array:
@@ -137,8 +141,3 @@ def _match(found: Sequence[_Component]) -> tuple[list[str], list[float], list[st
         [float(s) for s in scores],
         [COLORS[i] for i in distances.argmin(1)],
     )
-
-
-def as_row(seen: Seen) -> dict[str, Any]:
-    """Boxes and scores by class, for a results file."""
-    return {name: [[*d.box, d.score] for d in rows] for name, rows in seen.objects.items()}

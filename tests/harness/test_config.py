@@ -28,6 +28,8 @@ def test_the_default_is_nano_with_all_three_verifiers():
         ("generators: [{name: nano}]\npool: many\n", "line 2, key 'pool': input should be a valid integer"),
         ("generators: [{name: nano}]\npool: 0\n", "line 2, key 'pool': input should be greater than or equal to 1, not 0."),
         ("generators: [{name: nano}]\ntiming:\n  repeat: 3\n", "line 3, key 'timing.repeat': unknown key; did you mean 'repeats'?"),
+        ("generators: [{name: nano}]\ndetector: {name: shape}\n", "line 2, key 'detector.name': unknown detector 'shape'; did you mean 'shapes'?"),
+        ("generators: [{name: nano}]\ndetector: {name: shapes, option: {}}\n", "key 'detector.option': unknown key; did you mean 'options'?"),
         ("pool: 4\n", "key 'generators': is required."),
         ("generators: [{name: nano}]\npool: 4\npool: 5\n", "line 3, key 'pool': is given twice."),
         ("generators: [\n", "x.yaml, line 2: not YAML"),

@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from harness.config import parse
+from harness.geneval import prompts as geneval_prompts
+from harness.geneval.detector import UnknownClass
 from harness.report.build import build
 from harness.store import load_run
-from harness.sweep import run
+from harness.sweep import load_detector, run
 
 CONFIG = """
 name: small
@@ -47,6 +49,22 @@ def test_tables_are_whole(finished):
     assert set(found.info["checkpoints"]) == {"vhs", "mllm-clip", "mllm-ae"}
     assert found.info["generators"] == {"nano": "bundled"}
     assert found.info["environment"]["packages"]["torch"]
+    assert found.info["detector"] == {"name": "shapes"}
+
+
+def test_the_detector_fits_the_prompts_or_is_refused():
+    star, dog = geneval_prompts.single("star"), geneval_prompts.single("dog")
+    assert load_detector(parse(CONFIG, "x"), [star]).info() == {"name": "shapes"}
+    chosen = parse(
+        CONFIG + "detector: {name: mask2former, options: {checkpoint: random, scale: [96, 64]}}\n", "x"
+    )
+    assert load_detector(chosen, [dog]).info()["checkpoint_sha256"] == "random"
+    shapes = parse(CONFIG + "detector: {name: shapes}\n", "x")
+    with pytest.raises(UnknownClass, match="prompt 0 of nano: class 'dog' is none that the detector shapes"):
+        load_detector(shapes, [dog])
+    missing = parse(CONFIG + "detector: {name: mask2former, options: {checkpoint: none.pth}}\n", "x")
+    with pytest.raises(ValueError, match=r"detector checkpoint none\.pth does not exist"):
+        load_detector(missing, [dog])
 
 
 def test_report_writes_every_table_and_figure(finished):

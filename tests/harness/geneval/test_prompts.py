@@ -48,3 +48,24 @@ def test_splitting_is_deterministic_and_depends_on_the_seed():
 def test_plural_and_articles():
     assert prompts.counting("cross", 3)["prompt"] == "a photo of three crosses"
     assert prompts.color("star", "orange")["prompt"] == "a photo of an orange star"
+
+
+def test_training_prompts_repeat_and_leave_the_official_ones_out():
+    found = prompts.training(prompts.coco_classes(), 44, n=50, variants=20)
+    texts = Counter(p["prompt"] for p in found)
+    assert set(texts.values()) == {20}
+    assert {p["variant"] for p in found} == set(range(20))
+    official = {_picture(p) for p in prompts.official()}
+    assert not official & {_picture(p) for p in found}
+    assert {p["tag"] for p in found} == set(TAGS) - {"single_object"}
+    assert prompts.training(prompts.coco_classes(), prompts.OFFICIAL_SEED) == []
+
+
+def test_new_seeds_and_classes_keep_the_format():
+    other = prompts.sample(("person", "cat", "dog"), seed=7, n=30)
+    assert other == prompts.sample(("person", "cat", "dog"), seed=7, n=30)
+    coloured = [c for p in other for c in p["include"] if "color" in c]
+    assert coloured
+    assert all(c["class"] != "person" for c in coloured)
+    assert len({json.dumps(p) for p in other}) == len(other)
+    assert next(list(p) for p in other if p["tag"] == "counting") == ["tag", "include", "exclude", "prompt"]

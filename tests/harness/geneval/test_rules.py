@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.geneval.rules import Detection, evaluate, iou, relations, select
+from harness.geneval import Detection, evaluate, select
+from harness.geneval.rules import COLORS, RELATIONS, iou, relations
 
 
 def box(x: float, y: float, size: float = 10, score: float = 0.95) -> Detection:
@@ -95,6 +96,77 @@ def test_position_without_its_target():
     assert verdict.reason == "expected cup>=1, found 0\nno target for cat to be left of"
 
 
+def test_every_pair_must_stand_so_and_the_first_that_does_not_is_named():
+    clauses = [{"class": "cup", "count": 2}, {"class": "cat", "count": 2, "position": ["left of", 0]}]
+    cups = [box(100, 0), box(100, 50)]
+    assert judge(clauses, {"cat": [box(0, 0), box(0, 50)], "cup": cups}).correct
+    # the first cat passes both cups; the second is below the first cup and right of the second
+    verdict = judge(clauses, {"cat": [box(0, 20), box(160, 52)], "cup": cups})
+    assert verdict.reason == "expected cat left of target, found below and right of target"
+
+
+def test_two_relations_can_hold_and_either_is_enough():
+    objects = {"cat": [box(40, 40)], "cup": [box(0, 0)]}
+    for relation, correct in {"right of": True, "below": True, "left of": False, "above": False}.items():
+        clauses = [POSITION[0], {**POSITION[1], "position": [relation, 0]}]
+        assert judge(clauses, objects).correct is correct
+
+
+def test_only_the_first_count_objects_are_placed():
+    objects = {"cat": [box(0, 0), box(80, 0)], "cup": [box(40, 0), box(-80, 0)]}
+    assert judge(POSITION, objects).correct
+
+
+def test_a_wrong_colour_is_no_target_and_is_not_placed():
+    red = {"class": "cup", "count": 1, "color": "red"}
+    objects = {"cat": [box(0, 0)], "cup": [box(40, 0)]}
+    verdict = judge([red, POSITION[1]], objects, lambda n, d: ["blue"])
+    assert verdict.reason == ("expected red cup>=1, found 0 red; and 1 blue\nno target for cat to be left of")
+    coloured = {**POSITION[1], "color": "red", "position": ["right of", 0]}
+    verdict = judge([POSITION[0], coloured], objects, lambda n, d: ["white"])
+    assert verdict.reason == "expected red cat>=1, found 0 red; and 1 white"
+
+
+def test_too_few_objects_are_not_asked_for_colours():
+    verdict = judge([{"class": "cat", "count": 2, "color": "red"}], {"cat": [box(0, 0)]})
+    assert verdict.reason == "expected cat>=2, found 1"
+
+
+@pytest.mark.parametrize(("present", "reason"), [(0, ""), (2, ""), (3, "expected cat<3, found 3")])
+def test_exclude_counts_all_objects_and_an_absent_class_passes(present, reason):
+    objects = {"cat": [box(20 * i, 0) for i in range(present)]} if present else {}
+    assert judge([], objects, exclude=[{"class": "cat", "count": 3}]).reason == reason
+
+
+def test_included_and_excluded_failures_come_in_that_order():
+    verdict = judge(
+        [{"class": "dog", "count": 1}], {"cat": [box(0, 0)]}, exclude=[{"class": "cat", "count": 1}]
+    )
+    assert verdict.reason == "expected dog>=1, found 0\nexpected cat<1, found 1"
+
+
+def test_relations_are_of_centres_shrunk_by_a_tenth_of_both_sizes():
+    a = box(0, 0)
+    assert relations(box(2, 0), a) == set()  # an offset of 2 is what the sizes take
+    assert relations(box(3.5, 0), a) == set()  # 1.5 of 3.5 is less than half
+    assert relations(box(4.5, 0), a) == {"right of"}
+    # by the unshrunk offset's length: (4, 3) of 5 by shrunk (2, 1) is (0.4, 0.2)
+    assert relations(box(4, 3), a) == set()
+
+
+def test_overlap_is_cut_strictly_below_the_limit_and_after_the_cap():
+    same = [box(0, 0, score=0.9), box(0, 0, score=0.8), box(100, 0, score=0.7)]
+    assert select({"cat": same}, "colors", max_overlap=0.99)["cat"] == [same[0], same[2]]
+    assert select({"cat": same}, "colors", max_overlap=0.99, max_objects=2)["cat"] == [same[0]]
+    assert select({"cat": same}, "colors")["cat"] == same
+
+
+def test_options_of_selection():
+    rows = {"cat": [box(0, 0, score=0.5)], "dog": []}
+    assert select(rows, "colors", threshold=0.5) == {}
+    assert select(rows, "counting", counting_threshold=0.4) == {"cat": rows["cat"]}
+
+
 def test_all_failures_are_listed():
     verdict = judge([{"class": "cat", "count": 1}, {"class": "dog", "count": 1}], {})
     assert verdict.reason == "expected cat>=1, found 0\nexpected dog>=1, found 0"
@@ -143,6 +215,36 @@ def test_a_clause_that_is_none_is_refused_in_one_sentence(clause):
 
 
 boxes = st.builds(box, st.floats(0, 500), st.floats(0, 500), st.floats(1, 100), st.floats(0, 1, width=32))
+
+
+@given(
+    st.lists(boxes, max_size=4), st.lists(boxes, max_size=4), st.sampled_from(RELATIONS), st.integers(1, 3)
+)
+def test_verdicts_are_the_conjunction_that_the_clauses_state(cats, cups, relation, count):
+    clauses = [{"class": "cup", "count": count}, {"class": "cat", "count": count, "position": [relation, 0]}]
+    verdict = judge(clauses, {"cat": cats, "cup": cups}, exclude=[{"class": "cat", "count": 4}])
+    pairs = itertools.product(cats[:count], cups[:count])
+    expected = (
+        count <= len(cups) and count <= len(cats) < 4 and all(relation in relations(a, b) for a, b in pairs)
+    )
+    assert verdict.correct is expected
+    assert verdict.correct is (verdict.reason == "")
+
+
+@given(st.lists(st.sampled_from(COLORS), min_size=1, max_size=6), st.sampled_from(COLORS), st.integers(1, 6))
+def test_colours_are_counted_among_the_first_count(colors, wanted, count):
+    clause = {"class": "cat", "count": count, "color": wanted}
+    verdict = judge([clause], {"cat": [box(0, 0)] * len(colors)}, lambda n, d: colors[: len(d)])
+    assert verdict.correct is (count <= len(colors) and all(c == wanted for c in colors[:count]))
+
+
+@given(st.lists(boxes, max_size=20), st.floats(0.1, 0.9))
+def test_what_suppression_keeps_does_not_overlap_and_what_it_drops_does(rows, limit):
+    kept = select({"cat": rows}, "colors", max_overlap=limit).get("cat", [])
+    capped = select({"cat": rows}, "colors").get("cat", [])
+    assert all(iou(a, b) < limit for a, b in itertools.combinations(kept, 2))
+    dropped = [d for d in capped if not any(d is k for k in kept)]
+    assert all(any(iou(d, k) >= limit for k in kept) for d in dropped)
 
 
 @given(boxes, boxes)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from generators.nano import teacher, world
-from harness.geneval.detector import judge
+from harness.geneval.detector import ColorRequest, judge
 from harness.geneval.prompts import every
 from harness.geneval.rules import TAGS
 from harness.geneval.shapes import ShapeDetector
@@ -41,11 +41,13 @@ def test_reads_shape_colour_and_place_of_every_object():
     rng = np.random.default_rng(7)
     scenes = [world.random_scene(rng, 3) for _ in range(200)]
     hits = 0
-    for scene, seen in zip(scenes, ShapeDetector().detect([picture(s) for s in scenes]), strict=True):
+    images = [picture(s) for s in scenes]
+    detector = ShapeDetector()
+    for scene, image, objects in zip(scenes, images, detector.detect(images), strict=True):
         truth = sorted((i.shape, i.color) for i in scene)
-        found = sorted(
-            (name, color) for name, rows in seen.objects.items() for color in seen.classify_colors(name, rows)
-        )
+        asked = [ColorRequest(image, name, rows) for name, rows in objects.items()]
+        named = detector.name_colors(asked)
+        found = sorted((r.name, color) for r, colors in zip(asked, named, strict=True) for color in colors)
         hits += truth == found
     assert hits >= 0.98 * len(scenes)
 
@@ -55,12 +57,12 @@ def test_a_ghost_is_less_certain_than_a_shape():
     ghost = solid + 0.6 * (world.BACKGROUND - solid)
     images = [Image.fromarray((p * 255).round().astype(np.uint8)) for p in (solid, ghost)]
     clear, faint = ShapeDetector().detect(images)
-    best = max((d.score for rows in faint.objects.values() for d in rows), default=0.0)
-    assert clear.objects["star"][0].score > 0.9 > best
+    best = max((d.score for rows in faint.values() for d in rows), default=0.0)
+    assert clear["star"][0].score > 0.9 > best
 
 
 def test_an_empty_picture_holds_nothing():
-    assert ShapeDetector().detect([picture(())])[0].objects == {}
+    assert ShapeDetector().detect([picture(())]) == [{}]
 
 
 def test_another_size_is_refused():

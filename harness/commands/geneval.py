@@ -1,0 +1,127 @@
+"""vhsbench geneval: prompts, evaluation of image folders, summaries."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.terminal import Bars, Json, console, quiet
+
+if TYPE_CHECKING:
+    from harness.geneval.scores import Score, Scores
+
+app = typer.Typer(help="GenEval: prompts, evaluation of image folders, scores.", no_args_is_help=True)
+
+
+@app.command()
+def prompts(
+    seed: Annotated[int | None, typer.Option(help="Default: 43, the official; 44 with --variants.")] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="Draws per task.")] = 100,
+    classes: Annotated[Path | None, typer.Option(help="Class names, one a line; default: COCO's 80.")] = None,
+    variants: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training prompts, none of the official ones, this many lines each."),
+    ] = None,
+) -> None:
+    """Print prompts as JSON lines; by default the official 553, byte for byte."""
+    from harness.geneval import prompts as sampler
+
+    names = sampler.read_classes(classes) if classes else sampler.coco_classes()
+    if variants:
+        found = sampler.training(names, 44 if seed is None else seed, n, variants)
+    else:
+        found = sampler.sample(names, sampler.OFFICIAL_SEED if seed is None else seed, n)
+    sys.stdout.write(sampler.to_json_lines(found))
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Holds 00000/metadata.jsonl, 00000/samples/0000.png, ...")],
+    out: Annotated[Path, typer.Option(help="Results, JSON lines; run again to resume.")] = Path(
+        "results.jsonl"
+    ),
+    detector: Annotated[str, typer.Option(help="mask2former, mmdet or shapes.")] = "mask2former",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="mmdet's .pth file, or 'random'; default: the hub's.")
+    ] = None,
+    pipeline: Annotated[str | None, typer.Option(help="geneval (mmdet 2.x, default) or mmdet3.")] = None,
+    colors: Annotated[str | None, typer.Option(help="open_clip weights: a tag, a file or 'random'.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Judge a folder of images. Damaged images are listed beside the results, and the exit code is then 1."""
+    quiet()
+    from harness.geneval.detector import create
+    from harness.geneval.evaluation import damaged_file, evaluate_folder
+    from harness.geneval.folders import read_folder
+
+    read_folder(folder)  # its mistakes are told before a detector is loaded
+    given = {"checkpoint": checkpoint, "pipeline": pipeline, "colors": colors}
+    judge = create(detector, device, **{k: v for k, v in given.items() if v is not None})
+    with Bars() as bars:
+        outcome = evaluate_folder(
+            folder, out, judge, batch_size, lambda done, of: bars.update("images", done, of)
+        )
+    damaged = len(outcome.damaged)
+    if as_json:
+        found = {"evaluated": outcome.evaluated, "resumed": outcome.resumed, "damaged": outcome.damaged}
+        print(json.dumps({"out": str(out), "detector": judge.info(), **found}, indent=1))
+    else:
+        print(f"{outcome.evaluated} images in {out} ({outcome.resumed} from before), {damaged} damaged")
+    if damaged:
+        first = outcome.damaged[0]
+        print(f"damaged, in no score: {damaged}, listed in {damaged_file(out)}; the first: {first['filename']}: "
+              f"{first['error']}", file=sys.stderr)  # fmt: skip
+        raise typer.Exit(1)
+
+
+@app.command()
+def summary(
+    results: Annotated[Path, typer.Argument(help="results.jsonl, ours or the official evaluator's.")],
+    as_json: Json = False,
+) -> None:
+    """Print the official summary, then both overalls with 95% intervals and the reasons for failures."""
+    from harness.geneval.evaluation import damaged_file
+    from harness.geneval.folders import FolderError, read_results
+    from harness.geneval.scores import official_summary, scores
+
+    rows = read_results(results)
+    if not rows:
+        raise FolderError(f"{results} has no results yet.")
+    found = scores(rows)
+    listed = damaged_file(results)
+    damaged = len(listed.read_text().splitlines()) if listed.exists() else 0
+    detectors = sorted({str(row.get("detector", "not recorded")) for row in rows})
+    if as_json:
+        print(json.dumps({**found.as_dict(), "damaged": damaged, "detectors": detectors}, indent=1))
+        return
+    print(official_summary(rows))
+    print(f"\nDetector: {'; '.join(detectors)}")
+    print(f"Damaged, in no score: {damaged}")
+    _show(found)
+
+
+def _show(found: Scores) -> None:
+    from rich.table import Table
+
+    table = Table("share of correct images", "mean", "95% interval", "prompts", "images")
+    named = {**found.tasks, "overall, prompt-weighted (VHS paper)": found.prompt_weighted,
+             "overall, mean of tasks (GenEval)": found.task_mean}  # fmt: skip
+    for name, score in named.items():
+        table.add_row(name, f"{score.mean:.2%}", _interval(score), str(score.prompts), str(score.images))
+    console().print(table)
+    kinds = list(dict.fromkeys(kind for counts in found.failures.values() for kind in counts))
+    failed: Any = Table("images that fail by", *kinds)
+    for tag, counts in found.failures.items():
+        failed.add_row(tag, *(str(counts.get(kind, 0)) for kind in kinds))
+    if kinds:
+        console().print(failed)
+
+
+def _interval(score: Score) -> str:
+    return "-" if score.low != score.low else f"{score.low:.2%} to {score.high:.2%}"

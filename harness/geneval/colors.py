@@ -1,0 +1,102 @@
+"""Colours of detected objects: CLIP zero-shot on masked crops, with GenEval's templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.geneval.rules import COLORS, Detection
+
+if TYPE_CHECKING:
+    from harness.geneval.detector import ColorRequest
+
+# "ViT-L-14" with "openai" weights would silently run another activation function in open_clip 3
+MODEL = "ViT-L-14-quickgelu"
+BACKGROUND = "#999"
+TEMPLATES = ("a photo of a {c} {name}", "a photo of a {c}-colored {name}", "a photo of a {c} object")
+
+
+class ColorModelError(ValueError):
+    """A colour model that cannot be loaded; the message is one sentence for a user."""
+
+
+class ColorNamer:
+    """Names the colour of each crop. `model`, `transform` and `tokenizer` are an open_clip triple.
+
+    On CUDA it runs under float16 autocast, as the official evaluator does; on CPU in the model's precision.
+    """
+
+    def __init__(self, model: Any, transform: Any, tokenizer: Any, name: str = "") -> None:
+        self.model, self.transform, self.tokenizer, self.name = model.eval(), transform, tokenizer, name
+        self._classifiers: dict[str, Tensor] = {}
+
+    @classmethod
+    def create(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
+        """open_clip's `model` with `pretrained` weights: a tag, a file, or "random". Raises ColorModelError."""
+        import open_clip
+
+        weights = None if pretrained == "random" else pretrained
+        known = pretrained == "random" or pretrained in open_clip.list_pretrained_tags_by_model(model)
+        if not known and not Path(pretrained).is_file():
+            raise ColorModelError(
+                f"colour model '{pretrained}' is neither a file, 'random', nor a pretrained tag of {model}."
+            )
+        try:
+            built, _, transform = open_clip.create_model_and_transforms(
+                model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
+            )
+        except Exception as error:
+            raise ColorModelError(
+                f"the colour model {model} ({pretrained}) cannot be loaded: {str(error).splitlines()[0]}"
+            ) from error
+        return cls(built, transform, open_clip.get_tokenizer(model), pretrained)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def name_colors(self, requests: Sequence[ColorRequest]) -> list[list[str]]:
+        """One colour per detection of each request; all crops in one forward."""
+        crops = [crop(image, d) for image, _, detections in requests for d in detections]
+        if not crops:
+            return [[] for _ in requests]
+        names = [name for _, name, detections in requests for _ in detections]
+        with torch.inference_mode(), self._precision():
+            pixels = torch.stack([self.transform(c) for c in crops]).to(self._device)
+            features = F.normalize(self.model.encode_image(pixels), dim=-1)
+            classifiers = torch.stack([self._classifier(name) for name in names])
+            logits = 100 * torch.einsum("nd,ndc->nc", features, classifiers.to(features.dtype))
+        # the first of equal colours wins, which torch's argmax does not promise
+        chosen = iter(logits.float().cpu().numpy().argmax(1))
+        return [[COLORS[next(chosen)] for _ in detections] for _, _, detections in requests]
+
+    def _precision(self) -> Any:
+        return torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda")
+
+    def _classifier(self, name: str) -> Tensor:
+        """[D, colours] text classifier of a class: each colour's templates averaged."""
+        if name not in self._classifiers:
+            texts = [t.format(c=c, name=name) for c in COLORS for t in TEMPLATES]
+            features = self.model.encode_text(self.tokenizer(texts).to(self._device))
+            per_color = F.normalize(features, dim=-1).unflatten(0, (len(COLORS), len(TEMPLATES))).mean(1)
+            self._classifiers[name] = F.normalize(per_color, dim=-1).T
+        return self._classifiers[name]
+
+
+def crop(image: Image.Image, detection: Detection) -> Image.Image:
+    """The object's box, with what is not in its mask (if it has one) grey."""
+    picture = image.convert("RGB")
+    if detection.mask is not None:
+        mask: Any = detection.mask
+        mask = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        blank = Image.new("RGB", picture.size, BACKGROUND)
+        picture = Image.composite(picture, blank, Image.fromarray(mask))
+    x1, y1, x2, y2 = (round(edge) for edge in detection.box)
+    return picture.crop((x1, y1, x2, y2))

@@ -1,0 +1,102 @@
+"""Evaluating a folder of images into results.jsonl: batch by batch, resumable, nothing silently dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from harness.geneval import folders
+from harness.geneval.detector import Detector, check_classes, judge
+from harness.geneval.folders import DamagedImage, FolderError, Row, Sample
+
+Progress = Callable[[int, int], None]  # images done, of how many
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many images have a row, how many of them were there before, and what could not be judged."""
+
+    evaluated: int
+    resumed: int
+    damaged: list[Row]  # filename, error
+
+
+def evaluate_folder(
+    folder: Path,
+    out: Path,
+    detector: Detector,
+    batch_size: int = 8,
+    progress: Progress = lambda *_: None,
+) -> Outcome:
+    """Judge every image of `folder` that `out` has no row of; what is damaged goes to a list beside it.
+
+    A killed run loses the batch at hand. Raises FolderError, UnknownClass or what the detector raises.
+    """
+    samples, empty = folders.read_folder(folder)
+    for metadata, file in {id(s.metadata): (s.metadata, s.file) for s in samples}.values():
+        check_classes(detector, metadata, str(file.parent.parent / "metadata.jsonl"))
+    record = json.dumps(detector.info())
+    done = _done(out, samples, record)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    todo = [s for s in samples if os.path.abspath(s.file) not in done]
+    damaged: list[Row] = [{"filename": str(p), "error": "no images"} for p in empty]
+    for start in range(0, len(todo), batch_size):
+        progress(len(done) + start, len(samples))
+        batch = todo[start : start + batch_size]
+        images, broken = _read(batch)
+        damaged += broken
+        whole = [s for s in batch if s.file in images]
+        judgements = judge(detector, list(images.values()), [s.metadata for s in whole])
+        rows = [folders.as_row(s, j, record) for s, j in zip(whole, judgements, strict=True)]
+        folders.append(out, rows)
+    progress(len(samples), len(samples))
+    _list_damaged(damaged_file(out), damaged)
+    broken_images = len(damaged) - len(empty)
+    return Outcome(len(samples) - broken_images, len(done), damaged)
+
+
+def damaged_file(out: Path) -> Path:
+    """Where what could not be judged is listed: results.damaged.jsonl beside results.jsonl."""
+    return out.with_suffix(".damaged.jsonl")
+
+
+def _done(out: Path, samples: Sequence[Sample], record: str) -> set[str]:
+    """The files that `out` has a row of; a torn last line is cut off. Raises FolderError for rows of another run."""
+    if not out.exists():
+        return set()
+    folders.mend(out)
+    metadata = {os.path.abspath(s.file): s.metadata for s in samples}
+    done = set()
+    for row in folders.read_results(out):
+        file = os.path.abspath(row["filename"])
+        if row.get("detector") != record:
+            raise FolderError(
+                f"{out} was judged by another detector ({row.get('detector', 'not recorded')}); give another --out."
+            )
+        if file not in metadata or json.loads(row["metadata"]) != metadata[file]:
+            raise FolderError(
+                f"{out} has a row of {row['filename']} that the folder does not; give another --out."
+            )
+        done.add(file)
+    return done
+
+
+def _read(batch: Sequence[Sample]) -> tuple[dict[Path, Image.Image], list[Row]]:
+    images, broken = {}, []
+    for sample in batch:
+        try:
+            images[sample.file] = folders.read_image(sample.file)
+        except DamagedImage as error:
+            broken.append({"filename": str(sample.file), "error": str(error)})
+    return images, broken
+
+
+def _list_damaged(file: Path, damaged: Sequence[Row]) -> None:
+    file.unlink(missing_ok=True)
+    if damaged:
+        folders.append(file, damaged)

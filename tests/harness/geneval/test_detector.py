@@ -1,0 +1,78 @@
+"""Judging by a detector: one colour request for a whole batch, and prompts that it cannot know."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from generators.registry import RegistryError
+from harness.geneval import detector as detectors
+from harness.geneval.detector import UnknownClass, check_classes, judge
+from harness.geneval.prompts import color, color_attr, single
+from harness.geneval.rules import Detection
+
+
+class Scripted:
+    """Finds what it is told to, and remembers what colours it was asked for."""
+
+    name = "scripted"
+    classes = ("cat", "dog")
+
+    def __init__(self, found, colors):
+        self.found, self.colors, self.asked = found, colors, []
+
+    def detect(self, images):
+        return self.found
+
+    def name_colors(self, requests):
+        self.asked.append([(r.image, r.name, len(r.detections)) for r in requests])
+        return [[self.colors[r.name]] * len(r.detections) for r in requests]
+
+    def info(self):
+        return {"name": self.name}
+
+
+def at(x, score=0.8):
+    return Detection((x, 0, x + 10, 10), score)
+
+
+IMAGES = [Image.new("RGB", (8, 8), shade) for shade in ("red", "green", "blue")]
+
+
+def test_all_colours_of_a_batch_are_asked_at_once_and_answers_reach_their_prompt():
+    prompts = [color("cat", "red"), single("dog"), color_attr("dog", "blue", "cat", "red")]
+    found = [{"cat": [at(0), at(20)]}, {"dog": [at(0)]}, {"cat": [at(0)], "dog": [at(20)]}]
+    detector = Scripted(found, {"cat": "red", "dog": "green"})
+    verdicts = judge(detector, IMAGES, prompts)
+    assert detector.asked == [[(IMAGES[0], "cat", 1), (IMAGES[2], "dog", 1), (IMAGES[2], "cat", 1)]]
+    assert [v.correct for v in verdicts] == [True, True, False]
+    assert verdicts[2].reason == "expected blue dog>=1, found 0 blue; and 1 green"
+    assert verdicts[1].objects == {"dog": [at(0)]}
+
+
+def test_no_colour_is_asked_where_none_is_wanted_or_objects_lack():
+    detector = Scripted([{}, {"dog": [at(0)]}], {})
+    verdicts = judge(detector, IMAGES[:2], [color("cat", "red"), single("dog")])
+    assert detector.asked == []
+    assert verdicts[0].reason == "expected cat>=1, found 0"
+
+
+def test_a_judgement_keeps_what_was_selected():
+    detector = Scripted([{"cat": [at(0, 0.2), at(20, 0.8)], "dog": [at(0, 0.1)]}], {})
+    assert judge(detector, IMAGES[:1], [single("cat")])[0].objects == {"cat": [at(20)]}
+
+
+def test_a_class_that_the_detector_does_not_know_is_one_sentence():
+    with pytest.raises(
+        UnknownClass, match=r"here: class 'cats' is none .* scripted knows; did you mean 'cat'"
+    ):
+        check_classes(Scripted([], {}), single("cats"), "here")
+
+
+def test_registered_by_name_and_options_checked():
+    assert detectors.REGISTRY.names() == ["mask2former", "mmdet", "shapes"]
+    assert detectors.create("shapes", device="cuda").info() == {"name": "shapes"}
+    with pytest.raises(RegistryError, match="no option 'checkpoint'"):
+        detectors.create("shapes", checkpoint="x")
+    with pytest.raises(RegistryError, match="did you mean 'mask2former'"):
+        detectors.create("mask2fromer")

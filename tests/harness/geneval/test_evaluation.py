@@ -1,0 +1,296 @@
+"""Folders of images to results.jsonl: formats, resuming, damage, and a user's mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from generators.nano import world
+from harness import cli
+from harness.geneval import folders
+from harness.geneval.evaluation import damaged_file, evaluate_folder
+from harness.geneval.folders import DamagedImage, FolderError
+from harness.geneval.prompts import color, counting, single, two
+from harness.geneval.shapes import ShapeDetector
+
+PROMPTS = [single("star"), color("star", "red"), counting("star", 2), two("star", "circle")]
+
+
+def picture(*items: world.Item) -> Image.Image:
+    return Image.fromarray((world.render(items) * 255).round().astype(np.uint8))
+
+
+STAR = world.Item("star", "red", 16, 16, 8)
+CIRCLE = world.Item("circle", "blue", 48, 48, 8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four prompts with two images each: one star, and a star and a circle."""
+    for index, prompt in enumerate(PROMPTS):
+        folders.write_prompt(tmp_path / "images", index, prompt, [picture(STAR), picture(STAR, CIRCLE)])
+    return tmp_path / "images"
+
+
+def rows_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def invoke(*arguments):
+    """Run a command as `vhsbench` does; what main would print for an error is in `error`."""
+    result = CliRunner().invoke(cli.app, ["geneval", *map(str, arguments)])
+    error = str(result.exception) if result.exception and cli._is_users(result.exception) else ""
+    return result, error
+
+
+def test_a_folder_is_written_as_geneval_has_it(folder):
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert names[:3] == ["00000/metadata.jsonl", "00000/samples/0000.png", "00000/samples/0001.png"]
+    assert json.loads((folder / "00002" / "metadata.jsonl").read_text()) == PROMPTS[2]
+    samples, empty = folders.read_folder(folder)
+    assert [s.metadata for s in samples] == [p for p in PROMPTS for _ in range(2)]
+    assert empty == []
+    assert np.array_equal(folders.read_image(samples[1].file), picture(STAR, CIRCLE))
+
+
+def test_verdicts_of_a_folder(folder, tmp_path):
+    out = tmp_path / "deep" / "results.jsonl"
+    outcome = evaluate_folder(folder, out, ShapeDetector(), batch_size=3)
+    rows = rows_of(out)
+    assert (outcome.evaluated, outcome.resumed, outcome.damaged) == (8, 0, [])
+    assert [r["correct"] for r in rows] == [True, True, True, True, False, False, False, True]
+    assert rows[4]["reason"] == "expected star>=2, found 1"
+    assert list(rows[0]) == [*folders.KEYS, "detector"]
+    assert json.loads(rows[0]["metadata"]) == PROMPTS[0]
+    (star,) = json.loads(rows[0]["details"])["star"]
+    assert len(star) == 5
+    assert star == [float(np.float32(x)) for x in star]
+    assert json.loads(rows[0]["detector"]) == {"name": "shapes"}
+
+
+def test_pandas_reads_the_rows_as_the_official_script_does(folder, tmp_path):
+    evaluate_folder(folder, tmp_path / "r.jsonl", ShapeDetector())
+    table = pd.read_json(tmp_path / "r.jsonl", orient="records", lines=True)
+    assert table["correct"].dtype == bool
+    assert len(table.groupby("metadata")) == 4
+    result, _ = invoke("summary", tmp_path / "r.jsonl")
+    assert f"% correct images: {table['correct'].mean():.2%}" in result.stdout
+    means = [part["correct"].mean() for _, part in table.groupby("tag", sort=False)]
+    assert f"Overall score (avg. over tasks): {np.mean(means):.5f}" in result.stdout
+
+
+def test_official_rows_with_escaped_slashes_are_read(tmp_path):
+    table = pd.DataFrame([dict.fromkeys(folders.KEYS, "a/b") | {"correct": True}])
+    file = tmp_path / "official.jsonl"
+    file.write_text(table.to_json(orient="records", lines=True).rstrip("\n"))
+    assert folders.read_results(file)[0]["filename"] == "a/b"
+
+
+class Dies(ShapeDetector):
+    """Stops as by kill in its third batch."""
+
+    batches = 0
+
+    def detect(self, images):
+        self.batches += 1
+        if self.batches > 2:
+            raise KeyboardInterrupt
+        return super().detect(images)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"filename": "', b"half a line with \xff"])
+def test_a_killed_evaluation_resumes_to_the_same_rows(folder, tmp_path, torn):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    evaluate_folder(folder, whole, ShapeDetector(), batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_folder(folder, cut, Dies(), batch_size=2)
+    assert len(rows_of(cut)) == 4
+    with cut.open("ab") as stream:
+        stream.write(torn)
+    outcome = evaluate_folder(folder, cut, ShapeDetector(), batch_size=2)
+    assert (outcome.evaluated, outcome.resumed) == (8, 4)
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_last_line_without_its_end_is_kept(folder, tmp_path):
+    out = tmp_path / "r.jsonl"
+    evaluate_folder(folder, out, ShapeDetector())
+    whole = out.read_bytes()
+    out.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]).rstrip(b"\n"))
+    assert evaluate_folder(folder, out, ShapeDetector()).resumed == 3
+    assert out.read_bytes() == whole
+
+
+def test_finished_work_is_not_done_again(folder, tmp_path):
+    out = tmp_path / "r.jsonl"
+    evaluate_folder(folder, out, ShapeDetector())
+    before = out.read_bytes()
+    died = Dies()
+    assert evaluate_folder(folder, out, died).evaluated == 8
+    assert died.batches == 0
+    assert out.read_bytes() == before
+
+
+def test_damaged_images_are_listed_counted_and_retried(folder, tmp_path):
+    out, broken = tmp_path / "r.jsonl", folder / "00001" / "samples" / "0000.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    (folder / "00002" / "samples" / "0001.png").write_bytes(b"")
+    result, _ = invoke("evaluate", folder, "--out", out, "--detector", "shapes", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["evaluated"] == 6
+    assert "damaged, in no score: 2" in result.stderr
+    listed = rows_of(damaged_file(out))
+    assert [r["filename"][-21:] for r in listed] == [
+        "00001/samples/0000.png"[-21:],
+        "00002/samples/0001.png"[-21:],
+    ]
+    assert len(rows_of(out)) == 6
+    assert "Damaged, in no score: 2" in invoke("summary", out)[0].stdout
+    broken.write_bytes(whole)
+    assert evaluate_folder(folder, out, ShapeDetector()).evaluated == 7
+    assert len(rows_of(damaged_file(out))) == 1
+
+
+def test_a_prompt_without_images_is_reported(folder, tmp_path):
+    (folder / "00009").mkdir()
+    (folder / "00009" / "metadata.jsonl").write_text(json.dumps(PROMPTS[0]))
+    outcome = evaluate_folder(folder, tmp_path / "r.jsonl", ShapeDetector())
+    assert outcome.damaged == [{"filename": str(folder / "00009"), "error": "no images"}]
+    assert outcome.evaluated == 8
+
+
+def test_mask2former_evaluates_a_small_folder_end_to_end(tmp_path, detector):
+    rng = np.random.default_rng(0)
+    shades = rng.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    prompts = [single("dog"), counting("cat", 2)]
+    for index, prompt in enumerate(prompts):
+        folders.write_prompt(tmp_path / "images", index, prompt, [Image.fromarray(s) for s in shades])
+    outcome = evaluate_folder(tmp_path / "images", tmp_path / "r.jsonl", detector, batch_size=3)
+    rows = rows_of(tmp_path / "r.jsonl")
+    assert outcome.evaluated == len(rows) == 4
+    record = json.loads(rows[0]["detector"])
+    assert (record["pipeline"], record["checkpoint_sha256"]) == ("geneval", "random")
+    kept = json.loads(rows[0]["details"])
+    assert kept
+    assert all(box[4] > np.float32(0.3) for found in kept.values() for box in found)
+    assert all(len(found) <= 16 for found in kept.values())
+
+
+def test_another_detector_or_folder_needs_another_file(folder, tmp_path):
+    out = tmp_path / "r.jsonl"
+    evaluate_folder(folder, out, ShapeDetector())
+
+    class Other(ShapeDetector):
+        name = "other"
+
+    with pytest.raises(FolderError, match="judged by another detector"):
+        evaluate_folder(folder, out, Other())
+    folders.write_prompt(tmp_path / "more", 0, PROMPTS[0], [picture(STAR)])
+    with pytest.raises(FolderError, match="that the folder does not; give another --out"):
+        evaluate_folder(tmp_path / "more", out, ShapeDetector())
+    (folder / "00000" / "metadata.jsonl").write_text(json.dumps(PROMPTS[1]))
+    with pytest.raises(FolderError, match="that the folder does not"):
+        evaluate_folder(folder, out, ShapeDetector())
+
+
+def test_users_mistakes_are_one_sentence_each(folder, tmp_path):
+    def error(*arguments):
+        result, sentence = invoke(
+            "evaluate", *arguments, "--detector", "shapes", "--out", tmp_path / "r.jsonl"
+        )
+        assert result.exit_code == 1
+        assert "\n" not in sentence
+        return sentence
+
+    assert "is no folder" in error(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images; they are expected as" in error(tmp_path / "empty")
+    assert "has no option 'checkpoint'" in error(folder, "--checkpoint", "x.pth")
+    metadata = folder / "00001" / "metadata.jsonl"
+    for content, sentence in {
+        "{": "00001/metadata.jsonl: not the metadata of a GenEval prompt",
+        json.dumps({"tag": "colors"}): "('prompt')",
+        json.dumps(
+            {**PROMPTS[1], "include": [{"class": "star", "count": 1, "color": "teal"}]}
+        ): "colour is not one",
+        json.dumps(
+            single("starr")
+        ): "class 'starr' is none that the detector shapes knows; did you mean 'star'?",
+    }.items():
+        metadata.write_text(content)
+        assert sentence in error(folder)
+    metadata.unlink()
+    assert "No such file" in error(folder)
+
+
+def test_a_missing_checkpoint_is_one_sentence(folder, tmp_path):
+    _, sentence = invoke("evaluate", folder, "--checkpoint", tmp_path / "none.pth", "--out", tmp_path / "r")
+    assert sentence.startswith(
+        f"detector checkpoint {tmp_path}/none.pth does not exist; give mmdet's .pth file"
+    )
+
+
+def test_results_that_are_none(tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text('{"a": 1}\n')
+    assert "line 1: no GenEval result: 'filename' is missing" in invoke("summary", file)[1]
+    file.write_text("nonsense\n{}\n")
+    assert "line 1: not JSON" in invoke("summary", file)[1]
+    file.write_text("")
+    assert "has no results yet" in invoke("summary", file)[1]
+
+
+def test_summary_as_json_names_both_overalls(folder, tmp_path):
+    evaluate_folder(folder, tmp_path / "r.jsonl", ShapeDetector())
+    found = json.loads(invoke("summary", tmp_path / "r.jsonl", "--json")[0].stdout)
+    assert found["prompt_weighted"]["mean"] == pytest.approx(5 / 8)
+    assert found["task_mean"]["prompts"] == 4
+    assert found["detectors"] == ['{"name": "shapes"}']
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16"])
+def test_pictures_of_every_mode_are_read_as_rgb(tmp_path, mode):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    if mode == "I;16":
+        source = Image.fromarray(grey.astype(np.uint16) * 256)
+    else:
+        source = Image.fromarray(grey).convert("P" if mode == "P" else mode)
+    source.save(tmp_path / "0000.png")
+    image = folders.read_image(tmp_path / "0000.png")
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image)[..., 0], grey)
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.new("RGB", (20, 10)).save(tmp_path / "0000.png", exif=exif)
+    assert folders.read_image(tmp_path / "0000.png").size == (10, 20)
+
+
+def test_what_is_no_picture_is_damaged(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "PNG")
+    for content in (b"", b"text", whole.getvalue()[:-2000]):
+        (tmp_path / "0000.png").write_bytes(content)
+        with pytest.raises(DamagedImage, match=r"0000\.png"):
+            folders.read_image(tmp_path / "0000.png")
+
+
+def test_official_prompts_and_new_ones_from_the_command_line(tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("cat\ndog\nfox\n")
+    lines = invoke("prompts", "--classes", classes, "-n", 5, "--seed", 1)[0].stdout.splitlines()
+    assert {c["class"] for p in map(json.loads, lines) for c in p["include"]} == {"cat", "dog", "fox"}
+    assert len(invoke("prompts")[0].stdout.splitlines()) == 553
+    training = invoke("prompts", "-n", 3, "--variants", 2)[0].stdout.splitlines()
+    assert [json.loads(line)["variant"] for line in training[:4]] == [0, 1, 0, 1]
+    classes.write_text("cat\ncat\n")
+    assert "needs at least two distinct class names" in invoke("prompts", "--classes", classes)[1]
