@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.budgets import (
@@ -122,6 +122,7 @@ def test_a_cell_out_of_memory_is_not_measured():
     assert not is_measured(rows, "mllm-ae", "latents")
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.1, 80), min_size=1, max_size=6))
 def test_the_memory_line_is_above_every_measured_run(peaks):
     rows = costs().query("stage == 'end_to_end'").iloc[[0] * len(peaks)]
@@ -131,6 +132,7 @@ def test_the_memory_line_is_above_every_measured_run(peaks):
     assert all(model.predict(2**i) >= gb - 1e-6 for i, gb in enumerate(peaks))
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(1, 1e5), st.floats(1, 1e5))
 def test_a_larger_budget_never_affords_less(fixed, per_candidate, one, other):
     model = CostModel(fixed, per_candidate)

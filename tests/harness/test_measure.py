@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,29 +191,22 @@ def test_a_memory_tracker_sees_a_tensor_of_known_size():
     assert again == pytest.approx(peak, rel=0.01)  # of the process so far: it only grows
 
 
-class Counter:
-    """A GPU that draws 100 W, 40 of them idle: its counter runs with the clock."""
+def test_energy_is_above_idle_alone(monkeypatch, fake_time):
+    busy_s = 0.0
 
-    def __init__(self):
-        self.started = time.perf_counter()
-        self.busy_s = 0.0
-
-    def energy_j(self):
-        return 40 * (time.perf_counter() - self.started) + 60 * self.busy_s
-
-
-def test_energy_is_above_idle_alone(monkeypatch):
-    gpu = Counter()
-    monkeypatch.setattr(measuring, "_ENERGY_S", 0.2)
-    monkeypatch.setattr(measuring, "_IDLE_S", 0.1)
-    idle = measuring._idle_power(gpu)
-    assert idle == pytest.approx(40, rel=0.05)
+    def energy_j():
+        return 40 * fake_time.now + 60 * busy_s  # 100 W at work, 40 W idle
 
     def work():
-        time.sleep(0.02)
-        gpu.busy_s += 0.02
+        nonlocal busy_s
+        fake_time.sleep(0.02)
+        busy_s += 0.02
 
-    assert measuring.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02, rel=0.15)
+    monkeypatch.setattr(measuring, "time", fake_time)
+    gpu = SimpleNamespace(energy_j=energy_j)
+    idle = measuring._idle_power(gpu)
+    assert idle == pytest.approx(40)
+    assert measuring.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02)
     cpu = Gpu.of(torch.device("cpu"))
     assert measuring._idle_power(cpu) is None
     assert measuring.energy_per_call(lambda: None, cpu, None) is None
