@@ -186,7 +186,9 @@ def differences(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) 
     everything = np.ones(len(tags), dtype=bool)
     groups = {OVERALL: everything, **{t: tags == t for t in present}}
     k = len(columns)
-    tests = {tag: sign_flip((of_b - of_a)[rows], gate.permutations, gate.seed) for tag, rows in groups.items()}
+    tests = {
+        tag: sign_flip((of_b - of_a)[rows], gate.permutations, gate.seed) for tag, rows in groups.items()
+    }
     adjusted = {OVERALL: holm(tests[OVERALL])}
     by_task = holm(np.concatenate([tests[t] for t in present]))
     adjusted |= {t: by_task[i * k : (i + 1) * k] for i, t in enumerate(present)}
@@ -267,7 +269,8 @@ def separation(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) -
     if len(ids) % prompts:
         raise ComparisonError("the pool has not the same seeds for every prompt.")
     # a prompt's seeds side by side: they are exchanged together
-    a, b, correct = (x[order].reshape(prompts, -1) for x in (a, b, candidates.correct))
+    a, b = (x[order].reshape(prompts, -1) for x in (a, b))
+    correct = candidates.correct[order].reshape(prompts, -1)
     tags = candidates.tags[order][:: len(ids) // prompts]
     present = [t for t in TAGS if t in tags]
     rows = []

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
-EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
+Outcome = Literal["pass", "fail", "inconclusive"]
+PASS: Outcome = "pass"
+FAIL: Outcome = "fail"
+INCONCLUSIVE: Outcome = "inconclusive"
+EXIT_CODES: dict[Outcome, int] = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
 
 
 class GateConfig(BaseModel):
@@ -52,7 +55,7 @@ class GateConfig(BaseModel):
 class Verdict:
     """The outcome and why, each reason a sentence."""
 
-    outcome: Literal["pass", "fail", "inconclusive"]
+    outcome: Outcome
     reasons: tuple[str, ...]
 
     @property
@@ -117,7 +120,9 @@ def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) 
     )
 
 
-def _ratios(speed: Speed | None, gate: GateConfig) -> list[tuple[str, tuple[float, float, float] | None, float]]:
+def _ratios(
+    speed: Speed | None, gate: GateConfig
+) -> list[tuple[str, tuple[float, float, float] | None, float]]:
     """(what, (ratio, low, high) or None if not measured, limit) of what has a limit."""
     found: list[tuple[str, tuple[float, float, float] | None, float]] = []
     if gate.max_time_ratio is not None:

@@ -91,7 +91,7 @@ class Pool:
     def batches(self, needs: Keep, block: int | None) -> Iterator[tuple[list[str], Any]]:
         """(prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
         if needs not in self.manifest.keep or (needs == "hidden" and block not in self.manifest.blocks):
-            kept = [k for k in self.manifest.keep if k != "hidden"]
+            kept: list[str] = [k for k in self.manifest.keep if k != "hidden"]
             kept += [f"hidden states of block {b}" for b in self.manifest.blocks]
             wanted = f"hidden states of block {block}" if needs == "hidden" else needs
             raise PoolError(f"the pool {self.path} keeps {', '.join(kept)}, not {wanted}; make it with them.")
@@ -117,6 +117,15 @@ class Pool:
         if name not in self.manifest.files:
             raise PoolError(f"the pool {self.path} lists no file '{name}'.")
         return (self.path / name).read_bytes()
+
+
+def kinds_to_keep(names: Sequence[str] | None) -> list[Keep] | None:
+    """The names as kinds; None and none are the default. Raises PoolError for another name."""
+    known: dict[str, Keep] = {k: k for k in ("hidden", "latents", "images")}
+    for name in names or ():
+        if name not in known:
+            raise PoolError(f"a pool keeps hidden, latents or images, not '{name}'.")
+    return [known[name] for name in dict.fromkeys(names)] if names else None
 
 
 def image_name(row: int) -> str:
@@ -222,7 +231,9 @@ class _Maker:
         self.blocks = sorted({v.block for v in judges if v.block is not None})
         self.keep: list[Keep] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
         if "hidden" in self.keep and not self.blocks:
-            raise PoolError("hidden states are kept for a verifier that reads them; the configuration has none.")
+            raise PoolError(
+                "hidden states are kept for a verifier that reads them; the configuration has none."
+            )
         if "hidden" not in self.keep:
             self.blocks = []
         self.detector = ShapeDetector()

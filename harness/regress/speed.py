@@ -52,7 +52,7 @@ def side_by_side(
             wall_ms = _wall_ms(calls[which], baseline)
             if turn >= warm_up:
                 times[which].append(wall_ms / batch)
-    ratio, low, high = paired_ratio(*times, seed=seed)
+    ratio, low, high = paired_ratio(times[0], times[1], seed=seed)
     return Speed(
         _device_name(baseline), batch, repeats, float(np.median(times[0])), float(np.median(times[1])),
         ratio, low, high, memory[0], memory[1], memory[1] / memory[0],
