@@ -34,11 +34,11 @@ class LoraRecipe:
 
     seed: int = 0
     rank: int = 8
-    steps: int = 300
+    steps: int = 200
     batch: int = 16
     learning_rate: float = 1e-3
     smaller: float = 0.85  # radius, in parts of the world's
-    faded: float = 0.4  # share of the background in each colour
+    faded: float = 0.32  # share of the background in each colour
 
 
 def draw(scene: Scene, recipe: LoraRecipe) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Judged:
 class Difference:
     """Exact best-of-N accuracy in percent, candidate less baseline in points, with its 95% interval.
 
-    p_holm: one-sided, "worse", corrected within its half of the gate's alpha; None for GenEval's
+    p: one-sided, "worse"; p_holm: corrected within its half of the gate's alpha; both None for GenEval's
     overall, which decides nothing. detectable: found with 80% power, by the spread of the observed
     differences (None if there are none); detectable_independent: if the two had nothing in common.
     lost, won, p_mcnemar: prompts whose pick turned wrong and right.
@@ -92,7 +92,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Separation:
-    """AUC of a task or overall; p is two-sided, p_holm corrected for the number of tasks."""
+    """AUC of a task or overall; p as of a Difference, NaN where one class is empty."""
 
     tag: str
     baseline: float
@@ -160,13 +160,17 @@ def compare(candidates: Candidates, baseline: Judged, candidate: Judged, gate: G
     for judged in (baseline, candidate):
         if judged.score.shape != candidates.correct.shape or np.isnan(judged.score).any():
             raise ComparisonError(f"'{judged.name}' has not scored every candidate of the pool.")
+    accuracy, ranking = correct_for_number(
+        differences(candidates, baseline.score, candidate.score, gate),
+        separation(candidates, baseline.score, candidate.score, gate),
+    )
     return Comparison(
         baseline=baseline.name,
         candidate=candidate.name,
         n_prompts=len(np.unique(candidates.prompt_id)),
         pool_size=size,
-        differences=differences(candidates, baseline.score, candidate.score, gate),
-        separation=separation(candidates, baseline.score, candidate.score, gate),
+        differences=accuracy,
+        separation=ranking,
         calibration=(_calibration(baseline, candidates), _calibration(candidate, candidates)),
         drift=score_drift(baseline.score, candidate.score),
         changed=changed_picks(candidates, baseline.score, candidate.score, largest),
@@ -185,16 +189,12 @@ def differences(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) 
     present = [t for t in TAGS if t in tags]
     everything = np.ones(len(tags), dtype=bool)
     groups = {OVERALL: everything, **{t: tags == t for t in present}}
-    k = len(columns)
     tests = {
         tag: sign_flip((of_b - of_a)[rows], gate.permutations, gate.seed) for tag, rows in groups.items()
     }
-    adjusted = {OVERALL: holm(tests[OVERALL])}
-    by_task = holm(np.concatenate([tests[t] for t in present]))
-    adjusted |= {t: by_task[i * k : (i + 1) * k] for i, t in enumerate(present)}
     result = []
     for tag, rows in [*groups.items(), (GENEVAL_OVERALL, everything)]:
-        family = k if tag == OVERALL else k * len(present)
+        family = (len(columns) + 1) * (1 if tag == OVERALL else len(present))
         spread = paired_difference(
             of_b[rows], of_a[rows], tasks=tags[rows], by_task=tag == GENEVAL_OVERALL,
             replicates=gate.bootstrap, seed=gate.seed,
@@ -206,7 +206,6 @@ def differences(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) 
                     tag, n, int(rows.sum()), row.baseline, row.candidate,
                     float(spread.mean[i]), float(spread.low[i]), float(spread.high[i]),
                     p=float(tests[tag][i]) if tag in tests else None,
-                    p_holm=float(adjusted[tag][i]) if tag in adjusted else None,
                     **(row.power(gate.alpha / 2 / family) if tag in tests else {}),
                     **_mcnemar(candidates, a, b, n, tag),
                 )
@@ -277,12 +276,23 @@ def separation(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) -
     for tag in (OVERALL, *present):
         mine = slice(None) if tag == OVERALL else tags == tag
         rows.append(auc_permutation(a[mine], b[mine], correct[mine], gate.auc_permutations, gate.seed))
-    known = [0.0 if math.isnan(p) else p for _, _, p in rows[1:]]
-    adjusted = [rows[0][2], *holm(known)]
-    return [
-        Separation(tag, x, y, p, math.nan if math.isnan(p) else float(h))
-        for tag, (x, y, p), h in zip((OVERALL, *present), rows, adjusted, strict=True)
-    ]
+    return [Separation(tag, *row, math.nan) for tag, row in zip((OVERALL, *present), rows, strict=True)]
+
+
+def correct_for_number(
+    accuracy: Sequence[Difference], ranking: Sequence[Separation]
+) -> tuple[list[Difference], list[Separation]]:
+    """With p_holm: one family is overall accuracy at every N and overall AUC, the other all the tasks'."""
+    accuracy, ranking = list(accuracy), list(ranking)
+    for overall in (True, False):
+        first = [i for i, d in enumerate(accuracy) if d.p is not None and d.is_overall == overall]
+        second = [i for i, s in enumerate(ranking) if not math.isnan(s.p) and (s.tag == OVERALL) == overall]
+        adjusted = holm([*(accuracy[i].p or 0.0 for i in first), *(ranking[i].p for i in second)])
+        for i, p in zip(first, adjusted[: len(first)], strict=True):
+            accuracy[i] = replace(accuracy[i], p_holm=float(p))
+        for i, p in zip(second, adjusted[len(first) :], strict=True):
+            ranking[i] = replace(ranking[i], p_holm=float(p))
+    return accuracy, ranking
 
 
 def _calibration(judged: Judged, candidates: Candidates) -> Calibration:

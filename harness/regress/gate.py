@@ -28,18 +28,20 @@ EXIT_CODES: dict[Outcome, int] = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
 class GateConfig(BaseModel):
     """gate.yaml: what a candidate must keep.
 
-    alpha is the rate at which an equally good candidate may fail: half of it for the overall accuracy
-    at each N, half for the tasks. The two ratios are candidate over baseline; null only reports them.
+    alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
+    each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
+    candidate over baseline; null only reports them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     best_of_n: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
     margin_points: Annotated[float, Field(ge=0)] = 1.0
+    auc_margin: Annotated[float, Field(ge=0)] | None = 0.01
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     permutations: Annotated[int, Field(ge=99)] = 9999
-    auc_permutations: Annotated[int, Field(ge=99)] = 499
+    auc_permutations: Annotated[int, Field(ge=99)] = 1999
     seed: Annotated[int, Field(ge=0)] = 0
     max_time_ratio: Ratio | None = None
     max_memory_ratio: Ratio | None = None
@@ -100,6 +102,11 @@ def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) 
             failures.append(f"{_where(row)} is worse by {-row.difference:.2f} points {_interval(row)}.")
         elif beyond and row.is_overall:
             doubts.append(_doubt(row, gate))
+    for auc in comparison.separation:
+        if gate.auc_margin is None or not auc.p_holm <= gate.alpha / 2:
+            continue
+        if auc.baseline - auc.candidate > gate.auc_margin:
+            failures.append(f"the AUC of {auc.tag} falls from {auc.baseline:.4f} to {auc.candidate:.4f}.")
     for what, ratio, limit in _ratios(speed, gate):
         if ratio is None:
             doubts.append(f"the {what} ratio has a limit of {limit:g}, but it was not measured.")

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from harness.regress.compare import ChangedPick, Difference
     from harness.regress.run import Regression
 
-_HEAD = ("task", "N", "prompts", "baseline %", "candidate %", "difference", "95% interval",
-         "p (worse, Holm)", "detectable", "picks lost/won", "p (McNemar)")  # fmt: skip
+_HEAD = ("task", "N", "prompts", "baseline", "candidate", "points", "95% interval", "p worse",
+         "detectable", "lost/won", "p (McNemar)")  # fmt: skip
+_NOT_ON_CONSOLE = ("prompts", "p (McNemar)")
+LEGEND = (
+    "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; detectable: the loss found with 80% power "
+    "(<=: of verifiers with nothing in common); lost/won: picks that turned wrong/right."
+)
 # what XML 1.0 has no way to write, even escaped
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -43,7 +48,7 @@ def facts(regression: Regression) -> list[str]:
     overall = c.separation[0]
     lines = [
         f"AUC {_number(overall.baseline, '{:.4f}')} -> {_number(overall.candidate, '{:.4f}')} "
-        f"(permutation p = {_number(overall.p, '{:.4f}')})",
+        f"(p worse, Holm {_number(overall.p_holm, '{:.4f}')})",
         f"calibration error (ECE) {_number(c.calibration[0].ece, '{:.4f}')} -> "
         f"{_number(c.calibration[1].ece, '{:.4f}')}",
         f"scores: KS {c.drift.ks:.4f}, Wasserstein {c.drift.wasserstein:.4f}, Spearman "
@@ -62,17 +67,21 @@ def facts(regression: Regression) -> list[str]:
 
 def show(regression: Regression, console: Console) -> None:
     """The console's report."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     c = regression.comparison
-    table = Table(title=escape(f"{c.candidate} against {c.baseline}"), title_justify="left")
-    for name in _HEAD:
-        table.add_column(name, justify="left" if name == "task" else "right")
+    console.print(f"{c.candidate} against {c.baseline}", markup=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    shown = [i for i, name in enumerate(_HEAD) if name not in _NOT_ON_CONSOLE]
+    for i in shown:
+        table.add_column(_HEAD[i], justify="left" if i == 0 else "right", no_wrap=True)
     for row in c.differences:
-        table.add_row(*map(escape, _cells(row)))
+        cells = _cells(row)
+        table.add_row(*(escape(cells[i]) for i in shown))
     console.print(table)
-    console.print("detectable: the loss in points that is found with 80% power", style="dim")
+    console.print(LEGEND, style="dim")
     for line in facts(regression):
         console.print(f"  {escape(line)}")
     color = {FAIL: "red", INCONCLUSIVE: "yellow"}.get(regression.verdict.outcome, "green")
@@ -88,6 +97,7 @@ def markdown(regression: Regression, picture: Path | None = None) -> str:
         *(f"- {_md(reason)}" for reason in verdict.reasons), "",
         f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}",
         *(f"| {' | '.join(map(_md, _cells(row)))} |" for row in c.differences), "",
+        LEGEND, "",
         *(f"- {_md(line)}" for line in facts(regression)), "",
     ]  # fmt: skip
     if worst := c.changed[: regression.gate.worst_picks]:
@@ -121,7 +131,7 @@ def _pick(pick: ChangedPick, side: int) -> str:
 
 
 def junit(regression: Regression) -> bytes:
-    """JUnit XML: one case per task and N that is judged, one for time and memory, one for the verdict.
+    """JUnit XML: a case per accuracy (task and N) and AUC that is judged, one for cost, one for the verdict.
 
     The verdict's case fails with the outcome, and is skipped if that is inconclusive.
     """
@@ -131,11 +141,19 @@ def junit(regression: Regression) -> bytes:
         if row.p_holm is None:
             continue
         mine = [r for r in verdict.reasons if r.startswith(f"{row.tag} at N = {row.n} ")]
-        state = verdict.outcome if mine else PASS
         output = "; ".join(f"{k} {v}" for k, v in zip(_HEAD, _cells(row), strict=True))
         cases.append(
-            (f"accuracy[{row.tag}-N={row.n}]", _state(state, row.is_overall), " ".join(mine), output)
+            (
+                f"accuracy[{row.tag}-N={row.n}]",
+                _state(verdict.outcome if mine else PASS, row.is_overall),
+                " ".join(mine),
+                output,
+            )
         )
+    for auc in c.separation:
+        mine = [r for r in verdict.reasons if r.startswith(f"the AUC of {auc.tag} ")]
+        output = f"{auc.baseline:.4f} -> {auc.candidate:.4f}, p (worse, Holm) {_number(auc.p_holm, '{:.4f}')}"
+        cases.append((f"auc[{auc.tag}]", "failure" if mine else "", " ".join(mine), output))
     costs = [r for r in verdict.reasons if r.startswith(("the time ratio", "the memory ratio"))]
     cases.append(
         (
