@@ -104,7 +104,7 @@ def train_lora(
     layers = {k: v.half().contiguous() for k, v in get_peft_model_state_dict(dit).items()}
     out.mkdir(parents=True, exist_ok=True)
     pipeline.save_lora_weights(out, transformer_lora_layers=layers)
-    dit.delete_adapters("default")
+    dit.unload_lora()
     (out / "README.md").write_text(_card(recipe, seconds))
     return out
 

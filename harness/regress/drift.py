@@ -138,12 +138,14 @@ def attach(generator: Generator, lora: Path) -> Callable[[float], None]:
     if not lora.exists():
         raise DriftError(f"there is no LoRA at {lora}.")
     where = {"weight_name": lora.name} if lora.is_file() else {}
+    from safetensors import SafetensorError
+
     try:
         pipeline.load_lora_weights(
             lora.parent if lora.is_file() else lora, adapter_name="drift", local_files_only=True,
             use_safetensors=True, **where,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DriftError(f"the LoRA at {lora} does not fit '{generator.name}': {reason}") from error
     return lambda strength: pipeline.set_adapters(["drift"], [float(strength)])

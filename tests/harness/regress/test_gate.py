@@ -36,10 +36,11 @@ def outcomes(
 
 
 def test_equally_good_verifiers_fail_at_most_as_often_as_alpha_says(simulated):
-    trials = 250
-    found = outcomes(simulated, (1.0, 1.0), trials, 60)
+    gate = FAST.model_copy(update={"best_of_n": (4,)})
+    trials = 200
+    found = outcomes(simulated, (1.0, 1.0), trials, 42, gate)
     assert found.count("fail") / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
-    assert found.count("inconclusive") > 0  # 60 prompts do not show a margin of one point
+    assert found.count("inconclusive") > 0  # 42 prompts do not show a margin of one point
 
 
 def test_a_loss_of_the_margin_rarely_passes():
@@ -55,8 +56,8 @@ def test_a_loss_of_the_margin_rarely_passes():
 
 
 def test_a_clearly_worse_verifier_fails_and_a_better_one_passes(simulated):
-    assert outcomes(simulated, (2.0, 0.2), 20, 120).count("fail") >= 19
-    assert outcomes(simulated, (0.2, 2.0), 20, 120) == ["pass"] * 20
+    assert outcomes(simulated, (2.0, 0.2), 8, 120).count("fail") >= 7
+    assert outcomes(simulated, (0.2, 2.0), 8, 120) == ["pass"] * 8
 
 
 def test_more_damage_fails_in_more_tasks(simulated):
