@@ -13,6 +13,7 @@ import typer
 from harness import __version__
 from harness.commands import cost as cost_commands
 from harness.commands import generate, paper
+from harness.commands import regress as regress_commands
 from harness.commands.geneval import app as geneval_app
 from harness.commands.score import score
 from harness.terminal import Bars, Json, console, quiet
@@ -177,6 +178,7 @@ app.command()(score)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")
+regress_commands.register(app, train_app)
 
 
 def _report(runs: list[Path], as_json: bool, out: Path | None = None, published: bool = False) -> None:

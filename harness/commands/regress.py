@@ -1,0 +1,192 @@
+"""`vhsbench pool`, `regress`, `drift`, `baseline` and `train lora`: is a verifier's checkpoint good enough?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.terminal import Bars, Json, console, quiet
+
+baseline_app = typer.Typer(help="Accepted baselines, and who replaced what when.", no_args_is_help=True)
+Baselines = Annotated[Path, typer.Option("--dir", help="Where accepted baselines are kept.")]
+_DIR = Path("results/baselines")
+
+
+def register(app: typer.Typer, train_app: typer.Typer) -> None:
+    """Add this area's commands to the command line."""
+    for command in (pool, regress, drift):
+        app.command()(command)
+    app.add_typer(baseline_app, name="baseline")
+    train_app.command("lora")(train_lora)
+
+
+def pool(
+    out: Annotated[Path, typer.Option(help="The pool's new folder.")],
+    config: Annotated[Path | None, typer.Argument(help="YAML, as of a run; default: nano.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Candidates a prompt and seed.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="hidden, latents, images; default: what is read, and images.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of features: float32, float16, bfloat16; default: the generator's.")
+    ] = None,
+) -> None:
+    """Freeze a pool of candidates: features, images, verdicts, and a hash of every file."""
+    from harness.config import default_config, load_config
+    from harness.regress.pool import kinds_to_keep, make_pool
+
+    chosen = load_config(config) if config else default_config()
+    update: dict[str, object] = {"pool": size} if size else {}
+    if prompts:
+        update["prompts"] = chosen.prompts.model_copy(update={"limit": prompts})
+    quiet()
+    with Bars() as bars:
+        made = make_pool(chosen.model_copy(update=update), out, kinds_to_keep(keep), dtype, bars.update)
+    print(
+        f"pool: {out} ({len(made.prompts)} prompts, {len(made.candidates)} candidates), SHA-256 {made.sha256}"
+    )
+
+
+def regress(
+    baseline: Annotated[
+        str,
+        typer.Argument(help="A verifier, VERIFIER=CHECKPOINT, a checkpoint or run folder, or a baseline."),
+    ],
+    candidate: Annotated[str, typer.Argument(help="What is to be no worse.")],
+    pool: Annotated[Path | None, typer.Option(help="A frozen pool; default: the baseline's own.")] = None,
+    config: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/regression.md.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write JSON, JUnit, Markdown, PNG.")] = None,
+    directory: Baselines = _DIR,
+    as_json: Json = False,
+) -> None:
+    """Compare a verifier's checkpoint with a baseline: exit code 0 pass, 1 fail, 2 inconclusive."""
+    from harness.regress.baselines import pool_of
+    from harness.regress.gate import load_gate
+    from harness.regress.pool import load_pool
+    from harness.regress.report import show
+    from harness.regress.run import regress as compare
+    from harness.regress.run import write
+    from harness.regress.sources import resolve
+
+    gate = load_gate(config)
+    quiet()
+    sides = resolve(baseline, directory), resolve(candidate, directory)
+    frozen = load_pool(pool) if pool else pool_of(baseline, directory)
+    if as_json:
+        found = compare(*sides, frozen, gate)
+    else:
+        with Bars() as bars:
+            found = compare(*sides, frozen, gate, bars.update)
+    if out is not None:
+        write(found, out)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        show(found, console())
+    raise typer.Exit(found.verdict.exit_code)
+
+
+def drift(
+    out: Annotated[Path | None, typer.Option(help="Where to write drift.csv, .md and .json.")] = None,
+    generator: Annotated[str, typer.Option(help="Whose weights the LoRA moves.")] = "nano",
+    lora: Annotated[
+        Path | None, typer.Option(help="LoRA in diffusers' format, file or folder; default: nano's bundled.")
+    ] = None,
+    strength: Annotated[list[float] | None, typer.Option(help="Once each; default: 0, 0.5, 1.")] = None,
+    verifier: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME=N (best of N); default: vhs=9, mllm-clip=4.")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
+    split: Annotated[str, typer.Option(help="Nano's prompts: evaluation or validation.")] = "evaluation",
+    seed: Annotated[int, typer.Option(help="Of the candidates' noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """The paper's Table 7: verifiers against a generator that a LoRA has moved away from them."""
+    from harness.regress.drift import as_json as to_json
+    from harness.regress.drift import markdown, measure, write
+
+    quiet()
+    with Bars() as bars:
+        table, about = measure(
+            generator, lora, strength or None, verifier or None, prompts, split, seed, device,
+            (lambda *_: None) if as_json else bars.update,
+        )  # fmt: skip
+    if out is not None:
+        write(table, out, about)
+    print(to_json(table, about) if as_json else markdown(table))
+
+
+def train_lora(
+    out: Annotated[Path, typer.Option(help="Where the LoRA is written.")] = Path("runs/train-lora"),
+    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: the bundled LoRA's.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Train the LoRA that moves nano to another style of picture (for `vhsbench drift`)."""
+    from dataclasses import replace
+
+    quiet()
+    import torch
+
+    import generators
+    from generators.nano.lora import LoraRecipe
+    from generators.nano.lora import train_lora as train
+    from harness.train_nano import nano_prompts
+
+    torch.set_num_threads(threads)
+    recipe = replace(LoraRecipe(), seed=seed)
+    recipe = replace(recipe, steps=steps) if steps else recipe
+    pipeline = generators.create("nano").pipeline  # type: ignore[attr-defined]
+    with Bars() as bars:
+        folder = train(
+            pipeline, nano_prompts()["train"], out, recipe,
+            lambda p: bars.update(f"{p.name} (loss {p.loss:.3f})", p.step, p.steps, key=p.name),
+        )  # fmt: skip
+    print(f"LoRA: {folder}")
+
+
+@baseline_app.command("accept")
+def accept(
+    source: Annotated[str, typer.Argument(help="A checkpoint's or finished run's folder, or a verifier.")],
+    name: Annotated[str | None, typer.Option(help="Default: the verifier's name.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="The frozen pool that it is compared on.")] = None,
+    note: Annotated[str, typer.Option(help="Why, for the log.")] = "",
+    directory: Baselines = _DIR,
+) -> None:
+    """Make a checkpoint or run the accepted baseline; the log keeps who replaced what when."""
+    from harness.regress.baselines import accept as keep
+
+    entry = keep(source, name, directory, pool, note)
+    replaced = f", in place of {entry['replaces'][:12]}" if entry["replaces"] else ""
+    print(f"baseline '{entry['name']}' is {entry['source']} ({entry['sha256'][:12]}){replaced}")
+
+
+@baseline_app.command("list")
+def list_baselines(
+    history: Annotated[bool, typer.Option("--log", help="Also who replaced what when.")] = False,
+    directory: Baselines = _DIR,
+    as_json: Json = False,
+) -> None:
+    """The accepted baselines, verified."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from harness.regress import baselines
+
+    found, log = baselines.listing(directory), baselines.history(directory)
+    if as_json:
+        print(json.dumps({"baselines": found, "log": log} if history else {"baselines": found}, indent=1))
+        return
+    shown = [("baselines", found), ("log", log)] if history else [("baselines", found)]
+    for title, rows in shown:
+        table = Table("name", "source", "SHA-256", "when", "who", "replaces", "note", title=title)
+        for row in rows:
+            values = [row[k] or "" for k in ("name", "source", "sha256", "when", "who", "replaces", "note")]
+            values[2], values[5] = values[2][:12], values[5][:12]
+            table.add_row(*map(escape, values))
+        console().print(table)

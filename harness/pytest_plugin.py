@@ -1,0 +1,133 @@
+"""pytest plugin: `vhs_pool` and `verifier_regression`, for a project that tests its verifier checkpoints.
+
+It does nothing until a test asks for a fixture, and imports no model library before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.regress.gate import GateConfig
+    from harness.regress.pool import Pool
+    from harness.regress.run import Regression
+
+_SETTINGS = {
+    "vhs_pool": "frozen pool made by `vhsbench pool`",
+    "vhs_baseline": "the accepted verifier: a name, checkpoint or run",
+    "vhs_candidate": "the verifier to test: a name, checkpoint or run",
+    "vhs_gate": "gate.yaml; the default gate without it",
+    "vhs_baselines_dir": "where accepted baselines are kept (default: results/baselines)",
+    "vhs_report_dir": "where each regression's JSON, JUnit, Markdown and picture are written",
+}
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SETTINGS}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vhsbench", "verifier checkpoints")
+    for name, text in _SETTINGS.items():
+        group.addoption(_OPTIONS[name], default=None, help=text)
+        parser.addini(name, text, default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "vhs_gate(**keys): keys of gate.yaml for verifier_regression in this test, "
+        'and inconclusive="fail" (default), "skip" or "pass".',
+    )
+
+
+@pytest.fixture(scope="session")
+def vhs_pool(pytestconfig: pytest.Config) -> Pool:
+    """The frozen pool of --vhs-pool (or ini vhs_pool), its hashes verified once a session."""
+    from harness.regress.pool import PoolError, load_pool
+
+    path = _setting(pytestconfig, "vhs_pool")
+    if path is None:
+        pytest.fail(
+            "vhs_pool needs --vhs-pool (or vhs_pool in the ini file): a folder of `vhsbench pool`.", False
+        )
+    try:
+        return load_pool(Path(path))
+    except PoolError as error:
+        pytest.fail(str(error), False)
+
+
+@pytest.fixture
+def verifier_regression(request: pytest.FixtureRequest, vhs_pool: Pool) -> VerifierRegression:
+    """Compares verifiers on `vhs_pool`; `vhs_gate` marks change the gate for one test."""
+    return VerifierRegression(request.config, vhs_pool, request.node)
+
+
+class VerifierRegression:
+    """What the fixture gives: `check` fails the test as the gate does, `compare` only compares."""
+
+    def __init__(self, config: pytest.Config, pool: Pool, node: Any) -> None:
+        self._config, self._pool, self._node = config, pool, node
+
+    def compare(self, baseline: str | None = None, candidate: str | None = None) -> Regression:
+        """The regression, written to --vhs-report-dir; the names default to --vhs-baseline and --vhs-candidate."""
+        from harness.regress.run import regress, write
+
+        sides = self._source("vhs_baseline", baseline), self._source("vhs_candidate", candidate)
+        found = regress(*sides, self._pool, self._gate()[0])
+        if folder := _setting(self._config, "vhs_report_dir"):
+            write(found, Path(folder) / _file_name(self._node.name))
+        return found
+
+    def check(self, baseline: str | None = None, candidate: str | None = None) -> Regression:
+        """`compare`, and fail the test unless the gate passes; see the mark for inconclusive ones."""
+        found = self.compare(baseline, candidate)
+        outcome, text = found.verdict.outcome, " ".join(found.verdict.reasons)
+        self._node.user_properties.append(("vhs_verdict", outcome))
+        inconclusive = self._gate()[1]
+        if outcome == "inconclusive" and inconclusive == "skip":
+            pytest.skip(f"inconclusive: {text}")
+        if outcome == "fail" or (outcome == "inconclusive" and inconclusive == "fail"):
+            pytest.fail(f"{outcome}: {text}", False)
+        return found
+
+    def scoring(self, verifier: str | None = None, batch: int = 1) -> Callable[[], object]:
+        """A call that scores the pool's first candidates, for pytest-benchmark's `benchmark`."""
+        from harness.regress.speed import scoring
+
+        gate = self._gate()[0]
+        return scoring(self._source("vhs_candidate", verifier).load(gate.device), self._pool, batch)
+
+    def _source(self, setting: str, text: str | None) -> Any:
+        from harness.regress.sources import BASELINES, SourceError, resolve
+
+        text = text or _setting(self._config, setting)
+        if text is None:
+            pytest.fail(f"name a verifier in the test, or give {_OPTIONS[setting]}.", False)
+        try:
+            return resolve(text, Path(_setting(self._config, "vhs_baselines_dir") or BASELINES))
+        except SourceError as error:
+            pytest.fail(str(error), False)
+
+    def _gate(self) -> tuple[GateConfig, str]:
+        """The gate of the file and the marks, the nearest mark last; and what inconclusive does."""
+        from harness.regress.gate import GateConfig, load_gate
+
+        file = _setting(self._config, "vhs_gate")
+        keys = load_gate(Path(file) if file else None).model_dump()
+        for mark in reversed(list(self._node.iter_markers("vhs_gate"))):
+            keys |= mark.kwargs
+        inconclusive = keys.pop("inconclusive", "fail")
+        if inconclusive not in ("fail", "skip", "pass"):
+            pytest.fail(f"vhs_gate: inconclusive is 'fail', 'skip' or 'pass', not {inconclusive!r}.", False)
+        return GateConfig.model_validate(keys), inconclusive
+
+
+def _setting(config: pytest.Config, name: str) -> str | None:
+    """A setting of the command line, else of the ini file; None if neither has it."""
+    return config.getoption(_OPTIONS[name]) or config.getini(name) or None
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

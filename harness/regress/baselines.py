@@ -1,0 +1,168 @@
+"""Accepted baselines: a copy of a checkpoint or run, a manifest of it, and a log of who replaced what when."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from harness.regress.pool import Pool, load_pool
+from harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
+
+LOG, MANIFEST, CONTENT = "log.jsonl", "manifest.json", "content"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEPT = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".parquet", ".txt")
+
+
+def accept(
+    text: str,
+    name: str | None = None,
+    folder: Path = BASELINES,
+    pool: Path | None = None,
+    note: str = "",
+    who: str | None = None,
+) -> dict[str, Any]:
+    """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
+
+    The pool it was compared on is recorded by path and SHA-256. Returns the manifest. An earlier
+    baseline of that name is replaced in one step, and the log says so. Raises SourceError.
+    """
+    source = resolve(text, folder)
+    name = name or source.verifier
+    if not _NAME.fullmatch(name):
+        raise SourceError(f"'{name}' is no name for a baseline; use letters, digits, '.', '_' and '-'.")
+    origin = _origin(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        previous = read(name, folder) if (folder / name / MANIFEST).is_file() else None
+        work = folder / f".{name}.new"
+        shutil.rmtree(work, ignore_errors=True)
+        hashes = _copy(origin, work / CONTENT)
+        entry = {
+            "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
+            "source": text, "sha256": _digest(hashes), "files": hashes, "when": _now(),
+            "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
+            "pool": {"path": str(pool), "sha256": load_pool(pool).sha256} if pool else None,
+        }  # fmt: skip
+        (work / MANIFEST).write_text(json.dumps(entry, indent=1) + "\n")
+        old = folder / f".{name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if (folder / name).exists():
+            (folder / name).rename(old)
+        work.rename(folder / name)
+        shutil.rmtree(old, ignore_errors=True)
+        kept = ("when", "who", "name", "source", "sha256", "replaces", "note")
+        with open(folder / LOG, "a") as stream:
+            stream.write(json.dumps({k: entry[k] for k in kept}) + "\n")
+    return entry
+
+
+def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
+    """The manifest of a baseline, its files verified. Raises SourceError if it is none or damaged."""
+    file = folder / name / MANIFEST
+    try:
+        entry: dict[str, Any] = json.loads(file.read_text())
+        recorded: dict[str, str] = dict(entry["files"])
+    except OSError:
+        raise SourceError(f"there is no baseline '{name}' in {folder}.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{file} is damaged: {error}.") from None
+    content = folder / name / CONTENT
+    found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
+    for path, digest in recorded.items():
+        if path not in found or _sha256(found[path]) != digest:
+            raise SourceError(f"baseline '{name}': {content / path} is missing or not what was accepted.")
+    return entry
+
+
+def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
+    """The pool that a baseline was accepted with; None if it has none, or `name` is no baseline.
+
+    Raises SourceError if there is another pool in its place now.
+    """
+    if name not in accepted_names(folder):
+        return None
+    recorded = read(name, folder)["pool"]
+    if recorded is None:
+        return None
+    pool = load_pool(Path(recorded["path"]))
+    if pool.sha256 != recorded["sha256"]:
+        raise SourceError(
+            f"baseline '{name}' was accepted on another pool than is now in {pool.path}; give --pool."
+        )
+    return pool
+
+
+def listing(folder: Path = BASELINES) -> list[dict[str, Any]]:
+    """The manifests of all baselines, verified, without their lists of files."""
+    return [{k: v for k, v in read(n, folder).items() if k != "files"} for n in accepted_names(folder)]
+
+
+def history(folder: Path = BASELINES) -> list[dict[str, Any]]:
+    """The log, oldest first."""
+    file = folder / LOG
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _origin(source: Source) -> Path:
+    """The folder that `source` names."""
+    if source.run is not None:
+        return source.run
+    if source.checkpoint is None:
+        return Path(str(files("verifiers").joinpath("nano", "weights", source.verifier)))
+    folder = Path(source.checkpoint)
+    if not folder.is_dir():
+        raise SourceError(f"'{source.text}' is not a folder here; download a checkpoint to accept it.")
+    return folder
+
+
+def _copy(origin: Path, target: Path) -> dict[str, str]:
+    """Copy the files that a checkpoint or run consists of; {path: SHA-256}."""
+    hashes = {}
+    for file in sorted(origin.rglob("*")):
+        inside = file.relative_to(origin)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or inside.parts[0] == "shards" or not file.is_file() or file.suffix not in _KEPT:
+            continue
+        copy = target / inside
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        hashes[inside.as_posix()] = _sha256(copy)
+    return hashes
+
+
+def _digest(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user, as in some containers
+        return "unknown"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One acceptance at a time."""
+    with open(folder / ".lock", "a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,339 @@
+"""Two verifiers on the same candidates: accuracy, ranking, calibration, drift of scores, changed picks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
+
+from harness.best_of_n import expected_accuracy
+from harness.derive import GENEVAL_OVERALL, OVERALL
+from harness.geneval.rules import TAGS
+from harness.regress.gate import GateConfig
+from harness.regress.paired import (
+    auc_permutation,
+    calibration,
+    detectable,
+    holm,
+    mcnemar,
+    prompts_needed,
+    sign_flip,
+    standard_error,
+)
+from harness.statistics import average_by_prompt, paired_difference
+
+Floats = NDArray[np.float64]
+
+
+class ComparisonError(ValueError):
+    """Two verifiers that cannot be compared; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pools [R, M]: a row is a prompt and seed. Arrays [R] but for `correct` [R, M]."""
+
+    prompts: list[dict[str, Any]]  # by prompt_id
+    prompt_id: NDArray[np.int64]
+    seed: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+
+    @property
+    def tags(self) -> NDArray[np.str_]:
+        return np.array([self.prompts[i]["tag"] for i in self.prompt_id])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One verifier's scores of the pools, each [R, M]; probabilities may be NaN."""
+
+    name: str
+    score: Floats
+    p_yes: Floats
+    p_no: Floats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Exact best-of-N accuracy in percent, candidate less baseline in points, with its 95% interval.
+
+    p: one-sided, "worse"; p_holm: corrected within its half of the gate's alpha; both None for GenEval's
+    overall, which decides nothing. detectable: found with 80% power, by the spread of the observed
+    differences (None if there are none); detectable_independent: if the two had nothing in common.
+    lost, won, p_mcnemar: prompts whose pick turned wrong and right.
+    """
+
+    tag: str
+    n: int
+    n_prompts: int
+    baseline: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+    p: float | None = None
+    p_holm: float | None = None
+    detectable: float | None = None
+    detectable_independent: float | None = None
+    prompts_needed: int | None = None
+    lost: int = 0
+    won: int = 0
+    p_mcnemar: float = 1.0
+
+    @property
+    def is_overall(self) -> bool:
+        return self.tag == OVERALL
+
+
+@dataclass(frozen=True)
+class Separation:
+    """AUC of a task or overall; p as of a Difference, NaN where one class is empty."""
+
+    tag: str
+    baseline: float
+    candidate: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Expected calibration error of P(yes) / (P(yes) + P(no)), and the curve behind it."""
+
+    ece: float
+    curve: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ScoreDrift:
+    """How the scores moved. Spearman's correlation is over all candidates, and the mean within prompts."""
+
+    ks: float
+    wasserstein: float
+    spearman: float
+    spearman_within: float
+
+
+@dataclass(frozen=True)
+class ChangedPick:
+    """A prompt and seed for which the best of the first N differs; indices are of candidates."""
+
+    row: int  # of the pools
+    prompt_id: int
+    seed: int
+    tag: str
+    prompt: str
+    baseline_index: int
+    candidate_index: int
+    baseline_correct: bool
+    candidate_correct: bool
+    baseline_score: float
+    candidate_score: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was compared."""
+
+    baseline: str
+    candidate: str
+    n_prompts: int
+    pool_size: int
+    differences: list[Difference]
+    separation: list[Separation]
+    calibration: tuple[Calibration, Calibration]
+    drift: ScoreDrift
+    changed: list[ChangedPick]
+    identical: bool  # whether every score is the same
+
+
+def compare(candidates: Candidates, baseline: Judged, candidate: Judged, gate: GateConfig) -> Comparison:
+    """Compare two verifiers. Raises ComparisonError for an N beyond the pool, or scores that do not fit it."""
+    size = candidates.correct.shape[1]
+    if (largest := max(gate.best_of_n)) > size:
+        raise ComparisonError(f"the gate asks for the best of {largest}, but the pool holds {size} a prompt.")
+    for judged in (baseline, candidate):
+        if judged.score.shape != candidates.correct.shape or np.isnan(judged.score).any():
+            raise ComparisonError(f"'{judged.name}' has not scored every candidate of the pool.")
+    accuracy, ranking = correct_for_number(
+        differences(candidates, baseline.score, candidate.score, gate),
+        separation(candidates, baseline.score, candidate.score, gate),
+    )
+    return Comparison(
+        baseline=baseline.name,
+        candidate=candidate.name,
+        n_prompts=len(np.unique(candidates.prompt_id)),
+        pool_size=size,
+        differences=accuracy,
+        separation=ranking,
+        calibration=(_calibration(baseline, candidates), _calibration(candidate, candidates)),
+        drift=score_drift(baseline.score, candidate.score),
+        changed=changed_picks(candidates, baseline.score, candidate.score, largest),
+        identical=bool((baseline.score == candidate.score).all()),
+    )
+
+
+def differences(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) -> list[Difference]:
+    """A row per N and per overall, GenEval overall and task; baseline a, candidate b [R, M]."""
+    columns = np.array(gate.best_of_n) - 1
+    ids = candidates.prompt_id
+    of_a, of_b = (
+        average_by_prompt(100 * expected_accuracy(s, candidates.correct)[:, columns], ids) for s in (a, b)
+    )
+    tags = candidates.tags[np.unique(ids, return_index=True)[1]]
+    present = [t for t in TAGS if t in tags]
+    everything = np.ones(len(tags), dtype=bool)
+    groups = {OVERALL: everything, **{t: tags == t for t in present}}
+    tests = {
+        tag: sign_flip((of_b - of_a)[rows], gate.permutations, gate.seed) for tag, rows in groups.items()
+    }
+    result = []
+    for tag, rows in [*groups.items(), (GENEVAL_OVERALL, everything)]:
+        family = (len(columns) + 1) * (1 if tag == OVERALL else len(present))
+        spread = paired_difference(
+            of_b[rows], of_a[rows], tasks=tags[rows], by_task=tag == GENEVAL_OVERALL,
+            replicates=gate.bootstrap, seed=gate.seed,
+        )  # fmt: skip
+        for i, n in enumerate(gate.best_of_n):
+            row = _Row(tag, n, of_a[rows, i], of_b[rows, i], tags[rows], gate)
+            result.append(
+                Difference(
+                    tag, n, int(rows.sum()), row.baseline, row.candidate,
+                    float(spread.mean[i]), float(spread.low[i]), float(spread.high[i]),
+                    p=float(tests[tag][i]) if tag in tests else None,
+                    **(row.power(gate.alpha / 2 / family) if tag in tests else {}),
+                    **_mcnemar(candidates, a, b, n, tag),
+                )
+            )  # fmt: skip
+    return result
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Accuracies [P] of the prompts of one tag at one N."""
+
+    tag: str
+    n: int
+    a: Floats
+    b: Floats
+    tags: NDArray[np.str_]
+    gate: GateConfig
+
+    @property
+    def baseline(self) -> float:
+        return self._mean(self.a)
+
+    @property
+    def candidate(self) -> float:
+        return self._mean(self.b)
+
+    def _mean(self, values: Floats) -> float:
+        if self.tag == GENEVAL_OVERALL:
+            return float(np.mean([values[self.tags == t].mean() for t in np.unique(self.tags)]))
+        return float(values.mean())
+
+    def power(self, alpha: float) -> dict[str, Any]:
+        """What is found with 80% power at the level that Holm's first, strictest step asks."""
+        error = standard_error(self.b - self.a, self.tags)
+        independent = math.hypot(standard_error(self.a, self.tags), standard_error(self.b, self.tags))
+        return {
+            "detectable": detectable(error, alpha) if error > 0 else None,
+            "detectable_independent": None if math.isnan(independent) else detectable(independent, alpha),
+            "prompts_needed": prompts_needed(len(self.a), error, self.gate.margin_points, alpha),
+        }
+
+
+def _mcnemar(candidates: Candidates, a: Floats, b: Floats, n: int, tag: str) -> dict[str, Any]:
+    rows = np.arange(len(a))
+    if tag not in (OVERALL, GENEVAL_OVERALL):
+        rows = np.flatnonzero(candidates.tags == tag)
+    right_a, right_b = (candidates.correct[rows, s[rows, :n].argmax(1)].astype(float) for s in (a, b))
+    ids = candidates.prompt_id[rows]
+    per_prompt = [average_by_prompt(r[:, None], ids)[:, 0] for r in (right_a, right_b)]
+    seeds = np.unique(ids, return_counts=True)[1][:, None]
+    lost, won, p = mcnemar(*(np.rint(v[:, None] * seeds) for v in per_prompt))
+    return {"lost": lost, "won": won, "p_mcnemar": p}
+
+
+def separation(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) -> list[Separation]:
+    """AUC overall and per task, with permutation tests by prompt."""
+    ids = candidates.prompt_id
+    order = np.argsort(ids, kind="stable")
+    prompts = len(np.unique(ids))
+    if len(ids) % prompts:
+        raise ComparisonError("the pool has not the same seeds for every prompt.")
+    # a prompt's seeds side by side: they are exchanged together
+    a, b = (x[order].reshape(prompts, -1) for x in (a, b))
+    correct = candidates.correct[order].reshape(prompts, -1)
+    tags = candidates.tags[order][:: len(ids) // prompts]
+    present = [t for t in TAGS if t in tags]
+    rows = []
+    for tag in (OVERALL, *present):
+        mine = slice(None) if tag == OVERALL else tags == tag
+        rows.append(auc_permutation(a[mine], b[mine], correct[mine], gate.auc_permutations, gate.seed))
+    return [Separation(tag, *row, math.nan) for tag, row in zip((OVERALL, *present), rows, strict=True)]
+
+
+def correct_for_number(
+    accuracy: Sequence[Difference], ranking: Sequence[Separation]
+) -> tuple[list[Difference], list[Separation]]:
+    """With p_holm: one family is overall accuracy at every N and overall AUC, the other all the tasks'."""
+    accuracy, ranking = list(accuracy), list(ranking)
+    for overall in (True, False):
+        first = [i for i, d in enumerate(accuracy) if d.p is not None and d.is_overall == overall]
+        second = [i for i, s in enumerate(ranking) if not math.isnan(s.p) and (s.tag == OVERALL) == overall]
+        adjusted = holm([*(accuracy[i].p or 0.0 for i in first), *(ranking[i].p for i in second)])
+        for i, p in zip(first, adjusted[: len(first)], strict=True):
+            accuracy[i] = replace(accuracy[i], p_holm=float(p))
+        for i, p in zip(second, adjusted[len(first) :], strict=True):
+            ranking[i] = replace(ranking[i], p_holm=float(p))
+    return accuracy, ranking
+
+
+def _calibration(judged: Judged, candidates: Candidates) -> Calibration:
+    total = judged.p_yes + judged.p_no
+    p = np.divide(judged.p_yes, total, out=np.full_like(total, np.nan), where=total > 0)
+    return Calibration(*calibration(p.ravel(), candidates.correct.ravel()))
+
+
+def score_drift(a: Floats, b: Floats) -> ScoreDrift:
+    """Of scores [R, M], whatever their verdicts."""
+    within = [_spearman(x, y) for x, y in zip(a, b, strict=True)]
+    known = [r for r in within if not math.isnan(r)]
+    return ScoreDrift(
+        ks=float(ks_2samp(a.ravel(), b.ravel()).statistic),
+        wasserstein=float(wasserstein_distance(a.ravel(), b.ravel())),
+        spearman=_spearman(a.ravel(), b.ravel()),
+        spearman_within=float(np.mean(known)) if known else math.nan,
+    )
+
+
+def _spearman(x: Floats, y: Floats) -> float:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # no order to correlate
+        return math.nan
+    return float(spearmanr(x, y).statistic)
+
+
+def changed_picks(candidates: Candidates, a: Floats, b: Floats, n: int) -> list[ChangedPick]:
+    """Picks among the first n that differ: those that turned wrong first, each by the new pick's score."""
+    first, second = a[:, :n].argmax(1), b[:, :n].argmax(1)
+    tags = candidates.tags
+    picks = [
+        ChangedPick(
+            int(r), int(candidates.prompt_id[r]), int(candidates.seed[r]), str(tags[r]),
+            str(candidates.prompts[candidates.prompt_id[r]]["prompt"]), int(first[r]), int(second[r]),
+            bool(candidates.correct[r, first[r]]), bool(candidates.correct[r, second[r]]),
+            float(a[r, first[r]]), float(b[r, second[r]]),
+        )
+        for r in np.flatnonzero(first != second)
+    ]  # fmt: skip
+    rank: Sequence[tuple[bool, bool]] = [(True, False), (False, False), (True, True), (False, True)]
+    return sorted(
+        picks,
+        key=lambda c: (rank.index((c.baseline_correct, c.candidate_correct)), -c.candidate_score, c.row),
+    )

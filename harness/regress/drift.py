@@ -1,0 +1,240 @@
+"""The paper's B.4: the same verifiers on a generator that a LoRA has moved, strength by strength (Table 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from generators.noise import candidate_seed
+from harness.best_of_n import expected_accuracy
+from harness.derive import OVERALL
+from harness.geneval.detector import judge
+from harness.geneval.rules import TAGS
+from harness.geneval.shapes import ShapeDetector
+from harness.statistics import REPLICATES, average_by_prompt, cluster_bootstrap, paired_difference
+
+if TYPE_CHECKING:
+    from generators.protocol import Generator
+    from verifiers.protocol import Verifier
+
+Progress = Callable[[str, int, int], None]
+STRENGTHS = (0.0, 0.5, 1.0)
+# the paper's N at its 1100 ms budget
+BEST_OF_N = {"vhs": 9, "mllm-clip": 4, "mllm-ae": 7}
+COLUMNS = [
+    "strength",
+    "verifier",
+    "best_of_n",
+    *TAGS,
+    OVERALL,
+    "low",
+    "high",
+    "delta",
+    "delta_low",
+    "delta_high",
+]
+
+
+class DriftError(ValueError):
+    """A drift check that cannot be done; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class DriftPlan:
+    """What to measure: `size` candidates for each prompt and seed, at each strength."""
+
+    prompts: Sequence[Mapping[str, Any]]
+    strengths: Sequence[float] = STRENGTHS
+    best_of_n: Mapping[str, int] | None = None  # None: BEST_OF_N
+    seed: int = 0
+    size: int = 9
+    batch: int = 32
+    replicates: int = REPLICATES
+
+
+def drift_table(
+    generator: Generator,
+    judges: Sequence[Verifier],
+    lora: Path,
+    plan: DriftPlan,
+    progress: Progress = lambda *_: None,
+) -> pd.DataFrame:
+    """COLUMNS: accuracy in percent by strength and verifier; `delta` is the first verifier less this one.
+
+    `best_of_n` (exact, over the pool) is each verifier's own; rows whose N is another verifier's too are
+    given as well, so that N and ranking can be told apart. Intervals are 95%, clustered by prompt.
+    The same noise serves every strength. Raises DriftError if the generator takes no LoRA, or an N
+    beyond the pool.
+    """
+    ns = {v.name: (plan.best_of_n or BEST_OF_N).get(v.name, 1) for v in judges}
+    if max(ns.values()) > plan.size:
+        raise DriftError(
+            f"best of {max(ns.values())} needs as many candidates, but the pool has {plan.size}."
+        )
+    set_strength = attach(generator, lora)
+    frames = []
+    for strength in plan.strengths:
+        set_strength(strength)
+        correct, scores = _scored(generator, judges, plan, partial(progress, f"strength {strength:g}"))
+        frames.append(_rows(strength, correct, scores, ns, plan))
+    set_strength(0.0)
+    return pd.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def measure(
+    generator: str,
+    lora: Path | None,
+    strengths: Sequence[float] | None,
+    judges: Sequence[str] | None,
+    limit: int | None,
+    split: str,
+    seed: int,
+    device: str,
+    progress: Progress = lambda *_: None,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The drift table of named models (`judges` are NAME or NAME=N), and what it is of. Raises DriftError."""
+    import generators
+    import verifiers
+    from generators.nano.lora import FOLDER
+    from harness.train_nano import balanced, nano_prompts
+
+    if lora is None and generator != "nano":
+        raise DriftError(f"no LoRA is bundled for '{generator}': give --lora.")
+    if split not in (known := nano_prompts()):
+        raise DriftError(f"nano has the splits {', '.join(known)}, not '{split}'.")
+    ns = dict(_best_of_n(text) for text in judges or ("vhs", "mllm-clip"))
+    prompts = balanced(known[split], limit) if limit else known[split]
+    plan = DriftPlan(prompts, strengths or STRENGTHS, ns, seed, max(ns.values()))
+    path = lora or FOLDER
+    table = drift_table(
+        generators.create(generator, device=device),
+        [verifiers.create(name, device=device) for name in ns], path, plan, progress,
+    )  # fmt: skip
+    about = {"generator": generator, "lora": str(lora or "bundled"), "prompts": len(prompts), "seed": seed}
+    return table, about
+
+
+def _best_of_n(text: str) -> tuple[str, int]:
+    name, equals, n = text.partition("=")
+    if not equals:
+        return name, BEST_OF_N.get(name, 1)
+    if not n.isdigit() or int(n) < 1:
+        raise DriftError(f"'{text}' is not NAME=N, as in vhs=9.")
+    return name, int(n)
+
+
+def attach(generator: Generator, lora: Path) -> Callable[[float], None]:
+    """Load a LoRA in diffusers' format; the function returned sets its strength. Raises DriftError."""
+    pipeline: Any = getattr(generator, "pipeline", None)
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise DriftError(f"generator '{generator.name}' takes no LoRA.")
+    if not lora.exists():
+        raise DriftError(f"there is no LoRA at {lora}.")
+    where = {"weight_name": lora.name} if lora.is_file() else {}
+    from safetensors import SafetensorError
+
+    try:
+        pipeline.load_lora_weights(
+            lora.parent if lora.is_file() else lora, adapter_name="drift", local_files_only=True,
+            use_safetensors=True, **where,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DriftError(f"the LoRA at {lora} does not fit '{generator.name}': {reason}") from error
+    return lambda strength: pipeline.set_adapters(["drift"], [float(strength)])
+
+
+def _scored(
+    generator: Generator, judges: Sequence[Verifier], plan: DriftPlan, progress: Callable[[int, int], None]
+) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+    """Verdicts [P, M], and scores [P, M] by verifier."""
+    rows = [(p, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
+    detector = ShapeDetector()
+    correct: list[bool] = []
+    scores: dict[str, list[float]] = {v.name: [] for v in judges}
+    blocks = sorted({v.block for v in judges if v.block is not None})
+    for start in range(0, len(rows), plan.batch):
+        part = rows[start : start + plan.batch]
+        texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]
+        cond = generator.encode(texts)
+        noise = generator.noise([candidate_seed(plan.seed, p, i) for p, i in part])
+        hidden = {block: generator.head(cond, noise, block) for block in blocks}
+        latents = generator.tail(hidden[blocks[0]]) if blocks else generator.denoise(cond, noise)
+        images = generator.decode(latents)
+        correct += [v.correct for v in judge(detector, images, [plan.prompts[p] for p, _ in part])]
+        for v in judges:
+            read: Any = images if v.needs == "images" else latents
+            if v.needs == "hidden" and v.block is not None:
+                read = hidden[v.block].features
+            scores[v.name] += v.score(texts, read).score.double().tolist()
+        progress(min(start + plan.batch, len(rows)), len(rows))
+    shape = (len(plan.prompts), plan.size)
+    return np.array(correct).reshape(shape), {k: np.array(s).reshape(shape) for k, s in scores.items()}
+
+
+def _rows(
+    strength: float,
+    correct: np.ndarray[Any, Any],
+    scores: Mapping[str, np.ndarray[Any, Any]],
+    ns: Mapping[str, int],
+    plan: DriftPlan,
+) -> pd.DataFrame:
+    """Each verifier at its own N with the difference to the first at the first's; and all at each other N."""
+    curves = {name: 100 * expected_accuracy(s, correct) for name, s in scores.items()}
+    tags = np.array([p["tag"] for p in plan.prompts])
+    first = next(iter(ns))
+    pairs = [(name, ns[name], ns[first]) for name in ns]
+    pairs += [(name, n, n) for n in dict.fromkeys(ns.values()) for name in ns if ns[name] != n]
+    how: dict[str, Any] = {"tasks": tags, "replicates": plan.replicates}
+    rows = []
+    for name, n, first_n in pairs:
+        mine = curves[name][:, n - 1]
+        spread = cluster_bootstrap(mine, **how)
+        row: dict[str, Any] = {
+            "strength": strength, "verifier": name, "best_of_n": n, OVERALL: spread.mean[0],
+            "low": spread.low[0], "high": spread.high[0],
+        } | dict(zip(*_by_task(mine, tags), strict=True))  # fmt: skip
+        if name != first:
+            gap = paired_difference(curves[first][:, first_n - 1], mine, **how)
+            row |= {"delta": gap.mean[0], "delta_low": gap.low[0], "delta_high": gap.high[0]}
+        rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def _by_task(values: np.ndarray[Any, Any], tags: np.ndarray[Any, Any]) -> tuple[list[str], list[float]]:
+    return [str(t) for t in np.unique(tags)], average_by_prompt(values[:, None], tags)[:, 0].tolist()
+
+
+def write(table: pd.DataFrame, out: Path, about: Mapping[str, Any]) -> None:
+    """drift.csv, drift.md as the paper's Table 7, and drift.json with what it is of, in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "drift.csv", index=False)
+    (out / "drift.md").write_text(markdown(table))
+    (out / "drift.json").write_text(as_json(table, about) + "\n")
+
+
+def as_json(table: pd.DataFrame, about: Mapping[str, Any]) -> str:
+    rows = json.loads(table.to_json(orient="records"))  # NaN as null
+    return json.dumps({**about, "rows": rows}, indent=1)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for people: one decimal, a dash where there is no value."""
+    names = ["strength", "verifier", "N", *TAGS, "overall [95%]", "delta [95%]"]
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    for row in table.to_dict("records"):
+        tasks = ["-" if np.isnan(row[t]) else f"{row[t]:.1f}" for t in TAGS]
+        overall = f"{row[OVERALL]:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        delta = "-"
+        if not np.isnan(row["delta"]):
+            delta = f"{row['delta']:+.1f} [{row['delta_low']:+.1f}, {row['delta_high']:+.1f}]"
+        cells = [f"{row['strength']:g}", row["verifier"], str(row["best_of_n"]), *tasks, overall, delta]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,158 @@
+"""The gate: its configuration, and the verdict on a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from generators.registry import nearest
+from harness.config import ConfigError
+
+if TYPE_CHECKING:
+    from harness.regress.compare import Comparison, Difference
+    from harness.regress.speed import Speed
+
+Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0)]
+Outcome = Literal["pass", "fail", "inconclusive"]
+PASS: Outcome = "pass"
+FAIL: Outcome = "fail"
+INCONCLUSIVE: Outcome = "inconclusive"
+EXIT_CODES: dict[Outcome, int] = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
+
+
+class GateConfig(BaseModel):
+    """gate.yaml: what a candidate must keep.
+
+    alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
+    each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
+    candidate over baseline; null only reports them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    best_of_n: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
+    margin_points: Annotated[float, Field(ge=0)] = 1.0
+    auc_margin: Annotated[float, Field(ge=0)] | None = 0.01
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    permutations: Annotated[int, Field(ge=99)] = 9999
+    auc_permutations: Annotated[int, Field(ge=99)] = 1999
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_time_ratio: Ratio | None = None
+    max_memory_ratio: Ratio | None = None
+    timing_batch: Positive = 1
+    timing_repeats: Annotated[int, Field(ge=0)] = 30
+    timing_warm_up: Annotated[int, Field(ge=0)] = 3
+    worst_picks: Annotated[int, Field(ge=0)] = 6
+    device: str = "cpu"
+    threads: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome and why, each reason a sentence."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.outcome]
+
+
+def load_gate(path: Path | None) -> GateConfig:
+    """Read gate.yaml; None is the default gate. Raises ConfigError naming the file and key."""
+    if path is None:
+        return GateConfig()
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a gate is a mapping, for example 'margin_points: 1.0'.")
+    try:
+        return GateConfig.model_validate(data)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = nearest(key, list(GateConfig.model_fields))
+            raise ConfigError(f"{path}, key '{key}': unknown key; {known}") from None
+        message = str(first["msg"])
+        raise ConfigError(
+            f"{path}, key '{key}': {message[0].lower()}{message[1:]}, not {first['input']!r}."
+        ) from None
+
+
+def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) -> Verdict:
+    """Fail, if anything is worse beyond chance and may be by more than is allowed; else pass, if all is
+    shown to be within what is allowed; else inconclusive. docs/regression.md says it in full."""
+    failures, doubts = [], []
+    for row in comparison.differences:
+        worse = row.p_holm is not None and row.p_holm <= gate.alpha / 2
+        beyond = not row.low > -gate.margin_points
+        if worse and beyond:
+            failures.append(f"{_where(row)} is worse by {-row.difference:.2f} points {_interval(row)}.")
+        elif beyond and row.is_overall:
+            doubts.append(_doubt(row, gate))
+    for auc in comparison.separation:
+        if gate.auc_margin is None or not auc.p_holm <= gate.alpha / 2:
+            continue
+        if auc.baseline - auc.candidate > gate.auc_margin:
+            failures.append(f"the AUC of {auc.tag} falls from {auc.baseline:.4f} to {auc.candidate:.4f}.")
+    for what, ratio, limit in _ratios(speed, gate):
+        if ratio is None:
+            doubts.append(f"the {what} ratio has a limit of {limit:g}, but it was not measured.")
+        elif ratio[1] > limit:
+            failures.append(f"the {what} ratio is {ratio[0]:.2f}, over the limit of {limit:g}.")
+        elif ratio[2] > limit:
+            doubts.append(
+                f"the {what} ratio {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}] cannot be told from the "
+                f"limit of {limit:g}; raise timing_repeats."
+            )
+    if failures:
+        return Verdict(FAIL, tuple(failures))
+    if doubts:
+        return Verdict(INCONCLUSIVE, tuple(doubts))
+    ns = ", ".join(map(str, gate.best_of_n))
+    return Verdict(
+        PASS, (f"overall accuracy is within {gate.margin_points:g} points of the baseline's at N = {ns}.",)
+    )
+
+
+def _ratios(
+    speed: Speed | None, gate: GateConfig
+) -> list[tuple[str, tuple[float, float, float] | None, float]]:
+    """(what, (ratio, low, high) or None if not measured, limit) of what has a limit."""
+    found: list[tuple[str, tuple[float, float, float] | None, float]] = []
+    if gate.max_time_ratio is not None:
+        measured = (speed.time_ratio, speed.time_low, speed.time_high) if speed else None
+        found.append(("time", measured, gate.max_time_ratio))
+    if gate.max_memory_ratio is not None:
+        # a count of bytes, not a sample: it has no interval
+        memory = (speed.memory_ratio,) * 3 if speed else None
+        found.append(("memory", memory, gate.max_memory_ratio))  # type: ignore[arg-type]
+    return found
+
+
+def _doubt(row: Difference, gate: GateConfig) -> str:
+    said = f"{_where(row)} differs by {row.difference:+.2f} points {_interval(row)}"
+    if row.n_prompts < 2:
+        return f"{said}: one prompt says nothing of how prompts vary."
+    more = f"; about {row.prompts_needed} prompts would show it" if row.prompts_needed else ""
+    return f"{said}, which may be more than {gate.margin_points:g} points worse: too few prompts ({row.n_prompts}){more}."
+
+
+def _where(row: Difference) -> str:
+    return f"{row.tag} at N = {row.n}"
+
+
+def _interval(row: Difference) -> str:
+    return f"[{row.low:+.2f}, {row.high:+.2f}]"

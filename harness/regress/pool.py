@@ -1,0 +1,310 @@
+"""A frozen pool of candidates: what every verifier reads, the verdicts, and a hash of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.store import SCHEMAS
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from generators.protocol import Generator
+    from harness.config import RunConfig
+
+Keep = Literal["hidden", "latents", "images"]
+Progress = Callable[[str, int, int], None]
+
+MANIFEST, PROMPTS, CANDIDATES = "manifest.json", "prompts.jsonl", "candidates.parquet"
+_FEATURES = "features"
+_ORDER = ["prompt_id", "seed", "index"]
+
+
+class PoolError(ValueError):
+    """A pool that cannot be made or used; the message is one sentence for a user."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PoolFile(_Strict):
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)  # bytes
+
+
+class Manifest(_Strict):
+    """manifest.json. `blocks` are those whose hidden states are kept; `batch` is the rows of a feature file."""
+
+    format: Literal[1] = 1
+    generator: str
+    options: dict[str, Any]
+    source: str
+    steps: int
+    seeds: list[int]
+    size: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    blocks: list[int]
+    keep: list[Keep]
+    dtype: str
+    files: dict[str, PoolFile]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool whose files were all found as the manifest says. `candidates` is in order of rows."""
+
+    path: Path
+    sha256: str  # of the manifest, and so of everything
+    manifest: Manifest
+    prompts: list[dict[str, Any]]
+    candidates: pd.DataFrame
+
+    def texts(self, start: int, stop: int) -> list[str]:
+        """The prompts of the candidates of rows start..stop."""
+        ids = self.candidates["prompt_id"].iloc[start:stop]
+        return [str(self.prompts[i]["prompt"]) for i in ids]
+
+    def image(self, row: int) -> Image.Image | None:
+        """The picture of a candidate; None if the pool keeps none."""
+        if "images" not in self.manifest.keep:
+            return None
+        from PIL import Image
+
+        data = self._read(image_name(row))
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            return picture.convert("RGB")
+
+    def batches(self, needs: Keep, block: int | None) -> Iterator[tuple[list[str], Any]]:
+        """(prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
+        if needs not in self.manifest.keep or (needs == "hidden" and block not in self.manifest.blocks):
+            kept: list[str] = [k for k in self.manifest.keep if k != "hidden"]
+            kept += [f"hidden states of block {b}" for b in self.manifest.blocks]
+            wanted = f"hidden states of block {block}" if needs == "hidden" else needs
+            raise PoolError(f"the pool {self.path} keeps {', '.join(kept)}, not {wanted}; make it with them.")
+        rows = len(self.candidates)
+        for start in range(0, rows, self.manifest.batch):
+            stop = min(start + self.manifest.batch, rows)
+            if needs == "images":
+                read: Any = [self.image(row) for row in range(start, stop)]
+            else:
+                read = self._tensor(feature_name(needs, block, start))
+            yield self.texts(start, stop), read
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self._read(name))[_FEATURES].float()
+        except (SafetensorError, KeyError) as error:
+            raise PoolError(f"{self.path}/{name} is no file of features: {error}.") from error
+
+    def _read(self, name: str) -> bytes:
+        if name not in self.manifest.files:
+            raise PoolError(f"the pool {self.path} lists no file '{name}'.")
+        return (self.path / name).read_bytes()
+
+
+def kinds_to_keep(names: Sequence[str] | None) -> list[Keep] | None:
+    """The names as kinds; None and none are the default. Raises PoolError for another name."""
+    known: dict[str, Keep] = {k: k for k in ("hidden", "latents", "images")}
+    for name in names or ():
+        if name not in known:
+            raise PoolError(f"a pool keeps hidden, latents or images, not '{name}'.")
+    return [known[name] for name in dict.fromkeys(names)] if names else None
+
+
+def image_name(row: int) -> str:
+    return f"images/{row:06d}.png"
+
+
+def feature_name(needs: Keep, block: int | None, start: int) -> str:
+    folder = f"hidden_block={block}" if needs == "hidden" else "latents"
+    return f"{folder}/{start:06d}.safetensors"
+
+
+def load_pool(path: Path) -> Pool:
+    """Read a pool and verify the hash of every file in it. Raises PoolError naming the first that is wrong."""
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except OSError:
+        raise PoolError(f"{path} is not a pool: it has no {MANIFEST}; `vhsbench pool` makes one.") from None
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its text"
+        raise PoolError(f"{path / MANIFEST} is damaged: {where}: {first['msg']}.") from None
+    for name, entry in manifest.files.items():
+        _verify(path, name, entry)
+    for name in (PROMPTS, CANDIDATES):
+        if name not in manifest.files:
+            raise PoolError(f"{path / MANIFEST} lists no {name}.")
+    prompts = [json.loads(line) for line in (path / PROMPTS).read_text().splitlines()]
+    candidates = pq.read_table(path / CANDIDATES).cast(SCHEMAS["candidates"]).to_pandas()
+    return Pool(path, hashlib.sha256(text).hexdigest(), manifest, prompts, candidates)
+
+
+def _verify(path: Path, name: str, entry: PoolFile) -> None:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
+        raise PoolError(f"{path / MANIFEST} names the file '{name}', which is not inside the pool.")
+    file = path / name
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise PoolError(f"the pool's file {file} is a link that leads out of the pool.")
+    if not file.is_file():
+        raise PoolError(f"the pool {path} has lost its file '{name}'.")
+    if file.stat().st_size != entry.size or _sha256(file) != entry.sha256:
+        raise PoolError(f"the pool's file {file} is damaged: its SHA-256 is not the one in {MANIFEST}.")
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def make_pool(
+    config: RunConfig,
+    out: Path,
+    keep: Sequence[Keep] | None = None,
+    dtype: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> Pool:
+    """Generate, judge and freeze the pool of a run's configuration in the new folder `out`.
+
+    keep: what to store; by default what the configuration's verifiers read, and the images. dtype:
+    of features, "float32", "float16" or "bfloat16"; by default the generator's own.
+    Raises PoolError if `out` exists, for several generators, or features beyond float16's range.
+    """
+    if out.exists():
+        raise PoolError(f"{out} exists already; a pool is frozen, so choose another --out.")
+    if len(config.generators) != 1:
+        raise PoolError("a pool is of one generator; the configuration has several.")
+    if dtype not in (None, "float32", "float16", "bfloat16"):
+        raise PoolError(f"a pool keeps float32, float16 or bfloat16, not '{dtype}'.")
+    work = out.with_name(f".{out.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        _Maker(config, work, keep, dtype, progress).run()
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return load_pool(out)
+
+
+class _Maker:
+    """Writes one pool, batch by batch."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        keep: Sequence[Keep] | None,
+        dtype: str | None,
+        progress: Progress,
+    ) -> None:
+        import generators
+        from harness.geneval.shapes import ShapeDetector
+        from harness.sweep import create_verifier, load_prompts
+
+        self.config, self.out, self.dtype, self.progress = config, out, dtype, progress
+        entry = config.generators[0]
+        self.entry = entry
+        self.prompts = load_prompts(config)
+        self.generator: Generator = generators.create(entry.name, device=config.device, **entry.options)
+        judges = [create_verifier(v, config.device) for v in config.verifiers]
+        self.blocks = sorted({v.block for v in judges if v.block is not None})
+        self.keep: list[Keep] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
+        if "hidden" in self.keep and not self.blocks:
+            raise PoolError(
+                "hidden states are kept for a verifier that reads them; the configuration has none."
+            )
+        if "hidden" not in self.keep:
+            self.blocks = []
+        self.detector = ShapeDetector()
+        self.files: dict[str, PoolFile] = {}
+        self.kept_dtype = ""
+
+    def run(self) -> None:
+        seeds, size = self.config.seeds, self.config.pool
+        rows = [(p, s, i) for p in range(len(self.prompts)) for s in sorted(seeds) for i in range(size)]
+        frames = []
+        for start in range(0, len(rows), self.config.batch_size):
+            frames.append(self._batch(start, rows[start : start + self.config.batch_size]))
+            self.progress("candidates", min(start + self.config.batch_size, len(rows)), len(rows))
+        schema = SCHEMAS["candidates"]
+        table = pa.Table.from_pandas(pd.concat(frames)[schema.names], schema, preserve_index=False)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self._write(CANDIDATES, bytes(sink.getvalue()))
+        self._write(PROMPTS, "".join(json.dumps(p) + "\n" for p in self.prompts).encode())
+        manifest = Manifest(
+            generator=self.entry.name, options=self.entry.options, source=self.generator.info().source,
+            steps=self.generator.steps, seeds=sorted(seeds), size=size, batch=self.config.batch_size,
+            blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files,
+        )  # fmt: skip
+        (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+
+    def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
+        from generators.noise import candidate_seed
+        from harness.geneval.detector import judge
+
+        ids = sorted({p for p, _, _ in rows})
+        cond = self.generator.encode([self.prompts[i]["prompt"] for i in ids])
+        cond = cond.select([ids.index(p) for p, _, _ in rows])
+        noise = self.generator.noise([candidate_seed(s, p, i) for p, s, i in rows])
+        latents = None
+        for block in self.blocks:
+            hidden = self.generator.head(cond, noise, block)
+            self._tensor(feature_name("hidden", block, start), hidden.features)
+            latents = self.generator.tail(hidden) if latents is None else latents
+        if latents is None:
+            latents = self.generator.denoise(cond, noise)
+        if "latents" in self.keep:
+            self._tensor(feature_name("latents", None, start), latents)
+        images = self.generator.decode(latents)
+        if "images" in self.keep:
+            for at, image in enumerate(images, start=start):
+                stream = io.BytesIO()
+                image.save(stream, "PNG")
+                self._write(image_name(at), stream.getvalue())
+        metadata = [self.prompts[p] for p, _, _ in rows]
+        verdicts = judge(self.detector, images, metadata)
+        return pd.DataFrame(rows, columns=_ORDER).assign(
+            generator=self.entry.name,
+            steps=self.generator.steps,
+            tag=[m["tag"] for m in metadata],
+            correct=[v.correct for v in verdicts],
+            reason=[v.reason for v in verdicts],
+        )
+
+    def _tensor(self, name: str, features: torch.Tensor) -> None:
+        import torch
+        from safetensors.torch import save
+
+        kept = features.detach().to("cpu", getattr(torch, self.dtype) if self.dtype else features.dtype)
+        if not torch.isfinite(kept).all():
+            raise PoolError(f"features beyond the range of {kept.dtype}; keep them with --dtype float32.")
+        self.kept_dtype = str(kept.dtype).removeprefix("torch.")
+        self._write(name, save({_FEATURES: kept.contiguous()}))
+
+    def _write(self, name: str, data: bytes) -> None:
+        file = self.out / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        self.files[name] = PoolFile(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

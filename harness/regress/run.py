@@ -1,0 +1,146 @@
+"""One regression: both sides resolved and scored on the same candidates, compared, timed and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.regress.compare import Candidates, Comparison, Judged, compare
+from harness.regress.gate import GateConfig, Verdict, judge
+from harness.regress.pool import Pool
+from harness.regress.sources import (
+    Source,
+    SourceError,
+    pool_candidates,
+    run_candidates,
+    run_scores,
+    score_pool,
+)
+from harness.regress.speed import Speed, side_by_side
+
+if TYPE_CHECKING:
+    from verifiers.protocol import Verifier
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A comparison, its verdict, and what they are of. `inputs` names checkpoints and pool by SHA-256."""
+
+    gate: GateConfig
+    verdict: Verdict
+    comparison: Comparison
+    speed: Speed | None
+    inputs: dict[str, str]
+    pool: Pool | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is not known is None."""
+        return _plain(
+            {
+                "verdict": self.verdict.outcome,
+                "reasons": list(self.verdict.reasons),
+                "inputs": self.inputs,
+                "gate": self.gate.model_dump(mode="json"),
+                "comparison": asdict(self.comparison),
+                "speed": asdict(self.speed) if self.speed else None,
+            }
+        )
+
+
+def regress(
+    baseline: Source,
+    candidate: Source,
+    pool: Pool | None,
+    gate: GateConfig,
+    progress: Progress = lambda *_: None,
+) -> Regression:
+    """Compare a candidate with its baseline. Two runs need no pool; a checkpoint does. Raises SourceError."""
+    if gate.threads:
+        import torch
+
+        torch.set_num_threads(gate.threads)
+    sides = (baseline, candidate)
+    if pool is None and not all(s.run for s in sides):
+        raise SourceError(
+            "checkpoints are compared on a frozen pool: give --pool; `vhsbench pool` makes one."
+        )
+    loaded = [None if s.run else s.load(gate.device) for s in sides]
+    candidates = pool_candidates(pool) if pool else _of_run(baseline)
+    names = _names(baseline, candidate)
+    judged = [
+        _scores(s, v, name, pool, candidates, progress)
+        for s, v, name in zip(sides, loaded, names, strict=True)
+    ]
+    comparison = compare(candidates, judged[0], judged[1], gate)
+    speed = None
+    first, second = loaded
+    if pool and first and second and gate.timing_repeats:
+        speed = side_by_side(
+            first, second, pool, gate.timing_batch, gate.timing_repeats, gate.timing_warm_up, gate.seed
+        )
+    inputs = {
+        "baseline": first.checkpoint_sha256 if first else str(baseline.run),
+        "candidate": second.checkpoint_sha256 if second else str(candidate.run),
+        "pool": pool.sha256 if pool else str(baseline.run),
+    }
+    return Regression(gate, judge(comparison, gate, speed), comparison, speed, inputs, pool)
+
+
+def _names(baseline: Source, candidate: Source) -> tuple[str, str]:
+    if baseline.text != candidate.text:
+        return baseline.text, candidate.text
+    return baseline.text, f"{candidate.text} (again)"
+
+
+def _of_run(source: Source) -> Candidates:
+    from harness.store import load_run
+
+    assert source.run is not None
+    return run_candidates(load_run(source.run))
+
+
+def _scores(
+    source: Source,
+    verifier: Verifier | None,
+    name: str,
+    pool: Pool | None,
+    candidates: Candidates,
+    progress: Progress,
+) -> Judged:
+    if verifier is None:
+        from harness.store import load_run
+
+        assert source.run is not None
+        return run_scores(load_run(source.run), name, source.verifier, candidates)
+    assert pool is not None
+    return score_pool(verifier, name, pool, lambda done, of: progress(f"scores of {name}", done, of))
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinities as None, tuples as lists."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def write(regression: Regression, out: Path) -> None:
+    """regression.json, junit.xml, summary.md and, where the pool has pictures, changed_picks.png in `out`."""
+    import json
+
+    from harness.regress import report
+    from harness.store import write_atomic
+
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(regression.as_dict(), indent=1, allow_nan=False) + "\n"
+    write_atomic(out / "regression.json", text.encode())
+    write_atomic(out / "junit.xml", report.junit(regression))
+    picture = report.picture(regression, out / "changed_picks.png")
+    write_atomic(out / "summary.md", report.markdown(regression, picture).encode())

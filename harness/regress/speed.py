@@ -1,0 +1,156 @@
+"""Scoring time and memory of two verifiers, side by side, as candidate over baseline."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from harness.regress.pool import Pool
+from harness.statistics import LEVEL
+
+if TYPE_CHECKING:
+    from verifiers.protocol import Verifier
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Per candidate and in whole. The time ratio is the median over rounds, with its 95% interval.
+
+    Memory is weights and the peak of what scoring one batch allocates beside them.
+    """
+
+    device: str
+    batch: int
+    repeats: int
+    baseline_ms: float
+    candidate_ms: float
+    time_ratio: float
+    time_low: float
+    time_high: float
+    baseline_gb: float
+    candidate_gb: float
+    memory_ratio: float
+
+
+def side_by_side(
+    baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int, seed: int = 0
+) -> Speed:
+    """Time both on the pool's first candidates: once each a round, in alternating order."""
+    calls = [scoring(v, pool, batch) for v in (baseline, candidate)]
+    memory = [_peak_gb(v, call) for v, call in zip((baseline, candidate), calls, strict=True)]
+    times: list[list[float]] = [[], []]
+    for turn in range(warm_up + repeats):
+        for which in (0, 1) if turn % 2 == 0 else (1, 0):
+            wall_ms = _wall_ms(calls[which], baseline)
+            if turn >= warm_up:
+                times[which].append(wall_ms / batch)
+    ratio, low, high = paired_ratio(times[0], times[1], seed=seed)
+    return Speed(
+        _device_name(baseline), batch, repeats, float(np.median(times[0])), float(np.median(times[1])),
+        ratio, low, high, memory[0], memory[1], memory[1] / memory[0],
+    )  # fmt: skip
+
+
+def paired_ratio(
+    baseline: ArrayLike, candidate: ArrayLike, replicates: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(median of candidate / baseline by rounds, low, high): a 95% bootstrap over rounds."""
+    ratios = np.asarray(candidate, dtype=np.float64) / np.asarray(baseline, dtype=np.float64)
+    drawn = np.random.default_rng(seed).choice(ratios, (replicates, len(ratios)))
+    low, high = np.quantile(np.median(drawn, axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def scoring(verifier: Verifier, pool: Pool, batch: int = 1) -> Call:
+    """A call that scores the pool's first `batch` candidates, everything it reads being at hand."""
+    prompts: list[str] = []
+    reads: list[Any] = []
+    for texts, read in pool.batches(verifier.needs, verifier.block):
+        prompts.extend(texts)
+        reads.extend(read)
+        if len(prompts) >= batch:
+            break
+    texts, rows = prompts[:batch], reads[:batch]
+    if verifier.needs == "images":
+        return lambda: verifier.score(texts, rows)
+    import torch
+
+    features = torch.stack(rows).to(getattr(verifier, "device", "cpu"))
+    return lambda: verifier.score(texts, features)
+
+
+def _wall_ms(call: Call, verifier: Verifier) -> float:
+    device = getattr(verifier, "device", None)
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        call()
+        torch.cuda.synchronize(device)
+        return 1e3 * (time.perf_counter() - started)
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _peak_gb(verifier: Verifier, call: Call) -> float:
+    """Weights, and the peak of the call's own allocations: by CUDA's counter, or torch's profiler on CPU."""
+    import torch
+
+    call()  # the first call may build caches
+    device = getattr(verifier, "device", None)
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (_weights_bytes(verifier) + torch.cuda.max_memory_allocated(device) - before) / 1e9
+    return (_weights_bytes(verifier) + _allocated_bytes(call)) / 1e9
+
+
+def _allocated_bytes(call: Call) -> int:
+    """The peak of torch's own CPU allocations during the call."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs otherwise
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    steps = [e.nbytes() for e in events if e.name() == "[memory]"]
+    return int(np.cumsum([0, *steps]).max())
+
+
+def _weights_bytes(verifier: Verifier) -> int:
+    """Bytes of all parameters and buffers in the verifier and in what it reads with, each once."""
+    from torch import nn
+
+    parts = list(vars(verifier).values())
+    parts += [part for owner in parts if hasattr(owner, "__dict__") for part in vars(owner).values()]
+    tensors = {
+        t.data_ptr(): t.nbytes
+        for module in parts
+        if isinstance(module, nn.Module)
+        for t in (*module.parameters(), *module.buffers())
+    }
+    return sum(tensors.values())
+
+
+def _device_name(verifier: Verifier) -> str:
+    from harness.measure import device_name
+
+    device = getattr(verifier, "device", None)
+    if device is None:
+        from harness.environment import cpu_model
+
+        return cpu_model()
+    return device_name(device)

@@ -1,0 +1,168 @@
+"""The gate proven by simulation, without models: false alarms, wrong passes, power; and its configuration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from harness.config import ConfigError
+from harness.geneval.rules import TAGS
+from harness.regress.compare import Difference, compare, differences
+from harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
+from harness.regress.speed import Speed
+
+FAST = GateConfig(best_of_n=(2, 4), bootstrap=200, permutations=399, auc_permutations=199)
+
+
+class _Only:
+    """A comparison of which the verdict reads the differences alone."""
+
+    def __init__(self, rows: list[Difference]) -> None:
+        self.differences, self.separation = rows, []
+
+
+def outcomes(
+    simulated, skills: tuple[float, float], trials: int, prompts: int, gate: GateConfig = FAST
+) -> list[str]:
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(trials):
+        candidates, a, b = simulated(rng, prompts, 6, skills)
+        found.append(judge(compare(candidates, a, b, gate), gate).outcome)
+    return found
+
+
+def test_equally_good_verifiers_fail_at_most_as_often_as_alpha_says(simulated):
+    gate = FAST.model_copy(update={"best_of_n": (4,)})
+    trials = 200
+    found = outcomes(simulated, (1.0, 1.0), trials, 42, gate)
+    assert found.count("fail") / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+    assert found.count("inconclusive") > 0  # 42 prompts do not show a margin of one point
+
+
+def test_a_loss_of_the_margin_rarely_passes():
+    """At the boundary the lower end of a 95% interval is above the margin in about 2.5% of pools."""
+    rng, margin, trials, passed = np.random.default_rng(5), 2.0, 400, 0
+    gate = FAST.model_copy(update={"best_of_n": (1,), "margin_points": margin})
+    for _ in range(trials):
+        d = rng.normal(-margin, 10.0, 120)
+        low = d.mean() - 1.96 * d.std(ddof=1) / math.sqrt(120)
+        row = Difference("overall", 1, 120, 70.0, 70.0 + d.mean(), d.mean(), low, 1.0, p=0.5, p_holm=0.5)
+        passed += judge(_Only([row]), gate).outcome == "pass"
+    assert passed / trials <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / trials)
+
+
+def test_a_clearly_worse_verifier_fails_and_a_better_one_passes(simulated):
+    assert outcomes(simulated, (2.0, 0.2), 8, 120).count("fail") >= 7
+    assert outcomes(simulated, (0.2, 2.0), 8, 120) == ["pass"] * 8
+
+
+def test_more_damage_fails_in_more_tasks(simulated):
+    gate = GateConfig(bootstrap=200, permutations=999, auc_permutations=999)
+    failed = []
+    for skill in (1.6, 1.2, 0.0):
+        candidates, a, b = simulated(np.random.default_rng(9), 300, 6, (1.6, skill))
+        found = compare(candidates, a, b, gate)
+        assert judge(found, gate).outcome == ("fail" if skill < 1.6 else "inconclusive")
+        failed.append({s.tag for s in found.separation[1:] if s.p_holm <= gate.alpha / 2})
+    assert failed[0] == set()
+    assert failed[1] < failed[2] == set(TAGS)
+
+
+def test_detectable_of_a_comparison_is_what_simulated_pools_find(simulated):
+    """The printed number, from one pool's own spread, against the share of pools in which it is found."""
+    rng = np.random.default_rng(7)
+    gate = GateConfig(best_of_n=(4,), bootstrap=100, permutations=399)
+    skills = (1.0, 0.62)
+    rows, hits = [], 0
+    for _ in range(200):
+        candidates, a, b = simulated(rng, 180, 6, skills)
+        row = next(r for r in differences(candidates, a.score, b.score, gate) if r.is_overall)
+        rows.append(row)
+        hits += row.p <= gate.alpha / 4  # the first of Holm's steps: this accuracy and the AUC
+    detectable = np.mean([r.detectable for r in rows])
+    true = -np.mean([r.difference for r in rows])
+    critical = norm.isf(gate.alpha / 4)
+    expected = norm.cdf(true * (critical + norm.ppf(0.8)) / detectable - critical)
+    assert 0.4 < expected < 0.95  # else the test says nothing
+    assert hits / 200 == pytest.approx(expected, abs=3 * math.sqrt(expected * (1 - expected) / 200) + 0.02)
+
+
+def test_worse_within_the_margin_passes_and_a_task_alone_can_fail():
+    kept = Difference("overall", 4, 500, 80, 79.6, -0.4, -0.7, -0.1, p=0.001, p_holm=0.001)
+    assert judge(_Only([kept]), GateConfig()).outcome == "pass"
+    task = Difference("counting", 4, 80, 60, 50, -10.0, -15.0, -5.0, p=0.001, p_holm=0.006)
+    verdict = judge(_Only([kept, task]), GateConfig())
+    assert verdict.outcome == "fail"
+    assert verdict.reasons == ("counting at N = 4 is worse by 10.00 points [-15.00, -5.00].",)
+
+
+def test_too_few_prompts_is_inconclusive_and_says_how_many_would_do():
+    row = Difference(
+        "overall", 4, 40, 80, 79, -1.0, -5.0, 3.0, p=0.3, p_holm=0.3, detectable=5.7, prompts_needed=1300
+    )
+    verdict = judge(_Only([row]), GateConfig())
+    assert verdict.outcome == "inconclusive"
+    assert "too few prompts (40)" in verdict.reasons[0]
+    assert "about 1300 prompts" in verdict.reasons[0]
+    one = Difference("overall", 4, 1, 80, 79, -1.0, math.nan, math.nan, p=1.0, p_holm=1.0)
+    assert judge(_Only([one]), GateConfig()).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "outcome"),
+    [((1.0, 0.9, 1.1), "pass"), ((1.5, 1.3, 1.7), "fail"), ((1.2, 1.0, 1.4), "inconclusive")],
+)
+def test_a_limit_on_time(ratio, outcome):
+    speed = Speed("cpu", 1, 30, 10.0, 10.0 * ratio[0], *ratio, 0.1, 0.1, 1.0)
+    assert judge(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == outcome
+    assert judge(_Only([]), GateConfig(), speed).outcome == "pass"  # reported only
+    assert judge(_Only([]), GateConfig(max_time_ratio=1.2)).outcome == "inconclusive"  # never measured
+
+
+def test_a_limit_on_memory():
+    speed = Speed("cpu", 1, 30, 10.0, 10.0, 1.0, 0.9, 1.1, 0.1, 0.2, 2.0)
+    assert judge(_Only([]), GateConfig(max_memory_ratio=1.5), speed).outcome == "fail"
+    assert judge(_Only([]), GateConfig(max_memory_ratio=2.0), speed).outcome == "pass"
+
+
+def test_exit_codes():
+    assert EXIT_CODES == {"pass": 0, "fail": 1, "inconclusive": 2}
+
+
+def test_seeds_do_not_narrow_anything(simulated):
+    """Prompts are what varies: repeating each pool seven times leaves intervals and tests as they were."""
+    candidates, a, b = simulated(np.random.default_rng(3), 36, 6, (1.0, 0.5))
+    one = compare(candidates, a, b, FAST)
+    again = np.repeat(np.arange(36), 7)
+    many = compare(
+        type(candidates)(candidates.prompts, again, np.tile(np.arange(7), 36), candidates.correct[again]),
+        *(type(x)(x.name, x.score[again], x.p_yes[again], x.p_no[again]) for x in (a, b)),
+        FAST,
+    )
+    for x, y in zip(one.differences, many.differences, strict=True):
+        assert (x.low, x.high, x.p_holm) == pytest.approx((y.low, y.high, y.p_holm)) if x.p_holm else True
+        assert (x.lost, x.won, x.p_mcnemar) == (y.lost, y.won, y.p_mcnemar)
+    assert [s.p for s in one.separation] == pytest.approx([s.p for s in many.separation], abs=0.06)
+
+
+def test_gate_files(tmp_path):
+    file = tmp_path / "gate.yaml"
+    file.write_text("best_of_n: [2, 8]\nmargin_points: 0.5\n")
+    assert load_gate(file).best_of_n == (2, 8)
+    assert load_gate(None).margin_points == 1.0
+    for text, said in (
+        ("margin_point: 1\n", "did you mean 'margin_points'?"),
+        ("alpha: 2\n", "key 'alpha'"),
+        ("[1]", "a gate is a mapping"),
+        ("a: [", "not YAML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"gate\.yaml") as error:
+            load_gate(file)
+        assert said in str(error.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_gate(tmp_path / "none.yaml")

@@ -1,0 +1,126 @@
+"""A frozen pool: what it keeps, that damage is found, and that its manifest leads nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import verifiers
+from generators.noise import candidate_seed
+from harness.config import parse
+from harness.regress.pool import MANIFEST, PoolError, kinds_to_keep, load_pool, make_pool
+from harness.regress.sources import pool_candidates, score_pool
+
+
+@pytest.fixture
+def copy(pool, tmp_path):
+    return shutil.copytree(pool.path, tmp_path / "copy")
+
+
+def edit(path, change):
+    manifest = json.loads((path / MANIFEST).read_text())
+    change(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_holds_what_the_generator_made(pool, nano):
+    assert len(pool.candidates) == 48 * 6
+    assert pool.manifest.blocks == [2]
+    texts, hidden = next(pool.batches("hidden", 2))
+    latents, images = next(pool.batches("latents", None))[1], next(pool.batches("images", None))[1]
+    noise = nano.noise([candidate_seed(0, p, i) for p in range(4) for i in range(6)])
+    made = nano.head(nano.encode(texts), noise, 2)
+    torch.testing.assert_close(hidden, made.features, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(latents, nano.tail(made), atol=1e-4, rtol=1e-4)
+    exact = np.asarray(nano.decode(latents)[5]).astype(int)
+    assert np.abs(exact - np.asarray(images[5]).astype(int)).max() <= 1
+    assert texts[7] == pool.prompts[1]["prompt"]
+
+
+def test_loads_the_same_twice(pool):
+    again = load_pool(pool.path)
+    assert again.sha256 == pool.sha256
+    assert (pool_candidates(again).correct == pool_candidates(pool).correct).all()
+
+
+@pytest.mark.parametrize("name", ["candidates.parquet", "prompts.jsonl", "hidden_block=2/000024.safetensors"])
+def test_damage_is_found_and_named(copy, name):
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(PoolError, match="is damaged") as error:
+        load_pool(copy)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_lost_file_and_a_torn_manifest(copy):
+    (copy / "images/000003.png").unlink()
+    with pytest.raises(PoolError, match=r"has lost its file 'images/000003\.png'"):
+        load_pool(copy)
+    (copy / MANIFEST).write_text("{")
+    with pytest.raises(PoolError, match=r"manifest\.json is damaged"):
+        load_pool(copy)
+    (copy / MANIFEST).unlink()
+    with pytest.raises(PoolError, match="is not a pool"):
+        load_pool(copy)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "images/../../secret", "a\\..\\b"])
+def test_a_manifest_leads_nowhere_else(copy, name):
+    (copy.parent / "secret").write_text("x")
+    edit(copy, lambda m: m["files"].update({name: {"sha256": "0" * 64, "size": 1}}))
+    with pytest.raises(PoolError, match="not inside the pool"):
+        load_pool(copy)
+
+
+def test_a_link_leads_nowhere_else(copy):
+    secret = copy.parent / "secret"
+    (copy / "images/000000.png").replace(secret)
+    os.symlink(secret, copy / "images/000000.png")
+    with pytest.raises(PoolError, match="leads out of the pool"):
+        load_pool(copy)
+
+
+def test_an_unknown_version_is_refused(copy):
+    edit(copy, lambda m: m.update(format=2))
+    with pytest.raises(PoolError, match="format"):
+        load_pool(copy)
+
+
+def test_a_pool_is_never_overwritten_and_a_failed_one_leaves_nothing(pool, tmp_path):
+    config = parse("generators: [{name: nano}]\nprompts: {limit: 2}\npool: 1\n", "x.yaml")
+    with pytest.raises(PoolError, match="exists already"):
+        make_pool(config, pool.path)
+    with pytest.raises(PoolError, match="the configuration has none"):
+        make_pool(config, tmp_path / "none", ["hidden"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_and_what_is_not_kept(tmp_path):
+    config = parse(
+        "generators: [{name: nano}]\nverifiers: [{name: vhs}]\nprompts: {limit: 2}\npool: 2\nseeds: [1, 0]\n",
+        "x.yaml",
+    )
+    made = make_pool(config, tmp_path / "pool", ["hidden"], "float16")
+    assert (made.manifest.dtype, made.manifest.seeds, len(made.candidates)) == ("float16", [0, 1], 8)
+    assert made.image(0) is None
+    candidates = pool_candidates(made)
+    assert candidates.seed.tolist() == [0, 1, 0, 1]
+    assert score_pool(verifiers.create("vhs"), "vhs", made).score.shape == (4, 2)
+    with pytest.raises(PoolError, match="keeps hidden states of block 2, not latents"):
+        score_pool(verifiers.create("mllm-ae"), "mllm-ae", made)
+    with pytest.raises(PoolError, match="not hidden states of block 3"):
+        next(made.batches("hidden", 3))
+
+
+def test_kinds_to_keep():
+    assert kinds_to_keep(None) is None
+    assert kinds_to_keep(["images", "images"]) == ["images"]
+    with pytest.raises(PoolError, match="not 'pixels'"):
+        kinds_to_keep(["pixels"])
