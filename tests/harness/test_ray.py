@@ -13,7 +13,9 @@ import time
 import pandas as pd
 import psutil
 import pytest
+import torch
 
+from harness.config import parse
 from harness.status import status
 from harness.sweep import local, run
 
@@ -85,6 +87,20 @@ def test_two_workers_give_the_same_tables_and_load_each_model_once(faults, tmp_p
     pids = {name.rsplit("-", 2)[1] for name in faults.loads()} - {str(os.getpid())}
     assert len(pids) == len(loads) - 2 <= 4  # a process a model; never one model twice in a process
     assert not any(psutil.pid_exists(int(pid)) for pid in pids), "a worker outlived the candidates"
+
+
+def test_nano_gives_the_same_bytes_on_both_engines(faults, tmp_path, cluster):
+    config = parse(
+        "generators: [{name: nano}]\nverifiers: [{name: vhs}, {name: mllm-clip}]\n"
+        "prompts: {source: nano, split: validation, limit: 24}\npool: 2\nbatch_size: 8\n"
+        "gallery_prompts: 1\nthreads: 1\n",
+        "nano.yaml",
+    )
+    threads = torch.get_num_threads()
+    expected = faults.tables(run(config, tmp_path / "local"))
+    torch.set_num_threads(threads)
+    out = run(config, tmp_path / "ray", engine=RayEngine(cluster.address, 2, None))
+    assert faults.tables(out) == expected
 
 
 def test_a_worker_killed_with_kill_9(faults, tmp_path, cluster, caplog):

@@ -16,7 +16,7 @@ from verifiers.protocol import Scores
 
 
 class FakeGenerator:
-    """Faults, by file in `faults`: slow (seconds a call), poison (part of a prompt), oom (largest batch
+    """Faults, by file in `faults`: slow (seconds a batch), poison (part of a prompt), oom (largest batch
     that fits), die (part of a prompt: kill -9 of this process). Every load leaves a file in loads/."""
 
     steps, blocks = 1, 2
@@ -32,7 +32,6 @@ class FakeGenerator:
         return file.read_text() if file.exists() else ""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        time.sleep(float(self.fault("slow") or 0))
         for kind in ("poison", "die"):
             text = self.fault(kind)
             if text and any(text in p for p in prompts):
@@ -46,6 +45,7 @@ class FakeGenerator:
         return torch.tensor([[[[s % 1009 / 1009]]] for s in seeds])
 
     def denoise(self, cond: Conditioning, noise: torch.Tensor) -> torch.Tensor:
+        time.sleep(float(self.fault("slow") or 0))
         limit = self.fault("oom")
         if limit and len(noise) > int(limit):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB.")
