@@ -15,7 +15,9 @@ from harness.commands import cost as cost_commands
 from harness.commands import generate, paper
 from harness.commands import regress as regress_commands
 from harness.commands.geneval import app as geneval_app
+from harness.commands.run import Engine
 from harness.commands.score import score
+from harness.commands.status import status
 from harness.terminal import Bars, Json, console, quiet
 
 app = typer.Typer(
@@ -76,13 +78,31 @@ def run(
     config: Annotated[
         Path | None, typer.Argument(help="YAML, or a bundled name (table1, nano-table1, ...); default: nano.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<name>.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Run directory or fsspec URL (s3://...); default: runs/<name>.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print cells, N by budget, GPU hours and disk.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Where shards are done: this process, or Ray.")
+    ] = Engine.local,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; default: one started on this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers; default: what the cluster holds.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="Of each Ray worker, may be a fraction; default: 1 on CUDA.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes."""
+    """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes.
+
+    Exit code 1: done, but some prompts failed and are left out (`vhsbench status` says which).
+    """
+    from harness.commands.run import sweep
     from harness.config import default_config, load_config
 
     chosen = load_config(config) if config else default_config()
@@ -91,21 +111,20 @@ def run(
 
         print_plan(chosen, as_json)
         return
-    folder = out or Path("runs") / chosen.name
+    where = out or str(Path("runs") / chosen.name)
     quiet()
-    from harness.sweep import run as sweep
-
-    if as_json:
-        sweep(chosen, folder)
-    else:
-        with Bars() as bars:
-            sweep(chosen, folder, bars.update)
-    _report([folder], as_json)
+    failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, bars=not as_json)
+    _report([where], as_json)
+    if failed:
+        print(failed, file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs; several are put together, into --out.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Finished runs (or URLs); several are put together, into --out.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Where it goes; default: into the run.")] = None,
     published: Annotated[
         bool, typer.Option("--published", help="The paper's values beside the measured ones.")
@@ -179,12 +198,18 @@ app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")
 regress_commands.register(app, train_app)
+app.command()(status)
 
 
-def _report(runs: list[Path], as_json: bool, out: Path | None = None, published: bool = False) -> None:
+def _report(runs: list[str], as_json: bool, out: Path | None = None, published: bool = False) -> None:
+    from contextlib import ExitStack
+
     from harness.report.build import build
+    from harness.storage import local_copy
 
-    summary = build(*runs, out=out, with_published=published)
+    with ExitStack() as copies:
+        folders = [copies.enter_context(local_copy(run)) for run in runs]
+        summary = build(*folders, out=out, with_published=published)
     if as_json:
         print(json.dumps(summary, indent=1))
         return

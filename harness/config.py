@@ -220,6 +220,12 @@ def parse(text: str, file: str) -> RunConfig:
         mark = error.problem_mark
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{where}: not YAML: {error.problem}.") from error
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # no mark: a character that YAML forbids, an impossible date, a key that is a list, endless nesting
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ConfigError(f"{file}: not YAML: {said}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: a configuration is a mapping, with at least 'generators'.")
     try:

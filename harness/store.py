@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from harness.storage import Folder
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         [*_CANDIDATE, *_known(_S, "verifier"), *_unknown(pa.float32(), "p_yes", "p_no"),
          *_known(pa.float32(), "score")]
     ),
+    "incidents": pa.schema(
+        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(pa.int64(), "seed"),
+         *_known(_I, "prompt_id"), *_known(_S, "kind"), *_known(_I, "batch"), *_known(_S, "reason")]
+    ),
     "costs": pa.schema(
         [*_known(_S, "generator"), *_known(_I, "steps"), *_known(_S, "verifier", "variant", "stage"),
          *_known(_I, "n", "batch", "repeat"),
@@ -55,6 +61,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 _ORDER = {
     "candidates": ["generator", "steps", "prompt_id", "seed", "index"],
     "scores": ["generator", "steps", "verifier", "prompt_id", "seed", "index"],
+    "incidents": ["generator", "steps", "seed", "prompt_id", "kind", "batch"],
     "costs": ["generator", "steps", "verifier", "variant", "stage", "n", "batch", "repeat"],
 }
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
@@ -79,17 +86,18 @@ class Run:
 class RunStore:
     """The writing side of a run directory; one process at a time. Use it as a context manager."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], resume: bool = True) -> None:
-        """Open a run, or resume it. Raises StoreError, and changes nothing, if another process has
+    def __init__(self, path: Path | str, config: Mapping[str, Any], resume: bool = True) -> None:
+        """Open a run (a directory or an fsspec URL), or resume it. Raises StoreError, and changes nothing, if another process has
         it, if it is of another config, or if there is one and `resume` is false."""
         self.path = path
         self.damaged: list[str] = []
-        self._lock = _lock(path)
+        self.folder = Folder(path)
+        self._lock = _lock(self.folder.local) if self.folder.local else None
         try:
-            self.info = _adopt(path, json.loads(json.dumps(config)), resume)
+            self.info = _adopt(self.folder, json.loads(json.dumps(config)), resume)
             self.update(status=self.info["status"])
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
     def __enter__(self) -> RunStore:
@@ -98,94 +106,97 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        self.close()
+
+    def close(self) -> None:
+        """Give the directory up."""
+        if self._lock is not None:
+            self._lock.close()
 
     def update(self, **info: Any) -> None:
         """Merge into run.json."""
         self.info |= info
-        write_atomic(self.path / "run.json", json.dumps(self.info, indent=1).encode() + b"\n")
+        self.folder.write("run.json", json.dumps(self.info, indent=1).encode() + b"\n")
 
     def write_prompts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(p) + "\n" for p in prompts)
-        write_atomic(self.path / "prompts.jsonl", text.encode())
+        self.folder.write("prompts.jsonl", text.encode())
 
     def has(self, table: str, key: str) -> bool:
         """Whether the shard is there and whole; a damaged one is removed, logged and put in `damaged`."""
-        file = self._shard(table, key)
-        if not file.exists():
+        file = _shard(table, key)
+        if not self.folder.exists(file):
             return False
-        digest = file.with_suffix(".sha256")
-        if digest.exists() and digest.read_text() == _sha256(file.read_bytes()):
+        if self._digest(file) == _sha256(self.folder.read(file)):
             return True
         self.damaged.append(f"{table}/{key}")
-        log.warning("%s is damaged; removed, to be done again.", file)
-        file.unlink()
+        log.warning("%s/%s is damaged; removed, to be done again.", self.folder, file)
+        self.folder.remove(file)
         return False
+
+    def keys(self, table: str) -> set[str]:
+        """The shards that are there, whole or not: one listing, for a first look."""
+        return set(self.folder.names(f"shards/{table}", ".parquet"))
 
     def write_shard(self, table: str, key: str, rows: pd.DataFrame) -> None:
         """Write one shard, whole or not at all. Raises StoreError if the rows do not fit SCHEMAS."""
         data = _parquet(rows, table)
-        file = self._shard(table, key)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file = _shard(table, key)
         # the digest first: a shard without its own digest never counts
-        write_atomic(file.with_suffix(".sha256"), _sha256(data).encode())
-        write_atomic(file, data)
+        self.folder.write(file.removesuffix(".parquet") + ".sha256", _sha256(data).encode())
+        self.folder.write(file, data)
+
+    def read_shards(self, table: str, keys: Iterable[str]) -> pd.DataFrame:
+        """Rows of whole shards, in the order of `keys`."""
+        parts = [_read_table(self.folder, _shard(table, key), table) for key in keys]
+        return pa.concat_tables([SCHEMAS[table].empty_table(), *parts]).to_pandas()
 
     def consolidate(self) -> None:
         """Write each table whole, in one fixed order of rows, from its shards.
 
         Raises StoreError if a shard is damaged (a restart redoes it) or a row is there twice.
         """
-        for table, schema in SCHEMAS.items():
-            keys = sorted(f.stem for f in (self.path / "shards" / table).glob("*.parquet"))
+        for table in SCHEMAS:
+            keys = self.folder.names(f"shards/{table}", ".parquet")
             if damaged := [key for key in keys if not self.has(table, key)]:
                 raise StoreError(
                     f"{self.path} had {len(damaged)} damaged shard(s), first {table}/{damaged[0]}, "
                     "now removed; run it again to redo them."
                 )
-            parts = [_read_table(self._shard(table, key), table) for key in keys]
-            rows = pa.concat_tables([schema.empty_table(), *parts]).to_pandas()
+            rows = self.read_shards(table, keys)
             rows = rows.sort_values(_ORDER[table], kind="stable", ignore_index=True)
             if (twice := rows.duplicated(_ORDER[table])).any():
                 first = rows.loc[twice, _ORDER[table]].iloc[0].to_dict()
                 raise StoreError(f"{self.path}: a row of {table} is there twice: {first}.")
-            write_atomic(self.path / f"{table}.parquet", _parquet(rows, table))
+            self.folder.write(f"{table}.parquet", _parquet(rows, table))
 
-    def _shard(self, table: str, key: str) -> Path:
-        if table not in SCHEMAS or not _KEY.fullmatch(key) or key.startswith("."):
-            raise StoreError(f"'{table}/{key}' is no name for a shard.")
-        return self.path / "shards" / table / f"{key}.parquet"
+    def _digest(self, file: str) -> str:
+        try:
+            return self.folder.read(file.removesuffix(".parquet") + ".sha256").decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
 
-def load_run(path: Path) -> Run:
+def _shard(table: str, key: str) -> str:
+    if table not in SCHEMAS or not _KEY.fullmatch(key) or key.startswith("."):
+        raise StoreError(f"'{table}/{key}' is no name for a shard.")
+    return f"shards/{table}/{key}.parquet"
+
+
+def load_run(path: Path | str) -> Run:
     """Read a finished run. Raises StoreError if it is none, unfinished, or a file is missing or damaged."""
-    info = _read_info(path)
+    folder = Folder(path)
+    info = read_info(folder)
     if info is None:
         raise StoreError(f"{path} is not a run directory: it has no run.json.")
     if info["status"] != "complete":
         raise StoreError(f"the run in {path} is not finished; `vhsbench run` with it as --out resumes it.")
     tables = {}
-    for table in SCHEMAS:
-        file = path / f"{table}.parquet"
-        if not file.exists():
+    for table in ("candidates", "scores", "costs"):
+        if not folder.exists(f"{table}.parquet"):
             raise StoreError(f"the run in {path} has no {table}.parquet.")
-        tables[table] = _read_table(file, table).to_pandas()
-    return Run(path, info, _read_prompts(path), **tables)
-
-
-def write_atomic(file: Path, data: bytes) -> None:
-    """The whole file or none of it, on disk when this returns."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        tables[table] = _read_table(folder, f"{table}.parquet", table).to_pandas()
+    return Run(Path(path), info, _read_prompts(folder), **tables)
 
 
 def _parquet(rows: pd.DataFrame, table: str) -> bytes:
@@ -203,26 +214,34 @@ def _parquet(rows: pd.DataFrame, table: str) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _read_table(file: Path, table: str) -> pa.Table:
+def _read_table(folder: Folder, name: str, table: str) -> pa.Table:
     try:
-        with pq.ParquetFile(file) as parquet:
-            rows = parquet.read()
+        rows = pq.ParquetFile(pa.BufferReader(folder.read(name))).read()
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{file} is damaged: {error}.") from error
+        raise StoreError(f"{folder}/{name} is damaged: {_first_line(error)}.") from error
     try:
         return rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
     except (KeyError, ValueError) as error:
-        raise StoreError(f"{file} is no {table} table of this version: {error}.") from error
+        raise StoreError(
+            f"{folder}/{name} is no {table} table of this version: {_first_line(error)}."
+        ) from error
 
 
-def _read_prompts(path: Path) -> list[dict[str, Any]]:
-    file = path / "prompts.jsonl"
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def _read_prompts(folder: Folder) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        lines = folder.read("prompts.jsonl").decode().splitlines()
+        prompts = [json.loads(line) for line in lines]
     except FileNotFoundError:
-        raise StoreError(f"the run in {path} has no prompts.jsonl.") from None
-    except ValueError as error:
-        raise StoreError(f"{file} is damaged: {error}.") from error
+        raise StoreError(f"the run in {folder} has no prompts.jsonl.") from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{folder}/prompts.jsonl is damaged: {error}.") from error
+    if not all(isinstance(p, dict) and isinstance(p.get("prompt"), str) for p in prompts):
+        raise StoreError(f"{folder}/prompts.jsonl is damaged: a line is no object with a prompt.")
+    return prompts
 
 
 def _sha256(data: bytes) -> str:
@@ -251,9 +270,9 @@ def _lock(path: Path) -> IO[str]:
     return stream
 
 
-def _adopt(path: Path, config: dict[str, Any], resume: bool) -> dict[str, Any]:
+def _adopt(path: Folder, config: dict[str, Any], resume: bool) -> dict[str, Any]:
     """The run.json of the run in `path`, or of a new one."""
-    info = _read_info(path)
+    info = read_info(path)
     if info is None:
         return {"status": "running", "config": config}
     if not resume:
@@ -266,16 +285,16 @@ def _adopt(path: Path, config: dict[str, Any], resume: bool) -> dict[str, Any]:
     return info
 
 
-def _read_info(path: Path) -> dict[str, Any] | None:
-    file = path / "run.json"
-    if not file.exists():
-        return None
+def read_info(folder: Folder) -> dict[str, Any] | None:
+    """run.json, or None where there is none. Raises StoreError if it is damaged."""
     try:
-        info = json.loads(file.read_text())
-    except ValueError as error:
-        raise StoreError(f"{file} is damaged: {error}.") from error
+        info = json.loads(folder.read("run.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{folder}/run.json is damaged: {error}.") from error
     if not isinstance(info, dict) or not {"status", "config"} <= info.keys():
-        raise StoreError(f"{file} is damaged: it has no status and config.")
+        raise StoreError(f"{folder}/run.json is damaged: it has no status and config.")
     return info
 
 

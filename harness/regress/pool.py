@@ -220,14 +220,15 @@ class _Maker:
     ) -> None:
         import generators
         from harness.geneval.shapes import ShapeDetector
-        from harness.sweep import create_verifier, load_prompts
+        from harness.shards import create_verifier
+        from harness.sweep import load_prompts
 
         self.config, self.out, self.dtype, self.progress = config, out, dtype, progress
         entry = config.generators[0]
         self.entry = entry
         self.prompts = load_prompts(config)
         self.generator: Generator = generators.create(entry.name, device=config.device, **entry.options)
-        judges = [create_verifier(v, config.device) for v in config.verifiers]
+        judges = [create_verifier(v, config.device, entry.name) for v in config.verifiers]
         self.blocks = sorted({v.block for v in judges if v.block is not None})
         self.keep: list[Keep] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
         if "hidden" in self.keep and not self.blocks:

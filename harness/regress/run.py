@@ -136,7 +136,7 @@ def write(regression: Regression, out: Path) -> None:
     import json
 
     from harness.regress import report
-    from harness.store import write_atomic
+    from harness.storage import write_atomic
 
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(regression.as_dict(), indent=1, allow_nan=False) + "\n"

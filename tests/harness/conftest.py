@@ -1,6 +1,23 @@
+"""A clock that stands still; and a fake generator and verifier, registered as another package would register its own."""
+
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+import generators
+import harness.sweep
+import verifiers
+from harness.config import RunConfig, parse
+
+FAKES = Path(__file__).parent / "fakes"
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -20,3 +37,60 @@ class Clock:
 def fake_time() -> Clock:
     """Stands for the module `time`, for tests that must not depend on how busy the machine is."""
     return Clock()
+
+
+class Faults:
+    """A folder of faults, and the configuration whose generators read it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def set(self, **faults: object) -> None:
+        """Replace all faults."""
+        for kind in ("slow", "poison", "oom", "die"):
+            (self.folder / kind).unlink(missing_ok=True)
+        for kind, value in faults.items():
+            (self.folder / kind).write_text(str(value))
+
+    def loads(self) -> list[str]:
+        """name-pid-time of every load of a generator."""
+        return sorted(f.name for f in (self.folder / "loads").iterdir())
+
+    def yaml(self, limit: int = 24, names: tuple[str, ...] = ("fake",), seeds: str = "[0, 1]") -> str:
+        entries = "".join(f"- {{name: {n}, options: {{faults: '{self.folder}'}}}}\n" for n in names)
+        return (
+            f"generators:\n{entries}verifiers: [{{name: fake-verifier}}]\n"
+            f"prompts: {{source: nano, split: validation, limit: {limit}}}\n"
+            f"seeds: {seeds}\npool: 3\nbatch_size: 12\ngallery_prompts: 2\nthreads: 1\n"
+        )
+
+    def config(self, **how: Any) -> RunConfig:
+        return parse(self.yaml(**how), "fake.yaml")
+
+    @staticmethod
+    def tables(run: Path) -> dict[str, bytes]:
+        """The bytes of a finished run's candidates, scores and pictures."""
+        files = [*(run / f"{table}.parquet" for table in ("candidates", "scores")), *run.rglob("*.png")]
+        return {str(f.relative_to(run)): f.read_bytes() for f in files}
+
+    def drive(self, out: Path, engine: str = "local", *address: str, **how: Any) -> subprocess.Popen[str]:
+        """A driver in a process of its own."""
+        config = self.folder / "config.yaml"
+        config.write_text(self.yaml(**how))
+        return subprocess.Popen(
+            [sys.executable, str(FAKES / "drive.py"), str(config), str(out), engine, *address],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """Faults, in this process and in those that it starts; runs measure no costs."""
+    monkeypatch.syspath_prepend(str(FAKES))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), str(ROOT)]))
+    for registry in (generators.REGISTRY, verifiers.REGISTRY):
+        monkeypatch.setattr(registry, "_targets", None)
+    monkeypatch.setattr(harness.sweep, "_costs", lambda *_: None)
+    yield Faults(tmp_path / "faults")
+    sys.modules.pop("vhsbench_fakes", None)

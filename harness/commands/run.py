@@ -1,0 +1,88 @@
+"""What `vhsbench run` does between its options and the report: the engine, and stopping in good order."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from harness.terminal import Bars
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+
+class Engine(StrEnum):
+    """Where shards are done."""
+
+    local = "local"
+    ray = "ray"
+
+
+class _Stop(KeyboardInterrupt):
+    """Asked to stop by signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def sweep(
+    config: RunConfig,
+    out: str,
+    engine: Engine,
+    address: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    bars: bool,
+) -> str:
+    """Run the sweep; returns a sentence on what failed, or "". Exits with how to resume if told to stop."""
+    from harness import sweep as sweeping
+
+    work = sweeping.local
+    if engine is Engine.ray:
+        from harness.ray_engine import RayEngine
+
+        work = RayEngine(address, workers, gpus_per_worker)
+    elif stray := [f"--{name}" for name, value in
+                   (("address", address), ("workers", workers), ("gpus-per-worker", gpus_per_worker))
+                   if value is not None]:  # fmt: skip
+        raise typer.BadParameter(f"{stray[0]} is for --engine ray.")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        if bars:
+            with Bars() as shown:
+                sweeping.run(config, out, shown.update, work)
+        else:
+            sweeping.run(config, out, engine=work)
+    except _Stop as stop:
+        again = shlex.join(["vhsbench", *sys.argv[1:]])
+        print(f"stopped; nothing that was finished is lost: resume with `{again}`.", file=sys.stderr)
+        raise typer.Exit(128 + stop.number) from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return _failures(out)
+
+
+def _failures(out: str) -> str:
+    from harness.storage import Folder
+    from harness.store import read_info
+
+    failed: list[dict[str, Any]] = (read_info(Folder(out)) or {}).get("failed_prompts", [])
+    if not failed:
+        return ""
+    first = failed[0]
+    return (
+        f"{len(failed)} pool(s) of candidates failed and are left out of every table, first: "
+        f"{first['generator']}, seed {first['seed']}, prompt {first['prompt_id']}: {first['reason']} "
+        f"(`vhsbench status {out}` lists all)."
+    )
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise _Stop(number)

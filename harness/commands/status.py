@@ -1,0 +1,25 @@
+"""`vhsbench status`: a run's progress, from another terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from harness.terminal import Json, console
+
+
+def status(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its fsspec URL.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far a run is: progress, rate, time left, failed prompts and why."""
+    from harness.status import show
+    from harness.status import status as read
+
+    found = read(run)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, console())

@@ -1,0 +1,295 @@
+"""The sweep's unit of work: some prompts of one generator and seed, done by a worker that holds the models.
+
+A shard depends on the configuration and the prompts alone, so that it may be done again, anywhere, in any order.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import generators
+import verifiers
+from generators.nano.world import SHAPES
+from generators.noise import candidate_seed
+from generators.prompts import PromptCache
+from generators.protocol import Generator, HiddenStates
+from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
+from harness.geneval.detector import Detector, check_classes, classes_of, judge
+from harness.geneval.detector import create as create_detector
+from harness.geneval.rules import TAGS
+from verifiers.protocol import Verifier
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PROMPTS_PER_SHARD = 8
+ATTEMPTS = 3  # of a prompt: two with its shard, one alone
+FAILED, OUT_OF_MEMORY = "failed", "out_of_memory"
+TABLES = ("incidents", "scores", "candidates")  # of a shard, in the order of writing
+
+_COLUMNS = ["generator", "steps", "prompt_id", "seed", "index"]
+_INCIDENT = ["generator", "steps", "seed", "prompt_id", "kind", "batch", "reason"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Prompts start..stop-1 of one generator (an index into the configuration's) and seed."""
+
+    key: str
+    entry: int
+    seed: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a shard gave: rows by table, the gallery's pictures as PNG by file name, and what made it."""
+
+    shard: Shard
+    tables: dict[str, pd.DataFrame]
+    images: dict[str, bytes]
+    about: dict[str, dict[str, Any]]
+
+
+def shards(config: RunConfig, prompts: int) -> list[Shard]:
+    """All shards of a run, generator by generator."""
+    return [
+        Shard(
+            f"{entry.key}_seed={seed}_prompt={start:05d}",
+            number, seed, start, min(start + PROMPTS_PER_SHARD, prompts),
+        )
+        for number, entry in enumerate(config.generators)
+        for seed in config.seeds
+        for start in range(0, prompts, PROMPTS_PER_SHARD)
+    ]  # fmt: skip
+
+
+class Worker:
+    """One generator with everything that judges and scores its candidates, loaded once."""
+
+    def __init__(self, config: RunConfig, prompts: Sequence[dict[str, Any]], entry: int) -> None:
+        self.config, self.prompts = config, prompts
+        self.entry: GeneratorConfig = config.generators[entry]
+        self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
+        self.detector = load_detector(config, prompts)  # first: its mistakes are told soonest
+        self.generator: Generator = generators.create(
+            self.entry.name, device=config.device, **self.entry.options
+        )
+        self.encode = PromptCache(self.generator).encode
+        self.judges: list[Verifier] = []
+        for wanted in config.verifiers_of(self.entry):
+            self.judges.append(create_verifier(wanted, config.device, self.generator.name))
+            self.judges[-1].check_host(self.generator)
+        self.about: dict[str, dict[str, Any]] = {
+            "checkpoints": {v.name: v.checkpoint_sha256 for v in self.judges},
+            "needs": {v.name: v.needs for v in self.judges},
+            "generators": {self.entry.key: self.generator.info().source},
+            "detector": self.detector.info(),
+        }
+
+    def work(self, shard: Shard) -> Finished:
+        """Do a shard. A prompt that fails ATTEMPTS times is an incident, and has no rows.
+
+        Raises what went wrong if it is not one prompt's fault: if none of several can be done.
+        """
+        incidents: dict[tuple[Any, ...], dict[str, Any]] = {}
+        ids = list(range(shard.start, shard.stop))
+        parts: list[_Part] = []
+        error: Exception | None = None
+        for _ in range(ATTEMPTS - 1):
+            try:
+                parts = [self._prompts(shard.seed, ids, incidents)]
+                return self._finished(shard, parts, incidents)
+            except Exception as caught:
+                error = caught
+        for prompt_id in ids:
+            try:
+                parts.append(self._prompts(shard.seed, [prompt_id], incidents))
+            except Exception as caught:
+                error = caught
+                self._note(incidents, shard.seed, prompt_id, FAILED, 0, caught)
+        if not parts and len(ids) > 1 and error is not None:
+            raise error
+        return self._finished(shard, parts, incidents)
+
+    def _prompts(self, seed: int, ids: Sequence[int], incidents: dict[Any, Any]) -> _Part:
+        """The pools of some prompts, in smaller batches if memory runs out."""
+        rows = [(prompt_id, index) for prompt_id in ids for index in range(self.config.pool_of(self.entry))]
+        size = min(self.config.batch_size, len(rows))
+        while True:
+            try:
+                part = _Part([], [], {})
+                for at in range(0, len(rows), size):
+                    self._batch(seed, rows[at : at + size], part)
+                return part
+            except Exception as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                self._note(incidents, seed, ids[0], OUT_OF_MEMORY, size, error)
+            size //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _batch(self, seed: int, rows: list[tuple[int, int]], part: _Part) -> None:
+        generator = self.generator
+        ids = sorted({prompt_id for prompt_id, _ in rows})
+        cond = self.encode([self.prompts[i]["prompt"] for i in ids])
+        cond = cond.select([ids.index(prompt_id) for prompt_id, _ in rows])
+        noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
+        hidden: dict[int, HiddenStates] = {}
+        latents = None
+        for block in sorted({v.block for v in self.judges if v.block is not None}):
+            hidden[block] = generator.head(cond, noise, block)
+            latents = generator.tail(hidden[block]) if latents is None else latents
+        if latents is None:
+            latents = generator.denoise(cond, noise)
+        images = generator.decode(latents)
+        metadata = [self.prompts[p] for p, _ in rows]
+        verdicts = judge(self.detector, images, metadata)
+        frame = pd.DataFrame(rows, columns=["prompt_id", "index"])
+        frame.insert(0, "generator", self.entry.shown)
+        frame.insert(1, "steps", generator.steps)
+        frame["seed"] = seed
+        for verifier in self.judges:
+            read: Any = images if verifier.needs == "images" else latents
+            if verifier.needs == "hidden":
+                assert verifier.block is not None
+                read = hidden[verifier.block].features
+            s = verifier.score(list(cond.prompts), read)
+            marks = {k: getattr(s, k).cpu().numpy() for k in ("p_yes", "p_no", "score")}
+            part.scores.append(frame.assign(verifier=verifier.name, **marks))
+        part.candidates.append(
+            frame.assign(
+                tag=[m["tag"] for m in metadata],
+                correct=[v.correct for v in verdicts],
+                reason=[v.reason for v in verdicts],
+            )
+        )
+        part.images.update(self._kept(seed, rows, images))
+
+    def _kept(
+        self, seed: int, rows: list[tuple[int, int]], images: Sequence[Image.Image]
+    ) -> dict[str, bytes]:
+        """The pictures of the gallery's prompts, for the first seed."""
+        if seed != self.config.seeds[0]:
+            return {}
+        kept = {}
+        for (prompt_id, index), image in zip(rows, images, strict=True):
+            if prompt_id in self.gallery:
+                stream = io.BytesIO()
+                image.save(stream, "png")
+                kept[image_name(self.entry.key, prompt_id, index)] = stream.getvalue()
+        return kept
+
+    def _note(
+        self, incidents: dict[Any, Any], seed: int, prompt_id: int, kind: str, batch: int, error: Exception
+    ) -> None:
+        row = incident(self.entry.shown, self.generator.steps, seed, prompt_id, kind, batch, why(error))
+        incidents[prompt_id, kind, batch] = row
+
+    def _finished(self, shard: Shard, parts: Iterable[_Part], incidents: dict[Any, Any]) -> Finished:
+        parts = list(parts)
+        return Finished(
+            shard,
+            {
+                "candidates": _concat(
+                    [f for p in parts for f in p.candidates], [*_COLUMNS, "tag", "correct", "reason"]
+                ),
+                "scores": _concat(
+                    [f for p in parts for f in p.scores], [*_COLUMNS, "verifier", "p_yes", "p_no", "score"]
+                ),
+                "incidents": pd.DataFrame(list(incidents.values()), columns=_INCIDENT),
+            },
+            {name: png for p in parts for name, png in p.images.items()},
+            self.about,
+        )
+
+
+@dataclass
+class _Part:
+    """What batches gave, one after another."""
+
+    candidates: list[pd.DataFrame]
+    scores: list[pd.DataFrame]
+    images: dict[str, bytes]
+
+
+def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:
+    """A shard that cannot be done by any worker: every prompt of it failed."""
+    rows = [
+        incident(generator, steps, shard.seed, prompt_id, FAILED, 0, reason)
+        for prompt_id in range(shard.start, shard.stop)
+    ]
+    empty = {
+        "candidates": _concat([], [*_COLUMNS, "tag", "correct", "reason"]),
+        "scores": _concat([], [*_COLUMNS, "verifier", "p_yes", "p_no", "score"]),
+    }
+    return Finished(shard, {**empty, "incidents": pd.DataFrame(rows, columns=_INCIDENT)}, {}, {})
+
+
+def incident(
+    generator: str, steps: int, seed: int, prompt_id: int, kind: str, batch: int, reason: str
+) -> dict[str, Any]:
+    """A row of the incidents table; `batch` is 0 where none is to blame."""
+    values = (generator, steps, seed, prompt_id, kind, batch, reason)
+    return dict(zip(_INCIDENT, values, strict=True))
+
+
+def why(error: BaseException) -> str:
+    """An error as one line."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine had no memory left, as PyTorch and Python say it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
+    )
+
+
+def image_name(key: str, prompt_id: int, index: int) -> str:
+    """Where a gallery picture lies in a run directory; `key` is the generator entry's."""
+    return f"images/{key}/{prompt_id:05d}_{index:04d}.png"
+
+
+def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
+    """Ids of `count` prompts, the six tasks in turn, spread over each task's prompts."""
+    by_task = [[i for i, p in enumerate(prompts) if p["tag"] == tag] for tag in TAGS]
+    by_task = [ids for ids in by_task if ids]
+    per_task = -(-count // len(by_task)) if by_task else 0
+    picks = [np.linspace(0, len(i) - 1, min(per_task, len(i))).astype(int) for i in by_task]
+    return [ids[k] for ids, chosen in zip(by_task, picks, strict=True) for k in chosen][:count]
+
+
+def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
+    """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
+    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
+    chosen = config.detector or DetectorConfig(name="shapes" if known else "mask2former")
+    detector = create_detector(chosen.name, config.device, **chosen.options)
+    for index, prompt in enumerate(prompts):
+        check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")
+    return detector
+
+
+def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
+    return verifiers.create(entry.name, **verifier_options(entry, device, generator))
+
+
+def verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:
+    return {"checkpoint": entry.checkpoint, "device": device, "generator": generator, **entry.options}
+
+
+def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

@@ -1,0 +1,128 @@
+"""A directory on this machine or at any fsspec URL (s3://, gs://, memory://...), written file by file, atomically."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class StorageError(ValueError):
+    """A directory that cannot be used; the message is one sentence for a user."""
+
+
+class Folder:
+    """A directory; names inside are relative, with forward slashes."""
+
+    def __init__(self, where: str | Path) -> None:
+        """Raises StorageError for a URL whose kind is unknown or whose package is not installed."""
+        try:
+            self.fs, self.root = fsspec.url_to_fs(str(where))
+        except (ValueError, ImportError) as error:
+            raise StorageError(f"{where} cannot be used: {str(error).rstrip('.')}.") from None
+        self.shown = str(where).rstrip("/")
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def local(self) -> Path | None:
+        """The directory on this machine, or None."""
+        return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self._at(name)))
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+        return bytes(self.fs.cat_file(self._at(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """The whole file or none of it, kept when this returns. Raises StorageError if the disk is full."""
+        at = self._at(name)
+        if self.local is None:
+            self.fs.pipe_file(at, data)  # object stores put a whole object or none
+            return
+        try:
+            Path(at).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(Path(at), data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageError(
+                f"the disk of {self} is full; make room and run the same command to resume."
+            ) from error
+
+    def remove(self, name: str) -> None:
+        self.fs.rm_file(self._at(name))
+
+    def names(self, under: str, suffix: str) -> list[str]:
+        """Names of the files directly in `under` that end in `suffix`, without it, sorted; hidden ones not."""
+        at = self._at(under)
+        self.fs.invalidate_cache(at)
+        try:
+            found = [str(file).rsplit("/", 1)[-1] for file in self.fs.ls(at, detail=False)]
+        except FileNotFoundError:
+            return []
+        return sorted(n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith("."))
+
+    def _at(self, name: str) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StorageError(f"'{name}' would leave {self}.")
+        return f"{self.root.rstrip('/')}/{name}"
+
+
+@contextmanager
+def local_copy(where: str | Path) -> Iterator[Path]:
+    """The directory itself if it is local; else a temporary copy (without shards), whose new and changed
+    files go back at the end."""
+    folder = Folder(where)
+    if folder.local is not None:
+        yield folder.local
+        return
+    with tempfile.TemporaryDirectory(prefix="vhsbench-") as temporary:
+        copy = Path(temporary)
+        for at in folder.fs.find(folder.root):
+            name = str(at).removeprefix(folder.root.rstrip("/") + "/")
+            if name.startswith("shards/"):
+                continue
+            target = copy / name
+            if not target.resolve().is_relative_to(copy.resolve()):
+                raise StorageError(f"'{name}' would leave {folder}.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(folder.read(name))
+        before = _times(copy)
+        yield copy
+        for name, time in _times(copy).items():
+            if before.get(name) != time:
+                folder.write(name, (copy / name).read_bytes())
+
+
+def _times(folder: Path) -> dict[str, Any]:
+    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+
+
+def write_atomic(file: Path, data: bytes) -> None:
+    """The whole file or none of it, on disk when this returns."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,25 @@
+"""`vhsbench run CONFIG --out OUT` without costs and report: python drive.py CONFIG OUT local|ray [ADDRESS]"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+import harness.sweep
+from harness.commands.run import Engine, sweep
+from harness.config import load_config
+
+if __name__ == "__main__":
+    config, out, engine, *address = sys.argv[1:]
+    harness.sweep._costs = lambda *_: None
+    workers = 2 if engine == "ray" else None
+    try:
+        failed = sweep(
+            load_config(Path(config)), out, Engine(engine), *(address or [None]), workers, None, bars=False
+        )
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    print(failed, file=sys.stderr)
+    sys.exit(1 if failed else 0)

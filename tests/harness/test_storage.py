@@ -1,0 +1,80 @@
+"""Runs on object stores: memory://, and S3 served on this machine by moto."""
+
+from __future__ import annotations
+
+import uuid
+
+import fsspec
+import pandas as pd
+import pytest
+
+from harness.status import status
+from harness.storage import Folder, StorageError, local_copy
+from harness.store import StoreError, load_run
+from harness.sweep import local, run
+
+
+@pytest.fixture
+def memory():
+    return f"memory://{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A bucket on an S3 server of this machine."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed (the extra vhsbench[test]): S3 is untested")
+    server = pytest.importorskip(
+        "moto.server", reason="moto is not installed (vhsbench[test]): S3 is untested"
+    )
+    threaded = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    threaded.start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    host, port = threaded.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("runs")
+    yield "s3://runs/run"
+    threaded.stop()
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_run_on_an_object_store_has_the_same_tables(faults, tmp_path, request, kind):
+    url = request.getfixturevalue(kind)
+    whole = faults.tables(run(faults.config(), tmp_path / "local"))
+
+    def interrupted(config, prompts, todo):
+        yield from local(config, prompts, todo[:3])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(faults.config(), url, engine=interrupted)
+    assert status(url)["state"] == "stopped"
+    with pytest.raises(StoreError, match="not finished"):
+        load_run(url)
+    damaged = Folder(url).names("shards/candidates", ".parquet")[0]
+    Folder(url).write(f"shards/candidates/{damaged}.parquet", b"PAR1")
+    done = []
+    assert run(faults.config(), url, lambda what, d, of: done.append((d, of))) == url
+    assert done[0] == (2, 6)
+    assert status(url)["state"] == "complete"
+    with local_copy(url) as folder:
+        assert faults.tables(folder) == whole
+        assert not (folder / "shards").exists()
+        (folder / "tables").mkdir()
+        (folder / "tables" / "new.csv").write_text("a\n")
+    assert Folder(url).read("tables/new.csv") == b"a\n"
+    pd.testing.assert_frame_equal(load_run(url).scores, load_run(tmp_path / "local").scores)
+
+
+def test_an_unknown_kind_of_url_is_one_sentence():
+    with pytest.raises(StorageError, match=r"nosuch://x cannot be used: .*nosuch"):
+        Folder("nosuch://x")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x"])
+def test_names_stay_inside(tmp_path, name):
+    folder = Folder(tmp_path)
+    for act in (folder.read, folder.exists, folder.remove, lambda n: folder.write(n, b"")):
+        with pytest.raises(StorageError, match="would leave"):
+            act(name)
