@@ -55,6 +55,19 @@ def best_of_n(
     return BestOfN(_finish(generator, verifier, kept[index // batch], index % batch), index, all_scores)
 
 
+def naive_best_of_n(generator: Generator, verifier: Verifier, prompt: str, seeds: Sequence[int]) -> BestOfN:
+    """The usual research loop, to compare with: the text encoder for every candidate, one candidate a
+    forward, the winner generated again from its noise."""
+    scores = []
+    for seed in seeds:
+        candidate = _features(generator, verifier, generator.encode([prompt]), [seed])
+        read = candidate.features if verifier.needs == "hidden" else candidate
+        scores.append(float(verifier.score([prompt], read).score[0]))
+    index = max(range(len(seeds)), key=scores.__getitem__)
+    latents = generator.denoise(generator.encode([prompt]), generator.noise([seeds[index]]))
+    return BestOfN(generator.decode(latents)[0], index, torch.tensor(scores))
+
+
 def _features(generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]) -> Any:
     """What the verifier reads of a batch of candidates, and what the winner is finished from."""
     noise = generator.noise(seeds)

@@ -13,7 +13,7 @@ import torch
 
 import verifiers
 from generators import specs
-from harness.pipeline import best_of_n
+from harness.pipeline import best_of_n, naive_best_of_n
 from verifiers.loading import random_verifier
 
 MID_SIZE = {
@@ -71,14 +71,8 @@ def staged_one_at_a_time(generator, verifier, seeds):
 
 
 def naive(generator, verifier, seeds):
-    """The text encoder for every candidate, one candidate a forward, the winner generated again from its noise."""
-    scores = []
-    for seed in seeds:
-        hidden = generator.head(generator.encode([PROMPT]), generator.noise([seed]), verifier.block)
-        scores.append(verifier.score([PROMPT], hidden.features).score.item())
-    index = int(np.argmax(scores))
-    latents = generator.denoise(generator.encode([PROMPT]), generator.noise([seeds[index]]))
-    return generator.decode(latents)[0], index
+    done = naive_best_of_n(generator, verifier, PROMPT, seeds)
+    return done.image, done.index
 
 
 @pytest.mark.parametrize("way", [staged, staged_one_at_a_time, naive])

@@ -1,0 +1,225 @@
+"""Cost of the full-size pipelines on one GPU, with random weights of the true architectures.
+
+    python benchmarks/full_size.py --out results/h200 [--seconds 540] [--only sana-sprint] [--tiny]
+
+Time, FLOPs and memory do not depend on what weights say. Each pipeline is measured in a process of its own and
+written as it is done; started again with the same --out, the rest is done. `--seconds` starts no new
+pipeline after that long. `--tiny` measures nano on the CPU instead: a dry run of this very script.
+Writes the run's tables (costs, run.json) and summary.csv, stages.csv, naive.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness import budgets
+from harness.clocks import interleaved
+from harness.config import TimingConfig
+from harness.environment import environment
+from harness.measure import Cell, cell_name, measure_in_fresh_process
+from harness.report.costs import cost_table
+from harness.store import RunStore
+
+PROMPT = "a photo of a red circle above a blue square"
+PAPER_BUDGETS_MS = (550, 1100, 1650)
+PAPER_N = (1, 2, 4, 9, 15, 32)
+NAIVE_N = (4, 9, 15)
+VERIFIERS = ("vhs", "mllm-clip", "mllm-ae")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    generator: str
+    steps: int
+    verifier: str | None
+    best_of_n: tuple[int, ...]
+    batch_sizes: tuple[int, ...] = ()
+    variants: tuple[str, ...] = ("",)
+
+
+# In the order of what is missed most if time runs out.
+MATRIX = (
+    *(Pipeline("sana-sprint", 1, v, PAPER_N, (4, 16)) for v in VERIFIERS),
+    *(Pipeline("pixart-alpha-dmd", 1, v, PAPER_N, (4, 16)) for v in VERIFIERS),
+    *(Pipeline("flux-schnell", steps, "mllm-clip", (1, 2, 3)) for steps in (1, 2)),
+    Pipeline("sd3.5-turbo", 1, "mllm-clip", (1, 2, 3)),
+    *(Pipeline("sana-1.5", steps, None, (1,)) for steps in (4, 12, 16)),
+    *(Pipeline("sana-sprint", steps, None, (1,)) for steps in (1, 8, 20, 30)),
+    *(Pipeline("sana-sprint", 1, v, (1, 4), (4,), ("channels-last", "torch-compile"))
+      for v in ("vhs", "mllm-clip")),
+)  # fmt: skip
+TINY = (Pipeline("nano", 1, "vhs", (1, 2), (2,)), Pipeline("nano", 1, None, (1,)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no pipeline after this long"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", help="pipelines of this generator alone")
+    parser.add_argument("--tiny", action="store_true", help="nano on the CPU: a dry run")
+    options = parser.parse_args(arguments)
+    matrix = [p for p in (TINY if options.tiny else MATRIX) if options.only in p.generator]
+    device = "cpu" if options.tiny else "cuda"
+    started = time.monotonic()
+    with RunStore(options.out, {"benchmark": "full_size", "tiny": options.tiny}) as store:
+        store.update(environment=environment(), weights="bundled" if options.tiny else "random")
+        store.update(matmul_tflops=store.info.get("matmul_tflops") or matmul_tflops(device))
+        for pipeline in matrix:
+            for variant in pipeline.variants:
+                if time.monotonic() - started < options.seconds:
+                    one(store, pipeline, variant, device, options)
+        generator = "nano" if options.tiny else "sana-sprint"
+        for verifier in ("vhs",) if options.tiny else ("vhs", "mllm-clip"):
+            if time.monotonic() - started < options.seconds and options.only in generator:
+                naive(store, generator, verifier, device, (2,) if options.tiny else NAIVE_N, options.repeats)
+        store.consolidate()
+        summarise(options.out, store.info)
+
+
+def options_of(pipeline: Pipeline, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the generator and of its verifier."""
+    if pipeline.generator == "nano":
+        return {"device": device, "steps": pipeline.steps}, {"device": device, "generator": "nano"}
+    random = {"device": device, "dtype": "bfloat16"}
+    return (
+        random | {"weights": "random", "steps": pipeline.steps},
+        random | {"checkpoint": "random", "generator": pipeline.generator},
+    )
+
+
+def one(store: RunStore, pipeline: Pipeline, variant: str, device: str, options: argparse.Namespace) -> None:
+    """Measure one pipeline, unless that is done; a failure is noted in run.json and the rest goes on."""
+    name = cell_name(pipeline.generator, pipeline.steps, pipeline.verifier or "", variant)
+    if store.has("costs", name):
+        return
+    started = time.monotonic()
+    generator, verifier = options_of(pipeline, device)
+    timing = TimingConfig(
+        best_of_n=pipeline.best_of_n, batch_sizes=pipeline.batch_sizes, repeats=options.repeats, warm_up=1
+    )
+    cell = Cell(
+        pipeline.generator, generator, pipeline.verifier, verifier if pipeline.verifier else {}, PROMPT, timing,
+        variant=variant,
+    )  # fmt: skip
+    try:
+        measured = measure_in_fresh_process(cell)
+    except Exception as error:
+        store.update(failures=store.info.get("failures", {}) | {name: f"{type(error).__name__}: {error}"})
+        print(f"{name}: {error}", flush=True)
+        return
+    store.update(cells=store.info.get("cells", {}) | {name: measured.about})
+    store.write_shard("costs", name, pd.DataFrame(measured.rows))
+    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def naive(
+    store: RunStore, generator: str, verifier: str, device: str, ns: Sequence[int], repeats: int
+) -> None:
+    """The naive loop beside the staged, batched one, interleaved in one process; rows of variant "naive"."""
+    name = cell_name(generator, 1, verifier, "naive")
+    if store.has("costs", name):
+        return
+    pipeline = Pipeline(generator, 1, verifier, tuple(ns))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        rows = pool.submit(naive_rows, pipeline, device, repeats).result()
+    store.write_shard("costs", name, pd.DataFrame(rows))
+    print(f"{name}: done", flush=True)
+
+
+def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, Any]]:
+    import generators
+    import verifiers
+    from harness.measure import device_name
+    from harness.pipeline import best_of_n, naive_best_of_n
+    from harness.store import SCHEMAS
+
+    for_generator, for_verifier = options_of(pipeline, device)
+    g = generators.create(pipeline.generator, **for_generator)
+    v = verifiers.create(str(pipeline.verifier), **for_verifier)
+    calls = {("naive", n): lambda n=n: naive_best_of_n(g, v, PROMPT, range(n)) for n in pipeline.best_of_n}
+    calls |= {
+        ("staged", n): lambda n=n: best_of_n(g, v, PROMPT, range(n), batch=n) for n in pipeline.best_of_n
+    }
+    times = interleaved(calls, g.device, repeats=repeats, warm_up=1)
+    empty = dict.fromkeys(SCHEMAS["costs"].names)
+    return [
+        empty | {
+            "generator": g.name, "steps": g.steps, "verifier": v.name, "variant": kind, "stage": "end_to_end",
+            "n": n, "batch": n if kind == "staged" else 1, "repeat": i, "wall_ms": wall, "event_ms": event,
+            "device": device_name(g.device), "status": "ok", "note": "",
+        }
+        for (kind, n), found in times.items()
+        for i, (wall, event) in enumerate(zip(found.wall_ms, found.event_ms, strict=True))
+    ]  # fmt: skip
+
+
+def matmul_tflops(device: str, size: int = 8192) -> float | None:
+    """bf16 matrix product, 2 x size^3 FLOPs, the best of ten: the measured peak; None on a CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = interleaved({"matmul": lambda: a @ b}, torch.device(device), repeats=10, warm_up=3)["matmul"]
+    return 2 * size**3 / (min(t for t in times.event_ms if t) * 1e9)
+
+
+def summarise(out: Path, info: dict[str, Any]) -> None:
+    """T(N), N for the paper's budgets, FLOPs and memory by pipeline; all stages; naive against staged."""
+    costs = pd.read_parquet(out / "costs.parquet")
+    looped = costs["variant"].isin(["naive", "staged"])
+    stages = cost_table(costs[~looped])
+    peak = info.get("matmul_tflops")
+    stages["tflops_achieved"] = 1e3 * stages["tflop"] / stages["median_ms"]
+    stages["share_of_matmul_percent"] = 100 * stages["tflops_achieved"] / peak if peak else None
+    stages.to_csv(out / "stages.csv", index=False)
+    rows = [row for key, part in costs[~looped].groupby(["generator", "steps", "verifier", "variant"])
+            if (row := _pipeline(key, part, info))]  # fmt: skip
+    pd.DataFrame(rows).to_csv(out / "summary.csv", index=False)
+    medians = costs[looped].pivot_table("wall_ms", ["generator", "verifier", "n"], "variant", "median")
+    if len(medians):
+        medians["naive_to_staged"] = medians["naive"] / medians["staged"]
+    medians.reset_index().to_csv(out / "naive.csv", index=False)
+    with pd.option_context("display.width", 200, "display.max_columns", 30, "display.max_rows", 200):
+        print(pd.DataFrame(rows).to_string(index=False))
+        print(medians.to_string())
+
+
+def _pipeline(
+    key: tuple[str, int, str, str], part: pd.DataFrame, info: dict[str, Any]
+) -> dict[str, Any] | None:
+    generator, steps, verifier, variant = key
+    needs = info.get("cells", {}).get(cell_name(generator, steps, verifier, variant), {}).get("needs")
+    if not budgets.is_measured(part, verifier, needs, variant=variant):
+        return None
+    time_ms = budgets.fit(part, verifier, needs, variant=variant)
+    tflop = budgets.fit(part, verifier, needs, "tflop", variant)
+    errors = budgets.check(part, verifier, time_ms, variant)["error_percent"].abs()
+    whole = part[(part["stage"] == "end_to_end") & (part["batch"] == 1)]
+    return {
+        "generator": generator, "steps": steps, "verifier": verifier or "none", "variant": variant,
+        "fixed_ms": time_ms.fixed, "per_candidate_ms": time_ms.per_candidate,
+        "fit_error_percent": errors.max(), "tflop_fixed": tflop.fixed, "tflop_per_candidate": tflop.per_candidate,
+        "peak_vram_gb": whole["peak_vram_gb"].max(), "nvml_gb": whole["nvml_gb"].max(),
+        **{f"n_at_{b}ms": time_ms.largest_n(b) if verifier else None for b in PAPER_BUDGETS_MS},
+        "device": part["device"].dropna().iloc[0],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
