@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from harness import roofline
 from harness.cli import app
 from harness.cost_model import CostModel
+from harness.measure import cell_name
 from harness.plan import PAPER, PlanError, Priced, from_device, from_run, plan
 from harness.roofline import DeviceError, device, measured_on
 from harness.store import SCHEMAS, RunStore
@@ -145,7 +146,7 @@ def finished(tmp_path):
     ]
     lost = {"stage": "end_to_end", "verifier": "mllm-clip", "status": "oom", "note": "lost", "device": None}
     rows.append(base | lost)
-    cells = {"g_vhs": {"needs": "hidden"}, "g_mllm-clip": {}}
+    cells = {cell_name("g", 1, "vhs", ""): {"needs": "hidden"}}
     with RunStore(tmp_path / "run", {"name": "x"}) as store:
         store.write_prompts([])
         store.write_shard("costs", "a", pd.DataFrame(rows))
