@@ -106,6 +106,7 @@ class TimingConfig(_Strict):
     min_seconds: Annotated[float, Field(ge=0)] = 0.0
     warm_up: Annotated[int, Field(ge=0)] = 3
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    threads: Positive | None = None  # CPU threads while measuring; by default as the run's
     variants: tuple[str, ...] = ()
 
     @model_validator(mode="before")

@@ -337,6 +337,7 @@ def taints(gpu: Gpu) -> list[str]:
 
 def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:
     """What a pipeline keeps loaded (parameters and dtype of each part), what it reads, and how it attends."""
+    import torch
     from torch import nn
     from torch.backends import cuda
 
@@ -365,6 +366,7 @@ def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:
         "needs": verifier.needs if verifier else None,
         "loaded": loaded,
         "attention_backends": [name for name, on in backends.items() if on],
+        "threads": torch.get_num_threads(),
     }
 
 

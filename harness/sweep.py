@@ -170,7 +170,7 @@ def _costs(config: RunConfig, store: RunStore, prompt: str, journal: Journal) ->
                 verifier_options(verifier, config.device, entry.name) if verifier else {},
                 prompt,
                 config.timing,
-                config.threads,
+                config.timing.threads or config.threads,
                 variant,
             )
         )

@@ -13,7 +13,7 @@ import torch
 import generators
 from generators import SPECS, random_weights
 from generators.random_weights import HashTokenizer, build
-from harness.flops import count
+from harness import flops
 
 REAL = [name for name, spec in SPECS.items() if spec.hub_id]
 # billions of parameters of the DiT and TFLOP of one forward, counted independently
@@ -33,7 +33,7 @@ def count(*modules: torch.nn.Module) -> int:
 def counted(call: Callable[[], Any]) -> tuple[float, Any]:
     """TFLOP of a call, and what it returns."""
     found = []
-    return count(lambda: found.append(call())).tflop, found[0]
+    return flops.count(lambda: found.append(call())).tflop, found[0]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -71,7 +71,7 @@ def test_the_counts_of_the_parts_of_sana_sprint():
     assert count(generator.pipeline.text_encoder) / 1e9 == pytest.approx(2.614, rel=0.01)
     assert count(generator.pipeline.vae.decoder) / 1e9 == pytest.approx(0.159, rel=0.01)
     latents = generator.noise([0])
-    assert count(lambda: generator.decode(latents)).tflop == pytest.approx(8.369, rel=0.01)
+    assert flops.count(lambda: generator.decode(latents)).tflop == pytest.approx(8.369, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("sana-sprint", 2), ("sana-1.5", 2)])
