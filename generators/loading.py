@@ -11,6 +11,7 @@ import torch
 
 from generators.checks import check_memory, check_resolution, check_steps, free_bytes, needed_bytes
 from generators.hub import resolve
+from generators.nano import WEIGHTS
 from generators.protocol import GeneratorError
 from generators.registry import nearest
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Family = TypeVar("Family", bound="StagedPipeline")
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_BUNDLED = Path(__file__).parent / "nano" / "weights"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -54,7 +54,7 @@ def open_generator(
     resolution = spec.resolution if resolution is None else resolution
     check_steps(spec, steps)
     if weights is None and spec.hub_id is None:
-        weights = _BUNDLED
+        weights = WEIGHTS
     folder = Path(weights) if weights and weights != "random" and Path(weights).is_dir() else None
     if folder is None:
         check_resolution(spec.name, resolution, spec.resolution_multiple, spec.max_resolution)
@@ -138,7 +138,7 @@ def _load(
 ) -> tuple[Any, str, str]:
     """The pipeline, its source for the user to read, and its revision."""
     if folder is not None:
-        source = "bundled" if folder == _BUNDLED else str(folder)
+        source = "bundled" if folder == WEIGHTS else str(folder)
         return load_pipeline(folder, spec.pipeline, dtype), source, ""
     hub_id = str(weights or spec.hub_id)
     if not _HUB_ID.fullmatch(hub_id):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from generators.sana import SanaSprint
+
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def create(**options: Any) -> SanaSprint:

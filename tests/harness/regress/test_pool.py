@@ -15,6 +15,9 @@ from generators.noise import candidate_seed
 from harness.config import parse
 from harness.regress.pool import MANIFEST, PoolError, kinds_to_keep, load_pool, make_pool
 from harness.regress.sources import pool_candidates, score_pool
+from verifiers.nano import WEIGHTS
+
+BLOCK = json.loads((WEIGHTS / "vhs" / "verifier.json").read_text())["block"]  # that the bundled VHS reads
 
 
 @pytest.fixture
@@ -30,11 +33,11 @@ def edit(path, change):
 
 def test_holds_what_the_generator_made(pool, nano):
     assert len(pool.candidates) == 48 * 6
-    assert pool.manifest.blocks == [2]
-    texts, hidden = next(pool.batches("hidden", 2))
+    assert pool.manifest.blocks == [BLOCK]
+    texts, hidden = next(pool.batches("hidden", BLOCK))
     latents, images = next(pool.batches("latents", None))[1], next(pool.batches("images", None))[1]
     noise = nano.noise([candidate_seed(0, p, i) for p in range(4) for i in range(6)])
-    made = nano.head(nano.encode(texts), noise, 2)
+    made = nano.head(nano.encode(texts), noise, BLOCK)
     torch.testing.assert_close(hidden, made.features, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(latents, nano.tail(made), atol=1e-4, rtol=1e-4)
     exact = np.asarray(nano.decode(latents)[5]).astype(int)
@@ -48,7 +51,9 @@ def test_loads_the_same_twice(pool):
     assert (pool_candidates(again).correct == pool_candidates(pool).correct).all()
 
 
-@pytest.mark.parametrize("name", ["candidates.parquet", "prompts.jsonl", "hidden_block=2/000024.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["candidates.parquet", "prompts.jsonl", f"hidden_block={BLOCK}/000024.safetensors"]
+)
 def test_damage_is_found_and_named(copy, name):
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -113,10 +118,10 @@ def test_half_precision_and_what_is_not_kept(tmp_path):
     candidates = pool_candidates(made)
     assert candidates.seed.tolist() == [0, 1, 0, 1]
     assert score_pool(verifiers.create("vhs"), "vhs", made).score.shape == (4, 2)
-    with pytest.raises(PoolError, match="keeps hidden states of block 2, not latents"):
+    with pytest.raises(PoolError, match=f"keeps hidden states of block {BLOCK}, not latents"):
         score_pool(verifiers.create("mllm-ae"), "mllm-ae", made)
-    with pytest.raises(PoolError, match="not hidden states of block 3"):
-        next(made.batches("hidden", 3))
+    with pytest.raises(PoolError, match=f"not hidden states of block {BLOCK - 1}"):
+        next(made.batches("hidden", BLOCK - 1))
 
 
 def test_kinds_to_keep():
