@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     options = parser.parse_args()
     sweep._costs = lambda *_: None  # nothing is timed here
-    ray.init(num_cpus=max(options.workers), include_dashboard=False, _node_ip_address="127.0.0.1",
+    ray.init(num_cpus=max(options.workers), include_dashboard=False,
              log_to_driver=False)  # fmt: skip
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; shards sleep {options.sleep:g} s")
     print("workers  shards  loading s  work s  ideal s  efficiency")

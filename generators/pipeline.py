@@ -54,7 +54,7 @@ class StagedPipeline:
         self._split = BlockSplit(pipeline.transformer, self.block_lists, self.streams)
         names = [n for n in pipeline.components if n.startswith("text_encoder")]
         self._encoders = {n: getattr(pipeline, n) for n in names}
-        self._text_device = torch.device(text_device) if text_device else self.device
+        self._text_device = torch.device(text_device) if text_device else None
         self._apart = text_device is not None
         if self._apart:
             self._attach(False)
@@ -96,7 +96,7 @@ class StagedPipeline:
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         with self._text_encoders():
-            tensors = self.embeddings(list(prompts), self._text_device)
+            tensors = self.embeddings(list(prompts), self._text_device or self.device)
         kept = {k: v.to(self.device) for k, v in tensors.items() if v is not None}
         return Conditioning(tuple(prompts), kept)
 

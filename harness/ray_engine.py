@@ -61,7 +61,7 @@ class _Slot:
 class RayEngine:
     """An engine of `workers` actors that hold one generator each, and change it only when its shards end.
 
-    `address` is a cluster's; None starts Ray on this machine, on loopback. A worker that dies is
+    `address` is a cluster's; None starts Ray on this machine, without a dashboard. A worker that dies is
     replaced and its shards are done again; one that dies DEATHS times in a shard makes it a failed one.
     """
 
@@ -217,14 +217,11 @@ class _Pool:
 
 
 def _connect(address: str | None) -> None:
-    """Join a cluster, or start Ray here, bound to loopback and without a dashboard. Raises ConfigError."""
+    """Join a cluster, or start Ray here without a dashboard. Raises ConfigError."""
     stop = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            ray.init(
-                include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False,
-                logging_level=logging.WARNING,
-            )  # fmt: skip
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:

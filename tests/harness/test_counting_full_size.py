@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import generators
+import verifiers
 from harness.counting import count_pipeline
 from harness.flops import count
 
@@ -75,7 +76,8 @@ def test_steps_beyond_the_second_are_counted_from_two():
     three = count_pipeline("nano", "vhs", steps=3)
     generator = generators.create("nano", steps=3)
     cond, noise = _meta(generator)
-    head = count(lambda: generator.head(cond, noise, 2))
+    block = verifiers.create("vhs").block
+    head = count(lambda: generator.head(cond, noise, block))
     assert three.steps == 3
     assert three.stages["head"].tflop == pytest.approx(head.tflop, rel=1e-9)
     assert three.stages["head"].weight_bytes == head.weight_bytes

@@ -170,16 +170,11 @@ def test_a_node_removed(faults, tmp_path, cluster):
     assert faults.tables(out) == expected
 
 
-def test_ray_of_its_own_is_bound_to_loopback():
+def test_ray_of_its_own_has_no_dashboard():
     code = (
-        "import psutil, ray, harness.ray_engine as engine; engine._connect(None)\n"
-        "connections = [c for p in psutil.Process().children(recursive=True) for c in p.net_connections('tcp')]\n"
-        "print(sorted({c.laddr.ip for c in connections if c.status == 'LISTEN'}))\n"
-        "print(ray.get_runtime_context().gcs_address, ray._private.worker._global_node.webui_url)\n"
+        "import ray, harness.ray_engine as engine; engine._connect(None)\n"
+        "print(ray.is_initialized(), bool(ray._private.worker._global_node.webui_url))\n"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert printed.returncode == 0, printed.stderr
-    listening, addresses = printed.stdout.strip().splitlines()[-2:]
-    print(listening, addresses)
-    assert addresses.startswith("127.0.0.1:")
-    assert addresses.endswith(" None")
+    assert printed.stdout.strip().splitlines()[-1] == "True False"
