@@ -93,7 +93,7 @@ def test_a_checkpoint_and_its_statistics(folder, made):
     (mine / "normalization.safetensors").unlink()
     done = invoke(
         "vhs", "--features", folder / "hidden.safetensors", "--prompts", folder / "prompts.txt",
-        "--checkpoint", mine, "--normalization", mine / "block_2_mean.pt", mine / "block_2_variance.pt",
+        "--checkpoint", mine, "--normalization", *(mine / f"block_{vhs.block}_{s}.pt" for s in ("mean", "variance")),
         "--generator", "nano", "--out", folder / "scores.csv",
     )  # fmt: skip
     assert done.exit_code == 0, done.exception
