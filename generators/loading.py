@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 from generators.checks import check_memory, check_resolution, check_steps, free_bytes, needed_bytes
 from generators.hub import resolve
@@ -122,8 +123,10 @@ def add_lora(pipeline: Any, name: str, path: Path, strength: float) -> None:
     where = {"weight_name": path.name} if path.is_file() else {}
     folder = path.parent if path.is_file() else path
     try:
-        pipeline.load_lora_weights(folder, adapter_name="lora", local_files_only=True, **where)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        pipeline.load_lora_weights(
+            folder, adapter_name="lora", local_files_only=True, use_safetensors=True, **where
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GeneratorError(f"{name}: the LoRA at '{path}' does not fit: {reason}") from error
     pipeline.set_adapters(["lora"], adapter_weights=[strength])

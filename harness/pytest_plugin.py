@@ -97,7 +97,9 @@ class VerifierRegression:
         from harness.regress.speed import scoring
 
         gate = self._gate()[0]
-        return scoring(self._source("vhs_candidate", verifier).load(gate.device), self._pool, batch)
+        generator = self._pool.manifest.generator
+        judge = self._source("vhs_candidate", verifier).load(gate.device, generator)
+        return scoring(judge, self._pool, batch)
 
     def _source(self, setting: str, text: str | None) -> Any:
         from harness.regress.sources import BASELINES, SourceError, resolve

@@ -101,7 +101,9 @@ def drift(
         list[str] | None, typer.Option(help="NAME or NAME=N (best of N); default: vhs=9, mllm-clip=4.")
     ] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
-    split: Annotated[str, typer.Option(help="Nano's prompts: evaluation or validation.")] = "evaluation",
+    split: Annotated[
+        str, typer.Option(help="Of nano's prompts; other generators get GenEval's 553.")
+    ] = "evaluation",
     seed: Annotated[int, typer.Option(help="Of the candidates' noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Json = False,

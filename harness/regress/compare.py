@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
@@ -17,7 +18,6 @@ from harness.geneval.rules import TAGS
 from harness.regress.gate import GateConfig
 from harness.regress.paired import (
     auc_permutation,
-    calibration,
     detectable,
     holm,
     mcnemar,
@@ -25,6 +25,7 @@ from harness.regress.paired import (
     sign_flip,
     standard_error,
 )
+from harness.report.calibration import reliability
 from harness.statistics import average_by_prompt, paired_difference
 
 Floats = NDArray[np.float64]
@@ -103,7 +104,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Expected calibration error of P(yes) / (P(yes) + P(no)), and the curve behind it."""
+    """Expected calibration error of P(yes) / (P(yes) + P(no)), and the curve behind it, empty bins left out."""
 
     ece: float
     curve: list[dict[str, float]]
@@ -296,9 +297,18 @@ def correct_for_number(
 
 
 def _calibration(judged: Judged, candidates: Candidates) -> Calibration:
-    total = judged.p_yes + judged.p_no
-    p = np.divide(judged.p_yes, total, out=np.full_like(total, np.nan), where=total > 0)
-    return Calibration(*calibration(p.ravel(), candidates.correct.ravel()))
+    row, index = np.indices(candidates.correct.shape)
+    keys = pd.DataFrame({"prompt_id": row.ravel(), "seed": 0, "index": index.ravel()})
+    keys = keys.assign(generator="", steps=1)
+    curve = reliability(
+        keys.assign(correct=candidates.correct.ravel()),
+        keys.assign(verifier=judged.name, p_yes=judged.p_yes.ravel(), p_no=judged.p_no.ravel()),
+    )
+    used = curve[curve["n"] > 0]
+    return Calibration(
+        float(curve["ece"].iloc[0]) if len(curve) else math.nan,
+        used.drop(columns=["verifier", "ece"]).to_dict("records"),  # type: ignore[arg-type]
+    )
 
 
 def score_drift(a: Floats, b: Floats) -> ScoreDrift:

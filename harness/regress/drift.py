@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from generators.loading import add_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
 from harness.derive import OVERALL
-from harness.geneval.detector import judge
+from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
-from harness.geneval.shapes import ShapeDetector
 from harness.statistics import REPLICATES, average_by_prompt, cluster_bootstrap, paired_difference
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class DriftPlan:
     """What to measure: `size` candidates for each prompt and seed, at each strength."""
 
     prompts: Sequence[Mapping[str, Any]]
+    detector: Detector
     strengths: Sequence[float] = STRENGTHS
     best_of_n: Mapping[str, int] | None = None  # None: BEST_OF_N
     seed: int = 0
@@ -70,8 +71,8 @@ def drift_table(
 
     `best_of_n` (exact, over the pool) is each verifier's own; rows whose N is another verifier's too are
     given as well, so that N and ranking can be told apart. Intervals are 95%, clustered by prompt.
-    The same noise serves every strength. Raises DriftError if the generator takes no LoRA, or an N
-    beyond the pool.
+    The same noise serves every strength. Raises DriftError for an N beyond the pool, GeneratorError
+    where the generator takes no such LoRA.
     """
     ns = {v.name: (plan.best_of_n or BEST_OF_N).get(v.name, 1) for v in judges}
     if max(ns.values()) > plan.size:
@@ -103,20 +104,30 @@ def measure(
     import generators
     import verifiers
     from generators.nano.lora import FOLDER
-    from harness.train_nano import balanced, nano_prompts
+    from harness.config import GeneratorConfig, PromptsConfig, RunConfig
+    from harness.shards import load_detector
+    from harness.sweep import load_prompts
 
     if lora is None and generator != "nano":
         raise DriftError(f"no LoRA is bundled for '{generator}': give --lora.")
-    if split not in (known := nano_prompts()):
-        raise DriftError(f"nano has the splits {', '.join(known)}, not '{split}'.")
+    if split not in ("train", "validation", "evaluation"):
+        raise DriftError(f"the splits are train, validation and evaluation, not '{split}'.")
     ns = dict(_best_of_n(text) for text in judges or ("vhs", "mllm-clip"))
-    prompts = balanced(known[split], limit) if limit else known[split]
-    plan = DriftPlan(prompts, strengths or STRENGTHS, ns, seed, max(ns.values()))
-    path = lora or FOLDER
-    table = drift_table(
-        generators.create(generator, device=device),
-        [verifiers.create(name, device=device) for name in ns], path, plan, progress,
-    )  # fmt: skip
+    source = "nano" if generator == "nano" else "geneval"
+    config = RunConfig(
+        generators=[GeneratorConfig.model_construct(name=generator)],
+        prompts=PromptsConfig.model_validate({"source": source, "split": split, "limit": limit}),
+        device=device,
+    )
+    prompts = load_prompts(config)
+    plan = DriftPlan(
+        prompts, load_detector(config, prompts), strengths or STRENGTHS, ns, seed, max(ns.values())
+    )
+    host = generators.create(generator, device=device)
+    readers = [verifiers.create(name, device=device, generator=generator) for name in ns]
+    for reader in readers:
+        reader.check_host(host)
+    table = drift_table(host, readers, lora or FOLDER, plan, progress)
     about = {"generator": generator, "lora": str(lora or "bundled"), "prompts": len(prompts), "seed": seed}
     return table, about
 
@@ -131,24 +142,10 @@ def _best_of_n(text: str) -> tuple[str, int]:
 
 
 def attach(generator: Generator, lora: Path) -> Callable[[float], None]:
-    """Load a LoRA in diffusers' format; the function returned sets its strength. Raises DriftError."""
+    """Load a LoRA in diffusers' format; the function returned sets its strength. Raises GeneratorError."""
     pipeline: Any = getattr(generator, "pipeline", None)
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise DriftError(f"generator '{generator.name}' takes no LoRA.")
-    if not lora.exists():
-        raise DriftError(f"there is no LoRA at {lora}.")
-    where = {"weight_name": lora.name} if lora.is_file() else {}
-    from safetensors import SafetensorError
-
-    try:
-        pipeline.load_lora_weights(
-            lora.parent if lora.is_file() else lora, adapter_name="drift", local_files_only=True,
-            use_safetensors=True, **where,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DriftError(f"the LoRA at {lora} does not fit '{generator.name}': {reason}") from error
-    return lambda strength: pipeline.set_adapters(["drift"], [float(strength)])
+    add_lora(pipeline, generator.name, lora, 0.0)
+    return lambda strength: pipeline.set_adapters(["lora"], [float(strength)])
 
 
 def _scored(
@@ -156,7 +153,6 @@ def _scored(
 ) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
     """Verdicts [P, M], and scores [P, M] by verifier."""
     rows = [(p, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
-    detector = ShapeDetector()
     correct: list[bool] = []
     scores: dict[str, list[float]] = {v.name: [] for v in judges}
     blocks = sorted({v.block for v in judges if v.block is not None})
@@ -168,7 +164,7 @@ def _scored(
         hidden = {block: generator.head(cond, noise, block) for block in blocks}
         latents = generator.tail(hidden[blocks[0]]) if blocks else generator.denoise(cond, noise)
         images = generator.decode(latents)
-        correct += [v.correct for v in judge(detector, images, [plan.prompts[p] for p, _ in part])]
+        correct += [v.correct for v in judge(plan.detector, images, [plan.prompts[p] for p, _ in part])]
         for v in judges:
             read: Any = images if v.needs == "images" else latents
             if v.needs == "hidden" and v.block is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -107,20 +106,3 @@ def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> i
     if not error > 0 or not margin > 0:
         return None
     return math.ceil(prompts * (detectable(error, alpha) / margin) ** 2)
-
-
-def calibration(p: ArrayLike, correct: ArrayLike, bins: int = 10) -> tuple[float, list[dict[str, float]]]:
-    """(ECE, reliability curve) of probabilities p [C] of being right, in equal bins; empty bins left out."""
-    p_, c = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if np.isnan(p_).any():
-        return math.nan, []
-    which = np.minimum((p_ * bins).astype(int), bins - 1)
-    curve = []
-    for b in np.unique(which):
-        inside = which == b
-        curve.append(
-            {"low": b / bins, "high": (b + 1) / bins, "n": int(inside.sum()),
-             "confidence": float(p_[inside].mean()), "right": float(c[inside].mean())}
-        )  # fmt: skip
-    gaps: Sequence[float] = [abs(r["confidence"] - r["right"]) * r["n"] for r in curve]
-    return float(sum(gaps) / len(p_)), curve

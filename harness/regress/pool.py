@@ -54,6 +54,7 @@ class Manifest(_Strict):
     options: dict[str, Any]
     source: str
     steps: int
+    detector: dict[str, Any]
     seeds: list[int]
     size: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -219,16 +220,21 @@ class _Maker:
         progress: Progress,
     ) -> None:
         import generators
-        from harness.geneval.shapes import ShapeDetector
-        from harness.shards import create_verifier
+        from generators.prompts import PromptCache
+        from harness.shards import create_verifier, load_detector
         from harness.sweep import load_prompts
 
         self.config, self.out, self.dtype, self.progress = config, out, dtype, progress
         entry = config.generators[0]
         self.entry = entry
         self.prompts = load_prompts(config)
+        self.detector = load_detector(config, self.prompts)
         self.generator: Generator = generators.create(entry.name, device=config.device, **entry.options)
-        judges = [create_verifier(v, config.device, entry.name) for v in config.verifiers]
+        self.encode = PromptCache(self.generator).encode
+        judges = []
+        for wanted in config.verifiers_of(entry):
+            judges.append(create_verifier(wanted, config.device, self.generator.name))
+            judges[-1].check_host(self.generator)
         self.blocks = sorted({v.block for v in judges if v.block is not None})
         self.keep: list[Keep] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
         if "hidden" in self.keep and not self.blocks:
@@ -237,12 +243,11 @@ class _Maker:
             )
         if "hidden" not in self.keep:
             self.blocks = []
-        self.detector = ShapeDetector()
         self.files: dict[str, PoolFile] = {}
         self.kept_dtype = ""
 
     def run(self) -> None:
-        seeds, size = self.config.seeds, self.config.pool
+        seeds, size = self.config.seeds, self.config.pool_of(self.entry)
         rows = [(p, s, i) for p in range(len(self.prompts)) for s in sorted(seeds) for i in range(size)]
         frames = []
         for start in range(0, len(rows), self.config.batch_size):
@@ -256,7 +261,7 @@ class _Maker:
         self._write(PROMPTS, "".join(json.dumps(p) + "\n" for p in self.prompts).encode())
         manifest = Manifest(
             generator=self.entry.name, options=self.entry.options, source=self.generator.info().source,
-            steps=self.generator.steps, seeds=sorted(seeds), size=size, batch=self.config.batch_size,
+            steps=self.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
             blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files,
         )  # fmt: skip
         (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
@@ -266,7 +271,7 @@ class _Maker:
         from harness.geneval.detector import judge
 
         ids = sorted({p for p, _, _ in rows})
-        cond = self.generator.encode([self.prompts[i]["prompt"] for i in ids])
+        cond = self.encode([self.prompts[i]["prompt"] for i in ids])
         cond = cond.select([ids.index(p) for p, _, _ in rows])
         noise = self.generator.noise([candidate_seed(s, p, i) for p, s, i in rows])
         latents = None
@@ -287,7 +292,7 @@ class _Maker:
         metadata = [self.prompts[p] for p, _, _ in rows]
         verdicts = judge(self.detector, images, metadata)
         return pd.DataFrame(rows, columns=_ORDER).assign(
-            generator=self.entry.name,
+            generator=self.entry.shown,
             steps=self.generator.steps,
             tag=[m["tag"] for m in metadata],
             correct=[v.correct for v in verdicts],

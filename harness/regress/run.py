@@ -68,7 +68,8 @@ def regress(
         raise SourceError(
             "checkpoints are compared on a frozen pool: give --pool; `vhsbench pool` makes one."
         )
-    loaded = [None if s.run else s.load(gate.device) for s in sides]
+    generator = pool.manifest.generator if pool else None
+    loaded = [None if s.run else s.load(gate.device, generator) for s in sides]
     candidates = pool_candidates(pool) if pool else _of_run(baseline)
     names = _names(baseline, candidate)
     judged = [

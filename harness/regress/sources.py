@@ -37,9 +37,9 @@ class Source:
     checkpoint: str | None = None  # None: the bundled one
     run: Path | None = None
 
-    def load(self, device: str = "cpu") -> Verifier:
-        """Build the verifier of a checkpoint."""
-        return verifiers.create(self.verifier, checkpoint=self.checkpoint, device=device)
+    def load(self, device: str = "cpu", generator: str | None = None) -> Verifier:
+        """Build the verifier of a checkpoint, to read what `generator` makes."""
+        return verifiers.create(self.verifier, checkpoint=self.checkpoint, device=device, generator=generator)
 
 
 def resolve(text: str, baselines: Path = BASELINES) -> Source:

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 import generators
 import verifiers
 from generators.nano.lora import FILE, FOLDER
+from generators.protocol import GeneratorError
 from harness.cli import app
+from harness.geneval.shapes import ShapeDetector
 from harness.regress.drift import COLUMNS, DriftError, DriftPlan, attach, drift_table, markdown
 from harness.train_nano import balanced, nano_prompts
 
@@ -22,7 +24,11 @@ def moved():
     """A nano of its own, as a LoRA stays attached."""
     generator = generators.create("nano")
     plan = DriftPlan(
-        balanced(nano_prompts()["validation"], 36), (0.0, 1.0), {"vhs": 4, "mllm-clip": 2}, size=4
+        balanced(nano_prompts()["validation"], 36),
+        ShapeDetector(),
+        (0.0, 1.0),
+        {"vhs": 4, "mllm-clip": 2},
+        size=4,
     )
     judges = [verifiers.create("vhs"), verifiers.create("mllm-clip")]
     return generator, drift_table(generator, judges, FOLDER, plan)
@@ -50,24 +56,25 @@ def test_accuracy_falls_with_strength(moved):
 
 
 def test_strength_zero_is_the_generator_itself(moved, nano):
-    moved[0].pipeline.set_adapters(["drift"], [0.0])
+    moved[0].pipeline.set_adapters(["lora"], [0.0])
     cond, noise = nano.encode(["a photo of a red circle"]), nano.noise([1])
     torch.testing.assert_close(moved[0].denoise(cond, noise), nano.denoise(cond, noise), atol=0, rtol=0)
-    moved[0].pipeline.set_adapters(["drift"], [1.0])
+    moved[0].pipeline.set_adapters(["lora"], [1.0])
     assert (moved[0].denoise(cond, noise) - nano.denoise(cond, noise)).abs().max() > 0.01
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(DriftError, match="there is no LoRA at"):
+    with pytest.raises(GeneratorError, match="there are no LoRA weights at"):
         attach(generators.create("nano"), tmp_path / "none")
     (tmp_path / FILE).write_bytes(b"not safetensors")
-    with pytest.raises(DriftError, match="does not fit 'nano'"):
+    with pytest.raises(GeneratorError, match="does not fit"):
         attach(generators.create("nano"), tmp_path / FILE)
-    plan = DriftPlan(nano_prompts()["validation"][:1], best_of_n={"vhs": 9}, size=2)
+    plan = DriftPlan(nano_prompts()["validation"][:1], ShapeDetector(), best_of_n={"vhs": 9}, size=2)
     with pytest.raises(DriftError, match="best of 9 needs as many candidates"):
         drift_table(generators.create("nano"), [verifiers.create("vhs")], FOLDER, plan)
-    said = CliRunner().invoke(app, ["drift", "--verifier", "vhs=many"])
-    assert isinstance(said.exception, DriftError)
+    for arguments in (["--verifier", "vhs=many"], ["--split", "test"], ["--generator", "sana-sprint"]):
+        said = CliRunner().invoke(app, ["drift", *arguments])
+        assert isinstance(said.exception, DriftError), arguments
 
 
 def test_the_command(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,14 @@ from scipy.stats import norm
 
 from harness.config import ConfigError
 from harness.geneval.rules import TAGS
-from harness.regress.compare import Difference, compare, differences
+from harness.regress.compare import (
+    Difference,
+    Separation,
+    compare,
+    correct_for_number,
+    differences,
+    separation,
+)
 from harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
 from harness.regress.speed import Speed
 
@@ -18,10 +27,10 @@ FAST = GateConfig(best_of_n=(2, 4), bootstrap=200, permutations=399, auc_permuta
 
 
 class _Only:
-    """A comparison of which the verdict reads the differences alone."""
+    """The part of a comparison that the verdict reads."""
 
-    def __init__(self, rows: list[Difference]) -> None:
-        self.differences, self.separation = rows, []
+    def __init__(self, rows: list[Difference], ranking: Sequence[Separation] = ()) -> None:
+        self.differences, self.separation = rows, ranking
 
 
 def outcomes(
@@ -31,7 +40,8 @@ def outcomes(
     found = []
     for _ in range(trials):
         candidates, a, b = simulated(rng, prompts, 6, skills)
-        found.append(judge(compare(candidates, a, b, gate), gate).outcome)
+        rows = [test(candidates, a.score, b.score, gate) for test in (differences, separation)]
+        found.append(judge(_Only(*correct_for_number(*rows)), gate).outcome)
     return found
 
 
@@ -147,6 +157,17 @@ def test_seeds_do_not_narrow_anything(simulated):
         assert (x.low, x.high, x.p_holm) == pytest.approx((y.low, y.high, y.p_holm)) if x.p_holm else True
         assert (x.lost, x.won, x.p_mcnemar) == (y.lost, y.won, y.p_mcnemar)
     assert [s.p for s in one.separation] == pytest.approx([s.p for s in many.separation], abs=0.06)
+
+
+def test_calibration_of_an_overconfident_and_of_a_silent_verifier(simulated):
+    candidates, a, b = simulated(np.random.default_rng(3), 60, 6, (1.0, 1.0))
+    sure = replace(a, p_yes=np.ones_like(a.p_yes), p_no=np.zeros_like(a.p_no))
+    silent = replace(b, p_yes=np.full_like(b.p_yes, np.nan))
+    first, second = compare(candidates, sure, silent, FAST).calibration
+    assert first.ece == pytest.approx(1 - candidates.correct.mean())
+    assert [r["n"] for r in first.curve] == [360]
+    assert math.isnan(second.ece)
+    assert second.curve == []
 
 
 def test_gate_files(tmp_path):

@@ -13,7 +13,6 @@ from scipy.stats import binomtest, norm
 
 from harness.regress.paired import (
     auc_permutation,
-    calibration,
     detectable,
     holm,
     mcnemar,
@@ -139,14 +138,3 @@ def test_prompts_needed_brings_the_detectable_down_to_the_margin():
     assert detectable(2.0 * math.sqrt(100 / needed), 0.025) == pytest.approx(1.0, rel=1e-2)
     assert prompts_needed(100, 0.0, 1.0, 0.025) is None
     assert norm.isf(0.025) == pytest.approx(1.96, abs=1e-2)
-
-
-def test_calibration_of_a_calibrated_and_an_overconfident_verifier():
-    rng = np.random.default_rng(5)
-    p = rng.random(20_000)
-    right = rng.random(20_000) < p
-    ece, curve = calibration(p, right)
-    assert ece < 0.02
-    assert sum(r["n"] for r in curve) == 20_000
-    assert calibration(np.ones(100), np.repeat([True, False], 50))[0] == pytest.approx(0.5)
-    assert math.isnan(calibration([np.nan], [True])[0])
