@@ -97,14 +97,19 @@ def load_model(
     Raises CheckpointError naming the file, or the key and both shapes.
     """
     config = _json(folder, "config.json")
-    with torch.device("meta"):
-        model = empty_model(config, card.feature_width)
+    try:
+        with torch.device("meta"):
+            model = empty_model(config, card.feature_width)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged configuration can raise anything
+        raise CheckpointError(f"{folder}/config.json describes no Qwen2: {_reason(error)}.") from error
     with ExitStack() as stack:
         tensors = _Tensors(folder, device, stack)
         _fill(model.connector, tensors, _PROJECTOR, {}, dtype)
         optional = {_HEAD: _EMBEDDINGS} if model.llm.config.tie_word_embeddings else {}  # type: ignore[union-attr]
         _fill(model.llm, tensors, "", optional, dtype)
-    return ready(model, device), Question(_tokenizer(folder), card.template)
+    return ready(model, device), _question(folder, card.template)
 
 
 def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
@@ -133,6 +138,20 @@ def ready(model: Mllm, device: torch.device) -> Mllm:
     return model.eval().requires_grad_(False)
 
 
+def _question(folder: Path, template: str) -> Question:
+    tokenizer = _tokenizer(folder)
+    try:
+        return Question(tokenizer, template)
+    except Exception as error:  # a chat template is a program, and a damaged one can raise anything
+        raise CheckpointError(
+            f"verifier checkpoint {folder}: its tokenizer and chat template cannot ask the question: {_reason(error)}."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -142,7 +161,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged tokenizer can raise anything
         raise CheckpointError(f"verifier checkpoint {folder} has no tokenizer that can be read.") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -46,9 +46,13 @@ def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -
                 f"VHS checkpoint {source} has no {STATISTICS}; "
                 "give normalization=(mean, variance), two .pt files."
             )
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        found = load_file(file)
+        try:
+            found = load_file(file)
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is no safetensors file: {error}.") from error
         for key in ("mean", "variance"):
             if key not in found:
                 raise CheckpointError(f"{file} lacks the key '{key}'.")

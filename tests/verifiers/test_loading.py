@@ -101,9 +101,9 @@ def test_vhs_refuses_a_host_that_it_does_not_fit(nano):
     vhs = verifiers.create("vhs")
     vhs.check_host(nano)
     for change, said in (
-        ({"name": "other"}, r"reads hidden states of 'nano' \(block 2, width 128\), not of 'other'"),
+        ({"name": "other"}, r"reads hidden states of 'nano' \(block 5, width 128\), not of 'other'"),
         ({"steps": 4}, "reads hidden states of one-step generation, but 'nano' takes 4 steps"),
-        ({"blocks": 2}, "reads block 2, but 'nano' has blocks 0 to 1"),
+        ({"blocks": 2}, "reads block 5, but 'nano' has blocks 0 to 1"),
     ):
         host = SimpleNamespace(**({"name": "nano", "steps": 1, "blocks": 8} | change))
         with pytest.raises(HostError, match=said):

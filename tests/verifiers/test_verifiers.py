@@ -98,7 +98,7 @@ def test_writing_and_reading_back_gives_equal_scores(tmp_path):
 def test_the_layout_is_the_official_one():
     config = json.loads((WEIGHTS / "vhs" / "config.json").read_text())
     assert config["model_type"] == "llava_qwen"
-    assert config["mm_vision_select_feature"] == "block_2"
+    assert config["mm_vision_select_feature"] == "block_5"
     keys = set(load_file(WEIGHTS / "vhs" / "model.safetensors"))
     assert {"model.mm_projector.0.weight", "model.mm_projector.2.bias", "model.norm.weight"} <= keys
 
