@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import os
-import signal
+import importlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -141,21 +140,21 @@ def test_a_users_mistake_comes_back_from_the_fresh_process_as_it_is():
     assert "Traceback" in "".join(error.value.__notes__)
 
 
-def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch):
-    monkeypatch.setattr(measuring, "_report", _killed)
+def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch, tmp_path):
+    # a module of its own, which the fresh process can import by name
+    (tmp_path / "endings.py").write_text(
+        "import os, signal\n"
+        "def killed(cell, sender): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def ends(cell, sender): os._exit(3)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    endings = importlib.import_module("endings")
+    monkeypatch.setattr(measuring, "_report", endings.killed)
     measured = measure_in_fresh_process(cell())
     assert {row["status"] for row in measured.rows} == {"oom"}
-    monkeypatch.setattr(measuring, "_report", _ends)
+    monkeypatch.setattr(measuring, "_report", endings.ends)
     with pytest.raises(measuring.MeasureError, match="exit code 3"):
         measure_in_fresh_process(cell())
-
-
-def _killed(cell, sender):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _ends(cell, sender):
-    os._exit(3)
 
 
 def test_channels_last_changes_the_layout_and_not_the_image():
