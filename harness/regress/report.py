@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from harness.regress.compare import ChangedPick, Difference
     from harness.regress.run import Regression
 
-_HEAD = ("task", "N", "prompts", "baseline", "candidate", "points", "95% interval", "p worse",
-         "detectable", "lost/won", "p (McNemar)")  # fmt: skip
-_NOT_ON_CONSOLE = ("prompts", "p (McNemar)")
+_HEAD = ("task", "N", "prompts", "base", "new", "points", "95% interval", "p worse",
+         "found", "lost/won", "p (McNemar)")  # fmt: skip
+_NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # what 80 columns have no room for
 LEGEND = (
-    "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; detectable: the loss found with 80% power "
-    "(<=: of verifiers with nothing in common); lost/won: picks that turned wrong/right."
+    "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; found: the loss that is detected with 80% "
+    "power (<= of verifiers with nothing in common); lost/won: prompts whose pick turned wrong/right."
 )
 # what XML 1.0 has no way to write, even escaped
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -30,7 +30,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 def _cells(row: Difference) -> list[str]:
     found = row.detectable if row.detectable is not None else row.detectable_independent
-    sign = "" if row.detectable is not None else "<= "
+    sign = "" if row.detectable is not None else "<="
     return [
         row.tag, str(row.n), str(row.n_prompts), f"{row.baseline:.2f}", f"{row.candidate:.2f}",
         f"{row.difference:+.2f}", f"[{row.low:+.2f}, {row.high:+.2f}]", _number(row.p_holm, "{:.4f}"),
@@ -46,6 +46,8 @@ def facts(regression: Regression) -> list[str]:
     """One line each: ranking, calibration, drift, changed picks, speed, memory."""
     c = regression.comparison
     overall = c.separation[0]
+    n = max(regression.gate.best_of_n)
+    picks = next(d for d in c.differences if d.is_overall and d.n == n)
     lines = [
         f"AUC {_number(overall.baseline, '{:.4f}')} -> {_number(overall.candidate, '{:.4f}')} "
         f"(p worse, Holm {_number(overall.p_holm, '{:.4f}')})",
@@ -53,8 +55,8 @@ def facts(regression: Regression) -> list[str]:
         f"{_number(c.calibration[1].ece, '{:.4f}')}",
         f"scores: KS {c.drift.ks:.4f}, Wasserstein {c.drift.wasserstein:.4f}, Spearman "
         f"{_number(c.drift.spearman, '{:.4f}')} (within prompts {_number(c.drift.spearman_within, '{:.4f}')})",
-        f"{len(c.changed)} picks changed at N = {max(regression.gate.best_of_n)}"
-        + (" (every score is the same)" if c.identical else ""),
+        f"{len(c.changed)} picks changed at N = {n}: {picks.lost} prompts lost, {picks.won} won (McNemar "
+        f"p = {picks.p_mcnemar:.4f})" + ("; every score is the same" if c.identical else ""),
     ]
     if s := regression.speed:
         lines += [
@@ -85,7 +87,9 @@ def show(regression: Regression, console: Console) -> None:
     for line in facts(regression):
         console.print(f"  {escape(line)}")
     color = {FAIL: "red", INCONCLUSIVE: "yellow"}.get(regression.verdict.outcome, "green")
-    console.print(f"[bold {color}]{regression.verdict.outcome}[/]", *map(escape, regression.verdict.reasons))
+    console.print(f"[bold {color}]{regression.verdict.outcome}[/]")
+    for reason in regression.verdict.reasons:
+        console.print(f"  {escape(reason)}")
 
 
 def markdown(regression: Regression, picture: Path | None = None) -> str:

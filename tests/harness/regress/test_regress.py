@@ -196,6 +196,7 @@ def test_the_command_line(pool, damaged, tmp_path):
     )
     assert bad.exit_code == 1, bad.output
     assert "fail" in bad.stdout
+    assert "…" not in bad.stdout  # nothing is cut off at 80 columns
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "regression.json", "junit.xml", "summary.md", "changed_picks.png",
     }  # fmt: skip
