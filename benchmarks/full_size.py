@@ -24,11 +24,11 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness import budgets
-from harness.clocks import interleaved
 from harness.config import TimingConfig
+from harness.cost import budgets
+from harness.cost.clocks import interleaved
+from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
 from harness.environment import environment
-from harness.measure import Cell, cell_name, measure_in_fresh_process
 from harness.report.costs import cost_table
 from harness.store import RunStore
 
@@ -144,7 +144,7 @@ def naive(
 def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, Any]]:
     import generators
     import verifiers
-    from harness.measure import device_name
+    from harness.cost.measure import device_name
     from harness.pipeline import best_of_n, naive_best_of_n
     from harness.store import SCHEMAS
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import generators
 import verifiers
 from generators.registry import Registry, nearest
+from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
-from harness.variants import VARIANTS
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.budgets import CostModel
 from harness.config import GeneratorConfig, RunConfig
+from harness.cost.budgets import CostModel
 from harness.report.published import published_rows
 from harness.sweep import load_prompts
 from results.readers import a100_timings

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness import nvml
+from harness.cost import nvml
 
 PACKAGES = (
     "vhsbench", "torch", "transformers", "diffusers", "open_clip_torch", "numpy", "pandas", "pyarrow",

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 
 from harness.config import ConfigError, RunConfig
+from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
 from harness.geneval.rules import TAGS
 from harness.journal import Journal
-from harness.measure import Cell, cell_name, measure_in_fresh_process
 from harness.shards import FAILED, TABLES, Finished, Shard, Worker, image_name, shards, verifier_options
 from harness.shards import gallery_prompts as gallery_prompts
 from harness.shards import load_detector as load_detector

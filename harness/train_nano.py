@@ -19,11 +19,11 @@ from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import CELL, SHAPES, Item, caption, random_scene, render
 from generators.noise import candidate_seed
 from generators.training import Progress
+from harness.cost.measure import device_name
 from harness.geneval.detector import judge
 from harness.geneval.prompts import Metadata, every, split
 from harness.geneval.rules import TAGS, Objects
 from harness.geneval.shapes import ShapeDetection, ShapeDetector
-from harness.measure import device_name
 from verifiers.checkpoint import VerifierCard, save_checkpoint
 from verifiers.clip import load_clip, save_clip
 from verifiers.features import Normalize, flatten_latents, moments

@@ -23,7 +23,7 @@ def cost(
 ) -> None:
     """Count parameters and TFLOP of every stage from the architecture, without weights."""
     quiet()
-    from harness.counting import count_pipeline
+    from harness.cost.counting import count_pipeline
 
     counted = count_pipeline(generator, verifier, steps)
     n = n if verifier else 1
@@ -57,8 +57,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what N every pipeline gets for each budget."""
-    from harness.plan import PAPER, PlanError, from_device, from_run
-    from harness.plan import plan as make
+    from harness.cost.plan import PAPER, PlanError, from_device, from_run
+    from harness.cost.plan import plan as make
 
     if device and costs:
         raise PlanError("give --device or --costs, not both: a plan is for one machine.")
@@ -66,7 +66,7 @@ def plan(
     if costs:
         pipelines = [p for p in from_run(costs) if not generator or p.generator in generator]
     else:
-        from harness.cost_model import parse_budget
+        from harness.cost.cost_model import parse_budget
 
         units = [parse_budget(text)[1] for text in budget]
         pipelines = from_device(device or PAPER, units, generator or ())

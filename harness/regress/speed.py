@@ -146,7 +146,7 @@ def _weights_bytes(verifier: Verifier) -> int:
 
 
 def _device_name(verifier: Verifier) -> str:
-    from harness.measure import device_name
+    from harness.cost.measure import device_name
 
     device = getattr(verifier, "device", None)
     if device is None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness import budgets as budgeting
+from harness.cost import budgets as budgeting
 from harness.derive import GENEVAL_OVERALL, OVERALL, winners
 from harness.report import comparisons, figures, gallery, published, style, tables
 from harness.report.calibration import reliability

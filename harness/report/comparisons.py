@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import budgets as budgeting
 from harness.best_of_n import expected_accuracy
-from harness.budgets import CostModel
+from harness.cost import budgets as budgeting
+from harness.cost.budgets import CostModel
 from harness.derive import OVERALL, accuracy_curves
 from harness.statistics import Floats, Interval, paired_difference
 

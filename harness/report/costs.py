@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.percentiles import summary
-from harness.roofline import measured_on
+from harness.cost.percentiles import summary
+from harness.cost.roofline import measured_on
 
 KEYS = ["generator", "steps", "verifier", "variant", "stage", "n", "batch"]
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",

@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from harness import budgets as budgeting
-from harness.budgets import CostModel
 from harness.config import RunConfig
+from harness.cost import budgets as budgeting
+from harness.cost.budgets import CostModel
+from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import accuracy_curves, separation
 from harness.report import comparisons
 from harness.report.comparisons import AccuracyTable, Pipeline
 from harness.report.costs import cost_table
-from harness.stages import FIXED, PER_CANDIDATE
 from harness.store import Run, StoreError
 
 Models = dict[Pipeline, CostModel]

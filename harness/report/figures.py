@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
-from harness.budgets import TOLERANCE, CostModel
+from harness.cost.budgets import TOLERANCE, CostModel
 from harness.derive import OVERALL
 from harness.geneval.rules import TAGS
 from harness.report.style import COLUMN, STAGE_COLORS, TASK_NAMES, TWO_COLUMNS, figure, look, styled

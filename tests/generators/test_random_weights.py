@@ -13,7 +13,7 @@ import torch
 import generators
 from generators import SPECS, random_weights
 from generators.random_weights import HashTokenizer, build
-from harness import flops
+from harness.cost import flops
 
 REAL = [name for name, spec in SPECS.items() if spec.hub_id]
 # billions of parameters of the DiT and TFLOP of one forward, counted independently

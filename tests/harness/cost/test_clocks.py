@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import clocks
-from harness.clocks import interleaved, is_out_of_memory, phases_percent, timed
+from harness.cost import clocks
+from harness.cost.clocks import interleaved, is_out_of_memory, phases_percent, timed
 
 CPU = torch.device("cpu")
 

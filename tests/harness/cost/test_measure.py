@@ -12,11 +12,11 @@ import torch
 import generators
 import verifiers
 from generators.registry import RegistryError
-from harness import measure as measuring
-from harness import variants
 from harness.config import TimingConfig
-from harness.measure import Cell, measure, measure_in_fresh_process
-from harness.nvml import Gpu
+from harness.cost import measure as measuring
+from harness.cost import variants
+from harness.cost.measure import Cell, measure, measure_in_fresh_process
+from harness.cost.nvml import Gpu
 from harness.pipeline import best_of_n
 from harness.report.costs import cost_table
 from harness.store import SCHEMAS

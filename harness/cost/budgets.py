@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from harness.cost_model import TOLERANCE, CostModel, parse_budget
+from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
+from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
-from harness.stages import FIXED, PER_CANDIDATE
 
 __all__ = ["TOLERANCE", "CostModel", "parse_budget"]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.cost_model import CostModel
-from harness.stages import FIXED, PARTS, PER_CANDIDATE
+from harness.cost.cost_model import CostModel
+from harness.cost.stages import FIXED, PARTS, PER_CANDIDATE
 
 if TYPE_CHECKING:
     from generators.protocol import Generator
-    from harness.flops import Cost
-    from harness.roofline import Device
+    from harness.cost.flops import Cost
+    from harness.cost.roofline import Device
     from verifiers.protocol import Verifier
 
 PROMPT = "a photo of a red heart above a blue square"
@@ -103,7 +103,7 @@ def _with_steps(generator: Generator, steps: int) -> Generator:
 
 def _stages(generator: Generator, verifier: Verifier | None) -> dict[str, Cost]:
     """Every stage in the order it runs, each fed what the one before returned."""
-    from harness.flops import count
+    from harness.cost.flops import count
 
     found: dict[str, Cost] = {}
 
@@ -135,7 +135,7 @@ def _stages(generator: Generator, verifier: Verifier | None) -> dict[str, Cost]:
 
 def _score(verifier: Verifier, reads: Any) -> dict[str, Cost]:
     """The stage score, and its parts if the verifier names them: `tokens` (CLIP), `model.connector`, the rest."""
-    from harness.flops import count
+    from harness.cost.flops import count
 
     score = count(lambda: verifier.score([PROMPT], reads))
     tokens, model = getattr(verifier, "tokens", None), getattr(verifier, "model", None)

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import nvml
+from harness.cost import nvml
+from harness.cost.measure import taints
+from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from harness.environment import environment, gpus
-from harness.measure import taints
-from harness.nvml import POWER_CAP, THROTTLED, Gpu
 
 
 class NVMLError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.stages import Call
+from harness.cost.stages import Call
 
 if TYPE_CHECKING:
     import torch

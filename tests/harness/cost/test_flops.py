@@ -12,9 +12,9 @@ from transformers import Qwen2Config, Qwen2Model
 
 import generators
 import verifiers
-from harness.counting import PROMPT, count_pipeline
-from harness.flops import count
-from harness.stages import stages
+from harness.cost.counting import PROMPT, count_pipeline
+from harness.cost.flops import count
+from harness.cost.stages import stages
 
 
 def test_flops_by_hand():

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness import clocks, percentiles, variants
-from harness.clocks import Repeats, first_line, is_out_of_memory
 from harness.config import TimingConfig
-from harness.nvml import POWER_CAP, THROTTLED, Gpu
-from harness.stages import Call, end_to_end, stages
+from harness.cost import clocks, percentiles, variants
+from harness.cost.clocks import Repeats, first_line, is_out_of_memory
+from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
+from harness.cost.stages import Call, end_to_end, stages
 from harness.terminal import quiet
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _each(work: Mapping[Key, Call], found: _Passes, do: Any) -> None:
 
 
 def _flops(found: _Passes, key: Key, call: Call) -> None:
-    from harness.flops import count
+    from harness.cost.flops import count
 
     cost = count(call)
     found.tflop[key] = cost.tflop

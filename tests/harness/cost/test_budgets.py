@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.budgets import (
+from harness.cost.budgets import (
     CostModel,
     budget_table,
     check,

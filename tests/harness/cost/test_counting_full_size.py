@@ -7,8 +7,8 @@ import torch
 
 import generators
 import verifiers
-from harness.counting import count_pipeline
-from harness.flops import count
+from harness.cost.counting import count_pipeline
+from harness.cost.flops import count
 
 
 @pytest.fixture(scope="module")

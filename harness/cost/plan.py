@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from generators.registry import nearest
-from harness import roofline
-from harness.cost_model import TOLERANCE, CostModel, parse_budget
+from harness.cost import roofline
+from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
 def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
-    from harness.measure import cell_name
+    from harness.cost.measure import cell_name
     from harness.store import load_run
 
     run = load_run(path)
@@ -104,7 +104,7 @@ def from_run(path: Path) -> list[Priced]:
 
 def _priced(costs: pd.DataFrame, cell: dict[str, Any]) -> Priced:
     """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
-    from harness import budgets as budgeting
+    from harness.cost import budgets as budgeting
 
     first = costs.iloc[0]
     verifier, variant, needs = str(first["verifier"]), str(first["variant"]), cell.get("needs")
@@ -158,7 +158,7 @@ def _published(row: Any, with_flops: bool) -> Priced:
     models = {"ms": CostModel(1e3 * row.fixed_s, 1e3 * row.per_candidate_s)}
     basis = {"ms": "published, A100"}
     if with_flops:
-        from harness.counting import count_pipeline
+        from harness.cost.counting import count_pipeline
 
         verifier = None if row.verifier == "none" else row.verifier
         models["TFLOP"] = count_pipeline(row.generator, verifier, row.steps).tflop
@@ -167,7 +167,7 @@ def _published(row: Any, with_flops: bool) -> Priced:
 
 
 def _estimated(generator: str, verifier: str, sheet: roofline.Device) -> Priced:
-    from harness.counting import count_pipeline
+    from harness.cost.counting import count_pipeline
 
     counted = count_pipeline(generator, None if verifier == "none" else verifier)
     models = {"ms": counted.bound_ms(sheet), "TFLOP": counted.tflop}

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness import roofline
 from harness.cli import app
-from harness.cost_model import CostModel
-from harness.measure import cell_name
-from harness.plan import PAPER, PlanError, Priced, from_device, from_run, plan
-from harness.roofline import DeviceError, device, measured_on
+from harness.cost import roofline
+from harness.cost.cost_model import CostModel
+from harness.cost.measure import cell_name
+from harness.cost.plan import PAPER, PlanError, Priced, from_device, from_run, plan
+from harness.cost.roofline import DeviceError, device, measured_on
 from harness.store import SCHEMAS, RunStore
 
 BUDGETS = ["550ms", "1100 ms", "1.65s"]
