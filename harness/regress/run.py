@@ -136,8 +136,8 @@ def write(regression: Regression, out: Path) -> None:
     """regression.json, junit.xml, summary.md and, where the pool has pictures, changed_picks.png in `out`."""
     import json
 
+    from generators.files import write_atomic
     from harness.regress import report
-    from harness.storage import write_atomic
 
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(regression.as_dict(), indent=1, allow_nan=False) + "\n"
