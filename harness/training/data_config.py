@@ -1,0 +1,90 @@
+"""What a training collects, and where: the key `data` of its configuration (the paper's A.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.config import DetectorConfig, Positive, _Strict
+from verifiers.protocol import Needs
+
+PARTS = ("alignment", "train", "validation")
+READS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
+
+
+class CaptionerConfig(_Strict):
+    """Who describes images: `gemma` (the paper's), or `scene`, what the detector `shapes` sees."""
+
+    name: Literal["gemma", "scene"]
+    options: dict[str, Any] = {}
+
+
+class ClipScoreConfig(_Strict):
+    """The CLIP that CLIP-Score is taken with: an open_clip name and weights, or a folder of nano's."""
+
+    model: str = "ViT-B-32-quickgelu"
+    pretrained: str = "openai"
+
+
+class CaptionsConfig(_Strict):
+    """Stage 1: the texts that images are made of.
+
+    `source` is a JSON list of strings, or LLaVA-558k's list of conversations. Where `images` holds the
+    pictures that LLaVA's entries name, the captioner describes these first (B.1).
+    """
+
+    source: Path
+    images: Path | None = None
+    limit: Positive | None = None
+
+
+class LabelsConfig(_Strict):
+    """Stage 2: prompts, and how many images of each.
+
+    `prompts` is `nano`, `geneval` (its sampler with another seed), or a file: GenEval's JSON lines, or
+    texts (a JSON list, or one a line) that the tagger classifies. `validation_share` is of the prompts.
+    """
+
+    prompts: str = "geneval"
+    variants: Positive = 20
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    limit: Positive | None = None
+    tagger: Literal["gemma"] | None = None
+    tagger_options: dict[str, Any] = {}
+    captions: bool = False  # describe these images too
+
+
+class DataConfig(_Strict):
+    """Where the shards lie, and how they are made.
+
+    `alignment`, `train` and `validation` name finished folders of shards, in place of those in `folder`.
+    `reads` are the kinds of features written in one pass over the images; by default what the verifier reads.
+    """
+
+    folder: Path | None = None
+    alignment: Path | None = None
+    train: Path | None = None
+    validation: Path | None = None
+    captions: CaptionsConfig | None = None
+    labels: LabelsConfig = LabelsConfig()
+    reads: Annotated[tuple[Needs, ...], Field(min_length=1)] | None = None
+    captioner: CaptionerConfig = CaptionerConfig(name="gemma")
+    detector: DetectorConfig = DetectorConfig(name="mask2former")
+    clip_score: ClipScoreConfig | None = ClipScoreConfig()
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None  # of features; None: the generator's
+    batch_size: Positive = 16
+    shard_size: Positive = 256
+
+    @model_validator(mode="after")
+    def _scene_needs_shapes(self) -> DataConfig:
+        if self.captioner.name == "scene" and self.detector.name != "shapes":
+            raise ValueError("captioner 'scene' says what the detector 'shapes' sees; set detector to it")
+        return self
+
+    def folders(self, out: Path, reads: Needs) -> dict[str, Path]:
+        """The folders of shards of one kind of features, by part: alignment, train, validation."""
+        return {
+            part: getattr(self, part) or (self.folder or out / "data") / reads / part for part in PARTS
+        }
