@@ -41,7 +41,8 @@ class States:
         self._accelerator.wait_for_everyone()
         with writing(self._folder):
             work.mkdir(parents=True, exist_ok=True)
-            self._accelerator.save_state(str(work))
+            # torch.save: safetensors would warn of the tied embeddings
+            self._accelerator.save_state(str(work), safe_serialization=False)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             with writing(self._folder):
