@@ -16,7 +16,7 @@ from harness.geneval.rules import COLORS, RELATIONS, TAGS
 Metadata = dict[str, Any]
 
 OFFICIAL_SEED = 43
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 class PromptError(ValueError):
@@ -75,8 +75,8 @@ def training(classes: Sequence[str], seed: int, n: int = 100, variants: int = 20
     From the same sampler with another seed; what the official prompts ask is left out, whatever the
     order of its objects. (With COCO's classes that is every single object.)
     """
-    held = {_picture(p) for p in official()}
-    kept = [p for p in sample(classes, seed, n) if _picture(p) not in held]
+    held = {picture(p) for p in official()}
+    kept = [p for p in sample(classes, seed, n) if picture(p) not in held]
     return [{**p, "variant": k} for p in kept for k in range(variants)]
 
 
@@ -100,13 +100,17 @@ def two(a: str, b: str) -> Metadata:
 
 
 def counting(name: str, count: int) -> Metadata:
-    plural = name + ("es" if name.endswith("s") else "s")
     return {
         "tag": "counting",
         "include": [_clause(name, count)],
         "exclude": [_clause(name, count + 1)],
-        "prompt": f"a photo of {_NUMBERS[count]} {plural}",
+        "prompt": f"a photo of {NUMBERS[count]} {plural(name)}",
     }
+
+
+def plural(name: str) -> str:
+    """GenEval's plural: a name ending in s takes "es", else "s"."""
+    return name + ("es" if name.endswith("s") else "s")
 
 
 def color(name: str, shade: str) -> Metadata:
@@ -154,7 +158,7 @@ def split(
         groups: dict[str, list[Metadata]] = {}
         for p in prompts:
             if p["tag"] == tag:
-                groups.setdefault(_picture(p), []).append(p)
+                groups.setdefault(picture(p), []).append(p)
         shuffled = [list(groups.values())[i] for i in rng.permutation(len(groups))]
         held = min(per_task, len(shuffled) // 2)
         kept = max(1, (len(shuffled) - held) // 10)
@@ -164,7 +168,7 @@ def split(
     return train, validation, evaluation
 
 
-def _picture(prompt: Metadata) -> str:
+def picture(prompt: Metadata) -> str:
     """What a prompt asks to see: the same for "a and b" and "b and a"."""
     clauses = prompt["include"]
     return json.dumps(clauses if prompt["tag"] == "position" else sorted(clauses, key=str))

@@ -1,0 +1,141 @@
+"""Gemma 3 as the paper uses it (A.1): it describes images, and says which task a prompt is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GEMMA = "google/gemma-3-4b-it"
+
+# Fig. 10, prompt 1
+TAG_PROMPT = """\
+You are an assistant that classifies image generation prompts into one of six categories. Given a text \
+prompt describing an image, output ONLY the corresponding tag from this list:
+
+- single_object
+- two_object
+- counting
+- colors
+- position
+- color_attr
+
+Rules:
+
+1. Respond with exactly one of the tags above — nothing else.
+2. Classification criteria:
+ - "single_object" → only one object is mentioned.
+ - "two_object" → exactly two different objects are mentioned (e.g. "a cat and a dog").
+ - "counting" → a specific number of identical objects is requested (e.g. "three dogs").
+ - "colors" → a single object with a color attribute (e.g. "a purple umbrella").
+ - "position" → objects are described with a spatial relation (e.g. "a cat below a table", "a man left of a horse").
+ - "color_attr" → two or more different objects, each with their own color (e.g. "a red apple and a green pear").
+3. If uncertain, choose the most specific applicable tag.
+
+Examples:
+
+Input: "a photo of an umbrella" → single_object
+Input: "a photo of a bowl and a pizza" → two_object
+Input: "a photo of three persons" → counting
+Input: "a photo of a purple hair drier" → colors
+Input: "a photo of a couch below a cup" → position
+Input: "a photo of a red skis and a brown tie" → color_attr
+
+The prompt is {input_prompt}."""
+
+# Fig. 10, prompt 2
+CAPTION_PROMPT = (
+    "Describe the image in one concise sentence. Be objective and precise, without speculation. "
+    "Output only the description in plain text, without line breaks."
+)
+
+
+class GemmaError(ValueError):
+    """A Gemma that cannot be loaded; the message is one sentence for a user."""
+
+
+class Gemma:
+    """A Gemma 3 of transformers, loaded when it is first asked; the most likely answer, nothing drawn."""
+
+    name = "gemma"
+
+    def __init__(
+        self,
+        weights: str = GEMMA,
+        device: str = "cpu",
+        dtype: str = "bfloat16",
+        max_new_tokens: int = 96,
+        batch_size: int = 16,
+    ) -> None:
+        """`weights` is a folder, or a hub id with an optional revision ("owner/name@revision")."""
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise GemmaError(f"dtype '{dtype}' is none of torch's; known: bfloat16, float16, float32.")
+        self.weights, self.device, self.dtype = weights, device, dtype
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The model and its processor. Raises GemmaError, or CheckpointError if it is not to be had."""
+        from transformers import AutoProcessor, Gemma3ForConditionalGeneration
+
+        from verifiers.hub import model_folder
+
+        folder = model_folder(self.weights)
+        try:
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model = Gemma3ForConditionalGeneration.from_pretrained(
+                folder, dtype=getattr(torch, self.dtype), local_files_only=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise GemmaError(f"{folder} holds no Gemma 3 that can be read: {str(error).splitlines()[0]}.") from error
+        processor.tokenizer.padding_side = "left"  # answers begin at the same place
+        return model.to(self.device).eval(), processor
+
+    def caption(self, images: Sequence[Image.Image], seen: object = None) -> list[str]:
+        """See Captioner: one sentence each, by the paper's prompt."""
+        return [self._one_line(a) for a in self.answers([CAPTION_PROMPT] * len(images), images)]
+
+    def tags(self, prompts: Sequence[str]) -> list[str]:
+        """What it says each prompt's task is, as it says it."""
+        return [a.strip() for a in self.answers([TAG_PROMPT.replace("{input_prompt}", p) for p in prompts])]
+
+    def answers(self, texts: Sequence[str], images: Sequence[Image.Image] | None = None) -> list[str]:
+        """One user message each, with an image before its text where there are images."""
+        found: list[str] = []
+        for start in range(0, len(texts), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            found += self._batch(texts[part], images[part] if images is not None else None)
+        return found
+
+    @torch.inference_mode()
+    def _batch(self, texts: Sequence[str], images: Sequence[Image.Image] | None) -> list[str]:
+        model, processor = self._loaded
+        messages = []
+        for i, text in enumerate(texts):
+            content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+            if images is not None:
+                content.insert(0, {"type": "image", "image": images[i].convert("RGB")})
+            messages.append([{"role": "user", "content": content}])
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            processor_kwargs={"padding": True},
+        ).to(self.device)  # fmt: skip
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        # greedy: the model's own settings draw, and a collection must be the same when it is done again
+        output = model.generate(
+            **inputs, do_sample=False, top_k=None, top_p=None, max_new_tokens=self.max_new_tokens
+        )
+        answers: list[str] = processor.batch_decode(
+            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return answers
+
+    @staticmethod
+    def _one_line(answer: str) -> str:
+        return " ".join(answer.split())
