@@ -14,7 +14,7 @@ from generators.registry import Registry, nearest
 from harness import yaml_files
 from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
-from harness.yaml_files import ConfigError, Strict
+from harness.yaml_files import ConfigError, Model, Strict
 
 __all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "load_config", "parse"]
 
@@ -211,19 +211,26 @@ def default_config() -> RunConfig:
     return parse(files("harness").joinpath("configs/nano.yaml").read_text(), "nano.yaml")
 
 
-def bundled() -> list[str]:
-    """Names of the configurations that ship with the package."""
-    return sorted(f.name.removesuffix(".yaml") for f in files("harness").joinpath("configs").iterdir())
+def bundled(trainings: bool = False) -> list[str]:
+    """Names of the configurations that ship with the package: of runs, or of trainings (train-...)."""
+    names = [f.name.removesuffix(".yaml") for f in files("harness").joinpath("configs").iterdir()]
+    return sorted(n for n in names if n.startswith("train-") == trainings)
 
 
 def load_config(path: Path) -> RunConfig:
     """Read a YAML file, or a bundled configuration by its name. Raises ConfigError."""
+    return read_named(path, bundled(), RunConfig, _EXAMPLE)
+
+
+def read_named(path: Path, names: list[str], model: type[Model], example: str) -> Model:
+    """Read a YAML file, or the bundled configuration of `names` that `path` is. Raises ConfigError."""
     name = str(path)
-    if not path.exists() and "/" not in name and not path.suffix:
-        if name not in bundled():
-            raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, bundled())}")
-        return parse(files("harness").joinpath(f"configs/{name}.yaml").read_text(), f"{name}.yaml")
-    return yaml_files.read(path, RunConfig, _EXAMPLE)
+    if path.exists() or "/" in name or path.suffix:
+        return yaml_files.read(path, model, example)
+    if name not in names:
+        raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, names)}")
+    text = files("harness").joinpath(f"configs/{name}.yaml").read_text()
+    return yaml_files.parse(text, f"{name}.yaml", model, example)
 
 
 def parse(text: str, file: str) -> RunConfig:

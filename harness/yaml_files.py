@@ -38,6 +38,11 @@ def parse(text: str, file: str, model: type[Model], example: str) -> Model:
     tree, data = _load(text, file)
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: a configuration is a mapping, for example '{example}'.")
+    return check(data, file, model, tree)
+
+
+def check(data: dict[str, Any], file: str, model: type[Model], tree: yaml.Node | None = None) -> Model:
+    """The configuration that `data` says; `tree` knows its lines. Raises ConfigError."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -66,7 +71,8 @@ def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
 def _sentence(file: str, tree: yaml.Node | None, error: dict[str, Any], model: type[BaseModel]) -> str:
     place = [p for p in error["loc"] if isinstance(p, (str, int))]
     key = ".".join(map(str, place))
-    where = f"{file}, line {_line(tree, place)}, key '{key}'" if place else file
+    line = f", line {_line(tree, place)}" if tree is not None else ""
+    where = f"{file}{line}, key '{key}'" if place else file
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(str(place[-1]), _known_keys(model, place[:-1]))}"
     if error["type"] == "missing":

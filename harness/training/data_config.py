@@ -7,28 +7,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.config import DetectorConfig, Positive, _Strict
+from harness.config import DetectorConfig, Positive
+from harness.yaml_files import Strict
 from verifiers.protocol import Needs
 
 PARTS = ("alignment", "train", "validation")
 READS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 
 
-class CaptionerConfig(_Strict):
+class CaptionerConfig(Strict):
     """Who describes images: `gemma` (the paper's), or `scene`, what the detector `shapes` sees."""
 
     name: Literal["gemma", "scene"]
     options: dict[str, Any] = {}
 
 
-class ClipScoreConfig(_Strict):
+class ClipScoreConfig(Strict):
     """The CLIP that CLIP-Score is taken with: an open_clip name and weights, or a folder of nano's."""
 
     model: str = "ViT-B-32-quickgelu"
     pretrained: str = "openai"
 
 
-class CaptionsConfig(_Strict):
+class CaptionsConfig(Strict):
     """Stage 1: the texts that images are made of.
 
     `source` is a JSON list of strings, or LLaVA-558k's list of conversations. Where `images` holds the
@@ -40,7 +41,7 @@ class CaptionsConfig(_Strict):
     limit: Positive | None = None
 
 
-class LabelsConfig(_Strict):
+class LabelsConfig(Strict):
     """Stage 2: prompts, and how many images of each.
 
     `prompts` is `nano`, `geneval` (its sampler with another seed), or a file: GenEval's JSON lines, or
@@ -56,7 +57,7 @@ class LabelsConfig(_Strict):
     captions: bool = False  # describe these images too
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Where the shards lie, and how they are made.
 
     `alignment`, `train` and `validation` name finished folders of shards, in place of those in `folder`.
@@ -85,6 +86,4 @@ class DataConfig(_Strict):
 
     def folders(self, out: Path, reads: Needs) -> dict[str, Path]:
         """The folders of shards of one kind of features, by part: alignment, train, validation."""
-        return {
-            part: getattr(self, part) or (self.folder or out / "data") / reads / part for part in PARTS
-        }
+        return {part: getattr(self, part) or (self.folder or out / "data") / reads / part for part in PARTS}

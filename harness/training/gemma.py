@@ -92,7 +92,9 @@ class Gemma:
                 folder, dtype=getattr(torch, self.dtype), local_files_only=True
             )
         except (OSError, ValueError, KeyError) as error:
-            raise GemmaError(f"{folder} holds no Gemma 3 that can be read: {str(error).splitlines()[0]}.") from error
+            raise GemmaError(
+                f"{folder} holds no Gemma 3 that can be read: {str(error).splitlines()[0]}."
+            ) from error
         processor.tokenizer.padding_side = "left"  # answers begin at the same place
         return model.to(self.device).eval(), processor
 

@@ -29,9 +29,7 @@ def _pretrained(name: str, revision: str | None) -> tuple[Any, Any]:
     where: dict[str, Any] = {"local_files_only": True} if Path(name).is_dir() else {"revision": revision}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        llm = Qwen2ForCausalLM.from_pretrained(
-            name, dtype=torch.float32, attn_implementation="sdpa", **where
-        )
+        llm = Qwen2ForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa", **where)
     except Exception as error:  # hub and files fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CheckpointError(f"the LLM '{name}' cannot be loaded as a Qwen2: {reason}.") from error

@@ -188,7 +188,11 @@ class _Run:
         if log:
             log.write(self.point.step, "validation", values)
         if values["loss"] < self.point.best:
-            self.point.best, self.point.best_step, self.point.metrics = values["loss"], self.point.step, values
+            self.point.best, self.point.best_step, self.point.metrics = (
+                values["loss"],
+                self.point.step,
+                values,
+            )
             self.engine.states.keep_best(self.stage.name, self._state_dict())
 
     def _state_dict(self) -> Weights:
@@ -223,6 +227,4 @@ def _accelerator(recipe: EngineRecipe) -> Any:
             transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
             state_dict_type="SHARDED_STATE_DICT",
         )
-    return Accelerator(
-        cpu=recipe.device == "cpu", mixed_precision=recipe.precision, fsdp_plugin=sharding
-    )
+    return Accelerator(cpu=recipe.device == "cpu", mixed_precision=recipe.precision, fsdp_plugin=sharding)

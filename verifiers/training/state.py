@@ -95,7 +95,10 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if any(sign in str(error) for sign in ("No space left", "StorageFull", "os error 28", "file write failed")):
+        if any(
+            sign in str(error)
+            for sign in ("No space left", "StorageFull", "os error 28", "file write failed")
+        ):
             raise DiskFullError(
                 f"the disk of {folder} is full; make room and run the same command to resume."
             ) from error

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,34 +19,18 @@ from verifiers.mllm import Mllm, Question
 from verifiers.nano import WEIGHTS
 from verifiers.training.build import build
 from verifiers.training.card import Metrics, model_card
+from verifiers.training.data import Data, open_data
 from verifiers.training.engine import Engine, Point, Report, TrainingError, Weights
-from verifiers.training.losses import class_weights
-from verifiers.training.objectives import Captioning, YesNo, captions_of
+from verifiers.training.objectives import Captioning, YesNo
 from verifiers.training.recipe import Recipe, VerifierRecipe
 from verifiers.training.samples import Samples, Tokens, precomputed
-from verifiers.training.shards import ShardDataset
 from verifiers.training.stage import Stage
 from verifiers.training.state import sync, write_tensors, writing
 from verifiers.training.statistics import feature_moments
-from verifiers.verifier import NEEDS
 
 TOWER = "clip"  # in a checkpoint's folder, where the vision tower is the user's own
 ALIGNED, CHECKPOINT = "aligned", "checkpoint"
 Moments = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Folders of finished shards. alignment None: the captions of `train` serve.
-
-    `normalization` (mean, variance), for a VHS: None computes them from the alignment's features.
-    """
-
-    train: Path
-    validation: Path
-    alignment: Path | None = None
-    normalization: Moments | None = None
-    samples: int = 50_000  # for the statistics
 
 
 def train_verifier(
@@ -67,43 +50,21 @@ class _Training:
         with room_on_disk(out):
             out.mkdir(parents=True, exist_ok=True)
         self.engine = Engine(recipe.engine, out, report)
-        self.train = self._open(data.train, "labels")
-        self.validation = self._open(data.validation, "labels")
-        self.alignment = self._open(data.alignment) if data.alignment else self.train
-        self._check()
+        verify = recipe.engine.verify_data and self.engine.is_main
+        self.parts = open_data(recipe, generator, data, verify)
+        self.train = self.parts["train"]
         _same_identity(out, self._identity(), self.engine)
-
-    def _open(self, folder: Path, stage: Literal["labels"] | None = None) -> ShardDataset:
-        v = self.recipe.verifier
-        return ShardDataset(
-            folder, stage=stage, generator=self.generator, reads=NEEDS[v.kind], block=v.block,
-            verify=self.recipe.engine.verify_data and self.engine.is_main,
-        )  # fmt: skip
-
-    def _check(self) -> None:
-        for name, data in self._parts().items():
-            if self.recipe.verifier.kind == "vhs" and data.card.steps != 1:
-                raise TrainingError(
-                    f"a VHS reads hidden states of one-step generation, but the {name} shards were made in "
-                    f"{data.card.steps} steps."
-                )
-            if data.card.revision != self.train.card.revision:
-                raise TrainingError(
-                    f"the {name} shards are of revision '{data.card.revision}' of '{self.generator}', "
-                    f"the train shards of '{self.train.card.revision}': collect them from one."
-                )
-        class_weights(self.train.correct)
-        if self.recipe.align is not None and not captions_of(self.alignment.rows):
-            raise TrainingError(f"shards without captions cannot align a verifier: {self.alignment.folder}.")
-
-    def _parts(self) -> dict[str, ShardDataset]:
-        return {"alignment": self.alignment, "train": self.train, "validation": self.validation}
 
     def _identity(self) -> dict[str, Any]:
         """What the result depends on."""
         recipe = self.recipe.model_dump(mode="json", exclude={"engine"})
-        data = {name: data.card.sha256() for name, data in self._parts().items()}
-        return {"generator": self.generator, **recipe, "precision": self.recipe.engine.precision, "data": data}
+        data = {name: data.card.sha256() for name, data in self.parts.items()}
+        return {
+            "generator": self.generator,
+            **recipe,
+            "precision": self.recipe.engine.precision,
+            "data": data,
+        }
 
     def run(self) -> Path:
         checkpoint = self.out / CHECKPOINT
@@ -144,22 +105,23 @@ class _Training:
             tower = v.clip if self.generator == "nano" else v.clip or OFFICIAL
             tower = TOWER if tower and Path(tower).is_dir() else tower
         self.card = VerifierCard(v.kind, self.generator, v.block, width, tokens, v.template, tower)
-        self.samples: dict[str, Samples] = dict(self._parts())
+        self.samples: dict[str, Samples] = {**self.parts}
         if v.precompute:
-            made: dict[int, Samples] = {}  # captions and labels may be of the same shards
-            for name, data in self._parts().items():
-                self.samples[name] = made.setdefault(id(data), None) or precomputed(data, self._on_device())
-                made[id(data)] = self.samples[name]
+            tokens_of, device = self.tokens, self.engine.device
+            for name in ("train", "validation", "alignment"):
+                same = name == "alignment" and self.parts[name] is self.train
+                self.samples[name] = (
+                    self.samples["train"]
+                    if same
+                    else precomputed(self.parts[name], lambda features: tokens_of(features.to(device)))
+                )
             self.tokens = _as_is
-
-    def _on_device(self) -> Tokens:
-        return lambda features: self.tokens(features.to(self.engine.device))
 
     def _moments(self) -> Moments:
         """Mean and variance of the alignment's hidden states, computed once."""
         file = self.out / STATISTICS
         if not file.exists() and self.engine.is_main:
-            mean, variance = self.data.normalization or feature_moments(self.alignment, self.data.samples)
+            mean, variance = feature_moments(self.parts["alignment"], self.data.statistics_samples)
             write_tensors(file, {"mean": mean, "variance": variance})
         self.engine.accelerator.wait_for_everyone()
         found = load_file(file)
@@ -182,7 +144,13 @@ class _Training:
         return folder
 
     def _write(
-        self, name: str, mllm: Mllm, question: Question, weights: Weights, dtype: torch.dtype, metrics: Metrics
+        self,
+        name: str,
+        mllm: Mllm,
+        question: Question,
+        weights: Weights,
+        dtype: torch.dtype,
+        metrics: Metrics,
     ) -> None:
         """A folder in the official format, there whole or not at all. Raises DiskFullError."""
         if self.engine.is_main:
@@ -193,8 +161,8 @@ class _Training:
                 save_checkpoint(work, model, question.tokenizer, self.card, self.moments, dtype)
                 if self.card.vision_tower == TOWER:
                     shutil.copytree(str(self.recipe.verifier.clip), work / TOWER)
-                parts = {name: data.card for name, data in self._parts().items()}
-                (work / "README.md").write_text(model_card(name, self.recipe, self.card, parts, metrics))
+                cards = {part: data.card for part, data in self.parts.items()}
+                (work / "README.md").write_text(model_card(name, self.recipe, self.card, cards, metrics))
                 sync(work)
                 write_atomic(self.out / f"{name}.json", (json.dumps(metrics, indent=1) + "\n").encode())
             os.replace(work, self.out / name)

@@ -23,7 +23,9 @@ def validate(model: nn.Module, stage: Stage, accelerator: Any, micro_batch: int)
     parts = []
     for start in range(0, len(samples), wide):
         # every process runs as many forwards, the last ones on samples that are dropped below
-        mine = [(start + accelerator.process_index * micro_batch + i) % len(samples) for i in range(micro_batch)]
+        mine = [
+            (start + accelerator.process_index * micro_batch + i) % len(samples) for i in range(micro_batch)
+        ]
         features, rows = samples.batch(mine)
         logits, texts = ask(model, stage, rows, features, accelerator.device)
         losses = focal_losses(logits, texts.target, objective.gamma)

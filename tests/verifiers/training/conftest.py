@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from verifiers.nano.models import TEMPLATE
+from verifiers.training.data import Data
 from verifiers.training.recipe import Recipe
 from verifiers.training.shards import DataCard, ShardWriter
-from verifiers.training.train import Data
 
 WriteShards = Callable[..., Path]
 
@@ -28,7 +28,7 @@ def write_shards(folder: Path, samples: int, seed: int, **card: Any) -> Path:
     features = 0.3 * torch.randn((samples, *made.feature_shape), generator=random)
     features[..., 0] += torch.where(right, 1.0, -1.0)[:, None]
     rows = [
-        {"prompt_id": i, "prompt": "a photo of a star", "tag": "single_object", "seed": 0, "index": i,
+        {"prompt_id": i, "prompt": f"a photo of a star {seed}", "tag": "single_object", "seed": 0, "index": i,
          "caption": "a red star at center" if r else "a blue ring at top left", "correct": bool(r)}
         for i, r in enumerate(right)
     ]  # fmt: skip
