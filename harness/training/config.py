@@ -14,8 +14,8 @@ from generators.registry import nearest
 from harness import yaml_files
 from harness.config import Positive, PromptsConfig, bundled, read_named
 from harness.training.data_config import DataConfig
-from harness.yaml_files import ConfigError, Strict
-from verifiers.training.recipe import Recipe
+from harness.yaml_files import ConfigError
+from verifiers.training.recipe import Recipe, Strict
 
 _EXAMPLE = "verifier: {kind: vhs, block: 7}"
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")]

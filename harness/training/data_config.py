@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.config import DetectorConfig, Positive
-from harness.yaml_files import Strict
 from verifiers.protocol import Needs
+from verifiers.training.recipe import Strict
 
 PARTS = ("alignment", "train", "validation")
 READS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
