@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ from harness.geneval.detector import judge
 from harness.geneval.prompts import Metadata, every, split
 from harness.geneval.rules import TAGS, Objects
 from harness.geneval.shapes import ShapeDetection, ShapeDetector
-from verifiers.checkpoint import VerifierCard, save_checkpoint
-from verifiers.clip import load_clip, save_clip
-from verifiers.features import Normalize, flatten_latents, moments
-from verifiers.nano.models import TEMPLATE, build_verifier, clip_config, clip_tokenizer
-from verifiers.training import Examples, align, finetune, train_clip
+from harness.training.config import load_train_config, merged
+from verifiers.clip import save_clip
+from verifiers.nano.models import clip_config, clip_tokenizer
+from verifiers.training.clip import train_clip
+from verifiers.training.data import Data
+from verifiers.training.recipe import Recipe as VerifierTraining
+from verifiers.training.train import train_verifier
+from verifiers.verifier import NEEDS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -215,71 +218,54 @@ class Stages:
         return metrics
 
     def verifier(self, kind: str) -> dict[str, float]:
-        r = self.recipe
-        data = {part: Candidates.load(self.out / f"{part}.pt") for part in ("train", "validation")}
-        statistics = moments(data["train"].hidden) if kind == "vhs" else None
-        examples = {p: self._examples(kind, d, statistics) for p, d in data.items()}
-        tokens, width = examples["train"].visual.shape[1:]
-        block = r.block if kind == "vhs" else None
-        card = VerifierCard(kind, "nano", block, width, tokens, TEMPLATE)
-        model, question = build_verifier(card, r.seed)
-        model = model.to(self.device)
-        state = self.out / f"{kind}.state"
-        aligned = self.out / f"{kind}.aligned"
-        if aligned.exists():
-            model.load_state_dict(torch.load(aligned, map_location=self.device, weights_only=True))
-            seconds = 0.0
-        else:
-            seconds = align(
-                model, question, examples["train"], steps=r.align_steps, batch=r.batch,
-                seed=r.seed, state_file=state, report=self.report, connector_only=False,
-            )  # fmt: skip
-            torch.save(model.state_dict(), aligned)
-        more, loss = finetune(
-            model, question, examples["train"], examples["validation"], steps=r.finetune_steps,
-            batch=r.batch, seed=r.seed, state_file=state, report=self.report,
+        data = self.out / "data" / NEEDS[kind]
+        made = train_verifier(
+            self._training(kind), "nano", Data(data / "train", data / "validation"), self.out / kind,
+            lambda p: self.report(replace(p, name=f"{kind} {p.name}")),
         )  # fmt: skip
         folder = self.weights / kind
-        save_checkpoint(folder, model, question.tokenizer, card, statistics)
-        metrics = {"seconds": seconds + more, "validation_loss": loss}
-        self._card(folder, f"nano verifier {kind}", metrics)
-        return metrics
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made, folder)
+        with (folder / "README.md").open("a") as card:
+            card.write(f"\n{self._made()}\n")
+        return dict(json.loads((self.out / kind / "checkpoint.json").read_text()))
 
-    def _card(self, folder: Path, title: str, metrics: dict[str, float]) -> None:
-        """A model card beside the weights."""
+    def _training(self, kind: str) -> VerifierTraining:
+        """The bundled recipe train-nano-<kind> with this one's amounts."""
+        r = self.recipe
+        plain = load_train_config(Path(f"train-nano-{kind}")).recipe.model_dump()
+        changed: dict[str, Any] = {
+            "seed": r.seed,
+            "verifier": {
+                "block": r.block if kind == "vhs" else None,
+                "clip": str(self.weights / "clip") if kind == "mllm-clip" else None,
+            },
+            "align": {"steps": r.align_steps, "batch": r.batch},
+            "finetune": {"steps": r.finetune_steps, "batch": r.batch},
+            "engine": {"device": self.device},
+        }
+        return VerifierTraining.model_validate(merged(plain, changed))
+
+    def _made(self) -> str:
         where = device_name(torch.device(self.device))
         if self.device == "cpu":
             where = f"CPU ({where}) with {torch.get_num_threads()} threads"
+        return (
+            f"Trained by `vhsbench train nano` on {where}, from procedural pictures of coloured shapes: "
+            "no data of others. Licence: MIT."
+        )
+
+    def _card(self, folder: Path, title: str, metrics: dict[str, float]) -> None:
+        """A model card beside the weights."""
         recipe = asdict(self.recipe)
         lines = [
             f"# {title}", "",
-            f"Trained by `vhsbench train nano` on {where}, from procedural pictures of coloured shapes: "
-            "no data of others. Licence: MIT.", "",
+            self._made(), "",
             "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
             "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
         ]  # fmt: skip
         (folder / "README.md").write_text("\n".join(lines))
         shutil.rmtree(folder / ".cache", ignore_errors=True)
-
-    def _examples(
-        self, kind: str, data: Candidates, statistics: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> Examples:
-        if statistics is not None:
-            normalize = Normalize(*statistics)
-            visual = torch.cat([normalize(part.float()).half() for part in data.hidden.split(4096)])
-        elif kind == "mllm-ae":
-            visual = flatten_latents(data.latents)
-        else:
-            from PIL import Image
-
-            clip = load_clip(self.weights / "clip", torch.device(self.device))
-            visual = torch.cat(
-                [
-                    clip([Image.fromarray(i) for i in part.numpy()]).half().cpu()
-                    for part in data.images.split(256)
-                ]
-            )
-        return Examples(visual, data.prompts, data.captions, data.correct)
 
 
 @dataclass

@@ -41,7 +41,7 @@ class VerifierCard:
     feature_width: int
     visual_tokens: int  # 0 where the checkpoint does not say
     template: str = PAPER_TEMPLATE
-    vision_tower: str | None = None  # of mllm-clip: a hub id
+    vision_tower: str | None = None  # of mllm-clip: a hub id, or a folder in the checkpoint
 
 
 def read_card(folder: Path) -> VerifierCard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ def model_card(
     made = data["train"]
     reads = _READS[card.kind].format(block=card.block)
     head = {"library_name": "vhsbench", "pipeline_tag": "image-text-to-text"}
-    if recipe.verifier.llm.name != "nano":
+    if recipe.verifier.llm.name != "nano" and not Path(recipe.verifier.llm.name).exists():
         head["base_model"] = recipe.verifier.llm.name
     facts: dict[str, Any] = {
         "generator": card.generator,
@@ -50,9 +51,17 @@ def model_card(
         *(f"| {part} | {d.rows} | `{d.sha256()}` |" for part, d in data.items()), "",
         *_table("measured", {k: _short(v) for k, v in metrics.items()}),
         "Recipe:", "", "```yaml",
-        yaml.safe_dump(json.loads(recipe.model_dump_json()), sort_keys=False).strip(), "```", "",
+        yaml.safe_dump(_recipe(recipe, card), sort_keys=False).strip(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _recipe(recipe: Recipe, card: VerifierCard) -> dict[str, Any]:
+    """The recipe as plain data, without where things lay on the machine that trained."""
+    plain: dict[str, Any] = json.loads(recipe.model_dump_json(exclude={"engine"}))
+    plain["verifier"]["clip"] = card.vision_tower
+    plain["precision"] = recipe.engine.precision
+    return plain
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> list[str]:
