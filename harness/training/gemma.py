@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from generators.registry import nearest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,7 +95,9 @@ class Gemma:
                 folder, dtype=getattr(torch, self.dtype), local_files_only=True
             )
         except (OSError, ValueError, KeyError) as error:
-            raise GemmaError(f"{folder} holds no Gemma 3 that can be read: {str(error).splitlines()[0]}.") from error
+            raise GemmaError(
+                f"{folder} holds no Gemma 3 that can be read: {str(error).splitlines()[0]}."
+            ) from error
         processor.tokenizer.padding_side = "left"  # answers begin at the same place
         return model.to(self.device).eval(), processor
 
@@ -139,3 +144,12 @@ class Gemma:
     @staticmethod
     def _one_line(answer: str) -> str:
         return " ".join(answer.split())
+
+
+def create_gemma(options: dict[str, Any], device: str, where: str) -> Gemma:
+    """Gemma by a configuration's options; `where` names their key. Raises GemmaError for unknown ones."""
+    known = list(inspect.signature(Gemma).parameters)
+    for option in options:
+        if option not in known:
+            raise GemmaError(f"{where} has no '{option}'; {nearest(option, known)}")
+    return Gemma(**{"device": device, **options})

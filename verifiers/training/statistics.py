@@ -65,5 +65,7 @@ def feature_moments(
         moments.add(dataset.batch(rows[start : start + size].tolist())[0])
     mean, variance = moments.mean.float(), moments.variance.float()
     if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
-        raise ValueError(f"{dataset.folder}: some features are not finite; collect them in bfloat16 or float32.")
+        raise ValueError(
+            f"{dataset.folder}: some features are not finite; collect them in bfloat16 or float32."
+        )
     return mean, variance
