@@ -9,38 +9,42 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from generators.nano import create
 from generators.nano.training import train_autoencoder, train_generator
-from generators.nano.world import CELL, SHAPES, Item, caption, random_scene, render
-from generators.noise import candidate_seed
+from generators.nano.world import SHAPES, caption, random_scene, render
 from generators.training import Progress
 from harness.cost.measure import device_name
-from harness.geneval.detector import judge
 from harness.geneval.prompts import Metadata, every, split
-from harness.geneval.rules import TAGS, Objects
-from harness.geneval.shapes import ShapeDetection, ShapeDetector
+from harness.geneval.rules import TAGS
+from harness.geneval.shapes import ShapeDetector
+from harness.training import clip_score
+from harness.training.captioners import SceneCaptioner
+from harness.training.collection import Collector, Part
 from harness.training.config import load_train_config, merged
+from harness.training.data import root_of
+from harness.training.data_config import ClipScoreConfig
+from harness.training.sources import label_samples
 from verifiers.clip import save_clip
 from verifiers.nano.models import clip_config, clip_tokenizer
+from verifiers.protocol import Needs
 from verifiers.training.clip import train_clip
 from verifiers.training.data import Data
 from verifiers.training.recipe import Recipe as VerifierTraining
 from verifiers.training.train import train_verifier
 from verifiers.verifier import NEEDS
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 Report = Callable[[Progress], None]
 
 PROMPT_SEED = 0  # of the split into training, validation and evaluation prompts
 HELD_OUT_PER_TASK = 64
-_TRAIN_ROOT, _VALIDATION_ROOT = 1_000_001, 1_000_002  # noise roots that no run's seeds meet
+_QUALITY_ROOT = 1_000_009  # of noise that neither runs nor training data meet
+_READS: tuple[Needs, ...] = ("hidden", "latents", "images")
+_BATCH, _SHARD = 64, 2048
 
 
 @dataclass(frozen=True)
@@ -160,16 +164,16 @@ class Stages:
 
     def _quality(self, folder: Path, part: str, pool: int = 16) -> dict[str, float]:
         """Best-of-1 and oracle best-of-16 accuracy, in percent, mean of the six tasks."""
-        prompts = nano_prompts()[part]
-        chosen = balanced(prompts, 96)
-        rows = [p for p in chosen for _ in range(pool)]
-        correct = Candidates.make(
-            folder, rows, _VALIDATION_ROOT + 7, self.recipe.block, device=self.device
-        ).correct
-        grid = correct.view(len(chosen), pool).float()
+        chosen = balanced(nano_prompts()[part], 96)
+        collector = Collector(
+            create(weights=folder, device=self.device), (), detector=ShapeDetector(), batch_size=_BATCH
+        )
+        samples = label_samples(chosen, pool)
+        made = collector.batches(Part("quality", "labels", samples, _QUALITY_ROOT, described=False))
+        grid = np.array([row["correct"] for m in made for row in m.rows], dtype=float).reshape(-1, pool)
         return {
-            "best_of_1_percent": 100 * grid.mean().item(),
-            f"oracle_best_of_{pool}_percent": 100 * grid.amax(1).mean().item(),
+            "best_of_1_percent": 100 * float(grid.mean()),
+            f"oracle_best_of_{pool}_percent": 100 * float(grid.max(1).mean()),
         }
 
     def clip(self) -> dict[str, float]:
@@ -203,24 +207,39 @@ class Stages:
         return metrics
 
     def candidates(self) -> dict[str, float]:
+        """One pass over the images: what all three verifiers read, GenEval's verdicts, true descriptions."""
         r, prompts = self.recipe, nano_prompts()
+        collector = Collector(
+            create(weights=self.weights / "generator", device=self.device),
+            _READS,
+            r.block,
+            detector=ShapeDetector(),
+            captioner=SceneCaptioner(),
+            clip_score=clip_score.create(ClipScoreConfig(model=str(self.weights / "clip")), self.device),
+            dtype=torch.float16,
+            batch_size=_BATCH,
+        )
         metrics = {}
-        for part, count, root in (
-            ("train", r.candidates, _TRAIN_ROOT),
-            ("validation", r.validation_candidates, _VALIDATION_ROOT),
-        ):
-            rows = as_evaluated(prompts[part], count)
-            made = Candidates.make(
-                self.weights / "generator", rows, root, r.block, self.report, part, device=self.device
+        for part, count in (("train", r.candidates), ("validation", r.validation_candidates)):
+            samples = label_samples(as_evaluated(prompts[part], count), 1)
+            cards = collector.collect(
+                Part(part, "labels", samples, root_of(part, r.seed)),
+                {reads: self.data(reads, part) for reads in _READS},
+                _SHARD,
+                self.report,
             )
-            torch.save(vars(made), self.out / f"{part}.pt")
-            metrics[f"{part}_correct_percent"] = 100 * made.correct.float().mean().item()
+            assert cards is not None
+            metrics |= {f"{part}_{k}": v for k, v in cards["hidden"].metrics.items()}
         return metrics
 
+    def data(self, reads: Needs, part: str) -> Path:
+        """The folder of shards of one kind of features."""
+        return self.out / "data" / reads / part
+
     def verifier(self, kind: str) -> dict[str, float]:
-        data = self.out / "data" / NEEDS[kind]
+        data = Data(self.data(NEEDS[kind], "train"), self.data(NEEDS[kind], "validation"))
         made = train_verifier(
-            self._training(kind), "nano", Data(data / "train", data / "validation"), self.out / kind,
+            self._training(kind), "nano", data, self.out / kind,
             lambda p: self.report(replace(p, name=f"{kind} {p.name}")),
         )  # fmt: skip
         folder = self.weights / kind
@@ -266,78 +285,6 @@ class Stages:
         ]  # fmt: skip
         (folder / "README.md").write_text("\n".join(lines))
         shutil.rmtree(folder / ".cache", ignore_errors=True)
-
-
-@dataclass
-class Candidates:
-    """Generated candidates with what every verifier reads, and GenEval's verdicts as labels."""
-
-    hidden: torch.Tensor  # [S, T, D] float16
-    latents: torch.Tensor  # [S, C, h, w] float16
-    images: torch.Tensor  # [S, H, W, 3] uint8
-    correct: torch.Tensor  # [S] bool
-    prompts: list[str]
-    captions: list[str]
-
-    @staticmethod
-    def load(file: Path) -> Candidates:
-        return Candidates(**torch.load(file, weights_only=True))
-
-    @staticmethod
-    def make(
-        folder: Path,
-        rows: Sequence[Metadata],
-        root: int,
-        block: int,
-        report: Report = lambda _: None,
-        name: str = "",
-        batch: int = 64,
-        device: str = "cpu",
-    ) -> Candidates:
-        """One candidate a row, labelled by the verdict and captioned with what is really in it."""
-        import time
-
-        generator, detector = create(weights=folder, device=device), ShapeDetector()
-        started = time.monotonic()
-        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bool], list[str]]] = []
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            noise = generator.noise([candidate_seed(root, 0, start + i) for i in range(len(part))])
-            hidden = generator.head(generator.encode([p["prompt"] for p in part]), noise, block)
-            latents = generator.tail(hidden)
-            images = generator.decode(latents)
-            parts.append(
-                (
-                    hidden.features.half().cpu(),
-                    latents.half().cpu(),
-                    torch.from_numpy(np.stack([np.asarray(i) for i in images])),
-                    [v.correct for v in judge(detector, images, part)],
-                    describe(detector, images),
-                )
-            )
-            done = min(start + batch, len(rows))
-            report(Progress(f"candidates {name}", done, len(rows), float("nan"), time.monotonic() - started))
-        hidden_parts, latent_parts, image_parts, correct, captions = zip(*parts, strict=True)
-        return Candidates(
-            torch.cat(hidden_parts), torch.cat(latent_parts), torch.cat(image_parts),
-            torch.tensor([c for p in correct for c in p]),
-            [p["prompt"] for p in rows], [c for p in captions for c in p],
-        )  # fmt: skip
-
-
-def describe(detector: ShapeDetector, images: Sequence[Image.Image]) -> list[str]:
-    """The captioner of nano: what the detector sees, in the world's words."""
-    return [caption(_scene(objects)) for objects in detector.detect(images)]
-
-
-def _scene(objects: Objects) -> tuple[Item, ...]:
-    cells: dict[tuple[int, int], Item] = {}
-    for shape, rows in objects.items():
-        for d in rows:
-            if d.score > 0.3 and isinstance(d, ShapeDetection):
-                x, y = (d.box[0] + d.box[2]) / 2, (d.box[1] + d.box[3]) / 2
-                cells[int(x // CELL), int(y // CELL)] = Item(shape, d.color, x, y, 0.0)
-    return tuple(cells.values())[:5]
 
 
 def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:

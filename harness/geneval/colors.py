@@ -40,23 +40,7 @@ class ColorNamer:
     @classmethod
     def create(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
         """open_clip's `model` with `pretrained` weights: a tag, a file, or "random". Raises ColorModelError."""
-        import open_clip
-
-        weights = None if pretrained == "random" else pretrained
-        known = pretrained == "random" or pretrained in open_clip.list_pretrained_tags_by_model(model)
-        if not known and not Path(pretrained).is_file():
-            raise ColorModelError(
-                f"colour model '{pretrained}' is neither a file, 'random', nor a pretrained tag of {model}."
-            )
-        try:
-            built, _, transform = open_clip.create_model_and_transforms(
-                model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
-            )
-        except Exception as error:
-            raise ColorModelError(
-                f"the colour model {model} ({pretrained}) cannot be loaded: {str(error).splitlines()[0]}"
-            ) from error
-        return cls(built, transform, open_clip.get_tokenizer(model), pretrained)
+        return cls(*open_clip_model(model, pretrained, device, "colour model"), pretrained)
 
     @property
     def _device(self) -> torch.device:
@@ -88,6 +72,30 @@ class ColorNamer:
             per_color = F.normalize(features, dim=-1).unflatten(0, (len(COLORS), len(TEMPLATES))).mean(1)
             self._classifiers[name] = F.normalize(per_color, dim=-1).T
         return self._classifiers[name]
+
+
+def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tuple[Any, Any, Any]:
+    """An open_clip model, its image transform and its tokenizer; `what` it is for names it in errors.
+
+    `pretrained` is a tag, a file, or "random". Raises ColorModelError.
+    """
+    import open_clip
+
+    weights = None if pretrained == "random" else pretrained
+    known = pretrained == "random" or pretrained in open_clip.list_pretrained_tags_by_model(model)
+    if not known and not Path(pretrained).is_file():
+        raise ColorModelError(
+            f"{what} '{pretrained}' is neither a file, 'random', nor a pretrained tag of {model}."
+        )
+    try:
+        built, _, transform = open_clip.create_model_and_transforms(
+            model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
+        )
+    except Exception as error:
+        raise ColorModelError(
+            f"the {what} {model} ({pretrained}) cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    return built, transform, open_clip.get_tokenizer(model)
 
 
 def crop(image: Image.Image, detection: Detection) -> Image.Image:

@@ -87,10 +87,17 @@ class Judgement(Verdict):
 
 
 def judge(
-    detector: Detector, images: Sequence[Image.Image], prompts: Sequence[Mapping[str, Any]]
+    detector: Detector,
+    images: Sequence[Image.Image],
+    prompts: Sequence[Mapping[str, Any]],
+    seen: Sequence[Objects] | None = None,
 ) -> list[Judgement]:
-    """GenEval's verdict on each image against the metadata of its prompt; all colours in one request."""
-    kept = [select(raw, prompt["tag"]) for raw, prompt in zip(detector.detect(images), prompts, strict=True)]
+    """GenEval's verdict on each image against the metadata of its prompt; all colours in one request.
+
+    `seen` is what the detector has found in the images, if it has already been asked.
+    """
+    found = detector.detect(images) if seen is None else seen
+    kept = [select(raw, prompt["tag"]) for raw, prompt in zip(found, prompts, strict=True)]
     requests = [
         ColorRequest(image, name, detections)
         for image, objects, prompt in zip(images, kept, prompts, strict=True)

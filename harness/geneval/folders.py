@@ -68,12 +68,19 @@ def read_folder(folder: Path) -> tuple[list[Sample], list[Path]]:
 def read_metadata(file: Path) -> dict[str, Any]:
     """A prompt's metadata. Raises FolderError."""
     try:
-        metadata = json.loads(file.read_text())
+        return check_metadata(json.loads(file.read_text()), str(file))
+    except (OSError, json.JSONDecodeError) as error:
+        raise FolderError(f"{file}: not the metadata of a GenEval prompt ({error!s}).") from None
+
+
+def check_metadata(metadata: Any, where: str) -> dict[str, Any]:
+    """A prompt's metadata, as the rules can judge by it. Raises FolderError."""
+    try:
         if not all(isinstance(metadata[key], str) for key in ("tag", "prompt")):
             raise ValueError("tag and prompt are texts.")
         evaluate(metadata, {}, lambda _name, found: [""] * len(found))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{file}: not the metadata of a GenEval prompt ({error!s}).") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{where}: not the metadata of a GenEval prompt ({error!s}).") from None
     return dict(metadata)
 
 

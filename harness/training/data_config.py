@@ -19,7 +19,7 @@ class CaptionerConfig(Strict):
     """Who describes images: `gemma` (the paper's), or `scene`, what the detector `shapes` sees."""
 
     name: Literal["gemma", "scene"]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class ClipScoreConfig(Strict):
@@ -44,16 +44,18 @@ class CaptionsConfig(Strict):
 class LabelsConfig(Strict):
     """Stage 2: prompts, and how many images of each.
 
-    `prompts` is `nano`, `geneval` (its sampler with another seed), or a file: GenEval's JSON lines, or
-    texts (a JSON list, or one a line) that the tagger classifies. `validation_share` is of the prompts.
+    `prompts` is `nano`, `geneval` (its sampler with another seed, `draws` times a task), or a file: GenEval's
+    JSON lines, or texts (a JSON list, or one a line) that the tagger classifies. `limit` and
+    `validation_share` are of the prompts; of `nano`, whose prompts come again, `limit` is of those for training.
     """
 
     prompts: str = "geneval"
+    draws: Positive = 1200
     variants: Positive = 20
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     limit: Positive | None = None
     tagger: Literal["gemma"] | None = None
-    tagger_options: dict[str, Any] = {}
+    tagger_options: dict[str, Any] = Field(default_factory=dict)
     captions: bool = False  # describe these images too
 
 

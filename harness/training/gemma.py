@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from generators.registry import nearest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -141,3 +144,12 @@ class Gemma:
     @staticmethod
     def _one_line(answer: str) -> str:
         return " ".join(answer.split())
+
+
+def create_gemma(options: dict[str, Any], device: str, where: str) -> Gemma:
+    """Gemma by a configuration's options; `where` names their key. Raises GemmaError for unknown ones."""
+    known = list(inspect.signature(Gemma).parameters)
+    for option in options:
+        if option not in known:
+            raise GemmaError(f"{where} has no '{option}'; {nearest(option, known)}")
+    return Gemma(**{"device": device, **options})

@@ -1,0 +1,70 @@
+"""CLIP-Score of image-caption pairs, by which the paper judges its alignment data (B.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from harness.training.data_config import ClipScoreConfig
+
+_WEIGHT = 2.5  # Hessel et al. 2021: brings the cosine to about 0..1
+_PREFIX = "A photo depicts "
+
+
+class ClipScore:
+    """100 x 2.5 x max(cosine, 0) of an image and its caption.
+
+    `pixels` prepares images [B, 3, S, S], `tokens` texts [B, L]; both on the model's device.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pixels: Callable[[Sequence[Image.Image]], torch.Tensor],
+        tokens: Callable[[Sequence[str]], torch.Tensor],
+    ) -> None:
+        self.model, self._pixels, self._tokens = model.eval(), pixels, tokens
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        image = F.normalize(self.model.encode_image(self._pixels(images)).float(), dim=-1)
+        text = F.normalize(self.model.encode_text(self._tokens(captions)).float(), dim=-1)
+        cosine = (image * text).sum(-1)
+        return (100 * _WEIGHT * cosine.clamp(min=0)).tolist()
+
+
+def create(config: ClipScoreConfig, device: str) -> ClipScore:
+    """open_clip's model with its weights, or the nano CLIP in the folder `model`. Raises ColorModelError."""
+    if Path(config.model).is_dir():
+        return _nano(Path(config.model), device)
+    from harness.geneval.colors import open_clip_model
+
+    model, transform, tokenizer = open_clip_model(config.model, config.pretrained, device, "CLIP-Score model")
+    return ClipScore(
+        model,
+        lambda images: torch.stack([transform(i) for i in images]).to(device),
+        lambda texts: tokenizer([_PREFIX + t for t in texts]).to(device),
+    )
+
+
+def _nano(folder: Path, device: str) -> ClipScore:
+    from verifiers.clip import load_clip
+    from verifiers.nano.models import clip_tokenizer
+
+    clip, tokenizer = load_clip(folder, torch.device(device)), clip_tokenizer()
+
+    def tokens(texts: Sequence[str]) -> torch.Tensor:
+        ids: torch.Tensor = tokenizer(
+            [f"{t} <eot>" for t in texts], padding="max_length", truncation=True, return_tensors="pt",
+            max_length=clip.model.context_length,
+        ).input_ids  # fmt: skip
+        return ids.to(device)
+
+    return ClipScore(clip.model, clip.pixels, tokens)

@@ -1,0 +1,297 @@
+"""Images made, described and judged in one pass, and what verifiers read of them written as shards (A.1)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from generators.noise import candidate_seed
+from generators.prompts import PromptCache
+from generators.training import Progress
+from harness.geneval.detector import Detector, judge
+from harness.geneval.folders import DamagedImage, read_image
+from harness.geneval.rules import TAGS
+from harness.training.captioners import Captioner
+from harness.training.sources import Sample, samples_sha256
+from verifiers.checkpoint import checkpoint_sha256
+from verifiers.protocol import Needs
+from verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_card
+
+if TYPE_CHECKING:
+    from generators.protocol import Generator, HiddenStates
+
+Report = Callable[[Progress], None]
+Row = dict[str, Any]
+Score = Callable[[Sequence[Image.Image], Sequence[str]], list[float]]  # images, captions -> CLIP-Scores
+
+
+class DataError(ValueError):
+    """Data that cannot be collected, or cannot train; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one folder of shards is to hold; `described` asks for captions, which alignment always has."""
+
+    name: str
+    stage: Stage
+    samples: Sequence[Sample]
+    root: int  # of the samples' noise
+    described: bool = True
+
+
+@dataclass(frozen=True)
+class Made:
+    """A batch: features [B, ...] by kind, and a row a sample."""
+
+    features: dict[Needs, torch.Tensor]
+    rows: list[Row]
+
+
+class Collector:
+    """A generator with everything that looks at its images.
+
+    `reads` are the kinds of features kept of every image; of hidden states only block `block` is.
+    `dtype` is that of features (by default the generator's if it has 16 bits, else float16).
+    Raises DataError where VHS could not read what the generator makes.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        reads: Sequence[Needs],
+        block: int | None = None,
+        *,
+        detector: Detector | None = None,
+        captioner: Captioner | None = None,
+        clip_score: Score | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        if "hidden" in reads:
+            if generator.steps > 1:
+                raise DataError(
+                    f"VHS reads a one-step generator's hidden states, but {generator.name} is set to "
+                    f"{generator.steps} steps; set generator.options.steps to 1, or train another verifier."
+                )
+            if block is None:
+                raise DataError("hidden states need the block that VHS reads; set verifier.block.")
+        self.generator, self.reads, self.block = generator, tuple(reads), block
+        self.detector, self.captioner, self.clip_score = detector, captioner, clip_score
+        self._dtype, self.batch_size = dtype, batch_size
+        self._encode = PromptCache(generator).encode
+
+    def batches(self, part: Part) -> Iterator[Made]:
+        """All samples of a part, `batch_size` at a time."""
+        for start in range(0, len(part.samples), self.batch_size):
+            yield self._make(part.samples[start : start + self.batch_size], part)
+
+    def collect(
+        self,
+        part: Part,
+        folders: Mapping[Needs, Path],
+        shard_size: int,
+        report: Report = lambda _: None,
+        worker: tuple[int, int] = (0, 1),
+    ) -> dict[Needs, DataCard] | None:
+        """Write a part's shards, one folder a kind of features, all from the same images.
+
+        What is there is not made again. `worker` (i, n) does shards i, i + n, ...; returns None while shards
+        of other workers are missing. Raises DataError for labels all of one class and for a disk too small,
+        ShardError where a folder holds something else.
+        """
+        if not part.samples:
+            raise DataError(f"data.{part.name}: there is nothing to make images of.")
+        writers = self._writers(part, folders)
+        count = -(-len(part.samples) // shard_size)
+        todo = [i for i in range(count) if not all(w.done(i) for w in writers.values())]
+        mine = [i for i in todo if i % worker[1] == worker[0]]
+        _check_room(writers, sum(len(part.samples[i * shard_size : (i + 1) * shard_size]) for i in mine))
+        clock = _Clock(part, shard_size, count - len(todo), report)
+        for i in mine:
+            made = list(clock.over(self.batches(_slice(part, i, shard_size))))
+            rows = [row for m in made for row in m.rows]
+            for kind, writer in writers.items():
+                if not writer.done(i):
+                    writer.write(i, torch.cat([m.features[kind] for m in made]), rows)
+        if not all(w.done(i) for w in writers.values() for i in range(count)):
+            return None
+        return {kind: _finish(writer, part) for kind, writer in writers.items()}
+
+    def _writers(self, part: Part, folders: Mapping[Needs, Path]) -> dict[Needs, ShardWriter]:
+        """The folders, claimed for this part; one image is made to see the features' shapes."""
+        generator = self.generator
+        probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root)[0]
+        revision = str(getattr(generator, "revision", "") or generator.info().source)
+        if Path(revision).is_dir():
+            revision = checkpoint_sha256(Path(revision))
+        return {
+            kind: ShardWriter(
+                folders[kind],
+                DataCard(
+                    stage=part.stage,
+                    generator=generator.name,
+                    revision=revision,
+                    steps=generator.steps,
+                    reads=kind,
+                    block=self.block if kind == "hidden" else None,
+                    feature_shape=tuple(probe[kind].shape[1:]),
+                    dtype=str(probe[kind].dtype).removeprefix("torch."),
+                    prompts_sha256=samples_sha256(part.samples),
+                ),
+            )
+            for kind in self.reads
+        }
+
+    def _make(self, samples: Sequence[Sample], part: Part) -> Made:
+        prompts = self._prompts(samples)
+        features, images = self._features(samples, prompts, part.root)
+        labelled = part.stage == "labels"
+        seen = self.detector.detect(images) if self.detector is not None and labelled else None
+        captions = [""] * len(images)
+        if part.described and self.captioner is not None:
+            captions = self.captioner.caption(images, seen)
+        rows: list[Row] = [
+            {
+                "prompt_id": s.prompt_id, "prompt": prompt, "tag": s.metadata["tag"], "seed": part.root,
+                "index": s.index, "caption": caption,
+            }
+            for s, prompt, caption in zip(samples, prompts, captions, strict=True)
+        ]  # fmt: skip
+        if labelled:
+            assert self.detector is not None
+            for row, verdict in zip(
+                rows, judge(self.detector, images, [s.metadata for s in samples], seen), strict=True
+            ):
+                row["correct"] = verdict.correct
+        if part.described and self.clip_score is not None:
+            for row, score in zip(rows, self.clip_score(images, captions), strict=True):
+                row["clip_score"] = round(score, 4)
+        return Made(features, rows)
+
+    def _prompts(self, samples: Sequence[Sample]) -> list[str]:
+        """The samples' texts; what the captioner says of a picture where a sample has one."""
+        prompts = [str(s.metadata["prompt"]) for s in samples]
+        pictured = [i for i, s in enumerate(samples) if s.picture is not None]
+        if pictured:
+            if self.captioner is None:
+                raise DataError("a captioner is needed to refine captions by their images.")
+            try:
+                pictures = [read_image(p) for s in samples if (p := s.picture) is not None]
+            except DamagedImage as error:
+                raise DataError(f"data.captions.images: {error}") from error
+            for i, text in zip(pictured, self.captioner.caption(pictures), strict=True):
+                prompts[i] = text or prompts[i]
+        return prompts
+
+    @torch.inference_mode()
+    def _features(
+        self, samples: Sequence[Sample], prompts: Sequence[str], root: int
+    ) -> tuple[dict[Needs, torch.Tensor], list[Image.Image]]:
+        """What verifiers read of one image a prompt, on the CPU, and the images."""
+        generator = self.generator
+        cond = self._encode(prompts)
+        noise = generator.noise([candidate_seed(root, s.prompt_id, s.index) for s in samples])
+        found: dict[Needs, torch.Tensor] = {}
+        if "hidden" in self.reads:
+            assert self.block is not None
+            hidden: HiddenStates = generator.head(cond, noise, self.block)
+            found["hidden"] = self._stored(hidden.features)
+            latents = generator.tail(hidden)
+        else:
+            latents = generator.denoise(cond, noise)
+        if "latents" in self.reads:
+            found["latents"] = self._stored(latents)
+        images = generator.decode(latents)
+        if "images" in self.reads:
+            found["images"] = torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in images]))
+        return found, images
+
+    def _stored(self, features: torch.Tensor) -> torch.Tensor:
+        dtype = self._dtype or (features.dtype if features.element_size() == 2 else torch.float16)
+        stored = features.to("cpu", dtype)
+        if not torch.isfinite(stored).all():
+            raise DataError(
+                f"some features of {self.generator.name} are not finite in "
+                f"{str(dtype).removeprefix('torch.')}; set data.dtype to bfloat16 or float32."
+            )
+        return stored
+
+
+def _slice(part: Part, i: int, size: int) -> Part:
+    return replace(part, samples=part.samples[i * size : (i + 1) * size])
+
+
+def _check_room(writers: Mapping[Needs, ShardWriter], samples: int) -> None:
+    """Refuse what is sure not to fit, before days are spent on it."""
+    needed: dict[int, int] = {}
+    free: dict[int, tuple[int, Path]] = {}
+    for writer in writers.values():
+        device = writer.folder.stat().st_dev
+        size = getattr(torch, writer.card.dtype).itemsize * int(np.prod(writer.card.feature_shape))
+        needed[device] = needed.get(device, 0) + size * samples
+        free[device] = shutil.disk_usage(writer.folder).free, writer.folder
+    for device, size in needed.items():
+        if size > free[device][0]:
+            raise DataError(
+                f"{samples} samples need {size / 1e9:.1f} GB, but the disk of {free[device][1]} has "
+                f"{free[device][0] / 1e9:.1f} GB left; make room, or lower data's limits."
+            )
+
+
+class _Clock:
+    """Reports how many samples of a part there are, and in what time."""
+
+    def __init__(self, part: Part, shard_size: int, done: int, report: Report) -> None:
+        self._name, self._of, self._report = f"data {part.name}", len(part.samples), report
+        self._done, self._started = min(done * shard_size, self._of), time.monotonic()
+
+    def over(self, batches: Iterator[Made]) -> Iterator[Made]:
+        for made in batches:
+            yield made
+            self._done = min(self._done + len(made.rows), self._of)
+            seconds = time.monotonic() - self._started
+            self._report(Progress(self._name, self._done, self._of, float("nan"), seconds))
+
+
+def _finish(writer: ShardWriter, part: Part) -> DataCard:
+    if writer.finished:
+        return read_data_card(writer.folder)
+    rows = [
+        json.loads(x) for f in sorted(writer.folder.glob("shard-*.jsonl")) for x in f.open(encoding="utf-8")
+    ]
+    return writer.finish(summarise(rows, part.name))
+
+
+def summarise(rows: Sequence[Row], name: str) -> dict[str, float]:
+    """A part's figures: prompts, mean CLIP-Score (B.1), share of correct images by task (class balance).
+
+    Raises DataError for labels all of one class.
+    """
+    found = {"prompts": float(len({r["prompt_id"] for r in rows}))}
+    scores = [r["clip_score"] for r in rows if "clip_score" in r]
+    if scores:
+        found["clip_score"] = float(np.mean(scores))
+    if "correct" not in rows[0]:
+        return found
+    correct = np.array([r["correct"] for r in rows])
+    if correct.all() or not correct.any():
+        raise DataError(
+            f"the {len(rows)} labels of data.{name} are all {'right' if correct[0] else 'wrong'}; "
+            "a verifier needs both classes: take other prompts, or more variants of each."
+        )
+    found["correct_percent"] = 100 * float(correct.mean())
+    tags = np.array([r["tag"] for r in rows])
+    for tag in TAGS:
+        if (tags == tag).any():
+            found[f"correct_percent.{tag}"] = 100 * float(correct[tags == tag].mean())
+    return found

@@ -1,0 +1,100 @@
+"""`vhsbench train data`: what both of the paper's stages are trained on, for one generator (A.1)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+import generators
+from generators.files import write_atomic
+from generators.training import Progress
+from harness.geneval.detector import Detector
+from harness.geneval.detector import create as create_detector
+from harness.training import captioners, clip_score
+from harness.training.collection import Collector, DataError, Part
+from harness.training.data_config import READS, DataConfig
+from harness.training.sources import caption_samples, label_prompts, label_samples
+from verifiers.protocol import Needs
+from verifiers.training.shards import DataCard
+
+if TYPE_CHECKING:
+    from harness.training.config import TrainConfig
+
+# the first of the noise roots of each part, which no run's seeds meet; 16 apart, one seed from the next
+_ROOTS = {"train": 1_000_001, "validation": 1_000_002, "alignment": 1_000_003}
+
+
+def root_of(part: str, seed: int) -> int:
+    """The root of the noise that a part's images are made from."""
+    return _ROOTS[part] + 16 * seed
+
+
+def collect_data(
+    config: TrainConfig,
+    out: Path,
+    device: str = "cpu",
+    report: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, dict[Needs, DataCard]]:
+    """Collect what is not there of `config`'s data; cards by part and kind of features. Restart it to resume.
+
+    Under torchrun or accelerate each process does its share of the shards; parts that wait for another
+    process's are missing from what is returned. Raises DataError, or what the parts of it raise.
+    """
+    data = config.data
+    reads = data.reads or (READS[config.verifier.kind],)
+    rank, world = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    folders = {kind: data.folders(out, kind) for kind in reads}
+    detector = create_detector(data.detector.name, device, **data.detector.options)
+    parts = _parts(data, config.seed, detector, out, device)
+    generator = generators.create(config.generator.name, device=device, **config.generator.options)
+    collector = Collector(
+        generator, reads, config.verifier.block,
+        detector=detector,
+        captioner=captioners.create(data.captioner, device) if any(p.described for p in parts) else None,
+        clip_score=clip_score.create(data.clip_score, device) if data.clip_score else None,
+        dtype=getattr(torch, data.dtype) if data.dtype else None,
+        batch_size=data.batch_size,
+    )  # fmt: skip
+    cards = {}
+    for part in parts:
+        where = {kind: folders[kind][part.name] for kind in reads}
+        found = collector.collect(part, where, data.shard_size, report, (rank, world))
+        if found is not None:
+            cards[part.name] = found
+    return cards
+
+
+def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: str) -> list[Part]:
+    """What is to be collected: the parts that no finished folder was named for."""
+    parts = []
+    if data.captions is not None and data.alignment is None:
+        parts.append(
+            Part("alignment", "alignment", caption_samples(data.captions), root_of("alignment", seed))
+        )
+    given = [data.train, data.validation]
+    if all(given):
+        return parts
+    if any(given):
+        raise DataError("data.train and data.validation are split from the same prompts: name both or none.")
+    work = data.folder or out / "data"
+    tag = None
+    if data.labels.tagger == "gemma":
+        from harness.training.gemma import create_gemma
+
+        tag = create_gemma(data.labels.tagger_options, device, "data.labels.tagger_options").tags
+    prompts = label_prompts(data.labels, detector, seed, work, tag)
+    if prompts.refused:
+        lines = "".join(json.dumps({"prompt": p, "reason": r}) + "\n" for p, r in prompts.refused)
+        work.mkdir(parents=True, exist_ok=True)
+        write_atomic(work / "refused.jsonl", lines.encode())
+    for name, found in (("train", prompts.train), ("validation", prompts.validation)):
+        samples = label_samples(found, data.labels.variants)
+        parts.append(Part(name, "labels", samples, root_of(name, seed), data.labels.captions))
+    return parts

@@ -1,0 +1,241 @@
+"""What images are made of: captions for alignment, prompts with GenEval metadata for labels (A.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from generators.files import write_atomic
+from harness.geneval import prompts as geneval
+from harness.geneval.detector import Detector, check_classes
+from harness.geneval.folders import FolderError, check_metadata
+from harness.geneval.prompts import Metadata
+from harness.geneval.rules import TAGS
+from harness.training.tagging import tag_all
+
+if TYPE_CHECKING:
+    from harness.training.data_config import CaptionsConfig, LabelsConfig
+
+_SAMPLER_SEED = 44  # 43 draws the benchmark's own prompts
+Tag = Callable[[Sequence[str]], list[str]]  # prompts -> a tagger's answers
+
+
+class SourceError(ValueError):
+    """Captions or prompts that cannot be used; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be made. `index` counts the samples of one prompt; both key its noise.
+
+    `metadata` has the prompt, and for labels GenEval's clauses; `picture` is the image that a captioner
+    describes first, whose description is then the prompt.
+    """
+
+    prompt_id: int
+    index: int
+    metadata: Mapping[str, Any]
+    picture: Path | None = None
+
+
+def caption_samples(config: CaptionsConfig) -> list[Sample]:
+    """A sample a caption, in the file's order. Raises SourceError."""
+    entries = _read_json(config.source)
+    if not isinstance(entries, list) or not entries:
+        raise SourceError(f"{config.source} is no JSON list of captions.")
+    found = []
+    for number, entry in enumerate(entries[: config.limit]):
+        text, name = _caption(entry, f"{config.source}, entry {number}")
+        picture = None
+        if config.images is not None:
+            if name is None:
+                raise SourceError(
+                    f"{config.source}, entry {number} names no image that a captioner could refine it by; "
+                    "leave data.captions.images out."
+                )
+            picture = _inside(config.images, name, f"{config.source}, entry {number}")
+        found.append(({"prompt": text, "tag": ""}, picture))
+    return [Sample(p, i, m, picture) for (p, i, m), (_, picture) in
+            zip(_numbered(m for m, _ in found), found, strict=True)]  # fmt: skip
+
+
+def _caption(entry: Any, where: str) -> tuple[str, str | None]:
+    """The text, and the image's name if there is one, of a string or a LLaVA-558k entry."""
+    if isinstance(entry, str) and entry.strip():
+        return " ".join(entry.split()), None
+    try:
+        said = [turn["value"] for turn in entry["conversations"] if turn["from"] == "gpt"]
+        text, image = " ".join(said[-1].split()), entry.get("image")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise SourceError(f"{where}: neither a text nor a LLaVA conversation with a gpt turn.") from None
+    if not text:
+        raise SourceError(f"{where}: its caption is empty.")
+    return text, image if isinstance(image, str) else None
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise SourceError(f"{where}: image '{name}' would leave {folder}.")
+    return file
+
+
+@dataclass(frozen=True)
+class LabelPrompts:
+    """Prompts with GenEval metadata, split; and those that got none, each with the reason."""
+
+    train: list[Metadata]
+    validation: list[Metadata]
+    refused: list[tuple[str, str]]
+
+
+def label_prompts(
+    config: LabelsConfig, detector: Detector, seed: int, work: Path, tag: Tag | None = None
+) -> LabelPrompts:
+    """The prompts to be labelled. `tag` classifies texts that have no metadata; its answers are kept in `work`.
+
+    Raises SourceError, or UnknownClass for a prompt of an object that the detector does not know.
+    """
+    refused: list[tuple[str, str]] = []
+    if config.prompts == "nano":
+        parts = _nano(config.limit, config.validation_share)
+        return LabelPrompts(*parts, refused)
+    if config.prompts == "geneval":
+        drawn = geneval.training(tuple(detector.classes), _SAMPLER_SEED, config.draws, variants=1)
+        found = [{k: v for k, v in p.items() if k != "variant"} for p in drawn]
+    else:
+        file = Path(config.prompts)
+        texts = _read_prompts(file)
+        if isinstance(texts[0], str):
+            if tag is None:
+                raise SourceError(f"{file} has no GenEval metadata; set data.labels.tagger to gemma.")
+            found, refused = tag_all(texts, _answers(texts, tag, work), detector.classes)
+        else:
+            found = texts
+    unique = list({p["prompt"]: p for p in found}.values())[: config.limit]
+    for number, prompt in enumerate(unique):
+        check_classes(detector, prompt, f"prompt {number} of {config.prompts}")
+    if len(unique) < 2:
+        raise SourceError(
+            f"{config.prompts} gives {len(unique)} prompt(s) with metadata; at least 2 are split."
+        )
+    return LabelPrompts(*split(unique, config.validation_share, seed), refused)
+
+
+def split(prompts: Sequence[Metadata], share: float, seed: int) -> tuple[list[Metadata], list[Metadata]]:
+    """(train, validation), by prompt: what asks for the same picture ("a and b", "b and a") on one side.
+
+    About `share` of each task's pictures are for validation, at least one of a task that has two, and one
+    at all.
+    """
+    rng = np.random.default_rng(seed)
+    groups: dict[str, dict[str, list[Metadata]]] = {tag: {} for tag in TAGS}
+    for p in prompts:
+        groups[p["tag"]].setdefault(geneval.picture(p), []).append(p)
+    held: set[int] = set()
+    for found in groups.values():
+        pictures = list(found.values())
+        count = min(max(1, round(share * len(pictures))), len(pictures) - 1)
+        for i in rng.permutation(len(pictures))[: max(count, 0)]:
+            held |= {id(p) for p in pictures[i]}
+    if not held:  # no task has two pictures
+        held = {id(prompts[int(rng.integers(len(prompts)))])}
+    return [p for p in prompts if id(p) not in held], [p for p in prompts if id(p) in held]
+
+
+def label_samples(prompts: Sequence[Metadata], variants: int) -> list[Sample]:
+    """`variants` samples a prompt, one after another; a prompt that comes again goes on counting."""
+    return [Sample(*numbers) for numbers in _numbered(p for p in prompts for _ in range(variants))]
+
+
+def samples_sha256(samples: Sequence[Sample]) -> str:
+    """The identity of what is to be made."""
+    digest = hashlib.sha256()
+    for s in samples:
+        digest.update(f"{s.prompt_id} {s.index} {json.dumps(s.metadata)} {s.picture}\n".encode())
+    return digest.hexdigest()
+
+
+def _numbered(metadata: Iterator[Mapping[str, Any]]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """(prompt_id, index, metadata): ids by first appearance of a text."""
+    ids: dict[str, int] = {}
+    counts: Counter[int] = Counter()
+    for m in metadata:
+        prompt_id = ids.setdefault(m["prompt"], len(ids))
+        yield prompt_id, counts[prompt_id], m
+        counts[prompt_id] += 1
+
+
+def _nano(limit: int | None, share: float) -> tuple[list[Metadata], list[Metadata]]:
+    from harness.train_nano import as_evaluated, nano_prompts
+
+    prompts = nano_prompts()
+    if limit is None:
+        return prompts["train"], prompts["validation"]
+    return (
+        as_evaluated(prompts["train"], limit),
+        as_evaluated(prompts["validation"], max(1, round(limit * share))),
+    )
+
+
+def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
+    """The tagger's answers, kept in a file of `work` named by the texts."""
+    digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+    file = work / f"tags-{digest[:16]}.json"
+    if file.exists():
+        answers: list[str] = json.loads(file.read_text())
+        return answers
+    answers = tag(texts)
+    work.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(answers).encode())
+    return answers
+
+
+def _read_prompts(file: Path) -> list[Any]:
+    """All texts, or all metadata. Raises SourceError."""
+    text = _read_text(file)
+    if text.lstrip().startswith("["):
+        texts = _read_json(file)
+        if not all(isinstance(t, str) and t.strip() for t in texts):
+            raise SourceError(f"{file} is no JSON list of texts.")
+        found: list[Any] = [" ".join(t.split()) for t in texts]
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        found = lines
+        if lines and lines[0].startswith("{"):
+            found = [_metadata(line, f"{file}, line {n}") for n, line in enumerate(lines, start=1)]
+    if not found:
+        raise SourceError(f"{file} has no prompts.")
+    return list({json.dumps(p): p for p in found}.values())
+
+
+def _metadata(line: str, where: str) -> Metadata:
+    try:
+        metadata = check_metadata(json.loads(line), where)
+    except (FolderError, ValueError) as error:
+        raise SourceError(f"{where}: not the metadata of a GenEval prompt.") from error
+    if metadata["tag"] not in TAGS or not metadata.get("include"):
+        raise SourceError(f"{where}: a tag of {', '.join(TAGS)} and an include list are needed.")
+    return {k: v for k, v in metadata.items() if k != "variant"}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise SourceError(f"{file} cannot be read: {reason}.") from error
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(_read_text(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SourceError(f"{file} is not JSON: {error}.") from error
