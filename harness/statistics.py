@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+
+from verifiers.metrics import auc as auc
 
 Floats = NDArray[np.float64]
 
@@ -108,13 +109,3 @@ def interval(mean: Floats, replicates: Floats, n: int) -> Interval:
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan), n)
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return Interval(mean, low, high, n)
-
-
-def auc(scores: ArrayLike, correct: ArrayLike) -> float:
-    """Probability that a right candidate scores above a wrong one, ties half; NaN if one class is empty."""
-    s, c = np.asarray(scores, dtype=float), np.asarray(correct, dtype=bool)
-    right, wrong = int(c.sum()), int((~c).sum())
-    if not right or not wrong:
-        return float("nan")
-    ranks = rankdata(s)
-    return float((ranks[c].sum() - right * (right + 1) / 2) / (right * wrong))

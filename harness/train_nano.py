@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +25,18 @@ from harness.geneval.shapes import ShapeDetector
 from harness.training import clip_score
 from harness.training.captioners import SceneCaptioner
 from harness.training.collection import Collector, Part
+from harness.training.config import load_train_config, merged
 from harness.training.data import root_of
 from harness.training.data_config import ClipScoreConfig
 from harness.training.sources import label_samples
-from verifiers.checkpoint import VerifierCard, save_checkpoint
-from verifiers.clip import load_clip, save_clip
-from verifiers.features import Normalize, flatten_latents, moments
-from verifiers.nano.models import TEMPLATE, build_verifier, clip_config, clip_tokenizer
+from verifiers.clip import save_clip
+from verifiers.nano.models import clip_config, clip_tokenizer
 from verifiers.protocol import Needs
-from verifiers.training import Examples, align, finetune, train_clip
-from verifiers.training.shards import ShardDataset
+from verifiers.training.clip import train_clip
+from verifiers.training.data import Data
+from verifiers.training.recipe import Recipe as VerifierTraining
+from verifiers.training.train import train_verifier
+from verifiers.verifier import NEEDS
 
 Report = Callable[[Progress], None]
 
@@ -234,95 +237,54 @@ class Stages:
         return self.out / "data" / reads / part
 
     def verifier(self, kind: str) -> dict[str, float]:
-        r = self.recipe
-        data = {part: Candidates.load(self, part) for part in ("train", "validation")}
-        statistics = moments(data["train"].hidden) if kind == "vhs" else None
-        examples = {p: self._examples(kind, d, statistics) for p, d in data.items()}
-        tokens, width = examples["train"].visual.shape[1:]
-        block = r.block if kind == "vhs" else None
-        card = VerifierCard(kind, "nano", block, width, tokens, TEMPLATE)
-        model, question = build_verifier(card, r.seed)
-        model = model.to(self.device)
-        state = self.out / f"{kind}.state"
-        aligned = self.out / f"{kind}.aligned"
-        if aligned.exists():
-            model.load_state_dict(torch.load(aligned, map_location=self.device, weights_only=True))
-            seconds = 0.0
-        else:
-            seconds = align(
-                model, question, examples["train"], steps=r.align_steps, batch=r.batch,
-                seed=r.seed, state_file=state, report=self.report, connector_only=False,
-            )  # fmt: skip
-            torch.save(model.state_dict(), aligned)
-        more, loss = finetune(
-            model, question, examples["train"], examples["validation"], steps=r.finetune_steps,
-            batch=r.batch, seed=r.seed, state_file=state, report=self.report,
+        data = Data(self.data(NEEDS[kind], "train"), self.data(NEEDS[kind], "validation"))
+        made = train_verifier(
+            self._training(kind), "nano", data, self.out / kind,
+            lambda p: self.report(replace(p, name=f"{kind} {p.name}")),
         )  # fmt: skip
         folder = self.weights / kind
-        save_checkpoint(folder, model, question.tokenizer, card, statistics)
-        metrics = {"seconds": seconds + more, "validation_loss": loss}
-        self._card(folder, f"nano verifier {kind}", metrics)
-        return metrics
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made, folder)
+        with (folder / "README.md").open("a") as card:
+            card.write(f"\n{self._made()}\n")
+        return dict(json.loads((self.out / kind / "checkpoint.json").read_text()))
 
-    def _card(self, folder: Path, title: str, metrics: dict[str, float]) -> None:
-        """A model card beside the weights."""
+    def _training(self, kind: str) -> VerifierTraining:
+        """The bundled recipe train-nano-<kind> with this one's amounts."""
+        r = self.recipe
+        plain = load_train_config(Path(f"train-nano-{kind}")).recipe.model_dump()
+        changed: dict[str, Any] = {
+            "seed": r.seed,
+            "verifier": {
+                "block": r.block if kind == "vhs" else None,
+                "clip": str(self.weights / "clip") if kind == "mllm-clip" else None,
+            },
+            "align": {"steps": r.align_steps, "batch": r.batch},
+            "finetune": {"steps": r.finetune_steps, "batch": r.batch},
+            "engine": {"device": self.device},
+        }
+        return VerifierTraining.model_validate(merged(plain, changed))
+
+    def _made(self) -> str:
         where = device_name(torch.device(self.device))
         if self.device == "cpu":
             where = f"CPU ({where}) with {torch.get_num_threads()} threads"
+        return (
+            f"Trained by `vhsbench train nano` on {where}, from procedural pictures of coloured shapes: "
+            "no data of others. Licence: MIT."
+        )
+
+    def _card(self, folder: Path, title: str, metrics: dict[str, float]) -> None:
+        """A model card beside the weights."""
         recipe = asdict(self.recipe)
         lines = [
             f"# {title}", "",
-            f"Trained by `vhsbench train nano` on {where}, from procedural pictures of coloured shapes: "
-            "no data of others. Licence: MIT.", "",
+            self._made(), "",
             "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
             "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
         ]  # fmt: skip
         (folder / "README.md").write_text("\n".join(lines))
         shutil.rmtree(folder / ".cache", ignore_errors=True)
-
-    def _examples(
-        self, kind: str, data: Candidates, statistics: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> Examples:
-        if statistics is not None:
-            normalize = Normalize(*statistics)
-            visual = torch.cat([normalize(part.float()).half() for part in data.hidden.split(4096)])
-        elif kind == "mllm-ae":
-            visual = flatten_latents(data.latents)
-        else:
-            from PIL import Image
-
-            clip = load_clip(self.weights / "clip", torch.device(self.device))
-            visual = torch.cat(
-                [
-                    clip([Image.fromarray(i) for i in part.numpy()]).half().cpu()
-                    for part in data.images.split(256)
-                ]
-            )
-        return Examples(visual, data.prompts, data.captions, data.correct)
-
-
-@dataclass
-class Candidates:
-    """Generated candidates with what every verifier reads, and GenEval's verdicts as labels."""
-
-    hidden: torch.Tensor  # [S, T, D] float16
-    latents: torch.Tensor  # [S, C, h, w] float16
-    images: torch.Tensor  # [S, H, W, 3] uint8
-    correct: torch.Tensor  # [S] bool
-    prompts: list[str]
-    captions: list[str]
-
-    @staticmethod
-    def load(stages: Stages, part: str) -> Candidates:
-        data = {reads: ShardDataset(stages.data(reads, part)) for reads in _READS}
-        rows = data["hidden"].rows
-        every = range(len(rows))
-        return Candidates(
-            **{reads: d.batch(every)[0] for reads, d in data.items()},
-            correct=data["hidden"].correct,
-            prompts=[r["prompt"] for r in rows],
-            captions=[r["caption"] for r in rows],
-        )
 
 
 def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:

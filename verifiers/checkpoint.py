@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from verifiers.mllm import PAPER_TEMPLATE, Mllm, Question
+from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ class VerifierCard:
     feature_width: int
     visual_tokens: int  # 0 where the checkpoint does not say
     template: str = PAPER_TEMPLATE
-    vision_tower: str | None = None  # of mllm-clip: a hub id
+    vision_tower: str | None = None  # of mllm-clip: a hub id, or a folder in the checkpoint
 
 
 def read_card(folder: Path) -> VerifierCard:
@@ -63,11 +63,10 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
         raise CheckpointError(
             f"{folder}/config.json has no usable '{missing}': it is no LLaVA-Qwen2 checkpoint."
         )
-    projector = config.get("mm_projector_type", "mlp2x_gelu")
-    if projector != "mlp2x_gelu":
-        raise CheckpointError(
-            f"{folder}/config.json: 'mm_projector_type' is '{projector}', not 'mlp2x_gelu'."
-        )
+    projector = config.get("mm_projector_type", MLP2X)
+    if projector not in CONNECTORS:
+        known = " or ".join(f"'{c}'" for c in CONNECTORS)
+        raise CheckpointError(f"{folder}/config.json: 'mm_projector_type' is '{projector}', not {known}.")
     if tower.lower().startswith("hidden"):
         feature = str(config.get("mm_vision_select_feature") or "")
         number = feature.removeprefix("block_")
@@ -122,7 +121,7 @@ def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
         raise CheckpointError(
             "a verifier's LLM must have full attention in all layers, not a sliding window."
         )
-    return Mllm(Qwen2ForCausalLM(qwen), feature_width)
+    return Mllm(Qwen2ForCausalLM(qwen), feature_width, config.get("mm_projector_type", MLP2X))
 
 
 def ready(model: Mllm, device: torch.device) -> Mllm:
@@ -267,7 +266,7 @@ def save_checkpoint(
         metadata={"format": "pt"},
     )
     (folder / "config.json").write_text(
-        json.dumps(_config(llm.config, card, dtype), indent=1, sort_keys=True) + "\n"
+        json.dumps(_config(llm.config, card, model.projector, dtype), indent=1, sort_keys=True) + "\n"
     )
     (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
     tokenizer.save_pretrained(folder)
@@ -278,7 +277,7 @@ def save_checkpoint(
         torch.save(variance[None], folder / f"block_{card.block}_variance.pt")
 
 
-def _config(llm_config: Any, card: VerifierCard, dtype: torch.dtype) -> dict[str, Any]:
+def _config(llm_config: Any, card: VerifierCard, projector: str, dtype: torch.dtype) -> dict[str, Any]:
     config: dict[str, Any] = llm_config.to_dict()
     towers = {"vhs": "hidden", "mllm-ae": "latents"}
     return config | {
@@ -287,7 +286,7 @@ def _config(llm_config: Any, card: VerifierCard, dtype: torch.dtype) -> dict[str
         "torch_dtype": str(dtype).removeprefix("torch."),
         # transformers before 5, which the official code uses, looks for it here alone
         "rope_theta": config["rope_parameters"]["rope_theta"],
-        "mm_projector_type": "mlp2x_gelu",
+        "mm_projector_type": projector,
         "mm_hidden_size": card.feature_width,
         "mm_vision_tower": towers.get(card.kind, card.vision_tower or "clip"),
         "mm_vision_select_feature": "patch" if card.block is None else f"block_{card.block}",

@@ -81,7 +81,7 @@ def create(
         pair = (statistics[0], statistics[1]) if statistics else folder
         tokens = read_statistics(pair, card.feature_width, card.visual_tokens).to(device)
     elif card.kind == "mllm-clip":
-        tokens = _tower(card, clip, device, dtype)
+        tokens = _tower(folder, card, clip, device, dtype)
         extra = tokens.parameters
         card = replace(card, visual_tokens=tokens.tokens)
     return MllmVerifier(
@@ -164,10 +164,12 @@ def _only_fit(kind: str, folder: Path, card: VerifierCard) -> GeneratorSpec:
 
 
 def _tower(
-    card: VerifierCard, clip: str | Path | None, device: torch.device, dtype: torch.dtype
+    folder: Path, card: VerifierCard, clip: str | Path | None, device: torch.device, dtype: torch.dtype
 ) -> ClipPatches | OpenClipPatches:
-    nano = WEIGHTS / "clip" if card.vision_tower is None else None
-    tower = load_tower(clip or card.vision_tower or nano or OFFICIAL, device, dtype)
+    own: str | Path = card.vision_tower or WEIGHTS / "clip"
+    if (folder / own).is_dir():  # a tower of the user's own lies in the checkpoint
+        own = folder / own
+    tower = load_tower(clip or own, device, dtype)
     if tower.width != card.feature_width:
         raise CheckpointError(
             f"the CLIP model's features are {tower.width} wide, but the checkpoint's "

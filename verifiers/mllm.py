@@ -23,14 +23,27 @@ PAPER_TEMPLATE = (
 )
 
 
-class Mllm(nn.Module):
-    """Visual features [B, T, C] and a question -> the LLM's state where the answer comes next."""
+MLP2X = "mlp2x_gelu"  # LLaVA's name for the paper's connector: Linear, GELU, Linear
+CONNECTORS = (MLP2X, "linear")
 
-    def __init__(self, llm: nn.Module, feature_width: int) -> None:
+
+class Mllm(nn.Module):
+    """Visual features [B, T, C] and a question -> the LLM's state where the answer comes next.
+
+    `projector` names the connector as LLaVA's mm_projector_type does: one of CONNECTORS.
+    """
+
+    def __init__(self, llm: nn.Module, feature_width: int, projector: str = MLP2X) -> None:
         super().__init__()
+        if projector not in CONNECTORS:
+            raise ValueError(f"a connector is {' or '.join(CONNECTORS)}, not '{projector}'.")
         width: int = llm.config.hidden_size  # type: ignore[union-attr,assignment]
         self.llm = llm
-        self.connector = nn.Sequential(nn.Linear(feature_width, width), nn.GELU(), nn.Linear(width, width))
+        self.projector = projector
+        first = nn.Linear(feature_width, width)
+        self.connector: nn.Module = first
+        if projector == MLP2X:
+            self.connector = nn.Sequential(first, nn.GELU(), nn.Linear(width, width))
 
     def states(self, before: torch.Tensor, visual: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """Hidden states of [before | connector(visual) | after]: see `read`."""

@@ -78,7 +78,7 @@ class MllmVerifier:
                     f"but was given {list(features.shape)}."
                 )
             features = features.to(self.device)
-        return self.tokens(features).to(self.model.connector[0].weight)
+        return self.tokens(features).to(next(self.model.connector.parameters()))
 
     def text(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Ids [b] before the image, ids [B, a] after it, and the latter's lengths [B] without padding."""

@@ -7,28 +7,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.config import DetectorConfig, Positive, _Strict
+from harness.config import DetectorConfig, Positive
 from verifiers.protocol import Needs
+from verifiers.training.recipe import Strict
 
 PARTS = ("alignment", "train", "validation")
 READS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 
 
-class CaptionerConfig(_Strict):
+class CaptionerConfig(Strict):
     """Who describes images: `gemma` (the paper's), or `scene`, what the detector `shapes` sees."""
 
     name: Literal["gemma", "scene"]
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class ClipScoreConfig(_Strict):
+class ClipScoreConfig(Strict):
     """The CLIP that CLIP-Score is taken with: an open_clip name and weights, or a folder of nano's."""
 
     model: str = "ViT-B-32-quickgelu"
     pretrained: str = "openai"
 
 
-class CaptionsConfig(_Strict):
+class CaptionsConfig(Strict):
     """Stage 1: the texts that images are made of.
 
     `source` is a JSON list of strings, or LLaVA-558k's list of conversations. Where `images` holds the
@@ -40,7 +41,7 @@ class CaptionsConfig(_Strict):
     limit: Positive | None = None
 
 
-class LabelsConfig(_Strict):
+class LabelsConfig(Strict):
     """Stage 2: prompts, and how many images of each.
 
     `prompts` is `nano`, `geneval` (its sampler with another seed, `draws` times a task), or a file: GenEval's
@@ -58,7 +59,7 @@ class LabelsConfig(_Strict):
     captions: bool = False  # describe these images too
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Where the shards lie, and how they are made.
 
     `alignment`, `train` and `validation` name finished folders of shards, in place of those in `folder`.

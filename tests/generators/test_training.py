@@ -81,9 +81,11 @@ def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_
         (tmp_path / f"{stage}.json").write_text("{}")
     shutil.copytree(nano_package.WEIGHTS, tmp_path / "weights" / "generator")
     weights = train(tmp_path, recipe)
-    for kind in ("vhs", "mllm-ae"):
+    for kind in ("vhs", "mllm-ae", "mllm-clip"):
         assert verifiers.create(kind, checkpoint=weights / kind).info().parameters > 0
         assert "validation_loss" in (weights / kind / "README.md").read_text()
+    # the CLIP that this training made, not the bundled one
+    assert (weights / "mllm-clip" / "clip" / "open_clip_model.safetensors").exists()
     before = {f: f.stat().st_mtime_ns for f in weights.rglob("*.safetensors")}
     train(tmp_path, recipe)
     assert before == {f: f.stat().st_mtime_ns for f in weights.rglob("*.safetensors")}

@@ -199,7 +199,7 @@ def test_a_generation_config_does_not_matter(official, statistics):
         ("vhs", {"mm_vision_select_feature": "final"}, "'mm_vision_select_feature' is 'final', not 'block_'"),
         ("vhs", {"mm_hidden_size": None}, "no usable 'mm_hidden_size'"),
         ("vhs", {"mm_vision_tower": ""}, "no usable 'mm_vision_tower'"),
-        ("vhs", {"mm_projector_type": "linear"}, "'mm_projector_type' is 'linear', not 'mlp2x_gelu'"),
+        ("vhs", {"mm_projector_type": "resampler"}, "is 'resampler', not 'mlp2x_gelu' or 'linear'"),
         ("vhs", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "full attention"),
         ("vhs", CLIP, "holds a 'mllm-clip' verifier, not 'vhs'"),
         ("mllm-clip", CLIP | {"mm_vision_select_layer": -1}, "layer -1, not 'patch' of layer -2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,12 +10,16 @@ import torch
 from generators.nano.models import PROMPT_WORDS, word_tokenizer
 from generators.nano.world import PLACES, SIZE
 from verifiers.checkpoint import VerifierCard
-from verifiers.mllm import Mllm, Question
+from verifiers.mllm import MLP2X, Mllm, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = "<image> does the image match : {prompt} ?"
+LLM_SIZES = {
+    "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
 CAPTION_TOKENS = 80  # the longest caption: five objects of five kinds
 _CHAT = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
@@ -69,24 +74,22 @@ def clip_config() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def build_verifier(card: VerifierCard, seed: int) -> tuple[Mllm, Question]:
-    """A new connector and LLM for a card's features."""
+def build_verifier(
+    card: VerifierCard, seed: int, sizes: Mapping[str, int] | None = None, connector: str = MLP2X
+) -> tuple[Mllm, Question]:
+    """A new connector and LLM for a card's features; `sizes` changes nano's by Qwen2Config's names."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
     tokenizer = llm_tokenizer()
     llm = Qwen2ForCausalLM(
         Qwen2Config(
+            **LLM_SIZES | dict(sizes or {}),
             vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
         )
     )
-    return Mllm(llm, card.feature_width), Question(tokenizer, card.template)
+    return Mllm(llm, card.feature_width, connector), Question(tokenizer, card.template)

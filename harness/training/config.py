@@ -1,0 +1,125 @@
+"""A training's configuration: which verifier of which generator, from what data, how; and its ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+import generators
+from generators.registry import nearest
+from harness import yaml_files
+from harness.config import Positive, PromptsConfig, bundled, read_named
+from harness.training.data_config import DataConfig
+from harness.yaml_files import ConfigError
+from verifiers.training.recipe import Recipe, Strict
+
+_EXAMPLE = "verifier: {kind: vhs, block: 7}"
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")]
+BASE = "base"  # the training itself, among its ablations
+
+
+class SourceConfig(Strict):
+    """The generator whose features are read, with its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in generators.REGISTRY:
+            raise ValueError(f"unknown generator '{name}'; {nearest(name, generators.REGISTRY.names())}")
+        return name
+
+
+class CompareConfig(Strict):
+    """The held-out candidates that a training and its ablations are compared on."""
+
+    prompts: PromptsConfig = PromptsConfig()
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    pool: Positive = 16
+    batch_size: Positive = 32
+
+
+class TrainConfig(Recipe):
+    """One training. `ablations` are others by name: the keys that they change, nested as here."""
+
+    name: _Name = "train"
+    generator: SourceConfig
+    data: DataConfig = DataConfig()
+    compare: CompareConfig = CompareConfig()
+    ablations: dict[_Name, dict[str, Any]] = {}
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the engine reads of it."""
+        return Recipe(**{key: getattr(self, key) for key in Recipe.model_fields})
+
+    @model_validator(mode="after")
+    def _fits_the_generator(self) -> TrainConfig:
+        spec, block = generators.SPECS.get(self.generator.name), self.verifier.block
+        if spec is None or block is None:  # a plugin's is asked when its data is collected
+            return self
+        steps = int(self.generator.options.get("steps") or spec.steps)
+        if steps != 1:
+            raise ValueError(
+                f"a vhs reads hidden states of one-step generation, but generator '{spec.name}' takes {steps} steps"
+            )
+        if block >= spec.blocks:
+            raise ValueError(f"generator '{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}")
+        return self
+
+    @model_validator(mode="after")
+    def _ablations_are_possible(self) -> TrainConfig:
+        if BASE in self.ablations:
+            raise ValueError(f"'{BASE}' is the training itself; name the ablation otherwise")
+        for name in self.ablations:
+            try:
+                self.ablation(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def ablation(self, name: str) -> TrainConfig:
+        """The training that the ablation `name` is; it reads the data of this one where block and kind agree."""
+        changed = merged(self.model_dump(exclude={"ablations"}), self.ablations[name])
+        changed["name"] = f"{self.name}-{name}"
+        return yaml_files.check(changed, f"ablation '{name}'", TrainConfig)
+
+
+def load_train_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a YAML file, or a bundled configuration (train-...) by its name. Raises ConfigError.
+
+    `overrides` are "key.key=value", the value in YAML.
+    """
+    config = read_named(path, bundled(trainings=True), TrainConfig, _EXAMPLE)
+    for text in overrides:
+        config = yaml_files.check(merged(config.model_dump(), _override(text)), f"--set {text}", TrainConfig)
+    return config
+
+
+def _override(text: str) -> dict[str, Any]:
+    keys, equals, value = text.partition("=")
+    try:
+        change: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        equals = ""
+    if not equals or not all(keys.split(".")):
+        raise ConfigError(f"--set {text}: write KEY=VALUE, for example finetune.batch=32.")
+    for key in reversed(keys.split(".")):
+        change = {key: change}
+    return dict(change)
+
+
+def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `change`; mappings within are merged, all else is replaced."""
+    result = dict(base)
+    for key, value in change.items():
+        before = result.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(before, value) if both else value  # type: ignore[arg-type]
+    return result

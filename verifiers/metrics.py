@@ -1,0 +1,39 @@
+"""How well P(yes) tells right from wrong: loss aside, AUC, accuracy and calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_BINS = 10
+
+
+def auc(scores: ArrayLike, correct: ArrayLike) -> float:
+    """Probability that a right candidate outscores a wrong one, ties half; NaN where one class is empty."""
+    from scipy.stats import rankdata
+
+    right = np.asarray(correct, dtype=bool)
+    positives, negatives = int(right.sum()), int((~right).sum())
+    if not positives or not negatives:
+        return float("nan")
+    above = rankdata(np.asarray(scores, dtype=float))[right].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = _BINS) -> float:
+    """Expected calibration error: |accuracy - confidence| over equal bins of P(yes), weighted by their size."""
+    p, right = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, right - p, minlength=bins)
+    return float(np.abs(gaps).sum() / len(p))
+
+
+def judge(p_yes: NDArray[np.floating], p_no: NDArray[np.floating], correct: ArrayLike) -> dict[str, float]:
+    """auc, accuracy and ece of P(yes) / (P(yes) + P(no)), all shares of 1."""
+    p = np.asarray(p_yes, dtype=float) / (np.asarray(p_yes, dtype=float) + np.asarray(p_no, dtype=float))
+    right = np.asarray(correct, dtype=bool)
+    return {
+        "auc": auc(p, right),
+        "accuracy": float(((p > 0.5) == right).mean()),
+        "ece": calibration_error(p, right),
+    }

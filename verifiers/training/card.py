@@ -1,0 +1,72 @@
+"""The model card of a trained verifier: README.md in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from verifiers.checkpoint import VerifierCard
+from verifiers.training.recipe import Recipe
+from verifiers.training.shards import DataCard
+
+Metrics = dict[str, Any]
+_NAMES = {"vhs": "VHS", "mllm-clip": "MLLM w/ CLIP", "mllm-ae": "MLLM w/ AE"}
+_READS = {
+    "vhs": "hidden states of block {block} (l*, 0-based)",
+    "mllm-clip": "pixels, through CLIP",
+    "mllm-ae": "final latents",
+}
+
+
+def model_card(
+    name: str, recipe: Recipe, card: VerifierCard, data: Mapping[str, DataCard], metrics: Metrics
+) -> str:
+    """Markdown: what it reads, from which generator, the data's hashes, the recipe, what was measured."""
+    made = data["train"]
+    reads = _READS[card.kind].format(block=card.block)
+    head = {"library_name": "vhsbench", "pipeline_tag": "image-text-to-text"}
+    if recipe.verifier.llm.name != "nano" and not Path(recipe.verifier.llm.name).exists():
+        head["base_model"] = recipe.verifier.llm.name
+    facts: dict[str, Any] = {
+        "generator": card.generator,
+        "generator's revision": made.revision or "unknown",
+        "reads": reads,
+        "width of a visual token": card.feature_width,
+        "visual tokens": card.visual_tokens,
+        "connector": recipe.verifier.connector,
+        "LLM": recipe.verifier.llm.name,
+    }
+    stage = "aligned: it captions, and has not learnt to judge" if name == "aligned" else "both stages"
+    lines = [
+        "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "",
+        f"# {_NAMES[card.kind]} for {card.generator} ({stage})", "",
+        f"Trained by vhsbench; read it with `verifiers.create('{card.kind}', checkpoint=FOLDER)` or in a run's "
+        f"configuration as `{{name: {card.kind}, checkpoint: FOLDER}}`.", "",
+        *_table("what it is", facts),
+        "| data | samples | SHA-256 |", "|---|---|---|",
+        *(f"| {part} | {d.rows} | `{d.sha256()}` |" for part, d in data.items()), "",
+        *_table("measured", {k: _short(v) for k, v in metrics.items()}),
+        "Recipe:", "", "```yaml",
+        yaml.safe_dump(_recipe(recipe, card), sort_keys=False).strip(), "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _recipe(recipe: Recipe, card: VerifierCard) -> dict[str, Any]:
+    """The recipe as plain data, without where things lay on the machine that trained."""
+    plain: dict[str, Any] = json.loads(recipe.model_dump_json(exclude={"engine"}))
+    plain["verifier"]["clip"] = card.vision_tower
+    plain["precision"] = recipe.engine.precision
+    return plain
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> list[str]:
+    return [f"| {title} | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items()), ""]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

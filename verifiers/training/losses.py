@@ -1,0 +1,37 @@
+"""The losses of A.3: cross entropy and focal loss (eq. 4) of tokens, with class weights."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+IGNORED = -100
+
+
+class LabelError(ValueError):
+    """Labels that nothing can be learnt from; the message is one sentence for a user."""
+
+
+def class_weights(correct: torch.Tensor) -> tuple[float, float]:
+    """(weight of "no", weight of "yes"): each class's weight is the other's share, as A.3's 0.63/0.37."""
+    share = correct.float().mean().item()
+    if share in (0.0, 1.0):
+        raise LabelError("the labels are all of one class; a verifier needs right and wrong candidates.")
+    return share, 1.0 - share
+
+
+def focal_losses(logits: torch.Tensor, target: torch.Tensor, gamma: float = 0.0) -> torch.Tensor:
+    """-(1 - p_t)^gamma log p_t of each token, p_t a softmax over the whole vocabulary (eq. 4 without alpha).
+
+    logits [..., V], target [...]; 0 where the target is IGNORED. gamma 0 is cross entropy.
+    """
+    flat = logits.float().flatten(0, -2)
+    losses = F.cross_entropy(flat, target.flatten(), reduction="none", ignore_index=IGNORED)
+    if gamma:
+        losses = losses * (-torch.expm1(-losses)) ** gamma  # 1 - p_t, exact where p_t is near 1
+    return losses.view(target.shape)
+
+
+def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The mean over the weights' sum, so that alpha_t and a class weight only tell the classes apart."""
+    return (weights * losses).sum() / weights.sum()

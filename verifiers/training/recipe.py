@@ -1,0 +1,171 @@
+"""How a verifier is trained: the two stages' amounts, rates and losses, and the engine they run on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from verifiers.mllm import PAPER_TEMPLATE
+
+CAPTION_TEMPLATE = "<image> Describe the image in one concise sentence."
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LlmRecipe(Strict):
+    """The LLM a verifier starts from.
+
+    `name`: a hub id (owner/name) or folder of a Qwen2 with its tokenizer, or "nano": a new one of nano's
+    words and sizes. `sizes` changes those sizes by Qwen2Config's names (nano alone).
+    """
+
+    name: str = "Qwen/Qwen2.5-0.5B-Instruct"
+    revision: str | None = None
+    sizes: dict[str, Positive] = {}
+
+    @model_validator(mode="after")
+    def _only_new_ones_change(self) -> LlmRecipe:
+        if self.sizes and self.name != "nano":
+            raise ValueError("sizes are for a new LLM, 'nano'; a pretrained one has its own")
+        return self
+
+
+class VerifierRecipe(Strict):
+    """What is trained. `block` is l*, 0-based, of a VHS; `connector` an mm_projector_type of LLaVA's.
+
+    `clip` is the vision tower of mllm-clip, a folder or hub id; `precompute` encodes all features once
+    and keeps them in memory, which pays off where they are small. `dtype` is of the checkpoint's weights.
+    """
+
+    kind: Literal["vhs", "mllm-clip", "mllm-ae"]
+    block: Annotated[int, Field(ge=0)] | None = None
+    llm: LlmRecipe = LlmRecipe()
+    connector: Literal["mlp2x_gelu", "linear"] = "mlp2x_gelu"
+    template: str = PAPER_TEMPLATE
+    clip: str | None = None
+    precompute: bool = False
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VerifierRecipe:
+        if (self.kind == "vhs") != (self.block is not None):
+            raise ValueError(
+                "a vhs needs its block (l*, 0-based)"
+                if self.kind == "vhs"
+                else "only a vhs reads a block; leave it out"
+            )
+        if "<image>" not in self.template or "{prompt}" not in self.template.split("<image>", 1)[1]:
+            raise ValueError("a template has <image> and, after it, {prompt}")
+        return self
+
+
+class OptimizerRecipe(Strict):
+    """AdamW, or Muon for the hidden matrices with AdamW for all else (`adamw_learning_rate`).
+
+    `warm_up` is the share of the steps in which the rate rises linearly; then a cosine to 0.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: Rate = 1e-3
+    adamw_learning_rate: Rate | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    clip_grad: Rate = 1.0
+
+
+class LossRecipe(Strict):
+    """Cross entropy of the answer token, or the focal loss of eq. 4.
+
+    `weights` (of "no" and "yes"): "auto" gives each class the other's share of the labels, as A.3 does.
+    """
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    weights: Literal["auto"] | tuple[Rate, Rate] = "auto"
+    gamma: Annotated[float, Field(ge=0)] = 2.0  # of the focal loss
+
+    @property
+    def focus(self) -> float:
+        """The exponent of (1 - p_t): 0 is cross entropy."""
+        return self.gamma if self.name == "focal" else 0.0
+
+
+class StageRecipe(Strict):
+    """`batch` samples an optimiser step over all processes, `epochs` over the data or `steps` in all."""
+
+    batch: Positive
+    epochs: Rate = 1.0
+    steps: Positive | None = None
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+
+    def steps_for(self, samples: int) -> int:
+        """Optimiser steps over `samples` samples."""
+        return self.steps or max(1, round(self.epochs * samples / self.batch))
+
+
+class AlignRecipe(StageRecipe):
+    """Stage 1, captioning: the paper trains the connector alone; a new LLM learns to speak here ("all")."""
+
+    batch: Positive = 512
+    train: Literal["connector", "all"] = "connector"
+    template: str = CAPTION_TEMPLATE
+
+
+class FinetuneRecipe(StageRecipe):
+    """Stage 2, yes or no: connector and LLM; validated every `validate_every` steps (None: every epoch)."""
+
+    batch: Positive = 64
+    epochs: Rate = 10.0
+    optimizer: OptimizerRecipe = OptimizerRecipe(learning_rate=2e-5)
+    loss: LossRecipe = LossRecipe()
+    validate_every: Positive | None = None
+
+
+class EngineRecipe(Strict):
+    """Where and how the stages run. Nothing here changes what is learnt, but for rounding.
+
+    `processes` are started on this machine (1: none but this one; for more machines use `accelerate
+    launch` or torchrun). `micro_batch` is the most samples a process holds at once: gradients of several
+    are summed to the stage's batch. `sharding` "fsdp" spreads weights and optimiser over GPUs.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    processes: Positive = 1
+    threads: Positive | None = None  # CPU threads a process
+    sharding: Literal["none", "fsdp"] = "none"
+    precision: Literal["no", "bf16"] = "bf16"
+    micro_batch: Positive = 64
+    gradient_checkpointing: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that read features ahead
+    verify_data: bool = True  # every file's SHA-256 before training
+    save_every: Positive = 100  # optimiser steps
+    log_every: Positive = 10  # optimiser steps
+
+    @model_validator(mode="after")
+    def _possible(self) -> EngineRecipe:
+        if self.save_every % self.log_every:
+            raise ValueError(f"save_every must be a multiple of log_every ({self.log_every})")
+        if self.sharding == "fsdp" and self.device != "cuda":
+            raise ValueError("sharding: fsdp needs device: cuda")
+        return self
+
+
+class Recipe(Strict):
+    """All that a verifier's training depends on but its data. `align: null` leaves stage 1 out."""
+
+    seed: int = 0
+    verifier: VerifierRecipe
+    align: AlignRecipe | None = AlignRecipe()
+    finetune: FinetuneRecipe = FinetuneRecipe()
+    engine: EngineRecipe = EngineRecipe()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        stages = [s for s in (self.align, self.finetune) if s is not None]
+        if self.engine.sharding == "fsdp" and any(s.optimizer.name == "muon" for s in stages):
+            raise ValueError("muon works on whole matrices: choose adamw with sharding: fsdp")
+        return self

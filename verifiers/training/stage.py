@@ -1,0 +1,42 @@
+"""One stage of a training, and the forward that training and validation share."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from verifiers.training.objectives import Objective, Texts
+from verifiers.training.recipe import StageRecipe
+from verifiers.training.samples import Rows, Samples, Tokens
+
+
+@dataclass
+class Stage:
+    """One stage's run: what it reads, what it asks, how it steps."""
+
+    name: str
+    recipe: StageRecipe
+    objective: Objective
+    samples: Samples
+    tokens: Tokens
+    seed: tuple[int, ...]
+    validation: Samples | None = None
+    validate_every: int = 1
+
+
+def ask(
+    model: nn.Module, stage: Stage, rows: Rows, features: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, Texts]:
+    """Logits [B, P, V] of a batch, and its texts on `device`."""
+    visual = stage.tokens(features.to(device, non_blocking=True)).float()
+    texts = stage.objective.texts(rows, visual.shape[1]).to(device)
+    return model(texts.before, visual, texts.after, texts.at), texts
+
+
+def attention(device: torch.device) -> AbstractContextManager[object]:
+    """On the CPU, attention as plain matrix products: its fused kernel is slow backwards."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -1,0 +1,115 @@
+"""The files a killed stage goes on from: whole states, the latest kept, and the best weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generators.files import DiskFullError
+
+_POINT = "point.json"
+
+
+class States:
+    """Folders <out>/state/<stage>-<step>: accelerate's own state and where the stage was."""
+
+    def __init__(self, out: Path, accelerator: Any) -> None:
+        self._folder, self._accelerator = out / "state", accelerator
+
+    def load(self, stage: str) -> dict[str, Any]:
+        """Put the models and optimisers back to the latest state; returns where it was, or nothing."""
+        found = self._saved(stage)
+        if not found:
+            return {}
+        self._accelerator.load_state(str(found[-1]))
+        return dict(json.loads((found[-1] / _POINT).read_text()))
+
+    def save(self, stage: str, point: dict[str, Any]) -> None:
+        """A new state in place of the one before. Raises DiskFullError."""
+        target = self._folder / f"{stage}-{point['step']:09d}"
+        work = target.with_suffix(".tmp")
+        old = self._saved(stage)
+        if self._accelerator.is_main_process:
+            shutil.rmtree(work, ignore_errors=True)
+        self._accelerator.wait_for_everyone()
+        with writing(self._folder):
+            work.mkdir(parents=True, exist_ok=True)
+            # torch.save: safetensors would warn of the tied embeddings
+            self._accelerator.save_state(str(work), safe_serialization=False)
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            with writing(self._folder):
+                (work / _POINT).write_text(json.dumps(point))
+                sync(work)
+            os.replace(work, target)
+            for folder in old:
+                shutil.rmtree(folder)
+        self._accelerator.wait_for_everyone()
+
+    def keep_best(self, stage: str, weights: dict[str, torch.Tensor]) -> None:
+        """Write the best weights so far. Raises DiskFullError."""
+        if self._accelerator.is_main_process:
+            file = self._best(stage)
+            write_tensors(file, weights)
+        self._accelerator.wait_for_everyone()
+
+    def best(self, stage: str) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(self._best(stage))
+
+    def clear(self) -> None:
+        if self._accelerator.is_main_process:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _best(self, stage: str) -> Path:
+        return self._folder / f"{stage}-best.safetensors"
+
+    def _saved(self, stage: str) -> list[Path]:
+        return sorted(f for f in self._folder.glob(f"{stage}-*") if f.is_dir() and f.suffix != ".tmp")
+
+
+def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """A safetensors file, whole or not at all; a tensor that several names share is stored once."""
+    from safetensors.torch import save_file
+
+    seen: dict[int, str] = {}
+    unique = {k: v.detach().cpu() for k, v in tensors.items() if seen.setdefault(v.data_ptr(), k) == k}
+    temporary = file.with_name(f".{file.name}.tmp")
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in unique.items()}, temporary)
+        os.replace(temporary, file)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failure to write into a sentence where the disk is full: libraries say it in many ways."""
+    try:
+        yield
+    except Exception as error:
+        if any(
+            sign in str(error)
+            for sign in ("No space left", "StorageFull", "os error 28", "file write failed")
+        ):
+            raise DiskFullError(
+                f"the disk of {folder} is full; make room and run the same command to resume."
+            ) from error
+        raise
+
+
+def sync(folder: Path) -> None:
+    """Have all files of a folder on disk."""
+    for file in [*folder.rglob("*"), folder]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
