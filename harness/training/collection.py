@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from generators.noise import candidate_seed
-from generators.prompts import PromptCache
 from generators.training import Progress
 from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
@@ -88,7 +87,6 @@ class Collector:
         self.generator, self.reads, self.block = generator, tuple(reads), block
         self.detector, self.captioner, self.clip_score = detector, captioner, clip_score
         self._dtype, self.batch_size = dtype, batch_size
-        self._encode = PromptCache(generator).encode
 
     def batches(self, part: Part) -> Iterator[Made]:
         """All samples of a part, `batch_size` at a time."""
@@ -199,7 +197,8 @@ class Collector:
     ) -> tuple[dict[Needs, torch.Tensor], list[Image.Image]]:
         """What verifiers read of one image a prompt, on the CPU, and the images."""
         generator = self.generator
-        cond = self._encode(prompts)
+        texts = list(dict.fromkeys(prompts))
+        cond = generator.encode(texts).select([texts.index(p) for p in prompts])
         noise = generator.noise([candidate_seed(root, s.prompt_id, s.index) for s in samples])
         found: dict[Needs, torch.Tensor] = {}
         if "hidden" in self.reads:
