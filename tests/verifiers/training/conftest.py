@@ -34,7 +34,7 @@ def write_shards(folder: Path, samples: int, seed: int, **card: Any) -> Path:
     ]  # fmt: skip
     writer = ShardWriter(folder, made)
     for i, start in enumerate(range(0, samples, 50)):
-        writer.write(i, features[start : start + 50], rows[start : start + 50])
+        writer.write(i, features.to(getattr(torch, made.dtype))[start : start + 50], rows[start : start + 50])
     writer.finish()
     return folder
 
