@@ -17,10 +17,11 @@ from harness.geneval.detector import Detector
 from harness.geneval.detector import create as create_detector
 from harness.training import captioners, clip_score
 from harness.training.collection import Collector, DataError, Part
-from harness.training.data_config import READS, DataConfig
+from harness.training.data_config import DataConfig
 from harness.training.sources import caption_samples, label_prompts, label_samples
 from verifiers.protocol import Needs
 from verifiers.training.shards import DataCard
+from verifiers.verifier import NEEDS
 
 if TYPE_CHECKING:
     from harness.training.config import TrainConfig
@@ -46,7 +47,12 @@ def collect_data(
     process's are missing from what is returned. Raises DataError, or what the parts of it raise.
     """
     data = config.data
-    reads = data.reads or (READS[config.verifier.kind],)
+    if config.align is not None and data.captions is None and data.alignment is None and not data.labels.captions:
+        raise DataError(
+            "alignment needs captions: set data.captions, or data.labels.captions to describe the labelled "
+            "images, or align to null."
+        )
+    reads = data.reads or (NEEDS[config.verifier.kind],)
     rank, world = (
         int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )

@@ -12,7 +12,6 @@ from verifiers.protocol import Needs
 from verifiers.training.recipe import Strict
 
 PARTS = ("alignment", "train", "validation")
-READS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 
 
 class CaptionerConfig(Strict):
