@@ -18,7 +18,8 @@ from harness.commands.geneval import app as geneval_app
 from harness.commands.run import Engine
 from harness.commands.score import score
 from harness.commands.status import status
-from harness.terminal import Bars, Json, console, quiet
+from harness.commands.train import app as train_app
+from harness.terminal import Json, console, quiet
 
 app = typer.Typer(
     name="vhsbench",
@@ -27,8 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-train_app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
-app.add_typer(train_app, name="train")
 
 
 def main() -> None:
@@ -165,32 +164,6 @@ def doctor(as_json: Json = False) -> None:
         show(found, console())
 
 
-@train_app.command()
-def nano(
-    out: Annotated[Path, typer.Option(help="Where stages and weights are kept.")] = Path("runs/train-nano"),
-    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
-    scale: Annotated[float, typer.Option(help="Times the recipe's amounts; 0.01 is a trial.")] = 1.0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Retrain the nano world from scratch. Run it again to resume."""
-    quiet()
-    from dataclasses import replace
-
-    from harness.train_nano import Recipe, train
-
-    recipe = replace(Recipe(), seed=seed)
-    with Bars() as bars:
-        weights = train(
-            out,
-            recipe.scaled(scale) if scale != 1.0 else recipe,
-            lambda p: bars.update(f"{p.name} (loss {p.loss:.3f})", p.step, p.steps, key=p.name),
-            threads,
-            device,
-        )
-    print(f"weights: {weights}")
-
-
 generate.register(app)
 paper.register(app)
 app.command()(score)
@@ -198,6 +171,7 @@ app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")
 regress_commands.register(app, train_app)
+app.add_typer(train_app, name="train")
 app.command()(status)
 
 

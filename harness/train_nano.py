@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from generators.nano import create
+import generators
 from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import SHAPES, caption, random_scene, render
 from generators.training import Progress
@@ -166,7 +166,10 @@ class Stages:
         """Best-of-1 and oracle best-of-16 accuracy, in percent, mean of the six tasks."""
         chosen = balanced(nano_prompts()[part], 96)
         collector = Collector(
-            create(weights=folder, device=self.device), (), detector=ShapeDetector(), batch_size=_BATCH
+            generators.create("nano", weights=folder, device=self.device),
+            (),
+            detector=ShapeDetector(),
+            batch_size=_BATCH,
         )
         samples = label_samples(chosen, pool)
         made = collector.batches(Part("quality", "labels", samples, _QUALITY_ROOT, described=False))
@@ -210,7 +213,7 @@ class Stages:
         """One pass over the images: what all three verifiers read, GenEval's verdicts, true descriptions."""
         r, prompts = self.recipe, nano_prompts()
         collector = Collector(
-            create(weights=self.weights / "generator", device=self.device),
+            generators.create("nano", weights=self.weights / "generator", device=self.device),
             _READS,
             r.block,
             detector=ShapeDetector(),
@@ -219,7 +222,7 @@ class Stages:
             dtype=torch.float16,
             batch_size=_BATCH,
         )
-        metrics = {}
+        metrics: dict[str, float] = {}
         for part, count in (("train", r.candidates), ("validation", r.validation_candidates)):
             samples = label_samples(as_evaluated(prompts[part], count), 1)
             cards = collector.collect(

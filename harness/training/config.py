@@ -79,16 +79,29 @@ class TrainConfig(Recipe):
             raise ValueError(f"'{BASE}' is the training itself; name the ablation otherwise")
         for name in self.ablations:
             try:
-                self.ablation(name)
+                changed = self.ablation(name)
             except ConfigError as error:
                 raise ValueError(str(error)) from None
+            if changed.generator != self.generator:
+                raise ValueError(
+                    f"ablation '{name}' changes the generator, so nothing compares it with the rest"
+                )
         return self
 
     def ablation(self, name: str) -> TrainConfig:
-        """The training that the ablation `name` is; it reads the data of this one where block and kind agree."""
+        """The training that the ablation `name` is."""
         changed = merged(self.model_dump(exclude={"ablations"}), self.ablations[name])
         changed["name"] = f"{self.name}-{name}"
         return yaml_files.check(changed, f"ablation '{name}'", TrainConfig)
+
+
+def data_beside(base: TrainConfig, variant: TrainConfig, out: Path) -> TrainConfig:
+    """`variant` with its data where `base`, trained in `out`, has it: another block's in a folder beside."""
+    folder = base.data.folder or out / "data"
+    block = variant.verifier.block
+    if block is not None and block != base.verifier.block:
+        folder = folder.with_name(f"{folder.name}-block-{block}")
+    return variant.model_copy(update={"data": variant.data.model_copy(update={"folder": folder})})
 
 
 def load_train_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:

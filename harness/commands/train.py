@@ -1,0 +1,91 @@
+"""`vhsbench train`: nano's world, and verifiers of any one-step generator."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.terminal import Bars, quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from generators.training import Progress
+
+app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
+
+
+@app.command()
+def nano(
+    out: Annotated[Path, typer.Option(help="Where stages and weights are kept.")] = Path("runs/train-nano"),
+    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
+    scale: Annotated[float, typer.Option(help="Times the recipe's amounts; 0.01 is a trial.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Retrain the nano world from scratch. Run it again to resume."""
+    quiet()
+    from dataclasses import replace
+
+    from harness.train_nano import Recipe, train
+
+    recipe = replace(Recipe(), seed=seed)
+    with Bars() as bars:
+        recipe = recipe.scaled(scale) if scale != 1.0 else recipe
+        weights = train(out, recipe, _shown(bars), threads, device)
+    print(f"weights: {weights}")
+
+
+@app.command()
+def verifier(
+    config: Annotated[
+        Path,
+        typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ..."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where all is kept; default: runs/<name>.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, as finetune.batch=32; repeatable.")
+    ] = None,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Also the configuration's ablations, and compare them.")
+    ] = False,
+) -> None:
+    """Train a verifier: collect its data if it is not there, align, fine-tune. Run it again to resume."""
+    quiet()
+    from harness.training.config import load_train_config
+
+    chosen = load_train_config(config, changes or ())
+    where = out or Path("runs") / chosen.name
+    if ablations and "WORLD_SIZE" in os.environ:
+        raise typer.BadParameter("--ablations starts its processes itself: set engine.processes.")
+    main = os.environ.get("RANK", "0") == "0"
+    with Bars() if main else nullcontext() as bars:
+        if ablations:
+            from harness.training.ablations import markdown, train_all
+
+            assert bars is not None
+            table = train_all(chosen, where, _shown(bars), bars.update)
+        else:
+            from harness.training.verifier import train
+
+            checkpoint = train(chosen, where, _shown(bars))
+    if ablations:
+        print(markdown(table))
+    elif main:
+        print(f"checkpoint: {checkpoint}")
+
+
+def _shown(bars: Bars | None) -> Callable[[Progress], None]:
+    """Progress as bars; nothing in a process that is not the first."""
+
+    def show(progress: Progress) -> None:
+        if bars is not None:
+            loss = "" if progress.loss != progress.loss else f" (loss {progress.loss:.3f})"  # nan: none
+            what = f"{progress.name}{loss}"
+            bars.update(what, progress.step, progress.steps, key=progress.name)
+
+    return show

@@ -1,0 +1,137 @@
+"""A training and its ablations, compared by the harness on one pool of held-out candidates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+import verifiers
+from generators.files import room_on_disk, write_atomic
+from generators.training import Progress
+from harness.best_of_n import expected_accuracy
+from harness.config import RunConfig
+from harness.config import parse as parse_run
+from harness.regress.compare import Judged
+from harness.regress.pool import Pool, load_pool, make_pool
+from harness.regress.sources import pool_candidates, score_pool
+from harness.statistics import average_by_prompt, paired_difference
+from harness.training.config import BASE, TrainConfig, data_beside
+from harness.training.verifier import Report, train
+from verifiers.metrics import auc
+from verifiers.training.train import CHECKPOINT
+
+if TYPE_CHECKING:
+    from verifiers.protocol import Verifier
+
+RUN = "ablations.yaml"  # a run's configuration: its generator, held-out prompts, and all checkpoints by path
+_VALIDATION = ("validation_loss", "validation_auc", "validation_accuracy", "validation_ece")
+Bars = Callable[[str, int, int], None]
+
+
+def train_all(config: TrainConfig, out: Path, report: Report, bars: Bars = lambda *_: None) -> pd.DataFrame:
+    """Train `config` in `out` and its ablations in out/ablations/<name>, then compare them.
+
+    Leaves ablations.yaml, comparison.csv and comparison.md in `out`. Finished ones are not trained again.
+    """
+    folders = {BASE: train(config, out, _named(BASE, report))}
+    for name in config.ablations:
+        variant = data_beside(config, config.ablation(name), out)
+        folders[name] = train(variant, out / "ablations" / name, _named(name, report))
+    run = _run_config(config, folders)
+    with room_on_disk(out):
+        write_atomic(out / RUN, run.encode())
+    table = compare(config, folders, _pool(parse_run(run, RUN), out / "pool", bars), bars)
+    with room_on_disk(out):
+        write_atomic(out / "comparison.csv", table.to_csv(index=False).encode())
+        write_atomic(out / "comparison.md", markdown(table).encode())
+    return table
+
+
+def _named(name: str, report: Report) -> Report:
+    def shown(progress: Progress) -> None:
+        report(replace(progress, name=f"{name}: {progress.name}"))
+
+    return shown
+
+
+def _run_config(config: TrainConfig, folders: Mapping[str, Path]) -> str:
+    kinds = {BASE: config} | {name: config.ablation(name) for name in config.ablations}
+    plain = {
+        "name": f"{config.name}-ablations",
+        "generators": [json.loads(config.generator.model_dump_json())],
+        "verifiers": [
+            {"name": kinds[name].verifier.kind, "checkpoint": str(folder)} for name, folder in folders.items()
+        ],
+        "device": config.engine.device,
+        **json.loads(config.compare.model_dump_json()),
+    }
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _pool(run: RunConfig, folder: Path, bars: Bars) -> Pool:
+    return load_pool(folder) if folder.exists() else make_pool(run, folder, progress=bars)
+
+
+def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: Bars) -> pd.DataFrame:
+    """A row a training: its own validation, AUC and exact best-of-N in percent on the pool, and the base's lead."""
+
+    def judge(name: str, verifier: Verifier) -> Judged:
+        return score_pool(verifier, name, pool, lambda done, of: bars(f"scores of {name}", done, of))
+
+    candidates = pool_candidates(pool)
+    tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
+    size = candidates.correct.shape[1]
+    ns = sorted({n for n in (1, 2, 4, 8, 16, 32) if n <= size} | {size})
+    rows, base = [], None
+    for name, folder in folders.items():
+        kind = (config.ablation(name) if name != BASE else config).verifier.kind
+        verifier = verifiers.create(
+            kind, checkpoint=folder, generator=config.generator.name, device=config.engine.device
+        )
+        judged = judge(name, verifier)
+        accuracy = average_by_prompt(
+            100 * expected_accuracy(judged.score, candidates.correct), candidates.prompt_id
+        )
+        base = accuracy if base is None else base
+        ahead = paired_difference(accuracy[:, size - 1 :], base[:, size - 1 :], tasks=tags)
+        trained = json.loads((folder.parent / f"{CHECKPOINT}.json").read_text())
+        row: dict[str, Any] = {"training": name, "changes": _changes(config.ablations.get(name, {}))}
+        row |= {key: trained.get(key) for key in _VALIDATION}
+        row |= {"held_out_auc": auc(judged.score.ravel(), candidates.correct.ravel())}
+        row |= {f"best_of_{n}_percent": accuracy[:, n - 1].mean() for n in ns}
+        row |= {"difference_points": ahead.mean[0], "low": ahead.low[0], "high": ahead.high[0]}
+        rows.append(row | {"seconds": trained["seconds"], "checkpoint_sha256": verifier.checkpoint_sha256})
+    return pd.DataFrame(rows)
+
+
+def _changes(overrides: Mapping[str, Any], prefix: str = "") -> str:
+    """{"a": {"b": 1}} as "a.b=1"."""
+    parts = []
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and value:
+            parts.append(_changes(value, f"{prefix}{key}."))
+        else:
+            parts.append(f"{prefix}{key}={json.dumps(value)}")
+    return " ".join(parts)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for people: no hashes, few digits."""
+    shown = table.drop(columns=["checkpoint_sha256"])
+    lines = [f"| {' | '.join(shown.columns)} |", "|" + "---|" * len(shown.columns)]
+    for row in shown.itertuples(index=False):
+        lines.append(f"| {' | '.join(_cell(v) for v in row)} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value).replace("|", "\\|")

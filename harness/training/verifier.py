@@ -1,0 +1,75 @@
+"""`vhsbench train verifier`: the data if it is not there, then both stages, here or in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from generators.files import room_on_disk, write_atomic
+from generators.training import Progress
+from harness.training.config import TrainConfig
+from harness.training.data import collect_data
+from verifiers.training.data import Data, open_data
+from verifiers.training.shards import MANIFEST
+from verifiers.training.train import CHECKPOINT, train_verifier
+from verifiers.verifier import NEEDS
+
+Report = Callable[[Progress], None]
+CONFIG = "train.yaml"
+
+
+class LaunchError(ValueError):
+    """Training processes that failed; the message is one sentence for a user."""
+
+
+def train(config: TrainConfig, out: Path, report: Report = lambda _: None) -> Path:
+    """Train in `out`, or go on with it; returns the checkpoint's folder.
+
+    Raises what collecting and training raise, each one sentence, and LaunchError.
+    """
+    data = _data(config, out, report)
+    if config.engine.processes == 1 or "WORLD_SIZE" in os.environ:
+        return train_verifier(config.recipe, config.generator.name, data, out, report)
+    # here, where a mistake is one sentence and not one a process
+    open_data(config.recipe, config.generator.name, data, config.engine.verify_data)
+    _launch(config, out)
+    return out / CHECKPOINT
+
+
+def _data(config: TrainConfig, out: Path, report: Report) -> Data:
+    """The folders of shards; what is missing is collected first, by this one process."""
+    folders = config.data.folders(out, NEEDS[config.verifier.kind])
+    if config.data.captions is None and config.data.alignment is None:
+        del folders["alignment"]  # the captions of the labelled images serve
+    if (
+        not all((folder / MANIFEST).exists() for folder in folders.values())
+        and "WORLD_SIZE" not in os.environ
+    ):
+        collect_data(config, out, config.engine.device, report)
+    return Data(folders["train"], folders["validation"], folders.get("alignment"))
+
+
+def _launch(config: TrainConfig, out: Path) -> None:
+    """This command again, in as many processes as the engine asks for."""
+    file = out / CONFIG
+    plain = json.loads(config.model_dump_json(exclude={"ablations"}))
+    with room_on_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, yaml.safe_dump(plain, sort_keys=False).encode())
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={config.engine.processes}", "-m", "harness.cli",
+        "train", "verifier", str(file), "--out", str(out), "--set", "engine.verify_data=false",
+    ]  # fmt: skip
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise LaunchError(
+            f"a training process failed (exit status {status}; its message is above): "
+            "run the same command to go on from the last state."
+        )
