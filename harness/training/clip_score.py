@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from verifiers.nano import WEIGHTS as BUNDLED
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -41,9 +43,9 @@ class ClipScore:
 
 
 def create(config: ClipScoreConfig, device: str) -> ClipScore:
-    """open_clip's model with its weights, or the nano CLIP in the folder `model`. Raises ColorModelError."""
-    if Path(config.model).is_dir():
-        return _nano(Path(config.model), device)
+    """open_clip's model with its weights, or nano's CLIP, bundled or in a folder. Raises ColorModelError."""
+    if config.model == "nano" or Path(config.model).is_dir():
+        return _nano(BUNDLED / "clip" if config.model == "nano" else Path(config.model), device)
     from harness.geneval.colors import open_clip_model
 
     model, transform, tokenizer = open_clip_model(config.model, config.pretrained, device, "CLIP-Score model")

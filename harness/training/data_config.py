@@ -22,7 +22,7 @@ class CaptionerConfig(Strict):
 
 
 class ClipScoreConfig(Strict):
-    """The CLIP that CLIP-Score is taken with: an open_clip name and weights, or a folder of nano's."""
+    """The CLIP that CLIP-Score is taken with: an open_clip name and weights, "nano", or a folder of nano's."""
 
     model: str = "ViT-B-32-quickgelu"
     pretrained: str = "openai"

@@ -56,7 +56,9 @@ def generator():
 
 def collector(generator, **more):
     options = {"detector": ShapeDetector(), "captioner": SceneCaptioner(), "batch_size": 4} | more
-    return Collector(generator, more.pop("reads", KINDS), 5, **{k: v for k, v in options.items() if k != "reads"})
+    return Collector(
+        generator, more.pop("reads", KINDS), 5, **{k: v for k, v in options.items() if k != "reads"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,9 @@ def test_shards_hold_what_verifiers_read(whole, generator):
         assert torch.allclose(data["latents"][i][0].float(), latents[0].float(), atol=0.03)
         picture = generator.decode(latents)[0]
         assert data["images"][i][0].shape == (64, 64, 3)
-        assert (data["images"][i][0].float() - torch.tensor(list(picture.getdata())).view(64, 64, 3)).abs().max() < 8
+        assert (
+            data["images"][i][0].float() - torch.tensor(list(picture.getdata())).view(64, 64, 3)
+        ).abs().max() < 8
 
 
 def test_verdicts_and_captions_are_of_the_images(whole):
@@ -103,7 +107,9 @@ def test_verdicts_and_captions_are_of_the_images(whole):
     metadata = [s.metadata for s in part().samples]
     assert [v.correct for v in judge(ShapeDetector(), pictures, metadata)] == data.correct.tolist()
     assert SceneCaptioner().caption(pictures) == [r["caption"] for r in data.rows]
-    assert cards["images"].metrics["correct_percent"] == pytest.approx(100 * data.correct.float().mean().item())
+    assert cards["images"].metrics["correct_percent"] == pytest.approx(
+        100 * data.correct.float().mean().item()
+    )
     by_tag = [v for k, v in cards["images"].metrics.items() if k.startswith("correct_percent.")]
     assert by_tag
     assert cards["images"].metrics["clip_score"] == pytest.approx(
@@ -187,9 +193,9 @@ def test_progress_counts_samples(generator, tmp_path):
 
 
 def test_alignment_needs_no_detector_and_refines_by_pictures(generator, tmp_path):
-    generator.decode(generator.denoise(generator.encode(["a photo of a star"]), generator.noise([1])))[0].save(
-        tmp_path / "star.png"
-    )
+    generator.decode(generator.denoise(generator.encode(["a photo of a star"]), generator.noise([1])))[
+        0
+    ].save(tmp_path / "star.png")
     samples = [
         Sample(0, 0, {"prompt": "noisy", "tag": ""}, tmp_path / "star.png"),
         Sample(1, 0, {"prompt": "a photo of a red ring", "tag": ""}),

@@ -115,7 +115,7 @@ def test_metadata_lines_are_taken_as_they_are(tmp_path):
     chosen = EVERY[::400]
     lines = [json.dumps({**p, "variant": k}) for p in chosen for k in range(2)]
     found = labels(tmp_path, write(tmp_path / "p.jsonl", "\n".join(lines)), validation_share=0.3)
-    assert sorted(map(str, found.train + found.validation)) == sorted(map(str, chosen))
+    assert sorted(map(str, found[0] + found[1])) == sorted(map(str, chosen))
 
 
 def test_texts_are_tagged_once(tmp_path):
@@ -132,8 +132,10 @@ def test_texts_are_tagged_once(tmp_path):
         write(tmp_path / "p.json", texts),
     ):
         found = labels(tmp_path, file, tag)
-        assert sorted(map(str, found.train + found.validation)) == sorted(map(str, EVERY[::400]))
-        assert [p for p, _ in found.refused] == ["a photo of a unicorn"]
+        assert sorted(map(str, found[0] + found[1])) == sorted(map(str, EVERY[::400]))
+        assert [json.loads(x)["prompt"] for x in (tmp_path / "work" / "refused.jsonl").open()] == [
+            "a photo of a unicorn"
+        ]
     assert calls == [texts]  # the answers are kept
     with pytest.raises(SourceError, match="no GenEval metadata; set data.labels.tagger"):
         labels(tmp_path, tmp_path / "p.txt")
@@ -141,15 +143,15 @@ def test_texts_are_tagged_once(tmp_path):
 
 def test_nano_and_geneval_have_prompts_of_their_own(tmp_path):
     nano = labels(tmp_path, "nano", limit=300, validation_share=0.1)
-    assert (len(nano.train), len(nano.validation)) == (300, 30)
+    assert tuple(map(len, nano)) == (300, 30)
     whole = labels(tmp_path, "nano")
-    assert not {p["prompt"] for p in whole.train} & {p["prompt"] for p in whole.validation}
+    assert not {p["prompt"] for p in whole[0]} & {p["prompt"] for p in whole[1]}
 
     class Coco(ShapeDetector):
         classes = geneval.coco_classes()
 
     found = label_prompts(LabelsConfig(draws=40), Coco(), 0, tmp_path)
-    pictures = {geneval.picture(p) for p in found.train + found.validation}
+    pictures = {geneval.picture(p) for p in found[0] + found[1]}
     assert len(pictures) > 100
     assert not pictures & {geneval.picture(p) for p in geneval.official()}
 
