@@ -119,7 +119,7 @@ def label_prompts(
         raise SourceError(
             f"{config.prompts} gives {len(unique)} prompt(s) with metadata; at least 2 are split."
         )
-    return LabelPrompts(*split(unique, config.validation_share, seed), refused)
+    return split(unique, config.validation_share, seed)
 
 
 def split(prompts: Sequence[Metadata], share: float, seed: int) -> tuple[list[Metadata], list[Metadata]]:

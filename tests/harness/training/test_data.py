@@ -110,7 +110,7 @@ def test_texts_tagged_by_gemma_that_has_no_weights_of_sense(tmp_path, tiny_gemma
         "prompts": str(file), "tagger": "gemma",
         "tagger_options": {"weights": str(tiny_gemma), "dtype": "float32", "max_new_tokens": 4},
     }  # fmt: skip
-    with pytest.raises(ValueError, match="gives 0 prompt.s. with metadata"):
+    with pytest.raises(ValueError, match=r"gives 0 prompt.s. with metadata"):
         collect(tmp_path / "out", labels=labels)
     assert len(list((tmp_path / "out" / "data").glob("tags-*.json"))) == 1
     refused = [json.loads(x) for x in (tmp_path / "out/data/refused.jsonl").open()]

@@ -137,7 +137,7 @@ def test_texts_are_tagged_once(tmp_path):
             "a photo of a unicorn"
         ]
     assert calls == [texts]  # the answers are kept
-    with pytest.raises(SourceError, match="no GenEval metadata; set data.labels.tagger"):
+    with pytest.raises(SourceError, match=r"no GenEval metadata; set data.labels.tagger"):
         labels(tmp_path, tmp_path / "p.txt")
 
 
