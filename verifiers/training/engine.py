@@ -167,15 +167,16 @@ class _Run:
         from verifiers.metrics import judge
 
         loss = self.accelerator.reduce(torch.stack(self.window).mean(), "sum").item()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of stage '{self.stage.name}' is {loss} at step {self.point.step}: "
+                "lower its learning rate."
+            )
         values = {"loss": loss}
         if self.seen:
             p_yes, p_no, right = self.accelerator.gather(torch.cat(self.seen)).cpu().numpy().T
             values |= judge(p_yes, p_no, right)
         self.window, self.seen = [], []
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss of stage '{self.stage.name}' is {loss} at step {self.point.step}: lower its learning rate."
-            )
         values["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         values["samples_per_s"] = self.point.step * self.stage.recipe.batch / seconds
         if log:

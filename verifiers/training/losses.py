@@ -28,7 +28,8 @@ def focal_losses(logits: torch.Tensor, target: torch.Tensor, gamma: float = 0.0)
     flat = logits.float().flatten(0, -2)
     losses = F.cross_entropy(flat, target.flatten(), reduction="none", ignore_index=IGNORED)
     if gamma:
-        losses = losses * (-torch.expm1(-losses)) ** gamma  # 1 - p_t, exact where p_t is near 1
+        # 1 - p_t, exact where p_t is near 1; above 0 for the sake of its gradient where gamma < 1
+        losses = losses * (-torch.expm1(-losses)).clamp_min(1e-12) ** gamma
     return losses.view(target.shape)
 
 

@@ -168,4 +168,7 @@ class Recipe(Strict):
         stages = [s for s in (self.align, self.finetune) if s is not None]
         if self.engine.sharding == "fsdp" and any(s.optimizer.name == "muon" for s in stages):
             raise ValueError("muon works on whole matrices: choose adamw with sharding: fsdp")
+        for stage in stages:
+            if stage.batch % self.engine.processes:
+                raise ValueError(f"a batch of {stage.batch} does not divide over {self.engine.processes} processes")
         return self

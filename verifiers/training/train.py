@@ -165,7 +165,8 @@ class _Training:
                 (work / "README.md").write_text(model_card(name, self.recipe, self.card, cards, metrics))
                 sync(work)
                 write_atomic(self.out / f"{name}.json", (json.dumps(metrics, indent=1) + "\n").encode())
-            os.replace(work, self.out / name)
+            with writing(self.out):
+                os.replace(work, self.out / name)
         self.engine.accelerator.wait_for_everyone()
 
 
