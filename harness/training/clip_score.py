@@ -31,7 +31,9 @@ class ClipScore:
         model: Any,
         pixels: Callable[[Sequence[Image.Image]], torch.Tensor],
         tokens: Callable[[Sequence[str]], torch.Tensor],
+        name: str,
     ) -> None:
+        self.name = name
         self.model, self._pixels, self._tokens = model.eval(), pixels, tokens
 
     @torch.inference_mode()
@@ -53,6 +55,7 @@ def create(config: ClipScoreConfig, device: str) -> ClipScore:
         model,
         lambda images: torch.stack([transform(i) for i in images]).to(device),
         lambda texts: tokenizer([_PREFIX + t for t in texts]).to(device),
+        f"{config.model} {config.pretrained}",
     )
 
 
@@ -69,4 +72,4 @@ def _nano(folder: Path, device: str) -> ClipScore:
         ).input_ids  # fmt: skip
         return ids.to(device)
 
-    return ClipScore(clip.model, clip.pixels, tokens)
+    return ClipScore(clip.model, clip.pixels, tokens, "nano")

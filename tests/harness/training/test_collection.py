@@ -125,7 +125,9 @@ def test_what_is_finished_is_not_made_again(whole, generator):
     root, cards, _ = whole
     before = content(root)
     detector = Counting()
-    assert collector(generator, detector=detector).collect(part(), folders(root), SIZE) == cards
+    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    made = collector(generator, detector=detector, clip_score=score)
+    assert made.collect(part(), folders(root), SIZE) == cards
     assert detector.images == 0
     assert content(root) == before
 
@@ -180,10 +182,12 @@ def test_workers_share_the_shards(whole, generator, tmp_path):
 def test_another_block_or_prompt_does_not_mix_in(whole, generator, tmp_path):
     shutil.copytree(whole[0], tmp_path / "data")
     other = Collector(generator, ("hidden",), 3, detector=ShapeDetector())
-    with pytest.raises(ShardError, match="block 5, not 3"):
+    with pytest.raises(ShardError, match="with block 5, not 3"):
         other.collect(part(), folders(tmp_path / "data"), SIZE)
-    with pytest.raises(ShardError, match="prompts_sha256"):
-        collector(generator).collect(part(8), folders(tmp_path / "data"), SIZE)
+    for other, size in ((part(8), SIZE), (part(root=8), SIZE), (part(), SIZE + 1)):
+        score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+        with pytest.raises(ShardError, match=r"with (prompts_sha256|seed 7, not 8|shard_size 6, not 7)"):
+            collector(generator, clip_score=score).collect(other, folders(tmp_path / "data"), size)
 
 
 def test_progress_counts_samples(generator, tmp_path):
@@ -200,13 +204,17 @@ def test_alignment_needs_no_detector_and_refines_by_pictures(generator, tmp_path
         Sample(0, 0, {"prompt": "noisy", "tag": ""}, tmp_path / "star.png"),
         Sample(1, 0, {"prompt": "a photo of a red ring", "tag": ""}),
     ]
-    made = Collector(generator, ("hidden",), 5, captioner=SceneCaptioner())
+    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    made = Collector(generator, ("hidden",), 5, captioner=SceneCaptioner(), clip_score=score)
     card = made.collect(Part("alignment", "alignment", samples, 3), {"hidden": tmp_path / "a"}, 8)["hidden"]
     assert card.stage == "alignment"
     data = ShardDataset(tmp_path / "a")
     assert data.rows[0]["prompt"].startswith("one star : a ")
     assert data.rows[1]["prompt"] == "a photo of a red ring"
     assert all(r["caption"] and "correct" not in r for r in data.rows)
+    # B.1: what the pictures came with fits them less than what was made of them
+    assert card.metrics["source_clip_score"] == data.rows[0]["source_clip_score"]
+    assert card.metrics["source_clip_score"] < card.metrics["clip_score"]
     missing = [replace(samples[0], picture=tmp_path / "absent.png")]
     with pytest.raises(DataError, match=r"data.captions.images: .*absent.png"):
         made.collect(Part("alignment", "alignment", missing, 3), {"hidden": tmp_path / "b"}, 8)
