@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.terminal import Bars, quiet
+from harness.terminal import Bars, Json, console, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from generators.training import Progress
+    from verifiers.training.shards import DataCard
 
 app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
 
@@ -38,6 +41,45 @@ def nano(
         recipe = recipe.scaled(scale) if scale != 1.0 else recipe
         weights = train(out, recipe, _shown(bars), threads, device)
     print(f"weights: {weights}")
+
+
+@app.command()
+def data(
+    config: Annotated[
+        Path,
+        typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ..."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where all is kept; default: runs/<name>.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, as data.labels.variants=20; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Collect a training's data: images, captions, verdicts, features in shards. Run it again to resume.
+
+    Under torchrun each process does its share of the shards.
+    """
+    quiet()
+    from dataclasses import asdict
+
+    from harness.training.config import load_train_config
+    from harness.training.data import collect_data
+
+    chosen = load_train_config(config, changes or ())
+    main = os.environ.get("RANK", "0") == "0"
+    with Bars() if main and not as_json else nullcontext() as bars:
+        cards = collect_data(chosen, out or Path("runs") / chosen.name, report=_shown(bars))
+    if not main:
+        return
+    if unfinished := [part for part, kinds in cards.items() if not kinds]:
+        print(f"{', '.join(unfinished)}: other processes are still at it; when they are done, run this once more, "
+              "alone, to finish.", file=sys.stderr)  # fmt: skip
+    if as_json:
+        print(
+            json.dumps({p: {k: asdict(c) for k, c in kinds.items()} for p, kinds in cards.items()}, indent=1)
+        )
+    else:
+        _show_data({part: next(iter(kinds.values())) for part, kinds in cards.items() if kinds})
 
 
 @app.command()
@@ -77,6 +119,22 @@ def verifier(
         print(markdown(table))
     elif main:
         print(f"checkpoint: {checkpoint}")
+
+
+def _show_data(cards: dict[str, DataCard]) -> None:
+    """A line a part, and below it the share of correct images by task."""
+    from rich.table import Table
+
+    table = Table("part", "images", "prompts", "CLIP-Score", "correct")
+    for part, card in cards.items():
+        found = card.metrics
+        score = f"{found['clip_score']:.1f}" if "clip_score" in found else "-"
+        correct = f"{found['correct_percent']:.1f}%" if "correct_percent" in found else "-"
+        table.add_row(part, str(card.rows), f"{found['prompts']:.0f}", score, correct)
+        for key, value in found.items():
+            if key.startswith("correct_percent."):
+                table.add_row(f"  {key.removeprefix('correct_percent.')}", "", "", "", f"{value:.1f}%")
+    console().print(table)
 
 
 def _shown(bars: Bars | None) -> Callable[[Progress], None]:

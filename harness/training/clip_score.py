@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from verifiers.nano import WEIGHTS as BUNDLED
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -29,7 +31,9 @@ class ClipScore:
         model: Any,
         pixels: Callable[[Sequence[Image.Image]], torch.Tensor],
         tokens: Callable[[Sequence[str]], torch.Tensor],
+        name: str,
     ) -> None:
+        self.name = name
         self.model, self._pixels, self._tokens = model.eval(), pixels, tokens
 
     @torch.inference_mode()
@@ -41,9 +45,9 @@ class ClipScore:
 
 
 def create(config: ClipScoreConfig, device: str) -> ClipScore:
-    """open_clip's model with its weights, or the nano CLIP in the folder `model`. Raises ColorModelError."""
-    if Path(config.model).is_dir():
-        return _nano(Path(config.model), device)
+    """open_clip's model with its weights, or nano's CLIP, bundled or in a folder. Raises ColorModelError."""
+    if config.model == "nano" or Path(config.model).is_dir():
+        return _nano(BUNDLED / "clip" if config.model == "nano" else Path(config.model), device)
     from harness.geneval.colors import open_clip_model
 
     model, transform, tokenizer = open_clip_model(config.model, config.pretrained, device, "CLIP-Score model")
@@ -51,6 +55,7 @@ def create(config: ClipScoreConfig, device: str) -> ClipScore:
         model,
         lambda images: torch.stack([transform(i) for i in images]).to(device),
         lambda texts: tokenizer([_PREFIX + t for t in texts]).to(device),
+        f"{config.model} {config.pretrained}",
     )
 
 
@@ -67,4 +72,4 @@ def _nano(folder: Path, device: str) -> ClipScore:
         ).input_ids  # fmt: skip
         return ids.to(device)
 
-    return ClipScore(clip.model, clip.pixels, tokens)
+    return ClipScore(clip.model, clip.pixels, tokens, "nano")

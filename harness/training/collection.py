@@ -20,6 +20,7 @@ from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
 from harness.training.captioners import Captioner
+from harness.training.clip_score import ClipScore
 from harness.training.sources import Sample, samples_sha256
 from verifiers.checkpoint import checkpoint_sha256
 from verifiers.protocol import Needs
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[Progress], None]
 Row = dict[str, Any]
-Score = Callable[[Sequence[Image.Image], Sequence[str]], list[float]]  # images, captions -> CLIP-Scores
 
 
 class DataError(ValueError):
@@ -72,7 +72,7 @@ class Collector:
         *,
         detector: Detector | None = None,
         captioner: Captioner | None = None,
-        clip_score: Score | None = None,
+        clip_score: ClipScore | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 16,
     ) -> None:
@@ -109,7 +109,7 @@ class Collector:
         """
         if not part.samples:
             raise DataError(f"data.{part.name}: there is nothing to make images of.")
-        writers = self._writers(part, folders)
+        writers = self._writers(part, folders, shard_size)
         count = -(-len(part.samples) // shard_size)
         todo = [i for i in range(count) if not all(w.done(i) for w in writers.values())]
         mine = [i for i in todo if i % worker[1] == worker[0]]
@@ -125,7 +125,9 @@ class Collector:
             return None
         return {kind: _finish(writer, part) for kind, writer in writers.items()}
 
-    def _writers(self, part: Part, folders: Mapping[Needs, Path]) -> dict[Needs, ShardWriter]:
+    def _writers(
+        self, part: Part, folders: Mapping[Needs, Path], shard_size: int
+    ) -> dict[Needs, ShardWriter]:
         """The folders, claimed for this part; one image is made to see the features' shapes."""
         generator = self.generator
         probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root)[0]
@@ -145,13 +147,25 @@ class Collector:
                     feature_shape=tuple(probe[kind].shape[1:]),
                     dtype=str(probe[kind].dtype).removeprefix("torch."),
                     prompts_sha256=samples_sha256(part.samples),
+                    collection={"shard_size": shard_size} | self._settings(part),
                 ),
             )
             for kind in self.reads
         }
 
+    def _settings(self, part: Part) -> dict[str, Any]:
+        """What the rows depend on beside the prompts and the generator."""
+        labelled = part.stage == "labels" and self.detector is not None
+        described = part.described and self.captioner is not None
+        return {
+            "seed": part.root,
+            "detector": self.detector.info() if labelled and self.detector else None,
+            "captioner": self.captioner.name if described and self.captioner else None,
+            "clip_score": self.clip_score.name if part.described and self.clip_score else None,
+        }
+
     def _make(self, samples: Sequence[Sample], part: Part) -> Made:
-        prompts = self._prompts(samples)
+        prompts, before = self._prompts(samples)
         features, images = self._features(samples, prompts, part.root)
         labelled = part.stage == "labels"
         seen = self.detector.detect(images) if self.detector is not None and labelled else None
@@ -174,22 +188,29 @@ class Collector:
         if part.described and self.clip_score is not None:
             for row, score in zip(rows, self.clip_score(images, captions), strict=True):
                 row["clip_score"] = round(score, 4)
+            for i, score in before.items():
+                rows[i]["source_clip_score"] = round(score, 4)
         return Made(features, rows)
 
-    def _prompts(self, samples: Sequence[Sample]) -> list[str]:
-        """The samples' texts; what the captioner says of a picture where a sample has one."""
+    def _prompts(self, samples: Sequence[Sample]) -> tuple[list[str], dict[int, float]]:
+        """The samples' texts: what the captioner says of a picture where a sample has one.
+
+        Also the CLIP-Scores of those pictures with the texts that they came with, by position.
+        """
         prompts = [str(s.metadata["prompt"]) for s in samples]
         pictured = [i for i, s in enumerate(samples) if s.picture is not None]
-        if pictured:
-            if self.captioner is None:
-                raise DataError("a captioner is needed to refine captions by their images.")
-            try:
-                pictures = [read_image(p) for s in samples if (p := s.picture) is not None]
-            except DamagedImage as error:
-                raise DataError(f"data.captions.images: {error}") from error
-            for i, text in zip(pictured, self.captioner.caption(pictures), strict=True):
-                prompts[i] = text or prompts[i]
-        return prompts
+        if not pictured:
+            return prompts, {}
+        if self.captioner is None:
+            raise DataError("a captioner is needed to refine captions by their images.")
+        try:
+            pictures = [read_image(s.picture) for s in samples if s.picture is not None]
+        except DamagedImage as error:
+            raise DataError(f"data.captions.images: {error}") from error
+        scores = self.clip_score(pictures, [prompts[i] for i in pictured]) if self.clip_score else []
+        for i, text in zip(pictured, self.captioner.caption(pictures), strict=True):
+            prompts[i] = text or prompts[i]
+        return prompts, dict(zip(pictured, scores, strict=False))
 
     @torch.inference_mode()
     def _features(
@@ -272,14 +293,16 @@ def _finish(writer: ShardWriter, part: Part) -> DataCard:
 
 
 def summarise(rows: Sequence[Row], name: str) -> dict[str, float]:
-    """A part's figures: prompts, mean CLIP-Score (B.1), share of correct images by task (class balance).
+    """A part's figures: prompts, mean CLIP-Scores, share of correct images by task (class balance).
 
-    Raises DataError for labels all of one class.
+    As in B.1, clip_score is of the made images with their captions, source_clip_score of the pictures that
+    the prompts were refined by with the texts that these came with. Raises DataError for labels all of one class.
     """
     found = {"prompts": float(len({r["prompt_id"] for r in rows}))}
-    scores = [r["clip_score"] for r in rows if "clip_score" in r]
-    if scores:
-        found["clip_score"] = float(np.mean(scores))
+    for key in ("clip_score", "source_clip_score"):
+        scores = [r[key] for r in rows if key in r]
+        if scores:
+            found[key] = float(np.mean(scores))
     if "correct" not in rows[0]:
         return found
     correct = np.array([r["correct"] for r in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 
 import generators
-from generators.files import write_atomic
 from generators.training import Progress
 from harness.geneval.detector import Detector
 from harness.geneval.detector import create as create_detector
 from harness.training import captioners, clip_score
 from harness.training.collection import Collector, DataError, Part
-from harness.training.data_config import READS, DataConfig
+from harness.training.data_config import DataConfig
 from harness.training.sources import caption_samples, label_prompts, label_samples
 from verifiers.protocol import Needs
 from verifiers.training.shards import DataCard
+from verifiers.verifier import NEEDS
 
 if TYPE_CHECKING:
     from harness.training.config import TrainConfig
@@ -37,16 +36,27 @@ def root_of(part: str, seed: int) -> int:
 def collect_data(
     config: TrainConfig,
     out: Path,
-    device: str = "cpu",
+    device: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, dict[Needs, DataCard]]:
     """Collect what is not there of `config`'s data; cards by part and kind of features. Restart it to resume.
 
-    Under torchrun or accelerate each process does its share of the shards; parts that wait for another
-    process's are missing from what is returned. Raises DataError, or what the parts of it raise.
+    `device` is by default the engine's.
+    Under torchrun or accelerate each process does its share of the shards; a part that waits for another
+    process's has no cards yet. Raises DataError, or what the parts of it raise.
     """
-    data = config.data
-    reads = data.reads or (READS[config.verifier.kind],)
+    data, device = config.data, device or _device(config.engine.device)
+    if (
+        config.align is not None
+        and data.captions is None
+        and data.alignment is None
+        and not data.labels.captions
+    ):
+        raise DataError(
+            "alignment needs captions: set data.captions, or data.labels.captions to describe the labelled "
+            "images, or align to null."
+        )
+    reads = data.reads or (NEEDS[config.verifier.kind],)
     rank, world = (
         int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
@@ -62,13 +72,17 @@ def collect_data(
         dtype=getattr(torch, data.dtype) if data.dtype else None,
         batch_size=data.batch_size,
     )  # fmt: skip
-    cards = {}
+    cards: dict[str, dict[Needs, DataCard]] = {}
     for part in parts:
         where = {kind: folders[kind][part.name] for kind in reads}
         found = collector.collect(part, where, data.shard_size, report, (rank, world))
-        if found is not None:
-            cards[part.name] = found
+        cards[part.name] = found or {}
     return cards
+
+
+def _device(kind: str) -> str:
+    """This process's own GPU, where several were started."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" else kind
 
 
 def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: str) -> list[Part]:
@@ -90,11 +104,7 @@ def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: s
 
         tag = create_gemma(data.labels.tagger_options, device, "data.labels.tagger_options").tags
     prompts = label_prompts(data.labels, detector, seed, work, tag)
-    if prompts.refused:
-        lines = "".join(json.dumps({"prompt": p, "reason": r}) + "\n" for p, r in prompts.refused)
-        work.mkdir(parents=True, exist_ok=True)
-        write_atomic(work / "refused.jsonl", lines.encode())
-    for name, found in (("train", prompts.train), ("validation", prompts.validation)):
+    for name, found in zip(("train", "validation"), prompts, strict=True):
         samples = label_samples(found, data.labels.variants)
         parts.append(Part(name, "labels", samples, root_of(name, seed), data.labels.captions))
     return parts

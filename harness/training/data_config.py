@@ -12,7 +12,6 @@ from verifiers.protocol import Needs
 from verifiers.training.recipe import Strict
 
 PARTS = ("alignment", "train", "validation")
-READS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 
 
 class CaptionerConfig(Strict):
@@ -23,7 +22,7 @@ class CaptionerConfig(Strict):
 
 
 class ClipScoreConfig(Strict):
-    """The CLIP that CLIP-Score is taken with: an open_clip name and weights, or a folder of nano's."""
+    """The CLIP that CLIP-Score is taken with: an open_clip name and weights, "nano", or a folder of nano's."""
 
     model: str = "ViT-B-32-quickgelu"
     pretrained: str = "openai"

@@ -65,8 +65,6 @@ class GemmaError(ValueError):
 class Gemma:
     """A Gemma 3 of transformers, loaded when it is first asked; the most likely answer, nothing drawn."""
 
-    name = "gemma"
-
     def __init__(
         self,
         weights: str = GEMMA,
@@ -78,6 +76,7 @@ class Gemma:
         """`weights` is a folder, or a hub id with an optional revision ("owner/name@revision")."""
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise GemmaError(f"dtype '{dtype}' is none of torch's; known: bfloat16, float16, float32.")
+        self.name = f"gemma {weights}"
         self.weights, self.device, self.dtype = weights, device, dtype
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
 

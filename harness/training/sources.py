@@ -87,26 +87,17 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     return file
 
 
-@dataclass(frozen=True)
-class LabelPrompts:
-    """Prompts with GenEval metadata, split; and those that got none, each with the reason."""
-
-    train: list[Metadata]
-    validation: list[Metadata]
-    refused: list[tuple[str, str]]
-
-
 def label_prompts(
     config: LabelsConfig, detector: Detector, seed: int, work: Path, tag: Tag | None = None
-) -> LabelPrompts:
-    """The prompts to be labelled. `tag` classifies texts that have no metadata; its answers are kept in `work`.
+) -> tuple[list[Metadata], list[Metadata]]:
+    """(train, validation): the prompts to be labelled, with their GenEval metadata.
 
-    Raises SourceError, or UnknownClass for a prompt of an object that the detector does not know.
+    `tag` classifies texts that have none. Its answers are kept in `work`, and refused.jsonl beside them lists
+    the texts that got no metadata, each with the reason. Raises SourceError, or UnknownClass for a prompt of
+    an object that the detector does not know.
     """
-    refused: list[tuple[str, str]] = []
     if config.prompts == "nano":
-        parts = _nano(config.limit, config.validation_share)
-        return LabelPrompts(*parts, refused)
+        return _nano(config.limit, config.validation_share)
     if config.prompts == "geneval":
         drawn = geneval.training(tuple(detector.classes), _SAMPLER_SEED, config.draws, variants=1)
         found = [{k: v for k, v in p.items() if k != "variant"} for p in drawn]
@@ -117,6 +108,8 @@ def label_prompts(
             if tag is None:
                 raise SourceError(f"{file} has no GenEval metadata; set data.labels.tagger to gemma.")
             found, refused = tag_all(texts, _answers(texts, tag, work), detector.classes)
+            lines = "".join(json.dumps({"prompt": p, "reason": r}) + "\n" for p, r in refused)
+            write_atomic(work / "refused.jsonl", lines.encode())
         else:
             found = texts
     unique = list({p["prompt"]: p for p in found}.values())[: config.limit]
@@ -126,7 +119,7 @@ def label_prompts(
         raise SourceError(
             f"{config.prompts} gives {len(unique)} prompt(s) with metadata; at least 2 are split."
         )
-    return LabelPrompts(*split(unique, config.validation_share, seed), refused)
+    return split(unique, config.validation_share, seed)
 
 
 def split(prompts: Sequence[Metadata], share: float, seed: int) -> tuple[list[Metadata], list[Metadata]]:

@@ -170,5 +170,7 @@ class Recipe(Strict):
             raise ValueError("muon works on whole matrices: choose adamw with sharding: fsdp")
         for stage in stages:
             if stage.batch % self.engine.processes:
-                raise ValueError(f"a batch of {stage.batch} does not divide over {self.engine.processes} processes")
+                raise ValueError(
+                    f"a batch of {stage.batch} does not divide over {self.engine.processes} processes"
+                )
         return self

@@ -54,6 +54,7 @@ class DataCard:
     feature_shape: tuple[int, ...]
     dtype: str
     prompts_sha256: str
+    collection: Mapping[str, Any] = field(default_factory=dict)  # by what: detector, captioner, seed, ...
     shards: tuple[Shard, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -84,10 +85,10 @@ class ShardWriter:
         if not plan.exists():
             write_atomic(plan, text.encode())
         elif plan.read_text() != text:
-            before, now = json.loads(plan.read_text()), json.loads(text)
-            key = next(k for k in now if before.get(k) != now[k])
+            before, now = (_flat(json.loads(t)) for t in (plan.read_text(), text))
+            key = next(k for k in now | before if before.get(k) != now.get(k))
             raise ShardError(
-                f"{self.folder} holds a collection with {key} {before.get(key)}, not {now[key]}; "
+                f"{self.folder} holds a collection with {key} {before.get(key)}, not {now.get(key)}; "
                 "choose another folder."
             )
 
@@ -141,6 +142,10 @@ class ShardWriter:
         with room_on_disk(self.folder):
             write_atomic(self.folder / MANIFEST, (json.dumps(asdict(card), indent=1) + "\n").encode())
         return card
+
+
+def _flat(card: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in card.items() if k != "collection"} | card.get("collection", {})
 
 
 def _name(i: int) -> str:

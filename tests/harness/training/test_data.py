@@ -1,0 +1,129 @@
+"""`vhsbench train data`, from configuration to shards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.training.collection import DataError
+from harness.training.config import TrainConfig
+from harness.training.data import collect_data, root_of
+from harness.training.data_config import DataConfig
+from verifiers.training.shards import ShardDataset
+
+NANO = {
+    "captioner": {"name": "scene"}, "detector": {"name": "shapes"}, "clip_score": {"model": "nano"},
+    "labels": {"prompts": "nano", "limit": 6, "variants": 2, "validation_share": 0.5, "captions": True},
+    "batch_size": 8, "shard_size": 8,
+}  # fmt: skip
+
+
+def config(kind="vhs", align=True, **data):
+    verifier = {"kind": kind, "llm": {"name": "nano"}} | ({"block": 5} if kind == "vhs" else {})
+    made = {"name": "t", "generator": {"name": "nano"}, "verifier": verifier, "data": NANO | data}
+    return made if align else made | {"align": None}
+
+
+def collect(out, **more):
+    return collect_data(TrainConfig.model_validate(config(**more)), out)
+
+
+def test_the_command_collects_all_parts_in_one_pass_and_resumes(tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps([f"a photo of a {c} star" for c in ("red", "blue", "green")]))
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        json.dumps(config(captions={"source": str(captions)}, reads=["hidden", "latents", "images"]))
+    )
+    command = ["train", "data", str(file), "--out", str(tmp_path / "out"), "--json"]
+    first = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    cards = json.loads(first.stdout)
+    rows = {"alignment": 3, "train": 12, "validation": 6}
+    for part, count in rows.items():
+        for kind in ("hidden", "latents", "images"):
+            data = ShardDataset(tmp_path / "out" / "data" / kind / part)
+            assert len(data) == count == sum(s["rows"] for s in cards[part][kind]["shards"])
+            assert all(r["caption"] for r in data.rows)
+            assert data.card.metrics["clip_score"] > 0
+    train, validation = (ShardDataset(tmp_path / "out/data/hidden" / p) for p in ("train", "validation"))
+    assert not {r["prompt"] for r in train.rows} & {r["prompt"] for r in validation.rows}
+    assert {r["index"] for r in train.rows} == {0, 1}
+    assert 0 < train.card.metrics["correct_percent"] < 100
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*") if f.is_file()}
+    shown = CliRunner().invoke(app, command[:-1], catch_exceptions=False)
+    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*") if f.is_file()}
+    assert f"{train.card.metrics['correct_percent']:.1f}%" in shown.stdout
+
+
+def test_finished_folders_are_not_collected_again(tmp_path):
+    given = {part: str(tmp_path / part) for part in ("train", "validation")}
+    assert collect(tmp_path, **given, kind="mllm-ae") == {}
+    with pytest.raises(DataError, match="name both or none"):
+        collect(tmp_path, train=given["train"])
+
+
+def test_folders_of_shards(tmp_path):
+    data = DataConfig(folder=tmp_path / "d", train=tmp_path / "mine")
+    assert data.folders(tmp_path, "latents") == {
+        "alignment": tmp_path / "d" / "latents" / "alignment",
+        "train": tmp_path / "mine",
+        "validation": tmp_path / "d" / "latents" / "validation",
+    }
+    assert DataConfig().folders(tmp_path, "hidden")["train"] == tmp_path / "data" / "hidden" / "train"
+
+
+def test_alignment_without_captions_is_told_before_anything_is_made(tmp_path):
+    labels = NANO["labels"] | {"captions": False}
+    with pytest.raises(DataError, match=r"set data.captions, or data.labels.captions"):
+        collect(tmp_path, labels=labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_two_parts_or_seeds_share_noise():
+    roots = [root_of(part, seed) for part in ("alignment", "train", "validation") for seed in range(9)]
+    assert len(set(roots)) == len(roots)
+
+
+def test_options_of_captioners_are_checked(tmp_path):
+    for captioner, sentence in (
+        ({"name": "scene", "options": {"x": 1}}, "'scene' has no options"),
+        ({"name": "gemma", "options": {"weight": "x"}}, "has no 'weight'; did you mean 'weights'"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            collect(tmp_path, captioner=captioner)
+
+
+def test_the_scene_captioner_needs_the_shape_detector():
+    with pytest.raises(ValueError, match="set detector to it"):
+        DataConfig.model_validate({"captioner": {"name": "scene"}})
+
+
+def test_texts_tagged_by_gemma_that_has_no_weights_of_sense(tmp_path, tiny_gemma):
+    """A random Gemma's answers are no tags: every prompt is refused, and listed with its reason."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a photo of a star\na photo of a ring\n")
+    labels = NANO["labels"] | {
+        "prompts": str(file), "tagger": "gemma",
+        "tagger_options": {"weights": str(tiny_gemma), "dtype": "float32", "max_new_tokens": 4},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"gives 0 prompt.s. with metadata"):
+        collect(tmp_path / "out", labels=labels)
+    assert len(list((tmp_path / "out" / "data").glob("tags-*.json"))) == 1
+    refused = [json.loads(x) for x in (tmp_path / "out/data/refused.jsonl").open()]
+    assert [r["prompt"] for r in refused] == ["a photo of a star", "a photo of a ring"]
+    assert all("is no tag" in r["reason"] for r in refused)
+
+
+def test_labels_described_by_gemma(tmp_path, tiny_gemma):
+    captioner = {
+        "name": "gemma",
+        "options": {"weights": str(tiny_gemma), "dtype": "float32", "max_new_tokens": 3},
+    }
+    cards = collect(tmp_path, kind="mllm-clip", captioner=captioner, clip_score=None)
+    assert cards["train"]["images"].rows == 12
+    captions = [r["caption"] for r in ShardDataset(tmp_path / "data/images/train").rows]
+    assert all(c == " ".join(c.split()) for c in captions)
