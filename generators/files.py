@@ -15,7 +15,7 @@ class DiskFullError(ValueError):
 
 def write_atomic(file: Path, data: bytes) -> None:
     """The whole file or none of it, on disk when this returns."""
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")  # several processes may write one file
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)

@@ -111,6 +111,8 @@ class ShardWriter:
         lines = "".join(json.dumps(dict(row)) + "\n" for row in rows).encode()
         digest = hashlib.sha256(data)
         digest.update(lines)
+        for left in self.folder.glob(f".{name}.*.tmp"):  # by a killed process
+            left.unlink()
         with room_on_disk(self.folder):
             write_atomic(self.folder / f"{name}.safetensors", data)
             write_atomic(self.folder / f"{name}.jsonl", lines)
