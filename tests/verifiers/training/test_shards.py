@@ -60,11 +60,7 @@ def test_a_shard_killed_between_its_files_is_not_done(tmp_path):
     writer = ShardWriter(tmp_path, CARD)
     writer.write(0, torch.zeros(1, 4, 8).half(), rows(1))
     (tmp_path / "shard-00000.sha256").unlink()
-    (tmp_path / ".shard-00000.safetensors.1.tmp").touch()
     assert not writer.done(0)
-    writer.write(0, torch.zeros(1, 4, 8).half(), rows(1))
-    assert writer.done(0)
-    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
