@@ -33,13 +33,13 @@ def test_a_full_size_vhs_takes_optimiser_steps_on_the_cpu(llm, shards, tmp_path)
         "generator": "sana-sprint", "revision": "main", "block": 7, "dtype": "bfloat16",
         "feature_shape": (spec.tokens, spec.hidden_width),
     }  # fmt: skip
-    data = Data(shards(tmp_path / "train", 8, 0, **card), shards(tmp_path / "validation", 2, 1, **card))
+    data = Data(shards(tmp_path / "train", 4, 0, **card), shards(tmp_path / "validation", 1, 1, **card))
     recipe = Recipe.model_validate(
         {
             "verifier": {"kind": "vhs", "block": 7, "llm": {"name": str(llm)}},
-            "align": {"batch": 2, "steps": 2},
-            "finetune": {"batch": 2, "steps": 2},
-            "engine": {"micro_batch": 2, "log_every": 1, "save_every": 1000, "gradient_checkpointing": True},
+            "align": {"batch": 1, "steps": 2},
+            "finetune": {"batch": 1, "steps": 1},
+            "engine": {"micro_batch": 1, "log_every": 1, "save_every": 1000},
         }
     )
     folder = train_verifier(recipe, "sana-sprint", data, tmp_path / "out")
@@ -51,6 +51,6 @@ def test_a_full_size_vhs_takes_optimiser_steps_on_the_cpu(llm, shards, tmp_path)
     assert load_file(folder / "normalization.safetensors")["mean"].shape == (2240,)
     # a random model knows nothing: the loss starts near log(vocabulary) = 11.9
     losses = [float(r["loss"]) for r in read(tmp_path / "out") if r["split"] == "train"]
-    assert len(losses) == 4
+    assert len(losses) == 3
     assert losses[0] == pytest.approx(11.9, abs=1.0)
     assert losses[1] < losses[0]
