@@ -13,9 +13,9 @@ class DiskFullError(ValueError):
     """No room left on a disk; the message is one sentence for a user."""
 
 
-def write_atomic(file: Path, data: bytes) -> None:
-    """The whole file or none of it, on disk when this returns."""
-    temporary = file.with_name(f".{file.name}.tmp")
+def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
+    """The whole file or none of it, on disk when this returns; `shared`: several processes may write it."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp" if shared else f".{file.name}.tmp")
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)

@@ -72,8 +72,8 @@ def data(
     if not main:
         return
     if unfinished := [part for part, kinds in cards.items() if not kinds]:
-        print(f"{', '.join(unfinished)}: other processes are still at it; when they are done, run this once more, "
-              "alone, to finish.", file=sys.stderr)  # fmt: skip
+        said = f"{', '.join(unfinished)}: other processes are still at it; the last of them completes it."
+        print(said, file=sys.stderr)
     if as_json:
         print(
             json.dumps({p: {k: asdict(c) for k, c in kinds.items()} for p, kinds in cards.items()}, indent=1)

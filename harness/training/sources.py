@@ -109,7 +109,7 @@ def label_prompts(
                 raise SourceError(f"{file} has no GenEval metadata; set data.labels.tagger to gemma.")
             found, refused = tag_all(texts, _answers(texts, tag, work), detector.classes)
             lines = "".join(json.dumps({"prompt": p, "reason": r}) + "\n" for p, r in refused)
-            write_atomic(work / "refused.jsonl", lines.encode())
+            write_atomic(work / "refused.jsonl", lines.encode(), shared=True)
         else:
             found = texts
     unique = list({p["prompt"]: p for p in found}.values())[: config.limit]
@@ -187,7 +187,7 @@ def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
         return answers
     answers = tag(texts)
     work.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps(answers).encode())
+    write_atomic(file, json.dumps(answers).encode(), shared=True)
     return answers
 
 

@@ -83,7 +83,7 @@ class ShardWriter:
         plan = self.folder / _PLAN
         text = json.dumps(asdict(self.card), indent=1, sort_keys=True) + "\n"
         if not plan.exists():
-            write_atomic(plan, text.encode())
+            write_atomic(plan, text.encode(), shared=True)
         elif plan.read_text() != text:
             before, now = (_flat(json.loads(t)) for t in (plan.read_text(), text))
             key = next(k for k in now | before if before.get(k) != now.get(k))
@@ -140,7 +140,8 @@ class ShardWriter:
             shards.append(Shard(f"{name}.safetensors", int(rows), sha256))
         card = replace(self.card, shards=tuple(shards), metrics=dict(metrics or {}))
         with room_on_disk(self.folder):
-            write_atomic(self.folder / MANIFEST, (json.dumps(asdict(card), indent=1) + "\n").encode())
+            manifest = json.dumps(asdict(card), indent=1) + "\n"
+            write_atomic(self.folder / MANIFEST, manifest.encode(), shared=True)
         return card
 
 
