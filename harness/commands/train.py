@@ -95,6 +95,9 @@ def verifier(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Also the configuration's ablations, and compare them.")
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--ablation", help="Also this ablation alone; repeatable.")
+    ] = None,
 ) -> None:
     """Train a verifier: collect its data if it is not there, align, fine-tune. Run it again to resume."""
     quiet()
@@ -102,6 +105,8 @@ def verifier(
 
     chosen = load_train_config(config, changes or ())
     where = out or Path("runs") / chosen.name
+    if only:
+        chosen, ablations = chosen.with_ablations(only), True
     if ablations and "WORLD_SIZE" in os.environ:
         raise typer.BadParameter("--ablations starts its processes itself: set engine.processes.")
     main = os.environ.get("RANK", "0") == "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from verifiers.training.train import CHECKPOINT
 if TYPE_CHECKING:
     from verifiers.protocol import Verifier
 
-RUN = "ablations.yaml"  # a run's configuration: its generator, held-out prompts, and all checkpoints by path
+RUN = "ablations.yaml"  # as `vhsbench pool` reads it: the held-out candidates, and all checkpoints by path
 _VALIDATION = ("validation_loss", "validation_auc", "validation_accuracy", "validation_ece")
 Bars = Callable[[str, int, int], None]
 
@@ -45,6 +46,8 @@ def train_all(config: TrainConfig, out: Path, report: Report, bars: Bars = lambd
         variant = data_beside(config, config.ablation(name), out)
         folders[name] = train(variant, out / "ablations" / name, _named(name, report))
     run = _run_config(config, folders)
+    if not (out / RUN).exists() or (out / RUN).read_text() != run:
+        shutil.rmtree(out / "pool", ignore_errors=True)  # of other blocks, prompts or sizes
     with room_on_disk(out):
         write_atomic(out / RUN, run.encode())
     table = compare(config, folders, _pool(parse_run(run, RUN), out / "pool", bars), bars)
@@ -80,7 +83,10 @@ def _pool(run: RunConfig, folder: Path, bars: Bars) -> Pool:
 
 
 def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: Bars) -> pd.DataFrame:
-    """A row a training: its own validation, AUC and exact best-of-N in percent on the pool, and the base's lead."""
+    """A row a training: its own validation, AUC and exact best-of-N in percent on the pool.
+
+    `difference_points` is best-of-N of the largest N less the base's, with its 95% interval (paired by prompt).
+    """
 
     def judge(name: str, verifier: Verifier) -> Judged:
         return score_pool(verifier, name, pool, lambda done, of: bars(f"scores of {name}", done, of))

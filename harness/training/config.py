@@ -88,6 +88,15 @@ class TrainConfig(Recipe):
                 )
         return self
 
+    def with_ablations(self, names: Iterable[str]) -> TrainConfig:
+        """This training with those ablations alone. Raises ConfigError for one that it has not."""
+        for name in names:
+            if name not in self.ablations:
+                raise ConfigError(
+                    f"'{self.name}' has no ablation '{name}'; {nearest(name, list(self.ablations))}"
+                )
+        return self.model_copy(update={"ablations": {name: self.ablations[name] for name in names}})
+
     def ablation(self, name: str) -> TrainConfig:
         """The training that the ablation `name` is."""
         changed = merged(self.model_dump(exclude={"ablations"}), self.ablations[name])

@@ -141,6 +141,7 @@ class _Training:
         weights, point = self.engine.fit(mllm, stage)
         # float32: the second stage goes on from these very weights
         self._write(ALIGNED, mllm, question, weights, torch.float32, _metrics(point, "align"))
+        self.engine.states.clear()
         return folder
 
     def _write(

@@ -1,0 +1,119 @@
+"""`vhsbench train verifier` on nano: from nothing to checkpoints that a run reads by path."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.config import parse
+from harness.training.ablations import markdown
+from harness.training.config import load_train_config
+from harness.training.verifier import LaunchError, train
+from verifiers.checkpoint import read_card
+
+TINY = {
+    "data.labels": {"prompts": "nano", "limit": 64, "variants": 1, "validation_share": 0.4, "captions": True},
+    "data.clip_score": None,
+    "align.steps": 2, "align.batch": 8, "finetune.steps": 4, "finetune.batch": 8, "finetune.validate_every": 2,
+    "verifier.llm.sizes": {"num_hidden_layers": 1}, "engine.precision": "no", "engine.threads": 1,
+    "compare": {"prompts": {"limit": 4}, "pool": 4},
+}  # fmt: skip
+SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A base of block 5, and ablations of another block and of a connector."""
+    out = tmp_path_factory.mktemp("swept") / "out"
+    chosen = ["--ablation", "block-2", "--ablation", "linear-connector"]
+    done = CliRunner().invoke(
+        app,
+        ["train", "verifier", "train-nano-vhs", "--out", str(out), *SETTINGS, *chosen],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    return out, done.output
+
+
+def test_the_ablations_are_trained_and_compared(swept):
+    out, printed = swept
+    table = pd.read_csv(out / "comparison.csv", keep_default_na=False)
+    assert table["training"].tolist() == ["base", "block-2", "linear-connector"]
+    assert table["changes"].tolist() == ["", "verifier.block=2", 'verifier.connector="linear"']
+    assert table["checkpoint_sha256"].nunique() == 3
+    # any choice of one candidate is as good as any other
+    assert table["best_of_1_percent"].nunique() == 1
+    assert table["difference_points"][0] == 0
+    assert ((table["held_out_auc"] >= 0) & (table["held_out_auc"] <= 1)).all()
+    assert (out / "comparison.md").read_text() in printed
+    blocks = [
+        read_card(out / f / "checkpoint").block
+        for f in ("", "ablations/block-2", "ablations/linear-connector")
+    ]
+    assert blocks == [5, 2, 5]
+    assert not (out / "ablations" / "linear-connector" / "data").exists()
+
+
+def test_a_run_reads_a_checkpoint_by_path(swept, tmp_path, monkeypatch):
+    from harness import sweep
+    from harness.store import load_run
+
+    out, _ = swept
+    text = yaml.safe_dump(
+        {
+            "generators": [{"name": "nano"}],
+            "verifiers": [{"name": "vhs", "checkpoint": str(out / "checkpoint")}],
+            "prompts": {"limit": 2}, "pool": 2, "timing": {"repeats": 1, "warm_up": 0, "best_of_n": [1]},
+        }
+    )  # fmt: skip
+    monkeypatch.setattr(sweep, "_costs", lambda *_: None)  # measured elsewhere
+    sweep.run(parse(text, "run.yaml"), str(tmp_path / "run"))
+    scores = load_run(tmp_path / "run").scores
+    assert len(scores) == 4
+    assert scores["score"].between(-1, 1).all()
+
+
+def test_two_processes_of_one_command_give_the_loss_of_one(swept, tmp_path):
+    """The engine's `processes` start this command again under torchrun; the data is there already."""
+    out, _ = swept
+    data = [f"data.{p}={out / 'data' / 'hidden' / p}" for p in ("train", "validation")]
+    changes = [*(f"{key}={json.dumps(value)}" for key, value in TINY.items()), *data, "align=null"]
+    config = load_train_config(Path("train-nano-vhs"), [*changes, "engine.processes=2"])
+    folder = train(config, tmp_path / "two")
+    one = train(load_train_config(Path("train-nano-vhs"), changes), tmp_path / "one")
+    losses = [
+        json.loads((f.parent / "checkpoint.json").read_text())["validation_loss"] for f in (folder, one)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_process_that_fails_is_one_sentence(swept, tmp_path, monkeypatch):
+    out, _ = swept
+    data = [f"data.{p}={out / 'data' / 'hidden' / p}" for p in ("train", "validation")]
+    config = load_train_config(Path("train-nano-vhs"), [*data, "engine.processes=2"])
+    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
+    with pytest.raises(LaunchError, match="a training process failed"):
+        train(config, tmp_path)
+
+
+def test_wrong_shards_are_one_sentence(swept, tmp_path):
+    out, _ = swept
+    data = [f"data.{p}={out / 'data' / 'hidden' / p}" for p in ("train", "validation")]
+    sets = [part for d in data for part in ("--set", d)]
+    done = CliRunner().invoke(
+        app,
+        ["train", "verifier", "train-nano-vhs", "--out", str(tmp_path), *sets, "--set", "verifier.block=3"],
+    )
+    assert "are of block 5, not of block 3" in str(done.exception)
+
+
+def test_the_table_for_people_escapes_bars():
+    text = markdown(pd.DataFrame([{"training": "a|b", "x": 0.123456, "checkpoint_sha256": "0" * 64}]))
+    assert text == "| training | x |\n|---|---|\n| a\\|b | 0.1235 |\n"
