@@ -1,4 +1,4 @@
-"""Hidden states and latents as visual tokens [B, T, C], and the statistics that normalise hidden states."""
+"""Hidden states and latents as visual tokens [B, T, C], and what normalises hidden states."""
 
 from __future__ import annotations
 
@@ -89,20 +89,6 @@ def _oriented(values: torch.Tensor, width: int, tokens: int, name: str) -> torch
         return values.reshape(tokens, 1)
     either = f" or [{tokens}] (one a token)" if tokens else ""
     raise CheckpointError(f"{name} has shape {list(values.shape)}, not [{width}] (one a channel){either}.")
-
-
-def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance [C] of features [B, T, C], over samples and tokens, in float64."""
-    flat = features.reshape(-1, features.shape[-1])
-    total = torch.zeros(flat.shape[-1], dtype=torch.float64)
-    square = torch.zeros_like(total)
-    shift = flat[:4096].double().mean(0)  # keeps the sum of squares small
-    for part in flat.split(65536):
-        centred = part.double() - shift
-        total += centred.sum(0)
-        square += centred.square().sum(0)
-    mean = total / len(flat)
-    return (mean + shift).float(), (square / len(flat) - mean.square()).float()
 
 
 def flatten_latents(latents: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,6 @@ from generators.training import Progress
 from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
-from harness.training.captioners import Captioner
-from harness.training.clip_score import ClipScore
 from harness.training.sources import Sample, samples_sha256
 from verifiers.checkpoint import checkpoint_sha256
 from verifiers.protocol import Needs
@@ -28,6 +26,8 @@ from verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_ca
 
 if TYPE_CHECKING:
     from generators.protocol import Generator, HiddenStates
+    from harness.training.captioners import Captioner
+    from harness.training.clip_score import ClipScore
 
 Report = Callable[[Progress], None]
 Row = dict[str, Any]
@@ -39,13 +39,18 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """What one folder of shards is to hold; `described` asks for captions, which alignment always has."""
+    """What one folder of shards is to hold; `described` asks for captions, which alignment always has.
+
+    `rows` of the same images, if they are known, and the `card` of the folder that they are from.
+    """
 
     name: str
     stage: Stage
     samples: Sequence[Sample]
     root: int  # of the samples' noise
     described: bool = True
+    rows: Sequence[Row] = ()
+    card: DataCard | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,9 @@ class Collector:
                     f"{generator.steps} steps; set generator.options.steps to 1, or train another verifier."
                 )
             if block is None:
-                raise DataError("hidden states need the block that VHS reads; set verifier.block.")
+                raise DataError(
+                    "hidden states need a block: they are collected by a vhs's configuration, as its verifier.block."
+                )
         self.generator, self.reads, self.block = generator, tuple(reads), block
         self.detector, self.captioner, self.clip_score = detector, captioner, clip_score
         self._dtype, self.batch_size = dtype, batch_size
@@ -91,7 +98,9 @@ class Collector:
     def batches(self, part: Part) -> Iterator[Made]:
         """All samples of a part, `batch_size` at a time."""
         for start in range(0, len(part.samples), self.batch_size):
-            yield self._make(part.samples[start : start + self.batch_size], part)
+            batch = slice(start, start + self.batch_size)
+            samples, rows = part.samples[batch], list(part.rows[batch])
+            yield self._again(samples, rows, part) if rows else self._make(samples, part)
 
     def collect(
         self,
@@ -130,31 +139,33 @@ class Collector:
     ) -> dict[Needs, ShardWriter]:
         """The folders, claimed for this part; one image is made to see the features' shapes."""
         generator = self.generator
-        probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root)[0]
+        probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root, False)[0]
         revision = str(getattr(generator, "revision", "") or generator.info().source)
         if Path(revision).is_dir():
             revision = checkpoint_sha256(Path(revision))
-        return {
-            kind: ShardWriter(
-                folders[kind],
-                DataCard(
-                    stage=part.stage,
-                    generator=generator.name,
-                    revision=revision,
-                    steps=generator.steps,
-                    reads=kind,
-                    block=self.block if kind == "hidden" else None,
-                    feature_shape=tuple(probe[kind].shape[1:]),
-                    dtype=str(probe[kind].dtype).removeprefix("torch."),
-                    prompts_sha256=samples_sha256(part.samples),
-                    collection={"shard_size": shard_size} | self._settings(part),
-                ),
+        cards = {
+            kind: DataCard(
+                stage=part.stage,
+                generator=generator.name,
+                revision=revision,
+                steps=generator.steps,
+                reads=kind,
+                block=self.block if kind == "hidden" else None,
+                feature_shape=tuple(probe[kind].shape[1:]),
+                dtype=str(probe[kind].dtype).removeprefix("torch."),
+                prompts_sha256=samples_sha256(part.samples),
+                collection=self._settings(part) | {"shard_size": shard_size},
             )
             for kind in self.reads
         }
+        for card in cards.values():
+            _check_same_images(part, card)
+        return {kind: ShardWriter(folders[kind], card) for kind, card in cards.items()}
 
     def _settings(self, part: Part) -> dict[str, Any]:
         """What the rows depend on beside the prompts and the generator."""
+        if part.card is not None:
+            return {**part.card.collection, "seed": part.root}
         labelled = part.stage == "labels" and self.detector is not None
         described = part.described and self.captioner is not None
         return {
@@ -163,6 +174,10 @@ class Collector:
             "captioner": self.captioner.name if described and self.captioner else None,
             "clip_score": self.clip_score.name if part.described and self.clip_score else None,
         }
+
+    def _again(self, samples: Sequence[Sample], rows: list[Row], part: Part) -> Made:
+        """Other features of images whose rows are known."""
+        return Made(self._features(samples, [r["prompt"] for r in rows], part.root, False)[0], rows)
 
     def _make(self, samples: Sequence[Sample], part: Part) -> Made:
         prompts, before = self._prompts(samples)
@@ -214,23 +229,26 @@ class Collector:
 
     @torch.inference_mode()
     def _features(
-        self, samples: Sequence[Sample], prompts: Sequence[str], root: int
+        self, samples: Sequence[Sample], prompts: Sequence[str], root: int, look: bool = True
     ) -> tuple[dict[Needs, torch.Tensor], list[Image.Image]]:
-        """What verifiers read of one image a prompt, on the CPU, and the images."""
+        """What verifiers read of one image a prompt, on the CPU, and the images, if one is to `look` at them."""
         generator = self.generator
         texts = list(dict.fromkeys(prompts))
         cond = generator.encode(texts).select([texts.index(p) for p in prompts])
         noise = generator.noise([candidate_seed(root, s.prompt_id, s.index) for s in samples])
         found: dict[Needs, torch.Tensor] = {}
+        hidden: HiddenStates | None = None
         if "hidden" in self.reads:
             assert self.block is not None
-            hidden: HiddenStates = generator.head(cond, noise, self.block)
+            hidden = generator.head(cond, noise, self.block)
             found["hidden"] = self._stored(hidden.features)
-            latents = generator.tail(hidden)
-        else:
-            latents = generator.denoise(cond, noise)
+        if not look and self.reads == ("hidden",):
+            return found, []
+        latents = generator.denoise(cond, noise) if hidden is None else generator.tail(hidden)
         if "latents" in self.reads:
             found["latents"] = self._stored(latents)
+        if not look and "images" not in self.reads:
+            return found, []
         images = generator.decode(latents)
         if "images" in self.reads:
             found["images"] = torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in images]))
@@ -248,7 +266,23 @@ class Collector:
 
 
 def _slice(part: Part, i: int, size: int) -> Part:
-    return replace(part, samples=part.samples[i * size : (i + 1) * size])
+    its = slice(i * size, (i + 1) * size)
+    return replace(part, samples=part.samples[its], rows=part.rows[its])
+
+
+def _check_same_images(part: Part, card: DataCard) -> None:
+    """Refuse rows of other images than are to be made. Raises DataError."""
+    if part.card is None:
+        return
+    for key in ("stage", "generator", "revision", "steps", "prompts_sha256"):
+        if (before := getattr(part.card, key)) != (now := getattr(card, key)):
+            raise DataError(
+                f"data.rows_of: its {part.name} is of {key} {before}, not {now}: not the same images."
+            )
+    if (before := part.card.collection.get("seed")) != part.root:
+        raise DataError(
+            f"data.rows_of: its {part.name} is of seed {before}, not {part.root}: not the same images."
+        )
 
 
 def _check_room(writers: Mapping[Needs, ShardWriter], samples: int) -> None:

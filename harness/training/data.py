@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from harness.training.collection import Collector, DataError, Part
 from harness.training.data_config import DataConfig
 from harness.training.sources import caption_samples, label_prompts, label_samples
 from verifiers.protocol import Needs
-from verifiers.training.shards import DataCard
+from verifiers.training.shards import MANIFEST, DataCard, ShardDataset
 from verifiers.verifier import NEEDS
 
 if TYPE_CHECKING:
@@ -57,18 +58,23 @@ def collect_data(
             "images, or align to null."
         )
     reads = data.reads or (NEEDS[config.verifier.kind],)
+    if NEEDS[config.verifier.kind] not in reads:
+        raise DataError(
+            f"data.reads lacks {NEEDS[config.verifier.kind]}, which a {config.verifier.kind} reads."
+        )
     rank, world = (
         int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
     folders = {kind: data.folders(out, kind) for kind in reads}
     detector = create_detector(data.detector.name, device, **data.detector.options)
-    parts = _parts(data, config.seed, detector, out, device)
+    parts = [_known(part, data.rows_of) for part in _parts(data, config.seed, detector, out, device)]
+    unknown = any(part.card is None and part.described for part in parts)
     generator = generators.create(config.generator.name, device=device, **config.generator.options)
     collector = Collector(
         generator, reads, config.verifier.block,
         detector=detector,
-        captioner=captioners.create(data.captioner, device) if any(p.described for p in parts) else None,
-        clip_score=clip_score.create(data.clip_score, device) if data.clip_score else None,
+        captioner=captioners.create(data.captioner, device) if unknown else None,
+        clip_score=clip_score.create(data.clip_score, device) if data.clip_score and unknown else None,
         dtype=getattr(torch, data.dtype) if data.dtype else None,
         batch_size=data.batch_size,
     )  # fmt: skip
@@ -83,6 +89,17 @@ def collect_data(
 def _device(kind: str) -> str:
     """This process's own GPU, where several were started."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" else kind
+
+
+def _known(part: Part, folder: Path | None) -> Part:
+    """The part with the rows of the same images in another data folder, if one is named. Raises DataError."""
+    if folder is None:
+        return part
+    found = sorted(folder.glob(f"*/{part.name}/{MANIFEST}"))
+    if not found:
+        raise DataError(f"data.rows_of: {folder} has no finished {part.name}; collect it first.")
+    known = ShardDataset(found[0].parent)
+    return replace(part, rows=known.rows, card=known.card)
 
 
 def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: str) -> list[Part]:

@@ -62,13 +62,15 @@ class DataConfig(Strict):
     """Where the shards lie, and how they are made.
 
     `alignment`, `train` and `validation` name finished folders of shards, in place of those in `folder`.
-    `reads` are the kinds of features written in one pass over the images; by default what the verifier reads.
+    `rows_of` is a data folder of the same images by another block or kind of features: captions and verdicts
+    are taken from there. `reads` are the kinds of features written in one pass over the images; by default what the verifier reads.
     """
 
     folder: Path | None = None
     alignment: Path | None = None
     train: Path | None = None
     validation: Path | None = None
+    rows_of: Path | None = None
     captions: CaptionsConfig | None = None
     labels: LabelsConfig = LabelsConfig()
     reads: Annotated[tuple[Needs, ...], Field(min_length=1)] | None = None

@@ -196,6 +196,12 @@ def test_progress_counts_samples(generator, tmp_path):
     assert [(p.step, p.steps) for p in seen] == [(4, 10), (6, 10), (10, 10)]
 
 
+def test_features_keep_the_generators_own_16_bits(tmp_path):
+    brain = generators.create("nano", dtype="bfloat16")
+    cards = collector(brain, reads=("hidden", "latents")).collect(part(), folders(tmp_path), SIZE)
+    assert cards["hidden"].dtype == "bfloat16"
+
+
 def test_alignment_needs_no_detector_and_refines_by_pictures(generator, tmp_path):
     generator.decode(generator.denoise(generator.encode(["a photo of a star"]), generator.noise([1])))[
         0
@@ -225,7 +231,7 @@ def test_a_generator_of_two_steps_is_refused_for_hidden_states():
     with pytest.raises(DataError, match="one-step generator's hidden states, but nano is set to 2 steps"):
         Collector(two, ("hidden",), 5)
     assert Collector(two, ("latents",)).reads == ("latents",)
-    with pytest.raises(DataError, match=r"set verifier\.block"):
+    with pytest.raises(DataError, match=r"hidden states need a block"):
         Collector(generators.create("nano"), ("hidden",))
 
 

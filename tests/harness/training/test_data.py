@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.geneval.shapes import ShapeDetector
 from harness.training.collection import DataError
 from harness.training.config import TrainConfig
 from harness.training.data import collect_data, root_of
@@ -57,6 +58,35 @@ def test_the_command_collects_all_parts_in_one_pass_and_resumes(tmp_path):
     shown = CliRunner().invoke(app, command[:-1], catch_exceptions=False)
     assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*") if f.is_file()}
     assert f"{train.card.metrics['correct_percent']:.1f}%" in shown.stdout
+
+
+def test_another_block_takes_the_rows_of_the_same_images(tmp_path, monkeypatch):
+    collect(tmp_path / "base", kind="mllm-ae")
+    whole = TrainConfig.model_validate(config())
+    collect_data(whole, tmp_path / "alone")
+    monkeypatch.setattr(ShapeDetector, "detect", lambda *_: pytest.fail("images were looked at again"))
+    cards = collect(tmp_path / "again", rows_of=str(tmp_path / "base" / "data"))
+    for part in ("train", "validation"):
+        alone, again = (ShardDataset(tmp_path / d / "data/hidden" / part) for d in ("alone", "again"))
+        assert cards[part]["hidden"] == alone.card == again.card  # to the byte, by its SHA-256s
+
+
+def test_rows_of_other_images_are_refused(tmp_path):
+    collect(tmp_path / "base", kind="mllm-ae")
+    rows_of = str(tmp_path / "base" / "data")
+    with pytest.raises(DataError, match=r"its train is of seed 1000001, not 1000017: not the same images"):
+        collect_data(TrainConfig.model_validate(config(rows_of=rows_of) | {"seed": 1}), tmp_path / "a")
+    with pytest.raises(DataError, match=r"its train is of prompts_sha256"):
+        collect(tmp_path / "b", rows_of=rows_of, labels=NANO["labels"] | {"variants": 3})
+    with pytest.raises(DataError, match=r"has no finished train; collect it first"):
+        collect(tmp_path / "c", rows_of=str(tmp_path))
+
+
+def test_what_the_verifier_reads_is_among_what_is_collected(tmp_path):
+    with pytest.raises(DataError, match=r"data.reads lacks latents, which a mllm-ae reads"):
+        collect(tmp_path, kind="mllm-ae", reads=["images"])
+    with pytest.raises(DataError, match="hidden states need a block"):
+        collect(tmp_path, kind="mllm-ae", reads=["latents", "hidden"])
 
 
 def test_finished_folders_are_not_collected_again(tmp_path):
