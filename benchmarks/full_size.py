@@ -14,11 +14,11 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -32,6 +32,7 @@ from harness.environment import environment
 from harness.report.costs import cost_table
 from harness.store import RunStore
 
+T = TypeVar("T")
 PROMPT = "a photo of a red circle above a blue square"
 PAPER_BUDGETS_MS = (550, 1100, 1650)
 PAPER_N = (1, 2, 4, 9, 15, 32)
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     with RunStore(options.out, {"benchmark": "full_size", "tiny": options.tiny}) as store:
         store.update(environment=environment(), weights="bundled" if options.tiny else "random")
-        store.update(matmul_tflops=store.info.get("matmul_tflops") or matmul_tflops(device))
+        store.update(matmul_tflops=store.info.get("matmul_tflops") or alone(matmul_tflops, device))
         for pipeline in matrix:
             for variant in pipeline.variants:
                 if time.monotonic() - started < options.seconds:
@@ -91,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 naive(store, generator, verifier, device, (2,) if options.tiny else NAIVE_N, options.repeats)
         store.consolidate()
         summarise(options.out, store.info)
+
+
+def alone(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a call in a process of its own, so that this one never holds the GPU."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def options_of(pipeline: Pipeline, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,8 +149,7 @@ def naive(
     if store.has("costs", name):
         return
     pipeline = Pipeline(generator, 1, verifier, tuple(ns))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        rows = pool.submit(naive_rows, pipeline, device, repeats).result()
+    rows = alone(naive_rows, pipeline, device, repeats)
     store.write_shard("costs", name, pd.DataFrame(rows))
     print(f"{name}: done", flush=True)
 
