@@ -99,7 +99,8 @@ def test_nano_gives_the_same_bytes_on_both_engines(faults, tmp_path, cluster):
     threads = torch.get_num_threads()
     expected = faults.tables(run(config, tmp_path / "local"))
     torch.set_num_threads(threads)
-    out = run(config, tmp_path / "ray", engine=RayEngine(cluster.address, 2, None))
+    overlapped = config.model_copy(update={"overlap": True})
+    out = run(overlapped, tmp_path / "ray", engine=RayEngine(cluster.address, 2, None))
     assert faults.tables(out) == expected
 
 
@@ -107,7 +108,8 @@ def test_a_worker_killed_with_kill_9(faults, tmp_path, cluster, caplog):
     expected = faults.tables(run(faults.config(), tmp_path / "local"))
     faults.set(slow=0.3)
     out = tmp_path / "ray"
-    thread, results = in_background(faults.config(), out, engine=RayEngine(cluster.address, 2, None))
+    config = faults.config(overlap=True)
+    thread, results = in_background(config, out, engine=RayEngine(cluster.address, 2, None))
     wait_for(lambda: shard_files(out))
     pids = {int(name.rsplit("-", 2)[1]) for name in faults.loads()} - {os.getpid()}
     os.kill(next(p for p in pids if psutil.pid_exists(p)), signal.SIGKILL)
