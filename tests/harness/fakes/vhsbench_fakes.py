@@ -67,10 +67,14 @@ class FakeGenerator:
 class FakeVerifier:
     name, needs, block, checkpoint_sha256 = "fake-verifier", "latents", None, "0" * 64
 
+    def __init__(self, slow: float = 0) -> None:
+        self.slow = slow  # seconds a batch
+
     def check_host(self, generator: object) -> None:
         """Any generator will do."""
 
     def score(self, prompts: Sequence[str], features: torch.Tensor) -> Scores:
+        time.sleep(self.slow)
         yes = torch.sigmoid(features.flatten(1)[:, 0] - torch.tensor([len(p) for p in prompts]))
         return Scores(yes, 1 - yes, torch.where(yes > 0.5, yes, yes - 1))
 
@@ -83,5 +87,5 @@ def other(faults: str, device: str = "cpu") -> FakeGenerator:
     return FakeGenerator("fake-other", faults)
 
 
-def verifier(**options: object) -> FakeVerifier:
-    return FakeVerifier()
+def verifier(slow: float = 0, **options: object) -> FakeVerifier:
+    return FakeVerifier(slow)
