@@ -88,7 +88,7 @@ def run(
         Engine, typer.Option(help="Where shards are done: this process, or Ray.")
     ] = Engine.local,
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; default: one started on this machine.")
+        str | None, typer.Option(help="Of a Ray cluster; default: RAY_ADDRESS, else one on this machine.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray workers; default: what the cluster holds.")

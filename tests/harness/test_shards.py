@@ -147,7 +147,7 @@ def test_a_prompt_that_cannot_be_judged_is_the_same_with_overlap(faults):
 
 
 def test_the_first_error_in_the_order_of_batches_is_the_one_that_is_raised(faults):
-    worker, shard = make_worker(faults, overlap=True)
+    worker, _ = make_worker(faults, overlap=True)
     generated = threading.Event()
 
     def late(images):

@@ -17,7 +17,8 @@ from verifiers.protocol import Scores
 
 class FakeGenerator:
     """Faults, by file in `faults`: slow (seconds a batch), poison (part of a prompt), oom (largest batch
-    that fits), die (part of a prompt: kill -9 of this process). Every load leaves a file in loads/."""
+    that fits), die (part of a prompt: kill -9 of this process). Every load leaves a file in loads/, with
+    the GPUs that it was given."""
 
     steps, blocks = 1, 2
 
@@ -25,7 +26,8 @@ class FakeGenerator:
         self.name, self.faults = name, Path(faults)
         self.device = torch.device("cpu")
         (self.faults / "loads").mkdir(exist_ok=True)
-        (self.faults / "loads" / f"{name}-{os.getpid()}-{time.time_ns()}").touch()
+        load = self.faults / "loads" / f"{name}-{os.getpid()}-{time.time_ns()}"
+        load.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
     def fault(self, kind: str) -> str:
         file = self.faults / kind
