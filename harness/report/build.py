@@ -178,6 +178,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "auc": records(derived.auc),
         "at_n": records(at[keep]),
         "unmeasured": derived.unmeasured,
+        "failed_prompts": records(derived.failed),
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
         "report": str(out / "report.html"),
     }

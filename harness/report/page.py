@@ -41,6 +41,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         tables=_tables(derived, with_published),
         headline=Markup(tables.html_plain(_headline(derived, with_published))),
         plain=_plain(derived),
+        failed=Markup(tables.html_plain(derived.failed)) if len(derived.failed) else "",
         tasks=charts.task_names(derived),
         gallery=cards,
         shown_verifiers={card["verifier"]: card["label"] for card in cards},
