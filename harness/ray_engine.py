@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # shards a worker has: one done while the next waits, so that results stay bounded
 DEATHS = 4  # of a worker in a shard, after which the shard counts as failed
 _END_S = 30.0
+_CLOCK_S = 5.0  # a clock that is set moves the time at which a process is said to have begun
 
 
 class EngineError(ValueError):
@@ -44,7 +45,7 @@ class _Actor:
     def load(self, config: dict[str, Any], prompts: list[dict[str, Any]], entry: int, threads: int) -> Any:
         torch.set_num_threads(threads)
         self.worker = Worker(RunConfig.model_validate(config), prompts, entry)
-        return os.getpid(), ray.get_runtime_context().get_node_id(), self.worker.generator.steps
+        return os.getpid(), psutil.Process().create_time(), self.worker.generator.steps
 
     def work(self, shard: Shard) -> Finished:
         return self.worker.work(shard)
@@ -132,7 +133,7 @@ class _Pool:
         self.deaths: dict[str, int] = {}
         self.steps: dict[int, int] = {}
         self.slots: list[_Slot] = []
-        self.processes: list[tuple[int, str]] = []
+        self.processes: list[tuple[int, float]] = []  # pid, seconds since the epoch when it began
 
     def fitting(self) -> int:
         """How many workers the cluster has room for. Raises ConfigError for none."""
@@ -195,8 +196,8 @@ class _Pool:
         except (RayActorError, ActorUnavailableError, WorkerCrashedError) as error:
             return self._replace(slot, str(error).partition("\n")[0])
         if ref is slot.loading:
-            pid, node, self.steps[slot.entry] = value
-            self.processes.append((pid, node))
+            pid, began_s, self.steps[slot.entry] = value
+            self.processes.append((pid, began_s))
             slot.loading = None
             self.loads_failed = 0
             return None
@@ -233,12 +234,20 @@ class _Pool:
         returns those that are not."""
         for slot in self.slots:
             ray.kill(slot.actor)
-        here = ray.get_runtime_context().get_node_id()
-        left = [pid for pid, node in self.processes if node == here]
+        left = [pid for pid, began_s in self.processes if _lives(pid, began_s)]
         until = time.monotonic() + _END_S
-        while (left := [pid for pid in left if psutil.pid_exists(pid)]) and time.monotonic() < until:
+        while left and time.monotonic() < until:
             time.sleep(0.05)
+            left = [pid for pid, began_s in self.processes if _lives(pid, began_s)]
         return left
+
+
+def _lives(pid: int, began_s: float) -> bool:
+    """Whether that process lives on this machine; another of its number, here or elsewhere, is not it."""
+    try:
+        return abs(psutil.Process(pid).create_time() - began_s) < _CLOCK_S
+    except psutil.Error:
+        return False
 
 
 def _room(have_cpus: float, have_gpus: float, cpus: float, gpus: float) -> int:

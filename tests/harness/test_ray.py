@@ -14,8 +14,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import typer
 
 import harness.sweep
+from harness.commands.run import Engine, sweep
 from harness.config import ConfigError, parse
 from harness.status import status
 from harness.sweep import local, run
@@ -163,6 +165,25 @@ def test_the_driver_killed_and_restarted(faults, tmp_path, cluster):
     assert len(whole) >= len(done) - 1, "a finished shard was done again"
 
 
+def test_ctrl_c_ends_the_workers_and_says_how_to_resume(faults, tmp_path, cluster, capsys):
+    faults.set(slow=1)
+    out = tmp_path / "ray"
+
+    def interrupt():
+        wait_for(lambda: shard_files(out))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(typer.Exit) as stop:
+        sweep(faults.config(), str(out), Engine.ray, cluster.address, 2, None, bars=False)
+    thread.join()
+    assert stop.value.exit_code == 130
+    assert "stopped; nothing that was finished is lost: resume with `vhsbench" in capsys.readouterr().err
+    assert status(out)["state"] == "stopped"
+    assert not any(psutil.pid_exists(int(name.rsplit("-", 2)[1])) for name in faults.loads())
+
+
 def test_a_node_removed(faults, tmp_path, cluster):
     expected = faults.tables(run(faults.config(), tmp_path / "local"))
     node = cluster.add_node(num_cpus=1)
@@ -203,10 +224,20 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
 
 def test_costs_are_not_measured_beside_a_worker_that_does_not_end(faults, tmp_path, cluster, monkeypatch):
     monkeypatch.setattr(ray_engine, "_END_S", 0.2)
-    monkeypatch.setattr(ray_engine.psutil, "pid_exists", lambda pid: True)
+    monkeypatch.setattr(ray_engine, "_lives", lambda pid, began_s: True)
     monkeypatch.setattr(harness.sweep, "_costs", lambda *_: pytest.fail("costs were measured"))
     with pytest.raises(ValueError, match=r"worker process \d+ has not ended within 0.2 s"):
         run(faults.config(limit=8, seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 1, None))
+
+
+def test_a_process_is_its_number_and_its_beginning():
+    me = psutil.Process()
+    assert ray_engine._lives(me.pid, me.create_time())
+    assert not ray_engine._lives(me.pid, me.create_time() - 60)
+    ended = subprocess.Popen(["true"])
+    began_s = psutil.Process(ended.pid).create_time()
+    ended.wait()
+    assert not ray_engine._lives(ended.pid, began_s)
 
 
 @pytest.mark.parametrize(

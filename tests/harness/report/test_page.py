@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from harness.listing import show_summary
-from harness.report.build import build
+from harness.report.build import _summary
 from harness.report.charts import pipelines
 from harness.report.combine import load_runs
 from harness.report.derived import derive, failed_prompts
@@ -89,14 +89,15 @@ FAILED = [
 def test_failed_prompts_are_named_with_their_reasons_as_text(make_run, tmp_path, capsys):
     run = make_run(tmp_path / "run", marked="<script>document.title='x'</script>")
     with_failed(run, FAILED)
-    summary = build(run)
+    derived = derive(load_run(run))
+    write_page(derived, run / "report.html")
     page = without_library((run / "report.html").read_text())
     failed = page[page.index('id="failed"') : page.index("VHS against")]
     assert failed.count("<tr>") == 1 + 12
     assert "a photo of single object number 0&lt;script&gt;document.title=" in failed
     assert "RuntimeError: &lt;img src=x onerror=alert(1)&gt; [bold]" in failed
     assert "<img src=x" not in page
-    show_summary(summary, Console(width=200))
+    show_summary(_summary(derived, run), Console(width=200))
     said = capsys.readouterr().out
     assert (
         "failed: nano, seed 0, prompt 1 (a photo of single object number 1): RuntimeError: <img src=x" in said
