@@ -96,7 +96,9 @@ def measure(workers: int, rounds: int, sleep_s: float) -> tuple[float, float, fl
         )
         engine = Timed(None, workers, None)
         started = time.perf_counter()
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            "local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
         sweep.run(config, Path(name) / "run", engine=engine)
         ended = time.perf_counter()
         ray.shutdown()

@@ -15,7 +15,7 @@ from harness.geneval.shapes import ShapeDetector
 from harness.shards import Worker, shards
 from harness.sweep import load_prompts, run
 
-BATCHES, STEP_S = 8, 0.06
+BATCHES, STEP_S = 8, 0.12
 
 
 class Judge(ShapeDetector):
@@ -28,6 +28,14 @@ class Judge(ShapeDetector):
     def detect(self, images):
         self.before(images)
         return super().detect(images)
+
+
+class Sleeper(ShapeDetector):
+    """Takes STEP_S a batch and finds nothing, with no work for the CPU."""
+
+    def detect(self, images):
+        time.sleep(STEP_S)
+        return [{} for _ in images]
 
 
 def make_worker(faults, overlap, pool=BATCHES, batch_size=8):
@@ -50,7 +58,7 @@ def test_a_batch_is_judged_while_the_next_is_generated(faults):
     took_s, results = {}, {}
     for overlap in (False, True):
         worker, shard = make_worker(faults, overlap)
-        worker.detector = Judge(lambda _: time.sleep(STEP_S))
+        worker.detector = Sleeper()
         started = time.perf_counter()
         results[overlap] = worker.work(shard)
         took_s[overlap] = time.perf_counter() - started
@@ -62,7 +70,7 @@ def test_a_batch_is_judged_while_the_next_is_generated(faults):
 
 def test_no_more_than_two_batches_are_alive(faults):
     worker, shard = make_worker(faults, overlap=True)
-    worker.detector = Judge(lambda _: time.sleep(STEP_S / 2))
+    worker.detector = Judge(lambda _: time.sleep(STEP_S / 4))
     batches, alive = [], []
     decode = worker.generator.decode
 
@@ -184,3 +192,14 @@ def test_nano_gives_the_same_bytes_with_overlap(faults, tmp_path):
     tables = faults.tables(one)
     assert len(tables) == 2 + 2 * 4
     assert faults.tables(other) == tables
+
+
+def test_a_worker_that_is_let_go_leaves_no_thread_and_no_models(faults):
+    worker, shard = make_worker(faults, overlap=True)
+    worker.work(shard)
+    (thread,) = (t for t in threading.enumerate() if t.name == "judge_0")
+    generator = weakref.ref(worker.generator)
+    del worker
+    assert generator() is None, "the models would stay on the GPU while costs are measured"
+    thread.join(20)
+    assert not thread.is_alive()
