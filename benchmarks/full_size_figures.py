@@ -1,4 +1,4 @@
-"""Figures of a full-size cost run: `python benchmarks/full_size_figures.py results/h200`."""
+"""Figures of a full-size cost run: `python benchmarks/full_size_figures.py results/h200 [OUT]`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ VERIFIERS = ("vhs", "mllm-ae", "mllm-clip")
 STAGES = ("encode", "noise", "head", "denoise", "tail", "decode", "score")
 
 
-def main(out: Path) -> None:
-    costs = pd.read_parquet(out / "costs.parquet")
+def main(run: Path, out: Path) -> None:
+    costs = pd.read_parquet(run / "costs.parquet")
     device = str(costs["device"].dropna().iloc[0])
-    (out / "figures").mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True)
     for name, draw in (("time_over_n", time_over_n), ("stages", stages), ("speedups", speedups)):
         fig, data = draw(costs, device)
-        save(fig, out / "figures" / name, data)
+        save(fig, out / name, data)
 
 
 def time_over_n(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
@@ -111,4 +111,4 @@ def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else Path(sys.argv[1]) / "figures"))
