@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.cost import budgets as budgeting
 from harness.derive import GENEVAL_OVERALL, OVERALL, winners
+from harness.kept_images import gallery_prompts
 from harness.report import comparisons, figures, gallery, published, style, tables
 from harness.report.calibration import reliability
 from harness.report.combine import load_runs
@@ -17,7 +18,6 @@ from harness.report.derived import Derived, derive, records
 from harness.report.gallery import Pictures
 from harness.report.page import write_page
 from harness.store import StoreError
-from harness.sweep import gallery_prompts
 
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 

@@ -101,6 +101,8 @@ def derive(run: Run) -> Derived:
                     found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
                 except ValueError as error:
                     unmeasured.append(f"{generator} ({steps} steps): {error}")
+    for found in models.values():
+        found |= _as_unmoved(found, config)
     times = models["wall_ms"]
     if not times:
         raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
@@ -113,6 +115,15 @@ def derive(run: Run) -> Derived:
         headline=_headlines(run.costs, models, rows),
         tables=_tables(run, config, curves, times, budgets, rows),
     )  # fmt: skip
+
+
+def _as_unmoved(models: Models, config: RunConfig) -> Models:
+    """A generator that a LoRA moved has the cost of the same one unmoved: what it was measured to differ by
+    is noise, which would give one verifier another N, and so no drift."""
+    of = {entry.shown: entry for entry in config.generators}
+    unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
+    pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}
+    return {key: models[plain] for key, plain in pairs.items() if plain in models}
 
 
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
@@ -158,8 +169,9 @@ def _peak_vram(costs: pd.DataFrame, generator: str, steps: int) -> dict[str, flo
 def _tables(
     run: Run, config: RunConfig, curves: pd.DataFrame, times: Models, budgets: list[float], rows: pd.DataFrame
 ) -> list[AccuracyTable]:
-    drifts = {e.shown: e.drift for e in config.generators if e.drift is not None}
-    moved = [name for name, share in drifts.items() if share > 0]
+    moved = [e.shown for e in config.generators if e.moved]
+    drifting = {e.name for e in config.generators if e.moved or e.drift is not None}
+    drifts = {e.shown: e.moved for e in config.generators if e.name in drifting}
     settled = rows[~rows["generator"].isin(moved)].reset_index(drop=True)
     still = {key: model for key, model in times.items() if key[0] not in moved}
     found: list[Any] = [

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from harness.kept_images import image_file
 from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
 from harness.store import Run
-from harness.sweep import image_file
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block
