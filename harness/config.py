@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 import generators
 import verifiers
@@ -14,7 +14,7 @@ from generators.registry import Registry, nearest
 from harness import yaml_files
 from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
-from harness.yaml_files import ConfigError, Strict
+from harness.yaml_files import ConfigError
 
 __all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "load_config", "parse"]
 
@@ -22,7 +22,11 @@ Positive = Annotated[int, Field(ge=1)]
 _EXAMPLE = "generators: [{name: nano}]"
 
 
-class GeneratorConfig(Strict):
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GeneratorConfig(_Strict):
     """One pool of candidates.
 
     `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
@@ -77,7 +81,7 @@ class GeneratorConfig(Strict):
         return self
 
 
-class VerifierConfig(Strict):
+class VerifierConfig(_Strict):
     name: str
     checkpoint: str | None = None
     options: dict[str, Any] = {}
@@ -88,7 +92,7 @@ class VerifierConfig(Strict):
         return _registered(verifiers.REGISTRY, name)
 
 
-class DetectorConfig(Strict):
+class DetectorConfig(_Strict):
     """GenEval's detector by name, with its options."""
 
     name: str
@@ -100,7 +104,7 @@ class DetectorConfig(Strict):
         return _registered(DETECTORS, name)
 
 
-class PromptsConfig(Strict):
+class PromptsConfig(_Strict):
     """`nano`'s own prompts by split, the 553 of `geneval`, or a path to GenEval-format JSON lines."""
 
     source: str = "nano"
@@ -115,7 +119,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class TimingConfig(Strict):
+class TimingConfig(_Strict):
     """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
 
     preset: Literal["smoke", "paper", "mlperf"] | None = None
@@ -150,7 +154,7 @@ class TimingConfig(Strict):
         return names
 
 
-class RunConfig(Strict):
+class RunConfig(_Strict):
     """One sweep: pools of candidates, verifiers that score them, and what they cost."""
 
     name: str = "run"

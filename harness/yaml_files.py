@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from generators.registry import nearest
 
@@ -15,12 +15,6 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one sentence for a user."""
-
-
-class Strict(BaseModel):
-    """What a YAML file holds: no other keys, and frozen once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read(path: Path, model: type[Model], example: str) -> Model:

@@ -229,9 +229,7 @@ class _Maker:
         self.entry = entry
         self.prompts = load_prompts(config)
         self.detector = load_detector(config, self.prompts)
-        self.generator: Generator = generators.create(
-            entry.name, device=config.device, **entry.build_options
-        )
+        self.generator: Generator = generators.create(entry.name, device=config.device, **entry.build_options)
         self.encode = PromptCache(self.generator).encode
         judges = []
         for wanted in config.verifiers_of(entry):

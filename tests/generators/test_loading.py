@@ -187,8 +187,9 @@ def test_a_lora_is_applied_at_its_strength(small, lora):
     assert (changed - base).abs().max() > 1e-3
     file = sana(small, lora=next(lora.glob("*.safetensors")), lora_strength=1.0)
     assert torch.equal(file.denoise(cond, noise), changed)
-    plain.pipeline.load_lora_weights(lora)
-    assert torch.equal(plain.denoise(cond, noise), changed)
+    plain.pipeline.load_lora_weights(lora)  # beside the weights, where it is merged into them
+    torch.testing.assert_close(plain.denoise(cond, noise), changed, atol=1e-4, rtol=1e-4)
+    assert not any("lora" in name for name, _ in on.pipeline.transformer.named_modules())
     assert torch.equal(on.tail(on.head(cond, noise, 1)), changed)
 
 
