@@ -101,13 +101,12 @@ def derive(run: Run) -> Derived:
                     found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
                 except ValueError as error:
                     unmeasured.append(f"{generator} ({steps} steps): {error}")
-    for found in models.values():
-        found |= _as_unmoved(found, config)
     times = models["wall_ms"]
     if not times:
         raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
-    budgets = config.budgets_ms or _default_budgets(times)
-    rows = budgeting.budget_table(curves, times, budgets, config.tolerance)
+    priced = times | _as_unmoved(times, config)
+    budgets = config.budgets_ms or _default_budgets(priced)
+    rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(
         run, config, needs, curves, models, unmeasured, budgets, rows,
         latency=_latency(run.costs, times), costs=cost_table(all_costs),
