@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.config import ConfigError
+from harness.cost.measure import cell_name
 from harness.cost.plan import PlanError
 from harness.cost.roofline import DeviceError
 from harness.regress.compare import ComparisonError, changed_picks, compare
@@ -38,7 +39,7 @@ def costs(tmp_path_factory):
         store.write_prompts([{"tag": "colors", "prompt": "p"}])
         store.write_shard("costs", "all", pd.DataFrame(rows))
         store.consolidate()
-        cells = {f"nano_1steps_{v}": {"needs": n} for v, n in (("vhs", "hidden"), ("mllm-clip", "images"))}
+        cells = {cell_name("nano", 1, v, ""): {"needs": n} for v, n in (("vhs", "hidden"), ("mllm-clip", "images"))}
         store.update(status="complete", cells=cells)
     return folder
 
