@@ -37,6 +37,7 @@ def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
             axes.imshow(picture(row), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
+            axes.spines[:].set_visible(False)
             axes.set_title(_wrapped(row["prompt"], 30, 2), fontsize=6.5, style="italic", parse_math=False)
             said = row["caption"] or "(no words)"
             axes.set_xlabel(_wrapped(said, 34, 5), fontsize=6, labelpad=2, parse_math=False)

@@ -39,7 +39,9 @@ def costs(tmp_path_factory):
         store.write_prompts([{"tag": "colors", "prompt": "p"}])
         store.write_shard("costs", "all", pd.DataFrame(rows))
         store.consolidate()
-        cells = {cell_name("nano", 1, v, ""): {"needs": n} for v, n in (("vhs", "hidden"), ("mllm-clip", "images"))}
+        cells = {
+            cell_name("nano", 1, v, ""): {"needs": n} for v, n in (("vhs", "hidden"), ("mllm-clip", "images"))
+        }
         store.update(status="complete", cells=cells)
     return folder
 
