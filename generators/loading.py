@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from generators.checks import check_memory, check_resolution, check_steps, free_bytes, needed_bytes
 from generators.hub import resolve
-from generators.nano import WEIGHTS
+from generators.nano import LORA, WEIGHTS
 from generators.protocol import GeneratorError
 from generators.registry import nearest
 
@@ -47,8 +47,10 @@ def open_generator(
     weights: None for the family's own, "random" (of the true architecture, drawn from `seed`), a
     pipeline folder, or a hub id, whose `revision` is a branch, tag or commit. device "meta" needs
     weights="random". text_encoder_device keeps the text encoders elsewhere, as on "cpu". lora is a
-    folder or file of LoRA weights. Raises GeneratorError with a sentence for the user.
+    folder or file of LoRA weights, or "bundled"; it is merged into the weights, so that it costs nothing.
+    Raises GeneratorError with a sentence for the user.
     """
+    lora_path = None if lora is None else find_lora(spec.name, lora)
     place, text_place = torch.device(device), torch.device(text_encoder_device or device)
     numbers = as_dtype(dtype or spec.dtype)
     steps = spec.steps if steps is None else steps
@@ -76,8 +78,10 @@ def open_generator(
             )
         pipeline, source, commit = _load(spec, weights, folder, revision, numbers)
         _place(pipeline, place, text_place)
-    if lora is not None:
-        add_lora(pipeline, spec.name, Path(lora), lora_strength)
+    if lora_path is not None:
+        add_lora(pipeline, spec.name, lora_path, lora_strength)
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
         source += f" with LoRA {lora} at {lora_strength:g}"
     return family(
         spec,
@@ -114,12 +118,21 @@ def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.floa
         raise GeneratorError(f"'{folder}' cannot be loaded as a {class_name}: {reason}") from error
 
 
+def find_lora(name: str, lora: str | Path) -> Path:
+    """Where a LoRA lies: a folder or file, or the one bundled with nano. Raises GeneratorError."""
+    if str(lora) == "bundled":
+        if name != "nano":
+            raise GeneratorError(f"{name}: no LoRA is bundled for it; give lora a folder.")
+        return LORA
+    if not Path(lora).exists():
+        raise GeneratorError(f"{name}: there are no LoRA weights at '{lora}'.")
+    return Path(lora)
+
+
 def add_lora(pipeline: Any, name: str, path: Path, strength: float) -> None:
     """Load LoRA weights saved in diffusers' format, applied at `strength` (0: none, 1: as trained)."""
     if not hasattr(pipeline, "load_lora_weights"):
         raise GeneratorError(f"{name}: diffusers has no LoRA for {type(pipeline).__name__}; leave lora out.")
-    if not path.exists():
-        raise GeneratorError(f"{name}: there are no LoRA weights at '{path}'.")
     where = {"weight_name": path.name} if path.is_file() else {}
     folder = path.parent if path.is_file() else path
     try:

@@ -14,6 +14,7 @@ from harness import __version__
 from harness.commands import cost as cost_commands
 from harness.commands import generate, paper
 from harness.commands import regress as regress_commands
+from harness.commands.captions import captions
 from harness.commands.geneval import app as geneval_app
 from harness.commands.run import Engine
 from harness.commands.score import score
@@ -194,6 +195,7 @@ def nano(
 generate.register(app)
 paper.register(app)
 app.command()(score)
+app.command()(captions)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")

@@ -6,20 +6,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 import generators
 import verifiers
 from generators.registry import Registry, nearest
+from harness import yaml_files
 from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
+from harness.yaml_files import ConfigError
+
+__all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "load_config", "parse"]
 
 Positive = Annotated[int, Field(ge=1)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one sentence for a user."""
+_EXAMPLE = "generators: [{name: nano}]"
 
 
 class _Strict(BaseModel):
@@ -30,8 +30,9 @@ class GeneratorConfig(_Strict):
     """One pool of candidates.
 
     `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
-    (all otherwise); `pool` overrides the run's; `drift` says how far its weights were moved from those
-    that the verifiers were trained on, as a share of a LoRA epoch (the paper's Table 7).
+    (all otherwise); `pool` overrides the run's. `lora` is a folder or file of LoRA weights, or "bundled"
+    (nano's), added to the generator's at `lora_strength`; `drift` says how far that moved it, as a
+    share of a LoRA epoch (the paper's Table 7), by default the strength.
     """
 
     name: str
@@ -39,12 +40,26 @@ class GeneratorConfig(_Strict):
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")] | None = None
     verifiers: list[str] | None = None
     pool: Positive | None = None
+    lora: Annotated[str, Field(min_length=1)] | None = None
+    lora_strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     drift: Annotated[float, Field(ge=0)] | None = None
 
     @property
     def shown(self) -> str:
         """Its name in the run's tables."""
-        return self.label or self.name
+        drifted = f"{self.name}+lora-{self.lora_strength:g}" if self.lora else self.name
+        return self.label or drifted
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """What the generator is built with, less the device."""
+        lora = {"lora": self.lora, "lora_strength": self.lora_strength} if self.lora else {}
+        return {**self.options, **lora}
+
+    @property
+    def moved(self) -> float:
+        """How far its weights are from those that the verifiers were trained on."""
+        return (self.lora_strength if self.lora else 0.0) if self.drift is None else self.drift
 
     @property
     def key(self) -> str:
@@ -56,6 +71,14 @@ class GeneratorConfig(_Strict):
     @classmethod
     def _known(cls, name: str) -> str:
         return _registered(generators.REGISTRY, name)
+
+    @model_validator(mode="after")
+    def _one_lora(self) -> GeneratorConfig:
+        if self.options.keys() & {"lora", "lora_strength"}:
+            raise ValueError("a LoRA is named by the entry's own 'lora' and 'lora_strength', not in options")
+        if self.lora is None and "lora_strength" in self.model_fields_set and self.lora_strength != 1.0:
+            raise ValueError("'lora_strength' is of a 'lora', which is not given")
+        return self
 
 
 class VerifierConfig(_Strict):
@@ -205,86 +228,9 @@ def load_config(path: Path) -> RunConfig:
         if name not in bundled():
             raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, bundled())}")
         return parse(files("harness").joinpath(f"configs/{name}.yaml").read_text(), f"{name}.yaml")
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-    return parse(text, str(path))
+    return yaml_files.read(path, RunConfig, _EXAMPLE)
 
 
 def parse(text: str, file: str) -> RunConfig:
     """Check a configuration's text; `file` names it in errors. Raises ConfigError."""
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_duplicates(tree, file)
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{where}: not YAML: {error.problem}.") from error
-    except ConfigError:
-        raise
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        # no mark: a character that YAML forbids, an impossible date, a key that is a list, endless nesting
-        said = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ConfigError(f"{file}: not YAML: {said}.") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file}: a configuration is a mapping, with at least 'generators'.")
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        first: Any = error.errors()[0]
-        raise ConfigError(_sentence(file, tree, first)) from None
-
-
-def _sentence(file: str, tree: yaml.Node | None, error: dict[str, Any]) -> str:
-    place = [p for p in error["loc"] if isinstance(p, (str, int))]
-    key = ".".join(map(str, place))
-    where = f"{file}, line {_line(tree, place)}, key '{key}'" if place else file
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: is required."
-    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
-    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
-    end = "" if (message + given).endswith(("?", ".")) else "."
-    return f"{where}: {message[0].lower()}{message[1:]}{given}{end}"
-
-
-def _known_keys(place: list[str | int]) -> list[str]:
-    """The keys that a configuration has at `place`."""
-    models: dict[str, type[BaseModel]] = {
-        "generators": GeneratorConfig, "verifiers": VerifierConfig,
-        "prompts": PromptsConfig, "timing": TimingConfig, "detector": DetectorConfig,
-    }  # fmt: skip
-    model = models[str(place[0])] if place else RunConfig
-    return list(model.model_fields)
-
-
-def _line(node: yaml.Node | None, place: list[str | int]) -> int:
-    """The line (from 1) of the key at `place`, or of its nearest parent."""
-    line = 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            pair = next((p for p in node.value if p[0].value == str(part)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _refuse_duplicates(node: yaml.Node | None, file: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{file}, line {line}, key '{key.value}': is given twice.")
-            seen.add(key.value)
-            _refuse_duplicates(value, file)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, file)
+    return yaml_files.parse(text, file, RunConfig, _EXAMPLE)

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -24,7 +23,7 @@ from generators.protocol import Generator, HiddenStates
 from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
-from harness.geneval.rules import TAGS
+from harness.kept_images import gallery_prompts, image_name
 from verifiers.protocol import Verifier
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Worker:
         self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
         self.detector = load_detector(config, prompts)  # first: its mistakes are told soonest
         self.generator: Generator = generators.create(
-            self.entry.name, device=config.device, **self.entry.options
+            self.entry.name, device=config.device, **self.entry.build_options
         )
         self.encode = PromptCache(self.generator).encode
         self.judges: list[Verifier] = []
@@ -305,20 +304,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
     )
-
-
-def image_name(key: str, prompt_id: int, index: int) -> str:
-    """Where a gallery picture lies in a run directory; `key` is the generator entry's."""
-    return f"images/{key}/{prompt_id:05d}_{index:04d}.png"
-
-
-def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
-    """Ids of `count` prompts, the six tasks in turn, spread over each task's prompts."""
-    by_task = [[i for i, p in enumerate(prompts) if p["tag"] == tag] for tag in TAGS]
-    by_task = [ids for ids in by_task if ids]
-    per_task = -(-count // len(by_task)) if by_task else 0
-    picks = [np.linspace(0, len(i) - 1, min(per_task, len(i))).astype(int) for i in by_task]
-    return [ids[k] for ids, chosen in zip(by_task, picks, strict=True) for k in chosen][:count]
 
 
 def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:

@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 import torch
 
+from generators.loading import find_lora
 from harness.config import ConfigError, RunConfig
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
 from harness.geneval.rules import TAGS
 from harness.journal import Journal
-from harness.shards import FAILED, TABLES, Finished, Shard, Worker, image_name, shards, verifier_options
-from harness.shards import gallery_prompts as gallery_prompts
+from harness.shards import FAILED, TABLES, Finished, Shard, Worker, shards, verifier_options
 from harness.shards import load_detector as load_detector
 from harness.storage import StorageError
 from harness.store import RunStore
@@ -51,6 +51,9 @@ def run(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    for entry in config.generators:
+        if entry.lora is not None:
+            find_lora(entry.name, entry.lora)  # now, not when hours of other generators are done
     with RunStore(out, config.model_dump(mode="json")) as store:
         if store.info["status"] == "complete":
             return out
@@ -143,11 +146,6 @@ def _phase(config: RunConfig, entry: int) -> str:
     return f"candidates of {config.generators[entry].key}"
 
 
-def image_file(run: Path, key: str, prompt_id: int, index: int) -> Path:
-    """Where a gallery picture lies; `key` is the generator entry's."""
-    return run / image_name(key, prompt_id, index)
-
-
 def _costs(config: RunConfig, store: RunStore, prompt: str, journal: Journal) -> None:
     """Measure every pipeline, each in a fresh process, after all generation: alone on the machine."""
     torch.cuda.empty_cache()  # what this process keeps would be missing there
@@ -165,7 +163,7 @@ def _costs(config: RunConfig, store: RunStore, prompt: str, journal: Journal) ->
         measured = measure_in_fresh_process(
             Cell(
                 entry.name,
-                {"device": config.device, **entry.options},
+                {"device": config.device, **entry.build_options},
                 verifier.name if verifier else None,
                 verifier_options(verifier, config.device, entry.name) if verifier else {},
                 prompt,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from generators.sana import SanaSprint
 
 WEIGHTS = Path(__file__).parent / "weights"
+LORA = Path(__file__).parent / "lora"  # moves it to another style of picture
 
 
 def create(**options: Any) -> SanaSprint:

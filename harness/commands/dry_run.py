@@ -23,26 +23,36 @@ def print_plan(config: RunConfig, as_json: bool) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
+    """At most 80 columns: budgets share one, and what a time is known by stands below."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     budgets = [f"{budget:g}" for budget in found["budgets_ms"] or ()]
+    out = console()
     title = f"{found['name']}: {found['prompts']} prompts, seeds {found['seeds']}, on {found['device']}"
-    table = Table(title=escape(title), title_justify="left")
-    for heading in ("generator", "steps", "verifier", "pool", "candidates"):
-        table.add_column(heading, justify="left" if heading in ("generator", "verifier") else "right")
-    for budget in budgets:
-        table.add_column(f"N at {budget} ms", justify="right")
-    table.add_column("A100 hours", justify="right")
-    table.add_column("basis", overflow="fold")
+    out.print(escape(title), highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("generator", overflow="fold")
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("verifier", no_wrap=True)
+    for heading in ("pool", "candidates"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if budgets:
+        table.add_column(f"N at {' / '.join(budgets)} ms", justify="right", min_width=12)
+    table.add_column("A100 h", justify="right", no_wrap=True)
+    table.add_column("by", justify="right", no_wrap=True)
+    bases = list(dict.fromkeys(cell["basis"] for cell in found["cells"]))
     for cell in found["cells"]:
-        ns = [_number(cell["n_by_budget"][budget]) for budget in budgets]
+        ns = [_number(cell["n_by_budget"][budget]) or "-" for budget in budgets]
         table.add_row(
             escape(cell["generator"]), str(cell["steps"]), cell["verifier"], str(cell["pool"]),
-            f"{cell['candidates']:,}", *ns, _number(cell["gpu_hours"]), cell["basis"],
+            f"{cell['candidates']:,}", *([" / ".join(ns)] if budgets else []), _number(cell["gpu_hours"]),
+            str(1 + bases.index(cell["basis"])),
         )  # fmt: skip
-    out = console()
     out.print(table)
+    for number, basis in enumerate(bases, start=1):
+        out.print(f"by {number}: {escape(basis)}", highlight=False)
     hours = (
         "GPU hours unknown, as no time of it was published"
         if found["gpu_hours"] is None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import pickle
-import resource
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from harness.cost import clocks, percentiles, variants
 from harness.cost.clocks import Repeats, first_line, is_out_of_memory
 from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from harness.cost.stages import Call, end_to_end, stages
+from harness.environment import peak_rss_gb
 from harness.terminal import quiet
 
 if TYPE_CHECKING:
@@ -350,8 +349,7 @@ def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float |
             "nvml_gb": gpu.process_gb(),
         }
     call()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    return {"peak_rss_gb": peak_rss_gb()}
 
 
 def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:

@@ -25,6 +25,7 @@ from harness.regress.paired import (
     sign_flip,
     standard_error,
 )
+from harness.regress.points import Point, same_n
 from harness.report.calibration import reliability
 from harness.statistics import average_by_prompt, paired_difference
 
@@ -66,7 +67,8 @@ class Difference:
     p: one-sided, "worse"; p_holm: corrected within its half of the gate's alpha; both None for GenEval's
     overall, which decides nothing. detectable: found with 80% power, by the spread of the observed
     differences (None if there are none); detectable_independent: if the two had nothing in common.
-    lost, won, p_mcnemar: prompts whose pick turned wrong and right.
+    lost, won, p_mcnemar: prompts whose pick turned wrong and right. n is the baseline's; n_candidate is
+    None where it is the candidate's too; budget is what gave them.
     """
 
     tag: str
@@ -85,6 +87,12 @@ class Difference:
     lost: int = 0
     won: int = 0
     p_mcnemar: float = 1.0
+    n_candidate: int | None = None
+    budget: str = ""
+
+    @property
+    def point(self) -> Point:
+        return Point(self.n, self.n_candidate or self.n, self.budget)
 
     @property
     def is_overall(self) -> bool:
@@ -145,6 +153,7 @@ class Comparison:
     candidate: str
     n_prompts: int
     pool_size: int
+    points: list[Point]
     differences: list[Difference]
     separation: list[Separation]
     calibration: tuple[Calibration, Calibration]
@@ -152,17 +161,39 @@ class Comparison:
     changed: list[ChangedPick]
     identical: bool  # whether every score is the same
 
+    @property
+    def widest(self) -> Point:
+        """The point of the largest N, whose changed picks are listed."""
+        return _widest(self.points)
 
-def compare(candidates: Candidates, baseline: Judged, candidate: Judged, gate: GateConfig) -> Comparison:
-    """Compare two verifiers. Raises ComparisonError for an N beyond the pool, or scores that do not fit it."""
-    size = candidates.correct.shape[1]
-    if (largest := max(gate.best_of_n)) > size:
-        raise ComparisonError(f"the gate asks for the best of {largest}, but the pool holds {size} a prompt.")
+
+def _widest(points: Sequence[Point]) -> Point:
+    return max(points, key=lambda p: max(p.n_baseline, p.n_candidate))
+
+
+def compare(
+    candidates: Candidates,
+    baseline: Judged,
+    candidate: Judged,
+    gate: GateConfig,
+    points: Sequence[Point] | None = None,
+) -> Comparison:
+    """Compare two verifiers at `points` (None: the gate's best_of_n).
+
+    Raises ComparisonError for an N beyond the pool, or scores that do not fit it.
+    """
+    points = same_n(gate) if points is None else list(points)
+    size, widest = candidates.correct.shape[1], _widest(points)
+    if (largest := max(widest.n_baseline, widest.n_candidate)) > size:
+        by = f" ({widest.budget})" if widest.budget else ""
+        raise ComparisonError(
+            f"the gate asks for the best of {largest}{by}, but the pool holds {size} a prompt."
+        )
     for judged in (baseline, candidate):
         if judged.score.shape != candidates.correct.shape or np.isnan(judged.score).any():
             raise ComparisonError(f"'{judged.name}' has not scored every candidate of the pool.")
     accuracy, ranking = correct_for_number(
-        differences(candidates, baseline.score, candidate.score, gate),
+        differences(candidates, baseline.score, candidate.score, gate, points),
         separation(candidates, baseline.score, candidate.score, gate),
     )
     return Comparison(
@@ -170,22 +201,24 @@ def compare(candidates: Candidates, baseline: Judged, candidate: Judged, gate: G
         candidate=candidate.name,
         n_prompts=len(np.unique(candidates.prompt_id)),
         pool_size=size,
+        points=points,
         differences=accuracy,
         separation=ranking,
         calibration=(_calibration(baseline, candidates), _calibration(candidate, candidates)),
         drift=score_drift(baseline.score, candidate.score),
-        changed=changed_picks(candidates, baseline.score, candidate.score, largest),
+        changed=changed_picks(candidates, baseline.score, candidate.score, widest),
         identical=bool((baseline.score == candidate.score).all()),
     )
 
 
-def differences(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) -> list[Difference]:
-    """A row per N and per overall, GenEval overall and task; baseline a, candidate b [R, M]."""
-    columns = np.array(gate.best_of_n) - 1
+def differences(
+    candidates: Candidates, a: Floats, b: Floats, gate: GateConfig, points: Sequence[Point] | None = None
+) -> list[Difference]:
+    """A row per point and per overall, GenEval overall and task; baseline a, candidate b [R, M]."""
+    points = same_n(gate) if points is None else points
     ids = candidates.prompt_id
-    of_a, of_b = (
-        average_by_prompt(100 * expected_accuracy(s, candidates.correct)[:, columns], ids) for s in (a, b)
-    )
+    of_a = _accuracies(candidates, a, [p.n_baseline for p in points])
+    of_b = _accuracies(candidates, b, [p.n_candidate for p in points])
     tags = candidates.tags[np.unique(ids, return_index=True)[1]]
     present = [t for t in TAGS if t in tags]
     everything = np.ones(len(tags), dtype=bool)
@@ -195,31 +228,38 @@ def differences(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) 
     }
     result = []
     for tag, rows in [*groups.items(), (GENEVAL_OVERALL, everything)]:
-        family = (len(columns) + 1) * (1 if tag == OVERALL else len(present))
+        family = (len(points) + 1) * (1 if tag == OVERALL else len(present))
         spread = paired_difference(
             of_b[rows], of_a[rows], tasks=tags[rows], by_task=tag == GENEVAL_OVERALL,
             replicates=gate.bootstrap, seed=gate.seed,
         )  # fmt: skip
-        for i, n in enumerate(gate.best_of_n):
-            row = _Row(tag, n, of_a[rows, i], of_b[rows, i], tags[rows], gate)
+        for i, point in enumerate(points):
+            row = _Row(tag, of_a[rows, i], of_b[rows, i], tags[rows], gate)
             result.append(
                 Difference(
-                    tag, n, int(rows.sum()), row.baseline, row.candidate,
+                    tag, point.n_baseline, int(rows.sum()), row.baseline, row.candidate,
                     float(spread.mean[i]), float(spread.low[i]), float(spread.high[i]),
                     p=float(tests[tag][i]) if tag in tests else None,
                     **(row.power(gate.alpha / 2 / family) if tag in tests else {}),
-                    **_mcnemar(candidates, a, b, n, tag),
+                    **_mcnemar(candidates, a, b, point, tag),
+                    n_candidate=None if point.n_candidate == point.n_baseline else point.n_candidate,
+                    budget=point.budget,
                 )
             )  # fmt: skip
     return result
 
 
+def _accuracies(candidates: Candidates, scores: Floats, ns: Sequence[int]) -> Floats:
+    """Best-of-N in percent [P, len(ns)], each prompt's seeds averaged."""
+    accuracy = 100 * expected_accuracy(scores, candidates.correct)[:, np.array(ns) - 1]
+    return average_by_prompt(accuracy, candidates.prompt_id)
+
+
 @dataclass(frozen=True)
 class _Row:
-    """Accuracies [P] of the prompts of one tag at one N."""
+    """Accuracies [P] of the prompts of one tag at one point."""
 
     tag: str
-    n: int
     a: Floats
     b: Floats
     tags: NDArray[np.str_]
@@ -249,11 +289,14 @@ class _Row:
         }
 
 
-def _mcnemar(candidates: Candidates, a: Floats, b: Floats, n: int, tag: str) -> dict[str, Any]:
+def _mcnemar(candidates: Candidates, a: Floats, b: Floats, point: Point, tag: str) -> dict[str, Any]:
     rows = np.arange(len(a))
     if tag not in (OVERALL, GENEVAL_OVERALL):
         rows = np.flatnonzero(candidates.tags == tag)
-    right_a, right_b = (candidates.correct[rows, s[rows, :n].argmax(1)].astype(float) for s in (a, b))
+    right_a, right_b = (
+        candidates.correct[rows, s[rows, :n].argmax(1)].astype(float)
+        for s, n in ((a, point.n_baseline), (b, point.n_candidate))
+    )
     ids = candidates.prompt_id[rows]
     per_prompt = [average_by_prompt(r[:, None], ids)[:, 0] for r in (right_a, right_b)]
     seeds = np.unique(ids, return_counts=True)[1][:, None]
@@ -329,9 +372,9 @@ def _spearman(x: Floats, y: Floats) -> float:
     return float(spearmanr(x, y).statistic)
 
 
-def changed_picks(candidates: Candidates, a: Floats, b: Floats, n: int) -> list[ChangedPick]:
-    """Picks among the first n that differ: those that turned wrong first, each by the new pick's score."""
-    first, second = a[:, :n].argmax(1), b[:, :n].argmax(1)
+def changed_picks(candidates: Candidates, a: Floats, b: Floats, point: Point) -> list[ChangedPick]:
+    """Picks among the first N that differ: those that turned wrong first, each by the new pick's score."""
+    first, second = a[:, : point.n_baseline].argmax(1), b[:, : point.n_candidate].argmax(1)
     tags = candidates.tags
     picks = [
         ChangedPick(

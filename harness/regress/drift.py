@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from generators.loading import add_lora
+from generators.loading import add_lora, find_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
 from harness.derive import OVERALL
@@ -103,7 +103,6 @@ def measure(
     """The drift table of named models (`judges` are NAME or NAME=N), and what it is of. Raises DriftError."""
     import generators
     import verifiers
-    from generators.nano.lora import FOLDER
     from harness.config import GeneratorConfig, PromptsConfig, RunConfig
     from harness.shards import load_detector
     from harness.sweep import load_prompts
@@ -127,7 +126,7 @@ def measure(
     readers = [verifiers.create(name, device=device, generator=generator) for name in ns]
     for reader in readers:
         reader.check_host(host)
-    table = drift_table(host, readers, lora or FOLDER, plan, progress)
+    table = drift_table(host, readers, find_lora(generator, lora or "bundled"), plan, progress)
     about = {"generator": generator, "lora": str(lora or "bundled"), "prompts": len(prompts), "seed": seed}
     return table, about
 
@@ -144,7 +143,7 @@ def _best_of_n(text: str) -> tuple[str, int]:
 def attach(generator: Generator, lora: Path) -> Callable[[float], None]:
     """Load a LoRA in diffusers' format; the function returned sets its strength. Raises GeneratorError."""
     pipeline: Any = getattr(generator, "pipeline", None)
-    add_lora(pipeline, generator.name, lora, 0.0)
+    add_lora(pipeline, generator.name, find_lora(generator.name, lora), 0.0)
     return lambda strength: pipeline.set_adapters(["lora"], [float(strength)])
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from generators.registry import nearest
-from harness.config import ConfigError
+from harness.cost.cost_model import TOLERANCE, parse_budget
+from harness.yaml_files import read
 
 if TYPE_CHECKING:
     from harness.regress.compare import Comparison, Difference
@@ -28,6 +27,8 @@ EXIT_CODES: dict[Outcome, int] = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
 class GateConfig(BaseModel):
     """gate.yaml: what a candidate must keep.
 
+    budgets, as "550ms" or "3TFLOP", give baseline and candidate the N that each affords, by `costs`: a
+    finished run's folder, or a device ("a100-paper" for what was published). They come beside best_of_n.
     alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
     each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
     candidate over baseline; null only reports them.
@@ -35,7 +36,10 @@ class GateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    best_of_n: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
+    best_of_n: tuple[Positive, ...] = (4,)
+    budgets: tuple[str, ...] = ()
+    costs: str | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
     margin_points: Annotated[float, Field(ge=0)] = 1.0
     auc_margin: Annotated[float, Field(ge=0)] | None = 0.01
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -52,6 +56,21 @@ class GateConfig(BaseModel):
     device: str = "cpu"
     threads: Positive | None = None
 
+    @field_validator("budgets")
+    @classmethod
+    def _are_budgets(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:
+        for text in budgets:
+            parse_budget(text)
+        return budgets
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> GateConfig:
+        if self.budgets and self.costs is None:
+            raise ValueError("budgets need 'costs': a finished run, or a device such as 'a100-paper'")
+        if not (self.best_of_n or self.budgets):
+            raise ValueError("give best_of_n or budgets; with neither there is nothing to compare at")
+        return self
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -67,28 +86,7 @@ class Verdict:
 
 def load_gate(path: Path | None) -> GateConfig:
     """Read gate.yaml; None is the default gate. Raises ConfigError naming the file and key."""
-    if path is None:
-        return GateConfig()
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a gate is a mapping, for example 'margin_points: 1.0'.")
-    try:
-        return GateConfig.model_validate(data)
-    except ValidationError as error:
-        first: Any = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = nearest(key, list(GateConfig.model_fields))
-            raise ConfigError(f"{path}, key '{key}': unknown key; {known}") from None
-        message = str(first["msg"])
-        raise ConfigError(
-            f"{path}, key '{key}': {message[0].lower()}{message[1:]}, not {first['input']!r}."
-        ) from None
+    return GateConfig() if path is None else read(path, GateConfig, "margin_points: 1.0")
 
 
 def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) -> Verdict:
@@ -121,9 +119,9 @@ def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) 
         return Verdict(FAIL, tuple(failures))
     if doubts:
         return Verdict(INCONCLUSIVE, tuple(doubts))
-    ns = ", ".join(map(str, gate.best_of_n))
+    places = ", ".join(row.point.shown for row in comparison.differences if row.is_overall)
     return Verdict(
-        PASS, (f"overall accuracy is within {gate.margin_points:g} points of the baseline's at N = {ns}.",)
+        PASS, (f"overall accuracy is within {gate.margin_points:g} points of the baseline's at {places}.",)
     )
 
 
@@ -151,7 +149,7 @@ def _doubt(row: Difference, gate: GateConfig) -> str:
 
 
 def _where(row: Difference) -> str:
-    return f"{row.tag} at N = {row.n}"
+    return f"{row.tag} at {row.point.shown}"
 
 
 def _interval(row: Difference) -> str:

@@ -245,7 +245,7 @@ class _Maker:
         self.entry = entry
         self.prompts = load_prompts(config)
         self.detector = load_detector(config, self.prompts)
-        self.generator: Generator = generators.create(entry.name, device=config.device, **entry.options)
+        self.generator: Generator = generators.create(entry.name, device=config.device, **entry.build_options)
         self.encode = PromptCache(self.generator).encode
         judges = []
         for wanted in config.verifiers_of(entry):
@@ -276,7 +276,7 @@ class _Maker:
         self._write(CANDIDATES, bytes(sink.getvalue()))
         self._write(PROMPTS, "".join(json.dumps(p) + "\n" for p in self.prompts).encode())
         manifest = Manifest(
-            generator=self.entry.name, options=self.entry.options, source=self.generator.info().source,
+            generator=self.entry.name, options=self.entry.build_options, source=self.generator.info().source,
             steps=self.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
             blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files,
         )  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.regress.compare import ChangedPick, Difference
+    from harness.regress.points import Point
     from harness.regress.run import Regression
 
 _HEAD = ("task", "N", "prompts", "base", "new", "points", "95% interval", "p worse",
@@ -32,10 +33,17 @@ def _cells(row: Difference) -> list[str]:
     found = row.detectable if row.detectable is not None else row.detectable_independent
     sign = "" if row.detectable is not None else "<="
     return [
-        row.tag, str(row.n), str(row.n_prompts), f"{row.baseline:.2f}", f"{row.candidate:.2f}",
+        row.tag, _ns(row.point), str(row.n_prompts), f"{row.baseline:.2f}", f"{row.candidate:.2f}",
         f"{row.difference:+.2f}", f"[{row.low:+.2f}, {row.high:+.2f}]", _number(row.p_holm, "{:.4f}"),
         "-" if found is None else f"{sign}{found:.2f}", f"{row.lost}/{row.won}", f"{row.p_mcnemar:.4f}",
     ]  # fmt: skip
+
+
+def _ns(point: Point) -> str:
+    """As "4", or "550ms 4/2" of baseline and candidate."""
+    same = point.n_baseline == point.n_candidate
+    ns = str(point.n_baseline) if same else f"{point.n_baseline}/{point.n_candidate}"
+    return f"{point.budget} {ns}".strip()
 
 
 def _number(value: float | None, form: str) -> str:
@@ -46,8 +54,7 @@ def facts(regression: Regression) -> list[str]:
     """One line each: ranking, calibration, drift, changed picks, speed, memory."""
     c = regression.comparison
     overall = c.separation[0]
-    n = max(regression.gate.best_of_n)
-    picks = next(d for d in c.differences if d.is_overall and d.n == n)
+    picks = next(d for d in c.differences if d.is_overall and d.point == c.widest)
     lines = [
         f"AUC {_number(overall.baseline, '{:.4f}')} -> {_number(overall.candidate, '{:.4f}')} "
         f"(p worse, Holm {_number(overall.p_holm, '{:.4f}')})",
@@ -55,7 +62,7 @@ def facts(regression: Regression) -> list[str]:
         f"{_number(c.calibration[1].ece, '{:.4f}')}",
         f"scores: KS {c.drift.ks:.4f}, Wasserstein {c.drift.wasserstein:.4f}, Spearman "
         f"{_number(c.drift.spearman, '{:.4f}')} (within prompts {_number(c.drift.spearman_within, '{:.4f}')})",
-        f"{len(c.changed)} picks changed at N = {n}: {picks.lost} prompts lost, {picks.won} won (McNemar "
+        f"{len(c.changed)} picks changed at {c.widest.shown}: {picks.lost} prompts lost, {picks.won} won (McNemar "
         f"p = {picks.p_mcnemar:.4f})" + ("; every score is the same" if c.identical else ""),
     ]
     if s := regression.speed:
@@ -75,7 +82,7 @@ def show(regression: Regression, console: Console) -> None:
 
     c = regression.comparison
     console.print(f"{c.candidate} against {c.baseline}", markup=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     shown = [i for i, name in enumerate(_HEAD) if name not in _NOT_ON_CONSOLE]
     for i in shown:
         table.add_column(_HEAD[i], justify="left" if i == 0 else "right", no_wrap=True)
@@ -144,11 +151,11 @@ def junit(regression: Regression) -> bytes:
     for row in c.differences:
         if row.p_holm is None:
             continue
-        mine = [r for r in verdict.reasons if r.startswith(f"{row.tag} at N = {row.n} ")]
+        mine = [r for r in verdict.reasons if r.startswith(f"{row.tag} at {row.point.shown} ")]
         output = "; ".join(f"{k} {v}" for k, v in zip(_HEAD, _cells(row), strict=True))
         cases.append(
             (
-                f"accuracy[{row.tag}-N={row.n}]",
+                f"accuracy[{row.tag}-{row.budget or f'N={row.n}'}]",
                 _state(verdict.outcome if mine else PASS, row.is_overall),
                 " ".join(mine),
                 output,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.regress.compare import Candidates, Comparison, Judged, compare
 from harness.regress.gate import GateConfig, Verdict, judge
+from harness.regress.points import points
 from harness.regress.pool import Pool
 from harness.regress.sources import (
     Source,
@@ -69,14 +70,15 @@ def regress(
             "checkpoints are compared on a frozen pool: give --pool; `vhsbench pool` makes one."
         )
     generator = pool.manifest.generator if pool else None
-    loaded = [None if s.run else s.load(gate.device, generator) for s in sides]
     candidates = pool_candidates(pool) if pool else _of_run(baseline)
+    at = points(gate, (baseline.verifier, candidate.verifier), *_host(baseline, pool))
+    loaded = [None if s.run else s.load(gate.device, generator) for s in sides]
     names = _names(baseline, candidate)
     judged = [
         _scores(s, v, name, pool, candidates, progress)
         for s, v, name in zip(sides, loaded, names, strict=True)
     ]
-    comparison = compare(candidates, judged[0], judged[1], gate)
+    comparison = compare(candidates, judged[0], judged[1], gate, at)
     speed = None
     first, second = loaded
     if pool and first and second and gate.timing_repeats:
@@ -102,6 +104,17 @@ def _of_run(source: Source) -> Candidates:
 
     assert source.run is not None
     return run_candidates(load_run(source.run))
+
+
+def _host(baseline: Source, pool: Pool | None) -> tuple[str, int]:
+    """The generator of the candidates, and its steps."""
+    if pool is not None:
+        return pool.manifest.generator, pool.manifest.steps
+    from harness.store import load_run
+
+    assert baseline.run is not None
+    first = load_run(baseline.run).candidates.iloc[0]
+    return str(first["generator"]), int(first["steps"])
 
 
 def _scores(

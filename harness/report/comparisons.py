@@ -104,7 +104,7 @@ def drift(
     found = [_delta(row, rows, candidates, scores, replicates) for _, row in rows.iterrows()]
     rows[["delta", "delta_low", "delta_high"]] = found
     keys = ("budget_ms", "drift", "generator", "verifier", "best_of_n")
-    title = "Accuracy (%) under drift of the generator"
+    title = "Accuracy (%) under drift of the generator (LoRA: share of its epoch, or its strength)"
     return AccuracyTable("drift", title, rows, keys, ("budget_ms", "drift"), "table7")
 
 

@@ -106,8 +106,9 @@ def derive(run: Run) -> Derived:
     times = models["wall_ms"]
     if not times:
         raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
-    budgets = config.budgets_ms or _default_budgets(times)
-    rows = budgeting.budget_table(curves, times, budgets, config.tolerance)
+    priced = times | _as_unmoved(times, config)
+    budgets = config.budgets_ms or _default_budgets(priced)
+    rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(
         run, config, needs, curves, models, unmeasured, budgets, rows,
         latency=_latency(run.costs, times), costs=cost_table(all_costs),
@@ -131,6 +132,15 @@ def failed_prompts(run: Run) -> pd.DataFrame:
             f"{run.path}/run.json is damaged: failed_prompts names none of its prompts."
         ) from error
     return pd.DataFrame(rows, columns=["generator", "seed", "prompt_id", "prompt", "reason"])
+
+
+def _as_unmoved(models: Models, config: RunConfig) -> Models:
+    """A generator that a LoRA moved has the cost of the same one unmoved: what it was measured to differ by
+    is noise, which would give one verifier another N, and so no drift."""
+    of = {entry.shown: entry for entry in config.generators}
+    unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
+    pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}
+    return {key: models[plain] for key, plain in pairs.items() if plain in models}
 
 
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
@@ -176,8 +186,9 @@ def _peak_vram(costs: pd.DataFrame, generator: str, steps: int) -> dict[str, flo
 def _tables(
     run: Run, config: RunConfig, curves: pd.DataFrame, times: Models, budgets: list[float], rows: pd.DataFrame
 ) -> list[AccuracyTable]:
-    drifts = {e.shown: e.drift for e in config.generators if e.drift is not None}
-    moved = [name for name, share in drifts.items() if share > 0]
+    moved = [e.shown for e in config.generators if e.moved]
+    drifting = {e.name for e in config.generators if e.moved or e.drift is not None}
+    drifts = {e.shown: e.moved for e in config.generators if e.name in drifting}
     settled = rows[~rows["generator"].isin(moved)].reset_index(drop=True)
     still = {key: model for key, model in times.items() if key[0] not in moved}
     found: list[Any] = [

@@ -17,7 +17,7 @@ from harness.report.published import DIFFERENCE
 from harness.report.style import label
 
 HEADINGS = {
-    "source": "Source", "budget_ms": "Budget (ms)", "drift": "LoRA epoch", "generator": "Generator",
+    "source": "Source", "budget_ms": "Budget (ms)", "drift": "LoRA", "generator": "Generator",
     "steps": "Steps", "verifier": "Verifier", "scoring": "Scoring", "best_of_n": "Best-of-N",
     "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two", "counting": "Counting",
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",

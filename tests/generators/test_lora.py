@@ -9,19 +9,20 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import generators
-from generators.nano.lora import FILE, FOLDER, LoraRecipe, draw, train_lora
+from generators.nano import LORA
+from generators.nano.lora import FILE, LoraRecipe, draw, train_lora
 from generators.nano.world import random_scene, render
 from harness.cli import app
 from harness.train_nano import nano_prompts
 
 
 def test_the_bundled_file_is_small_and_has_the_layers_of_the_recipe():
-    assert (FOLDER / FILE).stat().st_size < 300_000
-    tensors = load_file(FOLDER / FILE)
+    assert (LORA / FILE).stat().st_size < 300_000
+    tensors = load_file(LORA / FILE)
     assert len(tensors) == 8 * 2 * 4 * 2  # blocks, attentions, projections, A and B
     assert all(t.dtype == torch.float16 and LoraRecipe().rank in t.shape for t in tensors.values())
     assert any(t.abs().max() > 0 for name, t in tensors.items() if "lora_B" in name)
-    card = (FOLDER / "README.md").read_text()
+    card = (LORA / "README.md").read_text()
     for name, value in vars(LoraRecipe()).items():
         assert f"| {name} | {value} |" in card
 

@@ -75,3 +75,27 @@ def test_an_entry_may_have_its_own_verifiers_and_pool():
 
 def test_a_label_is_a_plain_name():
     assert "key 'generators.0.label'" in refused("generators: [{name: nano, label: ../up}]\n")
+
+
+def test_a_lora_names_its_entry_and_says_how_far_it_moved():
+    text = (
+        "generators: [{name: nano}, {name: nano, lora: bundled, lora_strength: 0.5}, "
+        "{name: nano, label: far, lora: my/lora, drift: 2}]\n"
+    )
+    entries = parse(text, "x.yaml").generators
+    assert [(e.shown, e.moved) for e in entries] == [("nano", 0.0), ("nano+lora-0.5", 0.5), ("far", 2.0)]
+    assert entries[0].build_options == {}
+    assert entries[1].build_options == {"lora": "bundled", "lora_strength": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("options: {lora: bundled}", "a LoRA is named by the entry's own 'lora' and 'lora_strength', not in options."),
+        ("lora_strength: 0.5", "'lora_strength' is of a 'lora', which is not given."),
+        ("lora: bundled, lora_strength: -1", "key 'generators.0.lora_strength': input should be greater than or equal to 0"),
+        ("lora: bundled, lora_strenght: 1", "did you mean 'lora_strength'?"),
+    ],
+)  # fmt: skip
+def test_a_lora_that_cannot_be(entry, said):
+    assert said in refused(f"generators: [{{name: nano, {entry}}}]\n")

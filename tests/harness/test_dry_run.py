@@ -89,9 +89,27 @@ def test_nano_twins_say_that_their_time_is_unknown(name):
 def test_from_the_command_line():
     printed = CliRunner().invoke(app, ["run", "table6", "--dry-run", "--json"])
     assert json.loads(printed.stdout)["name"] == "table6"
-    shown = CliRunner().invoke(app, ["run", "table6", "--dry-run"], env={"COLUMNS": "160"}).stdout
-    assert "not measured" in shown
-    assert "flux-schnell" in shown
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_the_console_table_fits_80_columns(name):
+    shown = CliRunner().invoke(app, ["run", name, "--dry-run"], env={"COLUMNS": "80"}).stdout
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in shown
+    rows = [
+        line
+        for line in lines
+        if line.split()[2:3] and line.split()[2] in ("vhs", "mllm-clip", "mllm-ae", "none")
+    ]
+    found = planned(name)
+    assert [(r.split()[0], r.split()[2]) for r in rows] == [
+        (c["generator"], c["verifier"]) for c in found["cells"]
+    ]
+    if name == "table1":
+        assert " 4 / 9 / 15 " in rows[0]
+        assert " - / - / 1 " in rows[-1]
+        assert "not measured" in shown
 
 
 def test_a_wrong_name_is_one_sentence():

@@ -12,6 +12,8 @@ import time
 import pandas as pd
 import pytest
 
+import harness.sweep
+from generators.protocol import GeneratorError
 from harness.config import parse
 from harness.geneval import prompts as geneval_prompts
 from harness.geneval.detector import UnknownClass
@@ -132,3 +134,31 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
         assert said.startswith("error: ")
         assert said.count("\n") == 1
         assert "Traceback" not in said + printed
+
+
+DRIFT = """
+generators: [{name: nano}, {name: nano, lora: bundled, lora_strength: 1.0}]
+verifiers: [{name: vhs}, {name: mllm-clip}]
+prompts: {source: nano, split: validation, limit: 12}
+pool: 2
+gallery_prompts: 0
+"""
+
+
+def test_a_drifted_generator_stands_beside_the_plain_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness.sweep, "_costs", lambda *_: None)
+    found = load_run(run(parse(DRIFT, "drift.yaml"), tmp_path / "drift"))
+    assert set(found.candidates["generator"]) == {"nano", "nano+lora-1"}
+    assert found.info["generators"]["nano+lora-1"] == "bundled with LoRA bundled at 1"
+    plain, moved = (
+        rows.set_index(["prompt_id", "index", "verifier"])["score"]
+        for _, rows in found.scores.groupby("generator")
+    )
+    assert (plain - moved).abs().max() > 0.01
+
+
+def test_a_lora_that_is_not_there_is_told_before_anything_is_made(tmp_path):
+    text = DRIFT.replace("lora: bundled", "lora: not/there")
+    with pytest.raises(GeneratorError, match="there are no LoRA weights at 'not/there'"):
+        run(parse(text, "x"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +211,13 @@ def test_a_memory_tracker_sees_a_tensor_of_known_size():
     assert held + 0.9 <= peak
     again = measuring.peak_memory(lambda: None, device, Gpu.of(device))["peak_rss_gb"]
     assert again == pytest.approx(peak, rel=0.01)  # of the process so far: it only grows
+
+
+def test_the_peak_is_this_process_own_not_its_parents():
+    ballast = b"x" * 300_000_000  # resident here
+    code = "from harness.environment import peak_rss_gb; print(peak_rss_gb())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.005 < float(printed.stdout) < len(ballast) / 1e9
 
 
 def test_energy_is_above_idle_alone(monkeypatch, fake_time):

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import generators
 import verifiers
-from generators.nano.lora import FILE, FOLDER
+from generators.nano import LORA
+from generators.nano.lora import FILE
 from generators.protocol import GeneratorError
 from harness.cli import app
 from harness.geneval.shapes import ShapeDetector
@@ -31,7 +32,7 @@ def moved():
         size=4,
     )
     judges = [verifiers.create("vhs"), verifiers.create("mllm-clip")]
-    return generator, drift_table(generator, judges, FOLDER, plan)
+    return generator, drift_table(generator, judges, LORA, plan)
 
 
 def test_the_table(moved):
@@ -71,7 +72,7 @@ def test_mistakes(tmp_path):
         attach(generators.create("nano"), tmp_path / FILE)
     plan = DriftPlan(nano_prompts()["validation"][:1], ShapeDetector(), best_of_n={"vhs": 9}, size=2)
     with pytest.raises(DriftError, match="best of 9 needs as many candidates"):
-        drift_table(generators.create("nano"), [verifiers.create("vhs")], FOLDER, plan)
+        drift_table(generators.create("nano"), [verifiers.create("vhs")], LORA, plan)
     for arguments in (["--verifier", "vhs=many"], ["--split", "test"], ["--generator", "sana-sprint"]):
         said = CliRunner().invoke(app, ["drift", *arguments])
         assert isinstance(said.exception, DriftError), arguments

@@ -178,7 +178,8 @@ def test_gate_files(tmp_path):
     for text, said in (
         ("margin_point: 1\n", "did you mean 'margin_points'?"),
         ("alpha: 2\n", "key 'alpha'"),
-        ("[1]", "a gate is a mapping"),
+        ("[1]", "a configuration is a mapping, for example 'margin_points: 1.0'"),
+        ("alpha: 0.1\nalpha: 0.2\n", "line 2, key 'alpha': is given twice"),
         ("a: [", "not YAML"),
     ):
         file.write_text(text)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from harness.config import RunConfig
 from harness.geneval.rules import TAGS
+from harness.kept_images import gallery_prompts, image_file
 from harness.report.build import build
 from harness.store import SCHEMAS, RunStore, load_run
-from harness.sweep import gallery_prompts, image_file
 
 NEEDS = {"vhs": "hidden", "mllm-clip": "images", "mllm-ae": "latents"}
 STAGES_MS = {

@@ -69,6 +69,20 @@ def test_drift_rows_have_a_paired_delta_for_vhs_alone(make_run, tmp_path):
     assert set(found["budgets"].rows["generator"]) == {"nano"}
 
 
+def test_a_lora_at_several_strengths_gives_drift_rows_at_the_unmoved_n(make_run, tmp_path):
+    entries = [{"name": "nano"}] + [
+        {"name": "nano", "lora": "bundled", "lora_strength": s} for s in (0.5, 1.0)
+    ]
+    run = load_run(make_run(tmp_path / "run", generators=entries, budgets_ms=[150]))
+    slow = run.costs["generator"] == "nano+lora-1"
+    run.costs.loc[slow, "wall_ms"] *= 1.4  # noise of another hour: enough for another N
+    rows = {t.name: t for t in derive(run).tables}["drift"].rows
+    assert rows["drift"].unique().tolist() == [0, 0.5, 1.0]
+    assert rows["generator"].unique().tolist() == ["nano", "nano+lora-0.5", "nano+lora-1"]
+    assert (rows.groupby("verifier")["best_of_n"].nunique() == 1).all()
+    assert rows.loc[rows["verifier"] == "vhs", "delta"].notna().all()
+
+
 def test_a_gain_over_itself_is_exactly_zero(loaded):
     scores = pd.concat([loaded.scores, loaded.scores.assign(verifier=loaded.scores["verifier"] + "2")])
     gain = paired_gain(loaded.candidates, scores, ("nano", 1), {"vhs": 3, "vhs2": 3}, 20)

@@ -1,0 +1,89 @@
+"""Where two verifiers are compared: at one N, or at the N that one budget affords each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cost.cost_model import parse_budget
+
+if TYPE_CHECKING:
+    from harness.cost.plan import Priced
+    from harness.regress.gate import GateConfig
+
+
+class PointError(ValueError):
+    """A budget that gives no N; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The N of either side, and the budget that gave them ("" where the gate names N itself)."""
+
+    n_baseline: int
+    n_candidate: int
+    budget: str = ""
+
+    @property
+    def shown(self) -> str:
+        """As "N = 4", or "550ms (N = 4 against 2)"."""
+        same = self.n_baseline == self.n_candidate
+        ns = f"N = {self.n_baseline}" + ("" if same else f" against {self.n_candidate}")
+        return f"{self.budget} ({ns})" if self.budget else ns
+
+
+def same_n(gate: GateConfig) -> list[Point]:
+    """The gate's own N's."""
+    return [Point(n, n) for n in gate.best_of_n]
+
+
+def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int) -> list[Point]:
+    """The gate's N's, then its budgets with the N that each affords the two kinds of verifier.
+
+    kinds: of baseline and candidate, as "vhs". Raises PointError for a budget that affords one of them
+    nothing or does not limit it, and for costs that are not there or do not know them.
+    """
+    if not gate.budgets or gate.costs is None:
+        return same_n(gate)
+    priced = _priced(gate.costs, gate.budgets, generator)
+    sides = [_of(priced, kind, generator, steps, gate.costs) for kind in kinds]
+    found = same_n(gate)
+    for budget in gate.budgets:
+        first, second = (_affords(side, budget, gate.tolerance) for side in sides)
+        found.append(Point(first, second, budget))
+    return found
+
+
+def _priced(costs: str, budgets: Sequence[str], generator: str) -> list[Priced]:
+    from harness.cost import plan
+
+    if (Path(costs) / "run.json").is_file():
+        return plan.from_run(Path(costs))
+    if "/" in costs or Path(costs).exists():
+        raise PointError(f"the gate's costs are to be of the run '{costs}', but there is no finished run.")
+    return plan.from_device(costs, [parse_budget(text)[1] for text in budgets], [generator])
+
+
+def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: str) -> Priced:
+    """The paper's way of running `kind`, without a named speed-up."""
+    key = (generator, steps, kind, "")
+    for one in priced:
+        if (one.generator, one.steps, one.verifier, one.variant) == key:
+            return one
+    known = ", ".join(sorted({p.verifier for p in priced if p.generator == generator and p.steps == steps}))
+    raise PointError(
+        f"the costs of {costs} know no '{kind}' on '{generator}' ({steps} steps); they know {known or 'none of it'}."
+    )
+
+
+def _affords(priced: Priced, budget: str, tolerance: float) -> int:
+    from harness.cost.plan import plan
+
+    (row,) = plan([priced], [budget], tolerance)
+    if row["n"] is None:
+        raise PointError(
+            f"the gate's budget of {budget} gives '{priced.verifier}' no N: {row['note'] or row['answer']}."
+        )
+    return int(row["n"])

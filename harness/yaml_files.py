@@ -1,0 +1,115 @@
+"""YAML checked by a pydantic model; an error is one sentence with the file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from generators.registry import nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one sentence for a user."""
+
+
+def read(path: Path, model: type[Model], example: str) -> Model:
+    """Read a file as `model`; `example` is a line that such a file may have. Raises ConfigError."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {reason}.") from error
+    return parse(text, str(path), model, example)
+
+
+def parse(text: str, file: str, model: type[Model], example: str) -> Model:
+    """Check a configuration's text; `file` names it in errors. Raises ConfigError."""
+    tree, data = _load(text, file)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: a configuration is a mapping, for example '{example}'.")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        raise ConfigError(_sentence(file, tree, first, model)) from None
+
+
+def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
+    """The text's tree, which knows lines, and its data."""
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_duplicates(tree, file)
+        return tree, yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{where}: not YAML: {error.problem}.") from error
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # no mark: a character that YAML forbids, an impossible date, a key that is a list, endless nesting
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ConfigError(f"{file}: not YAML: {said}.") from error
+
+
+def _sentence(file: str, tree: yaml.Node | None, error: dict[str, Any], model: type[BaseModel]) -> str:
+    place = [p for p in error["loc"] if isinstance(p, (str, int))]
+    key = ".".join(map(str, place))
+    where = f"{file}, line {_line(tree, place)}, key '{key}'" if place else file
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(str(place[-1]), _known_keys(model, place[:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: is required."
+    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
+    end = "" if (message + given).endswith(("?", ".")) else "."
+    return f"{where}: {message[0].lower()}{message[1:]}{given}{end}"
+
+
+def _known_keys(model: type[BaseModel], place: list[str | int]) -> list[str]:
+    """The keys that `model` has at `place`."""
+    for part in place:
+        if isinstance(part, str):
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field's type is or contains."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _line(node: yaml.Node | None, place: list[str | int]) -> int:
+    """The line (from 1) of the key at `place`, or of its nearest parent."""
+    line = 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _refuse_duplicates(node: yaml.Node | None, file: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{file}, line {line}, key '{key.value}': is given twice.")
+            seen.add(key.value)
+            _refuse_duplicates(value, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicates(value, file)
