@@ -1,90 +1,109 @@
-"""The harness's own overhead against the number of workers, with a generator that sleeps.
+"""The harness's own overhead against the number of workers, with stages that sleep.
 
-    python benchmarks/scaling.py [--sleep 4] [--rounds 3]
+    python benchmarks/scaling.py [--sleep 5] [--rounds 8] [--workers 1 2 4 8]
 
-Each of W Ray workers gets `rounds` shards that sleep `sleep` seconds; a harness that cost nothing would take
-rounds x sleep seconds for any W. Efficiency is that ideal over what it took, from the first worker ready to
-the last shard written (loading is printed apart). Sleeping needs no CPU, so W may exceed the cores; what the
-harness and Ray do for W workers then shares them.
+Each of W Ray workers gets `rounds` shards, of which generation sleeps three quarters of `sleep` seconds and
+scoring one; a harness that cost nothing would take rounds x sleep seconds for any W. Sleeping needs no CPU,
+so W may exceed the cores; what the harness and Ray do for W workers then shares them.
+
+* start-up: from before Ray starts until every worker has loaded (importing PyTorch W times);
+* work: from there until the last shard is on the disk; efficiency is the ideal over it;
+* whole: all of it, and the workers' end and the consolidated tables; its efficiency depends on how long the
+  run is, since start-up is paid once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FAKES = ROOT / "tests" / "harness" / "fakes"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(FAKES), str(ROOT)])
-
-import sys  # noqa: E402
-
 sys.path[:0] = [str(FAKES), str(ROOT)]
 
 import ray  # noqa: E402
 
 from harness import ray_engine, sweep  # noqa: E402
-from harness.config import parse  # noqa: E402
-from harness.shards import PROMPTS_PER_SHARD  # noqa: E402
+from harness.config import RunConfig, parse  # noqa: E402
+from harness.shards import PROMPTS_PER_SHARD, Finished, Shard  # noqa: E402
+
+
+class Timed(ray_engine.RayEngine):
+    """Feeds nobody before all have loaded, and notes when that was and when the last shard was written."""
+
+    def __call__(
+        self, config: RunConfig, prompts: Sequence[dict[str, Any]], todo: Sequence[Shard]
+    ) -> Iterator[Finished]:
+        self.ready_s = 0.0
+        feed = ray_engine._Pool._feed
+
+        def when_all_are_ready(pool: ray_engine._Pool, slot: ray_engine._Slot) -> None:
+            if any(s.loading is not None for s in pool.slots):
+                return
+            self.ready_s = self.ready_s or time.perf_counter()
+            feed(pool, slot)
+
+        ray_engine._Pool._feed = when_all_are_ready  # type: ignore[method-assign]
+        try:
+            left = len(todo)
+            for finished in super().__call__(config, prompts, todo):
+                yield finished
+                left -= 1
+                if not left:
+                    self.written_s = time.perf_counter()
+        finally:
+            ray_engine._Pool._feed = feed  # type: ignore[method-assign]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sleep", type=float, default=4.0, help="seconds a shard sleeps")
-    parser.add_argument("--rounds", type=int, default=3, help="shards a worker")
+    parser.add_argument("--sleep", type=float, default=5.0, help="seconds a shard sleeps")
+    parser.add_argument("--rounds", type=int, default=8, help="shards a worker")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     options = parser.parse_args()
     sweep._costs = lambda *_: None  # nothing is timed here
-    ray.init(num_cpus=max(options.workers), include_dashboard=False,
-             log_to_driver=False)  # fmt: skip
+    ideal_s = options.rounds * options.sleep
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; shards sleep {options.sleep:g} s")
-    print("workers  shards  loading s  work s  ideal s  efficiency")
+    print("workers  shards  ideal s  start-up s  work s  efficiency  whole s  efficiency of the whole")
     for workers in options.workers:
-        loading, work = measure(workers, options.rounds, options.sleep)
-        ideal = options.rounds * options.sleep
+        start_s, work_s, whole_s = measure(workers, options.rounds, options.sleep)
         print(
-            f"{workers:7} {workers * options.rounds:7} {loading:10.1f} {work:7.2f} {ideal:8.1f} {ideal / work:11.1%}",
+            f"{workers:7} {workers * options.rounds:7} {ideal_s:8.1f} {start_s:11.1f} {work_s:7.2f} "
+            f"{ideal_s / work_s:11.1%} {whole_s:8.1f} {ideal_s / whole_s:24.1%}",
             flush=True,
         )
 
 
-def measure(workers: int, rounds: int, sleep: float) -> tuple[float, float]:
-    """Seconds until all workers have loaded, and from there until the last shard is written."""
+def measure(workers: int, rounds: int, sleep_s: float) -> tuple[float, float, float]:
+    """Seconds of start-up, of work, and of the whole run."""
     with tempfile.TemporaryDirectory() as name:
         faults = Path(name) / "faults"
         faults.mkdir()
-        (faults / "slow").write_text(str(sleep))
-        seeds = list(range(workers * rounds))
+        (faults / "slow").write_text(str(0.75 * sleep_s))
         config = parse(
-            f"generators: [{{name: fake, options: {{faults: '{faults}'}}}}]\nverifiers: [{{name: fake-verifier}}]\n"
+            f"generators: [{{name: fake, options: {{faults: '{faults}'}}}}]\n"
+            f"verifiers: [{{name: fake-verifier, options: {{slow: {0.25 * sleep_s}}}}}]\n"
             f"prompts: {{source: nano, split: validation, limit: {PROMPTS_PER_SHARD}}}\n"
-            f"seeds: {seeds}\npool: 4\nbatch_size: 32\ngallery_prompts: 0\nthreads: 1\n",
+            f"seeds: {list(range(workers * rounds))}\npool: 4\nbatch_size: 32\ngallery_prompts: 0\nthreads: 1\n",
             "scaling",
         )
-        _READY.clear()
+        engine = Timed(None, workers, None)
         started = time.perf_counter()
-        sweep.run(config, Path(name) / "run", engine=ray_engine.RayEngine(None, workers, None))
+        ray.init(
+            "local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
+        sweep.run(config, Path(name) / "run", engine=engine)
         ended = time.perf_counter()
-        return _READY[0] - started, ended - _READY[0]
+        ray.shutdown()
+        return engine.ready_s - started, engine.written_s - engine.ready_s, ended - started
 
-
-_READY: list[float] = []
-
-
-def _wait_for_all(pool: ray_engine._Pool, slot: ray_engine._Slot) -> None:
-    """Feed nobody before all have loaded, and note when that was."""
-    if any(s.loading is not None for s in pool.slots):
-        return
-    if not _READY:
-        _READY.append(time.perf_counter())
-    _FEED(pool, slot)
-
-
-_FEED = ray_engine._Pool._feed
-ray_engine._Pool._feed = _wait_for_all  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -70,7 +71,9 @@ def build(name: str, device: torch.device, dtype: torch.dtype, seed: int, text_d
             parts[part] = getattr(diffusers, class_name).from_config(settings)
         else:
             place = text_device if part.startswith("text_encoder") else device
-            module = empty_module(library, class_name, settings)
+            # on meta nothing is computed, not even the tables of positions (1.4 GB of them in SD3.5)
+            with place if place.type == "meta" else nullcontext():
+                module = empty_module(library, class_name, settings)
             fill(module, place, dtype, seed)
             if library == "transformers" and place.type == "meta":
                 module.register_forward_pre_hook(_without_mask, with_kwargs=True)

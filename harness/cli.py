@@ -14,6 +14,7 @@ from harness import __version__
 from harness.commands import cost as cost_commands
 from harness.commands import generate, paper
 from harness.commands import regress as regress_commands
+from harness.commands.captions import captions
 from harness.commands.geneval import app as geneval_app
 from harness.commands.run import Engine
 from harness.commands.score import score
@@ -87,7 +88,7 @@ def run(
         Engine, typer.Option(help="Where shards are done: this process, or Ray.")
     ] = Engine.local,
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; default: one started on this machine.")
+        str | None, typer.Option(help="Of a Ray cluster; default: RAY_ADDRESS, else one on this machine.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray workers; default: what the cluster holds.")
@@ -167,6 +168,7 @@ def doctor(as_json: Json = False) -> None:
 generate.register(app)
 paper.register(app)
 app.command()(score)
+app.command()(captions)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")

@@ -173,6 +173,7 @@ class RunConfig(_Strict):
     gallery_prompts: Annotated[int, Field(ge=0)] = 12
     device: str = "cpu"
     threads: Positive | None = None
+    overlap: bool | None = None  # judge a batch while the next is generated; None: where that is on a GPU
     timing: TimingConfig = TimingConfig()
 
     @field_validator("generators")

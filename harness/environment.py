@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,19 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "torch_settings": torch_settings(),
         "git_commit": git_commit(),
     }
+
+
+def peak_rss_gb() -> float:
+    """The most that this process ever held in memory, since it began.
+
+    On Linux by VmHWM: getrusage's peak starts with that of the process that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1e9
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def package_version(name: str) -> str | None:

@@ -15,6 +15,7 @@ import verifiers
 from generators.registry import RegistryError, nearest
 
 _KINDS = {"generators": generators, "verifiers": verifiers}
+_FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all
 _BELOW = ("family", "licence", "source", "error")
 _HEADINGS = {
     "budget_ms": "budget ms", "generator": "generator", "verifier": "verifier", "best_of_n": "N",
@@ -82,6 +83,13 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
     for reason in summary["unmeasured"]:
         console.print(f"left out: {reason}", highlight=False, markup=False)
+    failed = summary["failed_prompts"]
+    for row in failed[:_FAILED_SHOWN]:
+        where = f"{row['generator']}, seed {row['seed']}, prompt {row['prompt_id']} ({row['prompt']})"
+        console.print(f"failed: {where}: {row['reason']}", highlight=False, markup=False)
+    if len(failed) > _FAILED_SHOWN:
+        more = f"failed: {len(failed) - _FAILED_SHOWN} more, all named in the report"
+        console.print(more, highlight=False)
     console.print(f"tables and figures: {summary['run']}/tables, {summary['run']}/figures", highlight=False)
     console.print(f"to open in a browser: {summary['report']}", highlight=False)
 

@@ -46,7 +46,7 @@ def best_of_n(
     scores, kept = [], []
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
-        candidates = _features(generator, verifier, cond.select([0] * len(part)), part)
+        candidates = features(generator, verifier, cond.select([0] * len(part)), part)
         read = candidates.features if verifier.needs == "hidden" else candidates
         scores.append(verifier.score([prompt] * len(part), read).score)
         kept.append(candidates)
@@ -60,7 +60,7 @@ def naive_best_of_n(generator: Generator, verifier: Verifier, prompt: str, seeds
     forward, the winner generated again from its noise."""
     scores = []
     for seed in seeds:
-        candidate = _features(generator, verifier, generator.encode([prompt]), [seed])
+        candidate = features(generator, verifier, generator.encode([prompt]), [seed])
         read = candidate.features if verifier.needs == "hidden" else candidate
         scores.append(float(verifier.score([prompt], read).score[0]))
     index = max(range(len(seeds)), key=scores.__getitem__)
@@ -68,7 +68,7 @@ def naive_best_of_n(generator: Generator, verifier: Verifier, prompt: str, seeds
     return BestOfN(generator.decode(latents)[0], index, torch.tensor(scores))
 
 
-def _features(generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]) -> Any:
+def features(generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]) -> Any:
     """What the verifier reads of a batch of candidates, and what the winner is finished from."""
     noise = generator.noise(seeds)
     if verifier.needs == "hidden":

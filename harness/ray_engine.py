@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.shards import Finished, Shard, Worker, lost
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
+    from ray._private import ray_constants
     from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
 except ImportError:
     raise ConfigError("--engine ray needs Ray; install it with `pip install vhsbench[ray]`.") from None
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # shards a worker has: one done while the next waits, so that results stay bounded
 DEATHS = 4  # of a worker in a shard, after which the shard counts as failed
 _END_S = 30.0
+_CLOCK_S = 5.0  # a clock that is set moves the time at which a process is said to have begun
 
 
 class EngineError(ValueError):
@@ -42,7 +45,7 @@ class _Actor:
     def load(self, config: dict[str, Any], prompts: list[dict[str, Any]], entry: int, threads: int) -> Any:
         torch.set_num_threads(threads)
         self.worker = Worker(RunConfig.model_validate(config), prompts, entry)
-        return os.getpid(), ray.get_runtime_context().get_node_id(), self.worker.generator.steps
+        return os.getpid(), psutil.Process().create_time(), self.worker.generator.steps
 
     def work(self, shard: Shard) -> Finished:
         return self.worker.work(shard)
@@ -61,7 +64,7 @@ class _Slot:
 class RayEngine:
     """An engine of `workers` actors that hold one generator each, and change it only when its shards end.
 
-    `address` is a cluster's; None starts Ray on this machine, without a dashboard. A worker that dies is
+    `address` is a cluster's (or RAY_ADDRESS is); else Ray starts on this machine, on loopback, without a dashboard. A worker that dies is
     replaced and its shards are done again; one that dies DEATHS times in a shard makes it a failed one.
     """
 
@@ -74,23 +77,42 @@ class RayEngine:
         """Yields each shard once, in any order; ends when all workers have ended."""
         if not todo:
             return
+        resources = self._resources(config)
         mine = not ray.is_initialized()
         if mine:
-            _connect(self.address)
-        pool = _Pool(config, prompts, todo, self._resources(config))
+            _connect(self.address or os.environ.get("RAY_ADDRESS"))
+        pool = _Pool(config, prompts, todo, resources)
         try:
             count = self.workers or pool.fitting()
             yield from pool.work(min(count, len(todo)))
         finally:
-            pool.end()
+            left = pool.end()
             if mine:
                 ray.shutdown()
+        if left:
+            raise EngineError(
+                f"worker process {left[0]} has not ended within {_END_S:g} s, and costs are measured on a "
+                "machine without others; run the same command again to measure them."
+            )
 
     def _resources(self, config: RunConfig) -> dict[str, float]:
-        threads = config.threads or torch.get_num_threads()
-        if config.device.startswith("cuda"):
-            return {"num_cpus": 1, "num_gpus": 1.0 if self.gpus is None else self.gpus}
-        return {"num_cpus": threads, "num_gpus": self.gpus or 0}
+        """What a worker reserves. Raises ConfigError for a share or a device that Ray cannot give."""
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+            raise ConfigError(
+                f"--gpus-per-worker is a share of one GPU (0.5) or a whole number, not {self.gpus:g}."
+            )
+        if not config.device.startswith("cuda"):
+            threads = config.threads or torch.get_num_threads()
+            return {"num_cpus": threads, "num_gpus": self.gpus or 0}
+        if config.device not in ("cuda", "cuda:0"):
+            raise ConfigError(
+                f"with --engine ray the device is 'cuda', not '{config.device}': Ray gives each worker its GPU."
+            )
+        if self.gpus == 0:
+            raise ConfigError(
+                f"--gpus-per-worker 0 gives workers no GPU, which device '{config.device}' needs."
+            )
+        return {"num_cpus": 1, "num_gpus": 1.0 if self.gpus is None else self.gpus}
 
 
 class _Pool:
@@ -111,17 +133,19 @@ class _Pool:
         self.deaths: dict[str, int] = {}
         self.steps: dict[int, int] = {}
         self.slots: list[_Slot] = []
-        self.processes: list[tuple[int, str]] = []
+        self.processes: list[tuple[int, float]] = []  # pid, seconds since the epoch when it began
 
     def fitting(self) -> int:
         """How many workers the cluster has room for. Raises ConfigError for none."""
-        have = ray.cluster_resources()
-        need = {"CPU": self.resources["num_cpus"], "GPU": self.resources["num_gpus"]}
-        count = min(int(have.get(name, 0) // amount) for name, amount in need.items() if amount)
+        cpus, gpus = self.resources["num_cpus"], self.resources["num_gpus"]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count = sum(_room(n.get("CPU", 0.0), n.get("GPU", 0.0), cpus, gpus) for n in nodes)
         if not count:
+            have = ray.cluster_resources()
             raise ConfigError(
-                f"a worker needs {need['CPU']:g} CPU(s) and {need['GPU']:g} GPU(s), but the Ray cluster has "
-                f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower 'threads' or --gpus-per-worker."
+                f"a worker needs {cpus:g} CPU(s) and {gpus:g} GPU(s) of one node, but the Ray cluster has "
+                f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g} on {len(nodes)} node(s); "
+                "lower 'threads' or --gpus-per-worker."
             )
         return count
 
@@ -172,8 +196,8 @@ class _Pool:
         except (RayActorError, ActorUnavailableError, WorkerCrashedError) as error:
             return self._replace(slot, str(error).partition("\n")[0])
         if ref is slot.loading:
-            pid, node, self.steps[slot.entry] = value
-            self.processes.append((pid, node))
+            pid, began_s, self.steps[slot.entry] = value
+            self.processes.append((pid, began_s))
             slot.loading = None
             self.loads_failed = 0
             return None
@@ -205,27 +229,60 @@ class _Pool:
         self._start(slot)
         return failed
 
-    def end(self) -> None:
-        """End the workers and wait until those of this machine are gone, so that timing is alone on it."""
+    def end(self) -> list[int]:
+        """End the workers and wait until those of this machine are gone, so that timing is alone on it;
+        returns those that are not."""
         for slot in self.slots:
             ray.kill(slot.actor)
-        here = ray.get_runtime_context().get_node_id()
+        left = [pid for pid, began_s in self.processes if _lives(pid, began_s)]
         until = time.monotonic() + _END_S
-        for pid, node in self.processes:
-            while node == here and psutil.pid_exists(pid) and time.monotonic() < until:
-                time.sleep(0.05)
+        while left and time.monotonic() < until:
+            time.sleep(0.05)
+            left = [pid for pid, began_s in self.processes if _lives(pid, began_s)]
+        return left
+
+
+def _lives(pid: int, began_s: float) -> bool:
+    """Whether that process lives on this machine; another of its number, here or elsewhere, is not it."""
+    try:
+        return abs(psutil.Process(pid).create_time() - began_s) < _CLOCK_S
+    except psutil.Error:
+        return False
+
+
+def _room(have_cpus: float, have_gpus: float, cpus: float, gpus: float) -> int:
+    """Workers that a node has room for; a share of a GPU is of one GPU."""
+    places = [int(have_cpus / cpus + 1e-6)] if cpus else []
+    if gpus >= 1:
+        places.append(int(have_gpus / gpus))
+    elif gpus:
+        places.append(int(have_gpus) * int(1 / gpus + 1e-6))
+    return min(places)
 
 
 def _connect(address: str | None) -> None:
-    """Join a cluster, or start Ray here without a dashboard. Raises ConfigError."""
+    """Join a cluster, or start Ray here, on loopback and without a dashboard. Raises ConfigError."""
     stop = signal.getsignal(signal.SIGTERM)
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if address is None:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            with _on_loopback():
+                ray.init("local", include_dashboard=False, **quiet)
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigError(f"no Ray cluster at '{address or 'local'}': {first}.") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # Ray has put its own in its place
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started listen on 127.0.0.1, as it does on a Mac; else its ports are the network's."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -72,7 +73,11 @@ def shards(config: RunConfig, prompts: int) -> list[Shard]:
 
 
 class Worker:
-    """One generator with everything that judges and scores its candidates, loaded once."""
+    """One generator with everything that judges and scores its candidates, loaded once.
+
+    A batch is judged and scored while the next is generated, if the configuration's `overlap` says so (by
+    default where generation is on a GPU). Never more than two batches are alive.
+    """
 
     def __init__(self, config: RunConfig, prompts: Sequence[dict[str, Any]], entry: int) -> None:
         self.config, self.prompts = config, prompts
@@ -93,6 +98,11 @@ class Worker:
             "generators": {self.entry.key: self.generator.info().source},
             "detector": self.detector.info(),
         }
+        on_gpu = torch.device(self.generator.device).type != "cpu"
+        self.behind: ThreadPoolExecutor | None = None
+        if config.overlap or (config.overlap is None and on_gpu):
+            threads = torch.get_num_threads()  # bits may depend on it, and a new thread would not inherit it
+            self.behind = ThreadPoolExecutor(1, "judge", torch.set_num_threads, (threads,))
 
     def work(self, shard: Shard) -> Finished:
         """Do a shard. A prompt that fails ATTEMPTS times is an incident, and has no rows.
@@ -125,10 +135,7 @@ class Worker:
         size = min(self.config.batch_size, len(rows))
         while True:
             try:
-                part = _Part([], [], {})
-                for at in range(0, len(rows), size):
-                    self._batch(seed, rows[at : at + size], part)
-                return part
+                return self._batches(seed, [rows[at : at + size] for at in range(0, len(rows), size)])
             except Exception as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
@@ -137,7 +144,30 @@ class Worker:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _batch(self, seed: int, rows: list[tuple[int, int]], part: _Part) -> None:
+    def _batches(self, seed: int, batches: Iterable[_Rows]) -> _Part:
+        """Generate, judge and score batches. Whatever overlaps, the first error in their order is raised."""
+        part = _Part()
+        if self.behind is None:
+            for rows in batches:
+                part.add(self._judge(seed, rows, self._generate(seed, rows)))
+            return part
+        judging: Future[_Part] | None = None
+        for rows in batches:
+            try:
+                made = self._generate(seed, rows)
+            except Exception:
+                if judging is not None:
+                    judging.result()
+                raise
+            if judging is not None:
+                part.add(judging.result())  # no third batch before the first is done with
+            judging = self.behind.submit(self._judge, seed, rows, made)
+            del made
+        if judging is not None:
+            part.add(judging.result())
+        return part
+
+    def _generate(self, seed: int, rows: _Rows) -> _Made:
         generator = self.generator
         ids = sorted({prompt_id for prompt_id, _ in rows})
         cond = self.encode([self.prompts[i]["prompt"] for i in ids])
@@ -150,33 +180,33 @@ class Worker:
             latents = generator.tail(hidden[block]) if latents is None else latents
         if latents is None:
             latents = generator.denoise(cond, noise)
-        images = generator.decode(latents)
+        return _Made(cond.prompts, hidden, latents, generator.decode(latents))
+
+    def _judge(self, seed: int, rows: _Rows, made: _Made) -> _Part:
+        """Verdicts, scores and the gallery's pictures of a batch."""
         metadata = [self.prompts[p] for p, _ in rows]
-        verdicts = judge(self.detector, images, metadata)
+        verdicts = judge(self.detector, made.images, metadata)
         frame = pd.DataFrame(rows, columns=["prompt_id", "index"])
         frame.insert(0, "generator", self.entry.shown)
-        frame.insert(1, "steps", generator.steps)
+        frame.insert(1, "steps", self.generator.steps)
         frame["seed"] = seed
+        scores = []
         for verifier in self.judges:
-            read: Any = images if verifier.needs == "images" else latents
+            read: Any = made.images if verifier.needs == "images" else made.latents
             if verifier.needs == "hidden":
                 assert verifier.block is not None
-                read = hidden[verifier.block].features
-            s = verifier.score(list(cond.prompts), read)
+                read = made.hidden[verifier.block].features
+            s = verifier.score(list(made.prompts), read)
             marks = {k: getattr(s, k).cpu().numpy() for k in ("p_yes", "p_no", "score")}
-            part.scores.append(frame.assign(verifier=verifier.name, **marks))
-        part.candidates.append(
-            frame.assign(
-                tag=[m["tag"] for m in metadata],
-                correct=[v.correct for v in verdicts],
-                reason=[v.reason for v in verdicts],
-            )
+            scores.append(frame.assign(verifier=verifier.name, **marks))
+        candidates = frame.assign(
+            tag=[m["tag"] for m in metadata],
+            correct=[v.correct for v in verdicts],
+            reason=[v.reason for v in verdicts],
         )
-        part.images.update(self._kept(seed, rows, images))
+        return _Part([candidates], scores, self._kept(seed, rows, made.images))
 
-    def _kept(
-        self, seed: int, rows: list[tuple[int, int]], images: Sequence[Image.Image]
-    ) -> dict[str, bytes]:
+    def _kept(self, seed: int, rows: _Rows, images: Sequence[Image.Image]) -> dict[str, bytes]:
         """The pictures of the gallery's prompts, for the first seed."""
         if seed != self.config.seeds[0]:
             return {}
@@ -212,13 +242,31 @@ class Worker:
         )
 
 
+_Rows = list[tuple[int, int]]  # prompt id and index of each candidate of a batch
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A generated batch, as the detector and the verifiers read it; hidden states by block."""
+
+    prompts: tuple[str, ...]
+    hidden: dict[int, HiddenStates]
+    latents: torch.Tensor
+    images: Sequence[Image.Image]
+
+
 @dataclass
 class _Part:
     """What batches gave, one after another."""
 
-    candidates: list[pd.DataFrame]
-    scores: list[pd.DataFrame]
-    images: dict[str, bytes]
+    candidates: list[pd.DataFrame] = field(default_factory=list)
+    scores: list[pd.DataFrame] = field(default_factory=list)
+    images: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, next_batch: _Part) -> None:
+        self.candidates += next_batch.candidates
+        self.scores += next_batch.scores
+        self.images |= next_batch.images
 
 
 def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:

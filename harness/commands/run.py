@@ -23,13 +23,6 @@ class Engine(StrEnum):
     ray = "ray"
 
 
-class _Stop(KeyboardInterrupt):
-    """Asked to stop by signal `number`."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 def sweep(
     config: RunConfig,
     out: str,
@@ -51,18 +44,26 @@ def sweep(
                    (("address", address), ("workers", workers), ("gpus-per-worker", gpus_per_worker))
                    if value is not None]:  # fmt: skip
         raise typer.BadParameter(f"{stray[0]} is for --engine ray.")
+    asked: list[int] = []
+
+    def stop(number: int, frame: object) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, stop)
     try:
         if bars:
             with Bars() as shown:
                 sweeping.run(config, out, shown.update, work)
         else:
             sweeping.run(config, out, engine=work)
-    except _Stop as stop:
+    except BaseException:  # a library in C may turn the interrupt into an error of its own
+        if not asked:
+            raise
         again = shlex.join(["vhsbench", *sys.argv[1:]])
         print(f"stopped; nothing that was finished is lost: resume with `{again}`.", file=sys.stderr)
-        raise typer.Exit(128 + stop.number) from None
+        raise typer.Exit(128 + asked[0]) from None
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -82,7 +83,3 @@ def _failures(out: str) -> str:
         f"{first['generator']}, seed {first['seed']}, prompt {first['prompt_id']}: {first['reason']} "
         f"(`vhsbench status {out}` lists all)."
     )
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    raise _Stop(number)

@@ -19,16 +19,22 @@ END_TO_END = "end_to_end"
 
 
 def fit(
-    costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms", variant: str = ""
+    costs: pd.DataFrame,
+    verifier: str,
+    needs: str | None,
+    column: str = "wall_ms",
+    variant: str = "",
+    statistic: str = "median",
 ) -> CostModel:
     """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
 
-    costs: rows of one generator. Raises ValueError for more than one, or a stage not measured.
+    costs: rows of one generator. statistic: "min" instead tells what a host that others slow down
+    at times can do. Raises ValueError for more than one, or a stage not measured.
     """
     rows = _sequential(costs, verifier, variant)
     if len(rows[["generator", "steps"]].drop_duplicates()) > 1:
         raise ValueError(f"the costs of verifier '{verifier}' are of more than one generator.")
-    medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].median().dropna()
+    medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].agg(statistic).dropna()
     wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
     missing = sorted(wanted - set(medians.index))
     if missing:
@@ -62,10 +68,12 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
     return CostModel(float((gb - slope * n).max()), slope)
 
 
-def check(costs: pd.DataFrame, verifier: str, model: CostModel, variant: str = "") -> pd.DataFrame:
+def check(
+    costs: pd.DataFrame, verifier: str, model: CostModel, variant: str = "", statistic: str = "median"
+) -> pd.DataFrame:
     """The model against measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent."""
     rows = _sequential(costs, verifier, variant)
-    measured = rows[rows["stage"] == END_TO_END].groupby("n")["wall_ms"].median().dropna()
+    measured = rows[rows["stage"] == END_TO_END].groupby("n")["wall_ms"].agg(statistic).dropna()
     frame = pd.DataFrame({"n": measured.index, "measured_ms": measured.to_numpy()})
     frame.insert(0, "verifier", verifier)
     frame["predicted_ms"] = [model.predict(n) for n in frame["n"]]

@@ -167,4 +167,6 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    """Of the elements that are there: one repeated along an axis (stride 0) is read once."""
+    sizes = (n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not n)
+    return math.prod(sizes) * tensor.element_size()

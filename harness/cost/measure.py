@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import pickle
-import resource
 import signal
-import sys
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.config import TimingConfig
@@ -18,6 +18,7 @@ from harness.cost import clocks, percentiles, variants
 from harness.cost.clocks import Repeats, first_line, is_out_of_memory
 from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from harness.cost.stages import Call, end_to_end, stages
+from harness.environment import peak_rss_gb
 from harness.terminal import quiet
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     import torch
 
     from generators.protocol import Generator
+    from harness.cost.flops import Cost
     from verifiers.protocol import Verifier
 
 Key = tuple[str, int, int]  # stage, n, batch
 END_TO_END = "end_to_end"
 _PHASE_TRIES = 3
+_SHORT_N = 4  # phases and energy are of runs up to this N: longer ones repeat the same stages
 _IDLE_S, _ENERGY_S = 1.0, 1.0  # NVML's counter moves every 20 to 100 ms
 
 
@@ -72,6 +75,13 @@ class _Passes:
     notes: dict[Key, list[str]] = field(default_factory=dict)
     out_of_memory: dict[Key, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # on the whole cell
+    seconds: dict[str, float] = field(default_factory=dict)  # that each pass took
+
+    @contextmanager
+    def taking(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 2)
 
 
 def cell_name(generator: str, steps: int, verifier: str, variant: str) -> str:
@@ -84,7 +94,7 @@ def measure_in_fresh_process(cell: Cell) -> Measured:
 
     A cell that runs out of memory or time has rows that say so. Raises what else went wrong.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _fresh_processes()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(cell, sender))
     process.start()
@@ -109,6 +119,15 @@ def measure_in_fresh_process(cell: Cell) -> Measured:
         raise outcome
     assert isinstance(outcome, Measured)
     return outcome
+
+
+def _fresh_processes() -> Any:
+    """Processes that start with the libraries imported and nothing done: forked from a server that did no more."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.cost.preloaded"])
+    return context
 
 
 def _report(cell: Cell, sender: Connection) -> None:
@@ -146,28 +165,38 @@ def measure(cell: Cell) -> Measured:
 
     if cell.threads:
         torch.set_num_threads(cell.threads)
-    generator = generators.create(cell.generator, **cell.generator_options)
-    verifier = verifiers.create(cell.verifier, **cell.verifier_options) if cell.verifier else None
-    about = describe(generator, verifier) | {"variant": cell.variant}
-    device = generator.device
-    gpu = Gpu.of(device)
-    idle_w = _idle_power(gpu)
-    work = _work(generator, verifier, cell)
     found = _Passes()
-    _each(work, found, lambda key, call: _flops(found, key, call))
-    variants.apply(cell.variant, generator, verifier)
-    _each(work, found, lambda key, call: found.memory.update({key: peak_memory(call, device, gpu)}))
-    times = clocks.interleaved(
-        {key: call for key, call in work.items() if key not in found.out_of_memory},
-        device,
-        repeats=cell.timing.repeats,
-        min_seconds=cell.timing.min_seconds,
-        warm_up=cell.timing.warm_up,
-        taint=lambda: _watch(gpu, found),
-    )
+    with found.taking("build"):
+        generator = generators.create(cell.generator, **cell.generator_options)
+        verifier = verifiers.create(cell.verifier, **cell.verifier_options) if cell.verifier else None
+        device = generator.device
+        gpu = Gpu.of(device)
+        idle_w = _idle_power(gpu)
+        work = _work(generator, verifier, cell)
+    about = describe(generator, verifier) | {"variant": cell.variant, "seconds": found.seconds}
+    with found.taking("flops"):
+        _flops(found, work, end_to_end(generator, verifier, cell.prompt, (1, 2)))
+    with found.taking("variant"):
+        about |= variants.apply(cell.variant, generator, verifier, cell.prompt)
+    with found.taking("memory"):
+        _each(work, found, lambda key, call: found.memory.update({key: peak_memory(call, device, gpu)}))
+    with found.taking("time"):
+        times = clocks.interleaved(
+            {key: call for key, call in work.items() if key not in found.out_of_memory},
+            device,
+            repeats=cell.timing.repeats,
+            min_seconds=cell.timing.min_seconds,
+            warm_up=cell.timing.warm_up,
+            taint=lambda: _watch(gpu, found),
+        )
     found.out_of_memory |= {key: r.out_of_memory for key, r in times.items() if r.out_of_memory}
-    _phases(found, generator, verifier, cell, work)
-    _each(work, found, lambda key, call: found.energy_j.update({key: energy_per_call(call, gpu, idle_w)}))
+    short = {key: call for key, call in work.items() if key[1] <= _SHORT_N}
+    with found.taking("phases"):
+        _phases(found, generator, verifier, cell, short)
+    with found.taking("energy"):
+        _each(
+            short, found, lambda key, call: found.energy_j.update({key: energy_per_call(call, gpu, idle_w)})
+        )
     if gpu.known and gpu.others() is None:
         about["note"] = "NVML cannot tell this process from others: their presence was not checked."
     name = device_name(device)
@@ -201,7 +230,7 @@ def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[K
     return work
 
 
-def _each(work: Mapping[Key, Call], found: _Passes, do: Any) -> None:
+def _each(work: Mapping[Key, Call], found: _Passes, do: Callable[[Key, Call], None]) -> None:
     """`do(key, call)` for every call that has not run out of memory; one that does now is kept as such."""
     for key, call in work.items():
         if key in found.out_of_memory:
@@ -214,14 +243,37 @@ def _each(work: Mapping[Key, Call], found: _Passes, do: Any) -> None:
             found.out_of_memory[key] = first_line(error)
 
 
-def _flops(found: _Passes, key: Key, call: Call) -> None:
+def _flops(found: _Passes, work: Mapping[Key, Call], runs: Mapping[int, Call]) -> None:
+    """FLOPs and bytes of every call. Best-of-N is counted at N = 1 and 2 (`runs`); each further candidate
+    computes what the second does, and a batch reads the weights once."""
     from harness.cost.flops import count
 
-    cost = count(call)
-    found.tflop[key] = cost.tflop
-    found.moved_gb[key] = cost.moved_gb
-    if cost.uncounted:
-        found.notes.setdefault(key, []).append(f"FLOPs without {', '.join(sorted(cost.uncounted))}")
+    costs: dict[Key, Cost] = {}
+    _each(
+        {k: c for k, c in work.items() if k[0] != END_TO_END}
+        | {(END_TO_END, n, 1): c for n, c in runs.items()},
+        found,
+        lambda key, call: costs.update({key: count(call)}),
+    )
+    one = costs.get((END_TO_END, 1, 1))
+    two = costs.get((END_TO_END, 2, 1))
+    for key in work:
+        stage, n, batch = key
+        cost = costs.get(key)
+        if stage == END_TO_END and cost is None and one is not None and two is not None:
+            cost = _extended(one, two, n, batch)
+        if cost is None:
+            continue
+        found.tflop[key], found.moved_gb[key] = cost.tflop, cost.moved_gb
+        if cost.uncounted:
+            found.notes.setdefault(key, []).append(f"FLOPs without {', '.join(sorted(cost.uncounted))}")
+
+
+def _extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:
+    """Best-of-n in batches, from best-of-1 and best-of-2 one candidate at a time."""
+    more = two.less(one)
+    weight_bytes = one.weight_bytes + (math.ceil(n / batch) - 1) * more.weight_bytes
+    return replace(one.plus(more, n - 1), weight_bytes=weight_bytes)
 
 
 def _phases(
@@ -297,8 +349,7 @@ def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float |
             "nvml_gb": gpu.process_gb(),
         }
     call()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    return {"peak_rss_gb": peak_rss_gb()}
 
 
 def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -65,14 +66,16 @@ class Gpu:
         return None
 
     def others(self) -> list[int] | None:
-        """Pids of other processes that compute here, less the parent; None where they cannot be told apart."""
+        """Pids of other processes that compute here, less the one that started this one and waits for it;
+        None where they cannot be told apart."""
         processes = self._processes()
         if processes is None:
             return None
         pids = {p.pid for p in processes}
         if os.getpid() not in pids:  # another pid namespace: no number here means anything
             return None
-        return sorted(pids - {os.getpid(), os.getppid()})
+        parent = multiprocessing.parent_process()
+        return sorted(pids - {os.getpid(), parent.pid if parent else None})
 
     def reasons(self, names: dict[str, str]) -> list[str]:
         """Which of the named reasons lower the clocks now; none where NVML cannot tell."""

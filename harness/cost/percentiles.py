@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ DRIFT = 0.05  # medians of the two halves further apart than this are reported a
 MEDIAN_CONFIDENCE = 0.95
 
 
+@functools.cache
 def sample_floor(percentile: float) -> int:
     """The fewest samples for a percentile, as MLPerf LoadGen's: 64 for 90, 130 for 95, 662 for 99.
 

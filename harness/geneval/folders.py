@@ -69,7 +69,9 @@ def read_metadata(file: Path) -> dict[str, Any]:
     """A prompt's metadata. Raises FolderError."""
     try:
         return check_metadata(json.loads(file.read_text()), str(file))
-    except (OSError, json.JSONDecodeError) as error:
+    except FolderError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise FolderError(f"{file}: not the metadata of a GenEval prompt ({error!s}).") from None
 
 
@@ -79,7 +81,7 @@ def check_metadata(metadata: Any, where: str) -> dict[str, Any]:
         if not all(isinstance(metadata[key], str) for key in ("tag", "prompt")):
             raise ValueError("tag and prompt are texts.")
         evaluate(metadata, {}, lambda _name, found: [""] * len(found))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise FolderError(f"{where}: not the metadata of a GenEval prompt ({error!s}).") from None
     return dict(metadata)
 
@@ -136,11 +138,16 @@ def read_results(file: Path) -> list[Row]:
     for number, line in enumerate(_whole_lines(file), start=1):
         try:
             row = json.loads(line)
-            absent = [key for key in KEYS if key not in row]
-        except (ValueError, TypeError):
+        except (ValueError, RecursionError):
             raise FolderError(f"{file}, line {number}: not JSON.") from None
-        if absent:
-            raise FolderError(f"{file}, line {number}: no GenEval result: '{absent[0]}' is missing.")
+        if not isinstance(row, dict):
+            raise FolderError(f"{file}, line {number}: no GenEval result, which is an object with {KEYS[0]}.")
+        for key in KEYS:
+            if key not in row:
+                raise FolderError(f"{file}, line {number}: no GenEval result: '{key}' is missing.")
+            wanted, name = (bool, "true or false") if key == "correct" else (str, "a text")
+            if not isinstance(row[key], wanted):
+                raise FolderError(f"{file}, line {number}: no GenEval result: '{key}' is not {name}.")
         rows.append(row)
     return rows
 
@@ -167,6 +174,6 @@ def _whole_lines(file: Path) -> list[bytes]:
     *lines, last = file.read_bytes().split(b"\n")
     try:
         json.loads(last)
-    except ValueError:
+    except (ValueError, RecursionError):
         return lines
     return [*lines, last]

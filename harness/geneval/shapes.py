@@ -72,6 +72,9 @@ class ShapeDetector:
     name = "shapes"
     classes: Sequence[str] = SHAPES
 
+    def __init__(self) -> None:
+        _templates()  # as others load weights: not in the first shard
+
     def info(self) -> dict[str, Any]:
         return {"name": self.name}
 

@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def accept(
 ) -> dict[str, Any]:
     """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
 
-    The pool it was compared on is recorded by path and SHA-256. Returns the manifest. An earlier
+    The pool it was compared on is recorded by SHA-256 and path, from `folder`: both may move together. Returns the manifest. An earlier
     baseline of that name is replaced in one step, and the log says so. Raises SourceError.
     """
     source = resolve(text, folder)
@@ -51,7 +52,7 @@ def accept(
             "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
             "source": text, "sha256": _digest(hashes), "files": hashes, "when": _now(),
             "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
-            "pool": {"path": str(pool), "sha256": load_pool(pool).sha256} if pool else None,
+            "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
         }  # fmt: skip
         (work / MANIFEST).write_text(json.dumps(entry, indent=1) + "\n")
         old = folder / f".{name}.old"
@@ -94,7 +95,7 @@ def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
     recorded = read(name, folder)["pool"]
     if recorded is None:
         return None
-    pool = load_pool(Path(recorded["path"]))
+    pool = load_pool(Path(os.path.normpath(folder / recorded["path"])))
     if pool.sha256 != recorded["sha256"]:
         raise SourceError(
             f"baseline '{name}' was accepted on another pool than is now in {pool.path}; give --pool."
@@ -138,6 +139,10 @@ def _copy(origin: Path, target: Path) -> dict[str, str]:
         shutil.copyfile(file, copy)
         hashes[inside.as_posix()] = _sha256(copy)
     return hashes
+
+
+def _from(folder: Path, pool: Path) -> str:
+    return Path(os.path.relpath(pool.resolve(), folder.resolve())).as_posix()
 
 
 def _digest(hashes: dict[str, str]) -> str:

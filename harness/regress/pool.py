@@ -155,9 +155,25 @@ def load_pool(path: Path) -> Pool:
     for name in (PROMPTS, CANDIDATES):
         if name not in manifest.files:
             raise PoolError(f"{path / MANIFEST} lists no {name}.")
-    prompts = [json.loads(line) for line in (path / PROMPTS).read_text().splitlines()]
-    candidates = pq.read_table(path / CANDIDATES).cast(SCHEMAS["candidates"]).to_pandas()
+    prompts = _prompts(path / PROMPTS)
+    try:
+        candidates = pq.read_table(path / CANDIDATES).cast(SCHEMAS["candidates"]).to_pandas()
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise PoolError(f"{path / CANDIDATES} is no table of candidates: {said}.") from error
+    if not candidates["prompt_id"].between(0, len(prompts) - 1).all():
+        raise PoolError(f"{path / CANDIDATES} has a candidate of a prompt that {PROMPTS} lacks.")
     return Pool(path, hashlib.sha256(text).hexdigest(), manifest, prompts, candidates)
+
+
+def _prompts(file: Path) -> list[dict[str, Any]]:
+    try:
+        prompts = [json.loads(line) for line in file.read_text().splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise PoolError(f"{file} is not JSON lines: {error}.") from error
+    if not all(isinstance(p, dict) and isinstance(p.get("prompt"), str) for p in prompts):
+        raise PoolError(f"{file} has a line that is no object with a prompt.")
+    return prompts
 
 
 def _verify(path: Path, name: str, entry: PoolFile) -> None:

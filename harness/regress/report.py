@@ -82,7 +82,7 @@ def show(regression: Regression, console: Console) -> None:
 
     c = regression.comparison
     console.print(f"{c.candidate} against {c.baseline}", markup=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     shown = [i for i, name in enumerate(_HEAD) if name not in _NOT_ON_CONSOLE]
     for i in shown:
         table.add_column(_HEAD[i], justify="left" if i == 0 else "right", no_wrap=_HEAD[i] != "N")

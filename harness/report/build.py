@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from harness.cost import budgets as budgeting
 from harness.derive import GENEVAL_OVERALL, OVERALL, winners
 from harness.kept_images import gallery_prompts
-from harness.report import comparisons, figures, gallery, published, style, tables
+from harness.report import captions, comparisons, figures, gallery, published, style, tables
 from harness.report.calibration import reliability
 from harness.report.combine import load_runs
 from harness.report.derived import Derived, derive, records
 from harness.report.gallery import Pictures
 from harness.report.page import write_page
-from harness.store import StoreError
+from harness.store import Run, StoreError
 
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
@@ -36,6 +36,7 @@ def build(*paths: Path, out: Path | None = None, with_published: bool = False) -
         (out / folder).mkdir(parents=True, exist_ok=True)
     _tables(derived, out / "tables", with_published)
     _figures(derived, out / "figures")
+    draw_captions(derived.run, out / "figures")
     write_page(derived, out / "report.html", with_published)
     return _summary(derived, out)
 
@@ -54,6 +55,18 @@ def _tables(derived: Derived, folder: Path, with_published: bool) -> None:
     tables.write_table(derived.costs, folder / "costs")
     tables.write_table(derived.auc, folder / "auc")
     derived.curves.to_csv(folder / "curves.csv", index=False)
+
+
+def draw_captions(run: Run, folder: Path) -> Path | None:
+    """The figure of what `vhsbench captions` found, in `folder`; returns its stem, None without captions."""
+    rows = captions.read_captions(run.path)
+    if rows is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = Pictures(run)
+    stem = folder / "captions"
+    style.save(captions.captions_figure(pictures.kept(rows), pictures.image), stem, rows)
+    return stem
 
 
 def _figures(derived: Derived, folder: Path) -> None:
@@ -75,15 +88,17 @@ class _Figures:
         self.pool = int(self.curves["n"].max())
         several = len({g for g, _ in derived.pools}) != len(derived.pools)
         self.name = f"{generator}_{steps}steps" if several else generator
-        self.about = f"{generator}: {len(run.prompts)} prompts, pool of {self.pool}"
+        twice = sum(g == generator for g, _ in derived.pools) > 1
+        self.title = f"{generator}, {steps} step{'s' if steps > 1 else ''}" if twice else generator
+        self.about = f"{self.title}: {len(run.prompts)} prompts, pool of {self.pool}"
 
     def draw(self) -> None:
         if self.models:
             self._over_cost()
-            fig, steps = figures.n_per_budget(self.models, self.pool, self.derived.budgets, self.generator)
+            fig, steps = figures.n_per_budget(self.models, self.pool, self.derived.budgets, self.title)
             self._save("n_per_budget", fig, steps)
             stages = self.derived.breakdown(self.generator, self.steps)
-            fig = figures.latency_breakdown(stages, f"{self.generator}, one candidate")
+            fig = figures.latency_breakdown(stages, f"{self.title}, one candidate")
             self._save("latency_breakdown", fig, stages)
         if self.pool > 1:
             self._save("accuracy_by_n", figures.accuracy_by_n(self.curves, self.about), self.curves)
@@ -110,7 +125,7 @@ class _Figures:
             self._save(f"accuracy_over_{name}", fig, points)
             if name == "time":
                 saving = comparisons.time_saving(verified, self.models)
-                self._save("teaser", figures.teaser(points, saving, self.generator), points)
+                self._save("teaser", figures.teaser(points, saving, self.title), points)
 
     def _galleries(self) -> None:
         run, config = self.derived.run, self.derived.config
@@ -178,6 +193,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "auc": records(derived.auc),
         "at_n": records(at[keep]),
         "unmeasured": derived.unmeasured,
+        "failed_prompts": records(derived.failed),
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
         "report": str(out / "report.html"),
     }

@@ -122,7 +122,8 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
         {"path": str(r.path), "seeds": r.info["config"]["seeds"], "environment": r.info.get("environment")}
         for r in runs
     ]
-    return runs[0].info | merged | {"config": config, "combined": sources}
+    failed = [row for r in runs for row in r.info.get("failed_prompts", [])]
+    return runs[0].info | merged | {"config": config, "combined": sources, "failed_prompts": failed}
 
 
 def _key(entry: dict[str, Any]) -> str:

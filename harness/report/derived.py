@@ -27,7 +27,8 @@ class Derived:
     """A run and what follows from it.
 
     models: cost models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none;
-    latency: T(N) against whole runs; costs: every stage; tables: the paper's comparisons.
+    latency: T(N) against whole runs; costs: every stage; tables: the paper's comparisons; failed: the pools
+    that no table counts, with their prompts and reasons.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class Derived:
     auc: pd.DataFrame
     headline: pd.DataFrame
     tables: list[AccuracyTable]
+    failed: pd.DataFrame
 
     @property
     def pools(self) -> list[tuple[str, int]]:
@@ -101,20 +103,35 @@ def derive(run: Run) -> Derived:
                     found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
                 except ValueError as error:
                     unmeasured.append(f"{generator} ({steps} steps): {error}")
-    for found in models.values():
-        found |= _as_unmoved(found, config)
     times = models["wall_ms"]
     if not times:
         raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
-    budgets = config.budgets_ms or _default_budgets(times)
-    rows = budgeting.budget_table(curves, times, budgets, config.tolerance)
+    priced = times | _as_unmoved(times, config)
+    budgets = config.budgets_ms or _default_budgets(priced)
+    rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(
         run, config, needs, curves, models, unmeasured, budgets, rows,
         latency=_latency(run.costs, times), costs=cost_table(all_costs),
         auc=separation(run.candidates, run.scores),
         headline=_headlines(run.costs, models, rows),
-        tables=_tables(run, config, curves, times, budgets, rows),
+        tables=_tables(run, config, curves, times, budgets, rows), failed=failed_prompts(run),
     )  # fmt: skip
+
+
+def failed_prompts(run: Run) -> pd.DataFrame:
+    """The pools that failed: generator, seed, prompt_id, prompt, reason. Raises StoreError if run.json is damaged."""
+    prompts = dict(enumerate(run.prompts))
+    try:
+        rows = [
+            (str(f["generator"]), int(f["seed"]), int(f["prompt_id"]),
+             prompts[int(f["prompt_id"])]["prompt"], str(f["reason"]))
+            for f in run.info.get("failed_prompts", [])
+        ]  # fmt: skip
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise StoreError(
+            f"{run.path}/run.json is damaged: failed_prompts names none of its prompts."
+        ) from error
+    return pd.DataFrame(rows, columns=["generator", "seed", "prompt_id", "prompt", "reason"])
 
 
 def _as_unmoved(models: Models, config: RunConfig) -> Models:

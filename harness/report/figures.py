@@ -55,7 +55,7 @@ def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
             prompts = curves.loc[curves["tag"] == tag, "n_prompts"]
             count = f" ({prompts.iloc[0]} prompts)" if len(prompts) else ""
             axes.set_title(TASK_NAMES[tag] + count)
-            axes.set_ylim(top=min(axes.get_ylim()[1], 102))
+            axes.set_ylim(top=min(axes.get_ylim()[1], 101))
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         for axes in panels[3:]:

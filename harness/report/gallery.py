@@ -82,11 +82,13 @@ def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figur
     half = -(-len(ids) // 2) if len(ids) > _ROWS else len(ids)
     blocks = [part for part in (ids[:half], ids[half:]) if part]
     with styled():  # type: ignore[attr-defined]
-        fig = figure(TWO_COLUMNS if len(blocks) == 2 else COLUMN * 1.2, 0.5 + 0.98 * half)
+        names = winners["verifier"].nunique()
+        width = min(TWO_COLUMNS, max(COLUMN, len(blocks) * (0.95 + 0.9 * names)))
+        fig = figure(width, 0.5 + 0.98 * half)
         parts = fig.subfigures(1, len(blocks), squeeze=False)[0]
         for part, block in zip(parts, blocks, strict=True):
             _winners_block(part, winners, block, half, picture)
-        fig.suptitle(title, fontsize=8.5)
+        headed(fig, title)
     return fig
 
 
@@ -129,8 +131,13 @@ def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> F
                 if part is parts[0]:
                     said = "\n".join(look(name).label.rsplit(" ", 1))
                     grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=4)
-        fig.suptitle(title, fontsize=8.5)
+        headed(fig, title)
     return fig
+
+
+def headed(fig: Figure, title: str) -> None:
+    """The figure's title, on as many lines as its width asks."""
+    fig.suptitle("\n".join(textwrap.wrap(title, int(15 * fig.get_figwidth()))), fontsize=8.5)
 
 
 def _show(axes: Any, row: pd.Series, picture: Picture) -> None:

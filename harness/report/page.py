@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from harness import __version__
 from harness.derive import winners
-from harness.report import charts, published, tables
+from harness.report import captions, charts, published, tables
 from harness.report.derived import Derived
 from harness.report.gallery import Pictures
 from harness.report.style import TASK_NAMES, label
@@ -41,6 +41,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         tables=_tables(derived, with_published),
         headline=Markup(tables.html_plain(_headline(derived, with_published))),
         plain=_plain(derived),
+        failed=Markup(tables.html_plain(derived.failed)) if len(derived.failed) else "",
         tasks=charts.task_names(derived),
         gallery=cards,
         shown_verifiers={card["verifier"]: card["label"] for card in cards},
@@ -138,6 +139,8 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
         return []
     picks = pictures.kept(winners(run.candidates, run.scores, GALLERY_N))
     encoded: dict[Path, str] = {}
+    said = captions.read_captions(run.path)
+    captioned = {} if said is None else {_candidate(r): r["caption"] for _, r in said.iterrows()}
     cards = []
     for _, row in picks.sort_values(["prompt_id", "generator", "steps", "verifier"]).iterrows():
         file = pictures.file(row)
@@ -150,9 +153,15 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
                 "verifier": row["verifier"], "label": label(row["verifier"]),
                 "generator": row["generator"], "score": f"{row['score']:+.3f}",
                 "correct": bool(row["correct"]), "reason": row["reason"], "image": encoded[file],
+                "caption": captioned.get(_candidate(row), ""),
             }
         )  # fmt: skip
     return cards
+
+
+def _candidate(row: Any) -> tuple[Any, ...]:
+    """What tells a candidate and the verifier that picked it."""
+    return tuple(row[k] for k in ("generator", "steps", "prompt_id", "seed", "index", "verifier"))
 
 
 def _data_uri(pictures: Pictures, row: Any) -> str:

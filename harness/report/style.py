@@ -71,9 +71,11 @@ def styled() -> matplotlib.RcParams:
 
 def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
+    # not with_suffix: a generator's name may have a point in it
+    png, pdf, csv = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "csv"))
     with styled():  # type: ignore[attr-defined]
-        fig.savefig(stem.with_suffix(".png"), dpi=300)
+        fig.savefig(png, dpi=300)
         fig.set_layout_engine("none")  # it is laid out: the second file need not be again
         # no date in the file, so that the same run gives the same bytes
-        fig.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-    data.to_csv(stem.with_suffix(".csv"), index=False)
+        fig.savefig(pdf, metadata={"CreationDate": None})
+    data.to_csv(csv, index=False)

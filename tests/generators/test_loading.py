@@ -193,7 +193,30 @@ def test_a_lora_is_applied_at_its_strength(small, lora):
     assert torch.equal(on.tail(on.head(cond, noise, 1)), changed)
 
 
+@pytest.mark.parametrize("name", ["flux-schnell", "sd3.5-turbo"])
+def test_other_families_take_a_lora_too(small, tmp_path, name):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    options = {"weights": small(name), "resolution": 32, "dtype": "float32"}
+    plain = generators.create(name, **options)
+    cond, noise = plain.encode(PROMPTS), plain.noise([3, 4])
+    base = plain.denoise(cond, noise)
+    transformer = plain.pipeline.transformer
+    transformer.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    )
+    plain.pipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(transformer))
+    moved = generators.create(name, **options, lora=tmp_path)
+    changed = moved.denoise(cond, noise)
+    assert (changed - base).abs().max() > 1e-3
+    torch.testing.assert_close(plain.denoise(cond, noise), changed, atol=1e-4, rtol=1e-3)
+    assert torch.equal(moved.tail(moved.head(cond, noise, 1)), changed)
+
+
 def test_a_lora_that_is_not_there_or_does_not_fit(small, lora, tmp_path):
+    with pytest.raises(GeneratorError, match="flux-schnell: no LoRA is bundled for it; give lora a folder"):
+        generators.create("flux-schnell", weights=small("flux-schnell"), lora="bundled")
     with pytest.raises(GeneratorError, match="there are no LoRA weights at"):
         sana(small, lora=tmp_path / "none")
     with pytest.raises(GeneratorError, match="diffusers has no LoRA for PixArtAlphaPipeline"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -57,12 +58,19 @@ class Faults:
         """name-pid-time of every load of a generator."""
         return sorted(f.name for f in (self.folder / "loads").iterdir())
 
-    def yaml(self, limit: int = 24, names: tuple[str, ...] = ("fake",), seeds: str = "[0, 1]") -> str:
+    def yaml(
+        self,
+        limit: int = 24,
+        names: tuple[str, ...] = ("fake",),
+        seeds: str = "[0, 1]",
+        overlap: bool | None = None,
+    ) -> str:
         entries = "".join(f"- {{name: {n}, options: {{faults: '{self.folder}'}}}}\n" for n in names)
         return (
             f"generators:\n{entries}verifiers: [{{name: fake-verifier}}]\n"
             f"prompts: {{source: nano, split: validation, limit: {limit}}}\n"
             f"seeds: {seeds}\npool: 3\nbatch_size: 12\ngallery_prompts: 2\nthreads: 1\n"
+            f"overlap: {json.dumps(overlap)}\n"
         )
 
     def config(self, **how: Any) -> RunConfig:

@@ -45,9 +45,10 @@ def test_models_are_loaded_once_each(faults, tmp_path):
     assert [name.rsplit("-", 2)[0] for name in faults.loads()] == ["fake", "fake-other"]
 
 
-def test_out_of_memory_halves_the_batch_and_is_recorded(faults, tmp_path, undisturbed):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_out_of_memory_halves_the_batch_and_is_recorded(faults, tmp_path, undisturbed, overlap):
     faults.set(oom=3)
-    out = run(faults.config(), tmp_path / "r")
+    out = run(faults.config(overlap=overlap), tmp_path / "r")
     assert faults.tables(out) == undisturbed
     found = incidents(out)
     assert set(found["kind"]) == {"out_of_memory"}
@@ -155,7 +156,7 @@ def test_a_full_disk_is_one_sentence_and_resumes(faults, tmp_path, undisturbed, 
 def test_stopping_says_how_to_resume_and_status_shows_it(faults, tmp_path, undisturbed, number):
     out = tmp_path / "r"
     faults.set(slow=0.2)
-    process = faults.drive(out)
+    process = faults.drive(out, overlap=number == signal.SIGINT)
     while not len(list((out / "shards/candidates").glob("[!.]*.parquet"))) > 1:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -173,5 +174,5 @@ def test_stopping_says_how_to_resume_and_status_shows_it(faults, tmp_path, undis
     assert phase["per_minute"] > 0
     assert phase["left_s"] > 0
     faults.set()
-    run(faults.config(), out)
+    run(faults.config(overlap=number == signal.SIGINT), out)
     assert faults.tables(out) == undisturbed

@@ -14,8 +14,11 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import typer
 
-from harness.config import parse
+import harness.sweep
+from harness.commands.run import Engine, sweep
+from harness.config import ConfigError, parse
 from harness.status import status
 from harness.sweep import local, run
 
@@ -25,6 +28,7 @@ ray = pytest.importorskip(
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from harness import ray_engine  # noqa: E402
 from harness.ray_engine import RayEngine  # noqa: E402
 
 
@@ -99,7 +103,8 @@ def test_nano_gives_the_same_bytes_on_both_engines(faults, tmp_path, cluster):
     threads = torch.get_num_threads()
     expected = faults.tables(run(config, tmp_path / "local"))
     torch.set_num_threads(threads)
-    out = run(config, tmp_path / "ray", engine=RayEngine(cluster.address, 2, None))
+    overlapped = config.model_copy(update={"overlap": True})
+    out = run(overlapped, tmp_path / "ray", engine=RayEngine(cluster.address, 2, None))
     assert faults.tables(out) == expected
 
 
@@ -107,7 +112,8 @@ def test_a_worker_killed_with_kill_9(faults, tmp_path, cluster, caplog):
     expected = faults.tables(run(faults.config(), tmp_path / "local"))
     faults.set(slow=0.3)
     out = tmp_path / "ray"
-    thread, results = in_background(faults.config(), out, engine=RayEngine(cluster.address, 2, None))
+    config = faults.config(overlap=True)
+    thread, results = in_background(config, out, engine=RayEngine(cluster.address, 2, None))
     wait_for(lambda: shard_files(out))
     pids = {int(name.rsplit("-", 2)[1]) for name in faults.loads()} - {os.getpid()}
     os.kill(next(p for p in pids if psutil.pid_exists(p)), signal.SIGKILL)
@@ -133,7 +139,9 @@ def test_a_prompt_that_kills_its_workers(faults, tmp_path, cluster):
 
 def test_a_worker_too_large_for_the_cluster_is_refused(faults, tmp_path, cluster):
     config = faults.config().model_copy(update={"threads": 5})
-    with pytest.raises(ValueError, match=r"needs 5 CPU.s. and 0 GPU.s., but the Ray cluster has 2 and 0"):
+    with pytest.raises(
+        ValueError, match=r"needs 5 CPU.s. and 0 GPU.s. of one node, but the Ray cluster has 2 and 0"
+    ):
         run(config, tmp_path / "many", engine=RayEngine(cluster.address, None, None))
 
 
@@ -157,6 +165,25 @@ def test_the_driver_killed_and_restarted(faults, tmp_path, cluster):
     assert len(whole) >= len(done) - 1, "a finished shard was done again"
 
 
+def test_ctrl_c_ends_the_workers_and_says_how_to_resume(faults, tmp_path, cluster, capsys):
+    faults.set(slow=1)
+    out = tmp_path / "ray"
+
+    def interrupt():
+        wait_for(lambda: shard_files(out))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(typer.Exit) as stop:
+        sweep(faults.config(), str(out), Engine.ray, cluster.address, 2, None, bars=False)
+    thread.join()
+    assert stop.value.exit_code == 130
+    assert "stopped; nothing that was finished is lost: resume with `vhsbench" in capsys.readouterr().err
+    assert status(out)["state"] == "stopped"
+    assert not any(psutil.pid_exists(int(name.rsplit("-", 2)[1])) for name in faults.loads())
+
+
 def test_a_node_removed(faults, tmp_path, cluster):
     expected = faults.tables(run(faults.config(), tmp_path / "local"))
     node = cluster.add_node(num_cpus=1)
@@ -170,11 +197,92 @@ def test_a_node_removed(faults, tmp_path, cluster):
     assert faults.tables(out) == expected
 
 
-def test_ray_of_its_own_has_no_dashboard():
+@pytest.mark.parametrize(("share", "gpus", "given"), [(None, 2, ["0", "1"]), (0.5, 1, ["0", "0"])])
+def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
+    faults, tmp_path, cluster, monkeypatch, share, gpus, given
+):
+    """GPUs that Ray counts and names, but that are not there."""
+    node = cluster.add_node(num_cpus=2, num_gpus=gpus)
+    alive_at_costs = []
+
+    def costs(*_):
+        pids = {int(name.rsplit("-", 2)[1]) for name in faults.loads()}
+        alive_at_costs.append([pid for pid in pids if psutil.pid_exists(pid)])
+
+    monkeypatch.setattr(harness.sweep, "_costs", costs)
+    faults.set(slow=0.5)
+    config = faults.config().model_copy(update={"device": "cuda"})
+    try:
+        out = run(config, tmp_path / "ray", engine=RayEngine(cluster.address, None, share))
+    finally:
+        cluster.remove_node(node)
+    loads = [file.read_text() for file in (faults.folder / "loads").iterdir()]
+    assert sorted(loads) == given
+    assert alive_at_costs == [[]], "a worker lived while costs were measured"
+    assert len(pd.read_parquet(out / "candidates.parquet")) == 24 * 2 * 3
+
+
+def test_costs_are_not_measured_beside_a_worker_that_does_not_end(faults, tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_END_S", 0.2)
+    monkeypatch.setattr(ray_engine, "_lives", lambda pid, began_s: True)
+    monkeypatch.setattr(harness.sweep, "_costs", lambda *_: pytest.fail("costs were measured"))
+    with pytest.raises(ValueError, match=r"worker process \d+ has not ended within 0.2 s"):
+        run(faults.config(limit=8, seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 1, None))
+
+
+def test_a_process_is_its_number_and_its_beginning():
+    me = psutil.Process()
+    assert ray_engine._lives(me.pid, me.create_time())
+    assert not ray_engine._lives(me.pid, me.create_time() - 60)
+    ended = subprocess.Popen(["true"])
+    began_s = psutil.Process(ended.pid).create_time()
+    ended.wait()
+    assert not ray_engine._lives(ended.pid, began_s)
+
+
+@pytest.mark.parametrize(
+    ("device", "share", "said"),
+    [
+        ("cuda:1", None, "the device is 'cuda', not 'cuda:1': Ray gives each worker its GPU"),
+        ("cuda", 0.0, "--gpus-per-worker 0 gives workers no GPU, which device 'cuda' needs"),
+        ("cuda", 1.5, "a share of one GPU .0.5. or a whole number, not 1.5"),
+        ("cuda", None, r"needs 1 CPU.s. and 1 GPU.s. of one node, but the Ray cluster has 2 and 0 on 2 node"),
+    ],
+)
+def test_gpus_that_ray_cannot_give_are_refused(faults, tmp_path, cluster, device, share, said):
+    config = faults.config().model_copy(update={"device": device})
+    with pytest.raises(ConfigError, match=said):
+        run(config, tmp_path / "r", engine=RayEngine(cluster.address, None, share))
+
+
+@pytest.mark.parametrize(
+    ("have", "need", "room"),
+    [((8, 0), (1, 0), 8), ((8, 2), (1, 1), 2), ((8, 2), (1, 0.5), 4), ((64, 4), (1, 0.4), 8),
+     ((64, 1), (1, 0.1), 10), ((2, 4), (1, 0.5), 2), ((8, 3), (1, 2), 1), ((8, 0), (1, 0.5), 0)],
+)  # fmt: skip
+def test_a_share_of_a_gpu_is_of_one_gpu(have, need, room):
+    assert ray_engine._room(*have, *need) == room
+
+
+def test_ray_of_its_own_has_no_dashboard_and_listens_on_loopback_alone():
     code = (
-        "import ray, harness.ray_engine as engine; engine._connect(None)\n"
+        "import psutil, ray, harness.ray_engine as engine; engine._connect(None)\n"
+        "@ray.remote\n"
+        "def work(): return 1\n"
+        "assert ray.get(work.remote()) == 1\n"
         "print(ray.is_initialized(), bool(ray._private.worker._global_node.webui_url))\n"
+        "me = psutil.Process()\n"
+        "for process in [me, *me.children(recursive=True)]:\n"
+        "    for socket in process.net_connections('inet'):\n"
+        "        if socket.status == psutil.CONN_LISTEN: print('listens', socket.laddr.ip)\n"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+    )
     assert printed.returncode == 0, printed.stderr
-    assert printed.stdout.strip().splitlines()[-1] == "True False"
+    lines = printed.stdout.strip().splitlines()
+    assert lines[0] == "True False"
+    addresses = [line.split()[1].removeprefix("::ffff:") for line in lines[1:]]
+    assert len(addresses) >= 5
+    assert set(addresses) == {"127.0.0.1"}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
+import runpy
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,14 +16,9 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import harness
-from harness.config import ConfigError, parse
-from harness.journal import NAME
-from harness.status import status
-from harness.storage import Folder
-from harness.store import SCHEMAS, StoreError, load_run
-from harness.sweep import load_prompts
 from verifiers import create
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -38,49 +37,76 @@ trees = st.recursive(
 junk = st.binary(max_size=200) | st.text(max_size=80).map(str.encode)
 
 
+READERS = runpy.run_path(str(Path(__file__).with_name("untrusted_readers.py")))["READERS"]
+RESULT = {"filename": "a.png", "tag": "colors", "prompt": "a", "correct": True, "reason": "", "metadata": "{}",
+          "details": "{}"}  # fmt: skip
+LIKELY = [
+    b"[" * 100_000,
+    b"null\n",
+    json.dumps(list(RESULT)).encode(),
+    *(json.dumps({"tag": "colors", "prompt": "a", "include": part}).encode()
+      for part in (["x"], [{"class": [], "count": 1}], [{"class": "x", "count": "a"}],
+                   [{"class": "x", "count": 1, "position": ["left of", 7]}])),
+    *(json.dumps(RESULT | {key: value}).encode() for key in RESULT for value in (5, [1], {"a": 1}, None)),
+]  # fmt: skip
+
+
 def said(error: Exception) -> str:
     assert str(error).strip()
     return str(error)
 
 
-@MANY
-@given(st.text(max_size=120) | trees.map(json.dumps) | st.text("[]{}:-&*!|>'\"%@ab\n\t ", max_size=60))
-def test_configurations(text):
-    try:
-        parse(text, "x.yaml")
-    except ConfigError as error:
-        said(error)
+@pytest.mark.parametrize("reader", READERS)
+def test_likely_nonsense_is_a_sentence(reader):
+    for data in LIKELY:
+        READERS[reader](data)
 
 
-@MANY
-@given(junk | st.lists(trees.map(json.dumps), max_size=3).map("\n".join).map(str.encode))
-def test_prompt_files(data):
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "prompts.jsonl"
-        file.write_bytes(data)
-        try:
-            load_prompts(parse(f"generators: [{{name: nano}}]\nprompts: {{source: '{file}'}}\n", "x"))
-        except ConfigError as error:
-            said(error)
-
-
-@FEW
-@given(
-    trees.map(json.dumps).map(str.encode) | junk, junk, st.sampled_from(["run.json", "prompts.jsonl", NAME])
+texts = st.text(max_size=120) | st.text("[]{}:-&*!|>'\"%@ab\n\t ", max_size=60)
+lines = st.lists(trees.map(json.dumps), max_size=3).map("\n".join)
+changed_results = st.dictionaries(st.sampled_from(list(RESULT)), trees, max_size=3).map(
+    lambda changes: json.dumps(RESULT | changes)
 )
-def test_run_directories(data, table, which):
-    with tempfile.TemporaryDirectory() as name:
-        folder = Folder(name)
-        folder.write("run.json", json.dumps({"status": "complete", "config": {}}).encode())
-        for known in SCHEMAS:
-            folder.write(f"{known}.parquet", table)
-        folder.write("prompts.jsonl", b"")
-        folder.write(which, data)
-        for read in (load_run, status):
-            try:
-                read(Path(name))
-            except StoreError as error:
-                said(error)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@settings(FEW, max_examples=15)
+@given(junk | (texts | trees.map(json.dumps) | lines | changed_results).map(str.encode))
+def test_anything_is_values_or_a_sentence(reader, data):
+    READERS[reader](data)
+
+
+@MANY
+@given(texts | trees.map(json.dumps))
+def test_configurations(text):
+    READERS["config"](text.encode())
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip"])
+def test_a_damaged_picture_is_a_sentence(kind):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(stream, "png")
+    whole = stream.getvalue()
+    for at in range(len(whole)):
+        flipped = whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]
+        READERS["image"](whole[:at] if kind == "cut" else flipped)
+
+
+def test_coverage_guided_fuzzing_finds_nothing(tmp_path):
+    pytest.importorskip("atheris", reason="atheris is not installed (Linux wheels only)")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for reader in range(len(READERS)):
+        for number, data in enumerate(LIKELY[1::5]):
+            (corpus / f"{reader}-{number}").write_bytes(bytes([reader]) + data)
+    script = Path(__file__).with_name("fuzz.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "all", "-runs=100000", "-max_total_time=6", "-rss_limit_mb=4096",
+         str(corpus)],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "cov: " in done.stderr
 
 
 @pytest.fixture(scope="module")

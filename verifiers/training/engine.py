@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def _optimizers(mllm: Mllm, recipe: OptimizerRecipe) -> list[torch.optim.Optimiz
 
 
 def _accelerator(recipe: EngineRecipe) -> Any:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     # another training of this process may have had another precision
@@ -227,5 +228,13 @@ def _accelerator(recipe: EngineRecipe) -> Any:
             auto_wrap_policy="transformer_based_wrap",
             transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
             state_dict_type="SHARDED_STATE_DICT",
+            cpu_ram_efficient_loading=False,
         )
-    return Accelerator(cpu=recipe.device == "cpu", mixed_precision=recipe.precision, fsdp_plugin=sharding)
+    # the first process alone hashes shards and takes their statistics, while the others wait
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))
+    return Accelerator(
+        cpu=recipe.device == "cpu",
+        mixed_precision=recipe.precision,
+        fsdp_plugin=sharding,
+        kwargs_handlers=[patience],
+    )

@@ -15,6 +15,7 @@ import torch
 from generators.files import DiskFullError
 
 _POINT = "point.json"
+_NO_ROOM = 1 << 20  # bytes
 
 
 class States:
@@ -91,14 +92,16 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into a sentence where the disk is full: libraries say it in many ways."""
+    """Turn a failure to write in `folder` into a sentence where its disk is full. Raises DiskFullError.
+
+    safetensors says so in its own error; torch.save says something else, and leaves no room.
+    """
     try:
         yield
     except Exception as error:
-        if any(
-            sign in str(error)
-            for sign in ("No space left", "StorageFull", "os error 28", "file write failed")
-        ):
+        said = str(error)
+        there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+        if "No space left" in said or "quota" in said or shutil.disk_usage(there).free < _NO_ROOM:
             raise DiskFullError(
                 f"the disk of {folder} is full; make room and run the same command to resume."
             ) from error

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from generators.registry import RegistryError
 from harness.config import TimingConfig
 from harness.cost import measure as measuring
 from harness.cost import variants
+from harness.cost.flops import count
 from harness.cost.measure import Cell, measure, measure_in_fresh_process
 from harness.cost.nvml import Gpu
 from harness.pipeline import best_of_n
@@ -77,6 +80,22 @@ def test_a_pipeline_is_measured_stage_by_stage_and_whole():
     one = rows.drop_duplicates(["stage", "n", "batch"]).set_index(["stage", "n", "batch"])["tflop"]
     fixed = sum(one[s, 1, 1] for s in ("encode", "tail", "decode"))
     assert one["end_to_end", 2, 1] == pytest.approx(fixed + 2 * (one["head", 1, 1] + one["score", 1, 1]))
+
+
+@pytest.mark.parametrize("kind", ["vhs", "mllm-ae", "mllm-clip"])
+@pytest.mark.parametrize(("n", "batch"), [(3, 1), (4, 2), (5, 4)])
+def test_longer_runs_cost_what_counting_them_says(nano, kind, n, batch):
+    verifier = verifiers.create(kind)
+
+    def run(n, batch=1):
+        return count(lambda: best_of_n(nano, verifier, "a photo of a red heart", range(n), batch))
+
+    extended, counted = measuring._extended(run(1), run(2), n, batch), run(n, batch)
+    assert extended.tflop == pytest.approx(counted.tflop, rel=1e-9)
+    # what a batch reads of a weight by look-up grows with it, which a lower bound may leave out
+    assert 0.9 * counted.weight_bytes <= extended.weight_bytes <= counted.weight_bytes
+    assert batch > 1 or extended.weight_bytes == counted.weight_bytes
+    assert extended.activation_bytes == pytest.approx(counted.activation_bytes, rel=1e-9)
 
 
 def test_what_stays_loaded_is_stated():
@@ -159,7 +178,8 @@ def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch, tmp_path)
 
 def test_channels_last_changes_the_layout_and_not_the_image():
     generator, plain = generators.create("nano"), generators.create("nano")
-    variants.apply("channels-last", generator, None)
+    moved = variants.apply("channels-last", generator, None, "a photo of a red heart")
+    assert 0 <= moved["image_difference"] <= 1
     kernel = next(p for p in generator.pipeline.vae.decoder.parameters() if p.dim() == 4 and p.shape[-1] > 1)
     assert kernel.is_contiguous(memory_format=torch.channels_last)
     cond, noise = plain.encode(["a photo of a red heart"]), plain.noise([0])
@@ -174,10 +194,13 @@ def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", False)
     generator, verifier = generators.create("nano"), verifiers.create("vhs")
-    variants.apply("torch-compile", generator, verifier)
+    moved = variants.apply("torch-compile", generator, verifier, "a photo of a red heart")
+    assert moved == {"score_difference": 0.0, "image_difference": 0.0}
     assert len(compiled) == generator.blocks + 1
     with pytest.raises(variants.VariantError, match="shows none"):
-        variants.apply("channels-last", SimpleNamespace(name="other"), None)
+        variants.VARIANTS["channels-last"](SimpleNamespace(name="other"), None)
+    with pytest.raises(variants.VariantError, match="needs a CUDA device"):
+        variants.VARIANTS["cuda-graphs"](generator, verifier)
 
 
 def test_a_memory_tracker_sees_a_tensor_of_known_size():
@@ -188,6 +211,13 @@ def test_a_memory_tracker_sees_a_tensor_of_known_size():
     assert held + 0.9 <= peak
     again = measuring.peak_memory(lambda: None, device, Gpu.of(device))["peak_rss_gb"]
     assert again == pytest.approx(peak, rel=0.01)  # of the process so far: it only grows
+
+
+def test_the_peak_is_this_process_own_not_its_parents():
+    ballast = b"x" * 300_000_000  # resident here
+    code = "from harness.environment import peak_rss_gb; print(peak_rss_gb())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.005 < float(printed.stdout) < len(ballast) / 1e9
 
 
 def test_energy_is_above_idle_alone(monkeypatch, fake_time):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from types import SimpleNamespace
@@ -87,8 +88,9 @@ def test_a_cpu_has_no_gpu(gpu):
     assert not Gpu.of(torch.device("cpu")).known
 
 
-def test_another_process_taints_but_not_the_parent(gpu):
-    mine = [process(os.getpid()), process(os.getppid())]
+def test_another_process_taints_but_not_the_one_that_waits_for_this(gpu, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=77))
+    mine = [process(os.getpid()), process(77)]
     assert taints(gpu(ComputeRunningProcesses=mine)) == []
     assert taints(gpu(ComputeRunningProcesses=[*mine, process(1234567)])) == [
         "other processes on the GPU: 1234567"

@@ -17,7 +17,8 @@ from verifiers.protocol import Scores
 
 class FakeGenerator:
     """Faults, by file in `faults`: slow (seconds a batch), poison (part of a prompt), oom (largest batch
-    that fits), die (part of a prompt: kill -9 of this process). Every load leaves a file in loads/."""
+    that fits), die (part of a prompt: kill -9 of this process). Every load leaves a file in loads/, with
+    the GPUs that it was given."""
 
     steps, blocks = 1, 2
 
@@ -25,7 +26,8 @@ class FakeGenerator:
         self.name, self.faults = name, Path(faults)
         self.device = torch.device("cpu")
         (self.faults / "loads").mkdir(exist_ok=True)
-        (self.faults / "loads" / f"{name}-{os.getpid()}-{time.time_ns()}").touch()
+        load = self.faults / "loads" / f"{name}-{os.getpid()}-{time.time_ns()}"
+        load.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
     def fault(self, kind: str) -> str:
         file = self.faults / kind
@@ -67,10 +69,14 @@ class FakeGenerator:
 class FakeVerifier:
     name, needs, block, checkpoint_sha256 = "fake-verifier", "latents", None, "0" * 64
 
+    def __init__(self, slow: float = 0) -> None:
+        self.slow = slow  # seconds a batch
+
     def check_host(self, generator: object) -> None:
         """Any generator will do."""
 
     def score(self, prompts: Sequence[str], features: torch.Tensor) -> Scores:
+        time.sleep(self.slow)
         yes = torch.sigmoid(features.flatten(1)[:, 0] - torch.tensor([len(p) for p in prompts]))
         return Scores(yes, 1 - yes, torch.where(yes > 0.5, yes, yes - 1))
 
@@ -83,5 +89,5 @@ def other(faults: str, device: str = "cpu") -> FakeGenerator:
     return FakeGenerator("fake-other", faults)
 
 
-def verifier(**options: object) -> FakeVerifier:
-    return FakeVerifier()
+def verifier(slow: float = 0, **options: object) -> FakeVerifier:
+    return FakeVerifier(slow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -39,6 +40,17 @@ def test_an_accepted_name_is_a_source_with_its_own_pool(tmp_path, pool, damaged)
     manifest.write_text(manifest.read_text().replace(pool.sha256, "0" * 64))
     with pytest.raises(SourceError, match="accepted on another pool"):
         baselines.pool_of("main", folder)
+
+
+def test_baselines_and_their_pools_may_move_together(tmp_path, pool):
+    shutil.copytree(pool.path, tmp_path / "here" / "pool")
+    folder = tmp_path / "here" / "baselines"
+    entry = baselines.accept("vhs", "main", folder, tmp_path / "here" / "pool")
+    assert entry["pool"]["path"] == "../pool"
+    (tmp_path / "here").rename(tmp_path / "there")
+    found = baselines.pool_of("main", tmp_path / "there" / "baselines")
+    assert found is not None
+    assert found.sha256 == pool.sha256
 
 
 def test_damage_is_found(tmp_path):

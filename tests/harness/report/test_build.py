@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from harness.report.style import figure, save
+
 DRAWN = ("accuracy_over_time", "accuracy_over_tflop", "accuracy_over_memory", "teaser", "n_per_budget",
          "latency_breakdown", "accuracy_by_n", "score_distributions", "reliability", "gallery",
          "disagreements")  # fmt: skip
@@ -44,3 +46,10 @@ def test_disagreements_contradict_geneval(built):
     data = pd.read_csv(built / "figures" / "disagreements_nano.csv")
     assert ((data["score"] > 0) != data["correct"]).all()
     assert data.groupby(["verifier", "kind"]).size().max() <= 3
+
+
+def test_names_with_a_point_do_not_share_a_file(tmp_path):
+    for name in ("accuracy_nano+lora-0.25", "accuracy_nano+lora-0.5", "accuracy_sd3.5-turbo"):
+        save(figure(3.5, 1.0), tmp_path / name, pd.DataFrame({"name": [name]}))
+    assert len(list(tmp_path.iterdir())) == 9
+    assert pd.read_csv(tmp_path / "accuracy_sd3.5-turbo.csv")["name"].tolist() == ["accuracy_sd3.5-turbo"]

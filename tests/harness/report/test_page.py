@@ -4,11 +4,15 @@ import json
 import re
 
 import pytest
+from rich.console import Console
 
+from harness.listing import show_summary
+from harness.report.build import _summary
 from harness.report.charts import pipelines
-from harness.report.derived import derive
+from harness.report.combine import load_runs
+from harness.report.derived import derive, failed_prompts
 from harness.report.page import _budget_range, write_page
-from harness.store import load_run
+from harness.store import StoreError, load_run
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +72,65 @@ def test_a_run_without_verifiers_or_pictures_has_a_page(make_run, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "This run kept no pictures" in page
     assert 'id="slider"' not in without_library(page)
+
+
+def with_failed(run, rows):
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"failed_prompts": rows}))
+
+
+FAILED = [
+    {"generator": "nano", "steps": 1, "seed": 0, "prompt_id": number, "kind": "failed", "batch": 0,
+     "reason": "RuntimeError: <img src=x onerror=alert(1)> [bold]"}
+    for number in range(12)
+]  # fmt: skip
+
+
+def test_failed_prompts_are_named_with_their_reasons_as_text(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run", marked="<script>document.title='x'</script>")
+    with_failed(run, FAILED)
+    derived = derive(load_run(run))
+    write_page(derived, run / "report.html")
+    page = without_library((run / "report.html").read_text())
+    failed = page[page.index('id="failed"') : page.index("VHS against")]
+    assert failed.count("<tr>") == 1 + 12
+    assert "a photo of single object number 0&lt;script&gt;document.title=" in failed
+    assert "RuntimeError: &lt;img src=x onerror=alert(1)&gt; [bold]" in failed
+    assert "<img src=x" not in page
+    show_summary(_summary(derived, run), Console(width=200))
+    said = capsys.readouterr().out
+    assert (
+        "failed: nano, seed 0, prompt 1 (a photo of single object number 1): RuntimeError: <img src=x" in said
+    )
+    assert "[bold]" in said
+    assert "failed: 2 more, all named in the report" in said
+
+
+def test_without_failed_prompts_nothing_is_said(page, made):
+    assert "Failed prompts" not in page
+    assert len(derive(load_run(made)).failed) == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        5,
+        [5],
+        [{}],
+        [FAILED[0] | {"prompt_id": 99}],
+        [FAILED[0] | {"prompt_id": -1}],
+        [FAILED[0] | {"seed": None}],
+    ],
+)
+def test_failed_prompts_that_make_no_sense_are_a_sentence(make_run, tmp_path, rows):
+    run = make_run(tmp_path / "run", verifiers=[], gallery_prompts=0)
+    with_failed(run, rows)
+    with pytest.raises(StoreError, match=r"run.json is damaged: failed_prompts names none of its prompts"):
+        failed_prompts(load_run(run))
+
+
+def test_failed_prompts_of_combined_runs_are_all_named(make_run, tmp_path):
+    runs = [make_run(tmp_path / str(seed), seeds=[seed]) for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        with_failed(run, [FAILED[3] | {"seed": seed}])
+    assert failed_prompts(load_runs(runs))["seed"].tolist() == [0, 1]

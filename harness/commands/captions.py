@@ -1,0 +1,39 @@
+"""`vhsbench captions`: what a verifier says of its winners after alignment (the paper's Fig. 7)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.terminal import Bars, Json, quiet
+
+
+def captions(
+    run: Annotated[Path, typer.Argument(help="A finished run; it kept the pictures of some prompts.")],
+    aligned: Annotated[
+        Path, typer.Option(help="Checkpoint of the alignment stage, a folder in the official format.")
+    ],
+    n: Annotated[int, typer.Option("-n", "--best-of", min=1, help="Winners of how many candidates.")] = 4,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Caption a run's winners with an aligned verifier; `vhsbench report` then shows them."""
+    quiet()
+    from harness.captions import caption_winners
+    from harness.report.build import draw_captions
+    from harness.store import load_run
+
+    with Bars() as bars:
+        table = caption_winners(
+            run, aligned, n, device, progress=lambda done, of: bars.update("captions", done, of)
+        )
+    figures = draw_captions(load_run(run), run / "figures")
+    if as_json:
+        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
+        return
+    for row in table.itertuples():
+        print(f"{row.prompt}: {row.caption}")
+    print(f"captions: {run / 'captions.csv'}, {figures}.pdf")

@@ -1,0 +1,52 @@
+"""A function of tensors as CUDA graphs: one launch replays all its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+_WARM_UPS = 2  # libraries choose kernels and workspaces on first calls, which a graph must not hold
+
+
+class Graphed:
+    """Calls of `function` by a CUDA graph for every shape of its arguments, captured at the first.
+
+    Whatever is no tensor is part of the shape. Results are copies: the next replay writes over the graph's own.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], Any]] = {}
+        self._pool: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, spec = tree_flatten((args, kwargs))
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        key = str(spec), *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(args, kwargs)
+        graph, inputs, outputs = self._graphs[key]
+        for own, given in zip(inputs, tensors, strict=True):
+            own.copy_(given)
+        graph.replay()
+        return tree_map_only(torch.Tensor, torch.clone, outputs)
+
+    def _capture(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor], Any]:
+        args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                self._function(*args, **kwargs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = self._function(*args, **kwargs)
+        self._pool = self._pool or graph.pool()
+        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        return graph, inputs, outputs

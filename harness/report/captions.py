@@ -1,0 +1,52 @@
+"""Captions after alignment, under the pictures that they are of (the paper's Fig. 7)."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness.report.gallery import Picture, headed
+from harness.report.style import TWO_COLUMNS, figure, label, styled
+
+FILE = "captions.csv"  # in a run's folder
+_COLUMNS, _SHOWN = 4, 12
+
+
+def read_captions(run: Path) -> pd.DataFrame | None:
+    """What `vhsbench captions` wrote into a run; None if it has not."""
+    file = run / FILE
+    return pd.read_csv(file, keep_default_na=False) if file.is_file() else None
+
+
+def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
+    """Winners with their prompt above and the caption of the aligned model below; at most twelve.
+
+    rows: a candidate's columns, prompt, verifier, caption.
+    """
+    rows = rows.head(_SHOWN)
+    down = -(-len(rows) // _COLUMNS)
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(TWO_COLUMNS, 0.4 + 2.35 * down)
+        grid = fig.subplots(down, _COLUMNS, squeeze=False).ravel()
+        for axes in grid[len(rows) :]:
+            axes.set_axis_off()
+        for axes, (_, row) in zip(grid, rows.iterrows(), strict=False):
+            axes.imshow(picture(row), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+            axes.set_title(_wrapped(row["prompt"], 30, 2), fontsize=6.5, style="italic", parse_math=False)
+            said = row["caption"] or "(no words)"
+            axes.set_xlabel(_wrapped(said, 34, 5), fontsize=6, labelpad=2, parse_math=False)
+        headed(
+            fig,
+            f"{label(rows['verifier'].iloc[0])} after alignment: its caption of its pick for the prompt above",
+        )
+    return fig
+
+
+def _wrapped(text: str, width: int, lines: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))

@@ -1,0 +1,78 @@
+"""What only a GPU can show: CUDA events, memory, energy, running out of memory, and graphs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from harness.config import TimingConfig
+from harness.cost import measure as measuring
+from harness.cost.graphs import Graphed
+from harness.cost.measure import Cell, measure, measure_in_fresh_process
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def cell(**changes) -> Cell:
+    timing = TimingConfig(best_of_n=(1, 4), batch_sizes=(4,), repeats=6, warm_up=1)
+    cuda = {"device": "cuda"}
+    options = {"generator": "nano", "generator_options": cuda, "verifier": "vhs", "verifier_options": cuda}
+    return Cell(**options | {"prompt": "a photo of a red heart", "timing": timing} | changes)
+
+
+def test_both_clocks_memory_and_energy_are_there_and_agree():
+    rows = pd.DataFrame(measure_in_fresh_process(cell()).rows)
+    assert (rows["status"] != "oom").all()
+    assert (rows["event_ms"] > 0).all()
+    assert (rows["event_ms"] <= rows["wall_ms"] * 1.05).all()
+    assert (rows["peak_vram_gb"] > 0).all()
+    assert (rows["peak_reserved_gb"] >= rows["peak_vram_gb"]).all()
+    assert rows["peak_rss_gb"].isna().all()
+    whole = rows[rows["stage"] == "end_to_end"].groupby(["n", "batch"])["wall_ms"].median()
+    assert whole[4, 1] > whole[1, 1]
+    assert rows["energy_j"].notna().all()
+
+
+def test_a_tensor_of_known_size_is_seen_by_the_allocator():
+    device = torch.device("cuda")
+    before = measuring.peak_memory(lambda: None, device, measuring.Gpu.of(device))
+    after = measuring.peak_memory(
+        lambda: torch.ones(250_000_000, dtype=torch.uint8, device=device), device, measuring.Gpu.of(device)
+    )
+    assert after["peak_vram_gb"] - before["peak_vram_gb"] == pytest.approx(0.25, rel=0.02)
+
+
+def test_a_call_larger_than_the_gpu_is_a_row_of_status_oom(monkeypatch):
+    original = measuring.end_to_end
+
+    def hungry(generator, verifier, prompt, ns, batch=1):
+        runs = original(generator, verifier, prompt, ns, batch)
+        return runs | (
+            {4: lambda: torch.empty(1 << 42, dtype=torch.uint8, device="cuda")} if 4 in runs else {}
+        )
+
+    monkeypatch.setattr(measuring, "end_to_end", hungry)
+    rows = pd.DataFrame(measure(cell()).rows)
+    lost = rows[(rows["stage"] == "end_to_end") & (rows["n"] == 4)]
+    assert set(lost["status"]) == {"oom"}
+    assert lost["wall_ms"].isna().all()
+    assert (rows.drop(lost.index)["wall_ms"] > 0).all()
+
+
+def test_a_graph_computes_what_the_function_does_for_every_shape():
+    linear = torch.nn.Linear(8, 8, device="cuda")
+    with torch.inference_mode():
+        graphed = Graphed(lambda x, scale=1: (linear(x) * scale,))
+        first = torch.randn(3, 8, device="cuda")
+        kept = graphed(first)[0]
+        for x in (torch.randn(3, 8, device="cuda"), torch.randn(5, 8, device="cuda")):
+            for scale in (1, 2):
+                torch.testing.assert_close(graphed(x, scale=scale)[0], linear(x) * scale)
+        torch.testing.assert_close(kept, linear(first))  # not written over by later replays
+
+
+def test_the_cuda_graphs_variant_keeps_the_results():
+    measured = measure(cell(variant="cuda-graphs"))
+    assert measured.about["image_difference"] <= 1
+    assert measured.about["score_difference"] < 1e-3

@@ -1,0 +1,78 @@
+"""Captions of a run's winners; the bundled VHS stands for an aligned one, which has the same format."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import verifiers
+from generators.noise import candidate_seed
+from harness.captions import COLUMNS, caption_winners
+from harness.cli import app
+from harness.derive import winners
+from harness.report.build import build
+from harness.report.captions import read_captions
+from harness.store import load_run
+from verifiers.captions import CaptionError, captions
+from verifiers.nano import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def captioned(make_run, tmp_path_factory):
+    """A run, captioned by the command, with what that printed."""
+    run = make_run(tmp_path_factory.mktemp("captions") / "run")
+    arguments = ["captions", str(run), "--aligned", str(WEIGHTS / "vhs"), "--best-of", "2"]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    return run, said.stdout
+
+
+def test_the_captions_are_of_the_winners_own_features(captioned, nano):
+    folder, printed = captioned
+    rows, run = read_captions(folder), load_run(folder)
+    assert list(rows) == COLUMNS
+    picks = winners(run.candidates, run.scores[run.scores["verifier"] == "vhs"], 2)
+    kept = picks[picks["prompt_id"].isin(rows["prompt_id"])]
+    assert rows["index"].tolist() == kept["index"].tolist()
+    assert len(rows) == 6
+    first = rows.iloc[0]
+    vhs = verifiers.create("vhs")
+    noise = nano.noise([candidate_seed(0, int(first["prompt_id"]), int(first["index"]))])
+    hidden = nano.head(nano.encode([first["prompt"]]), noise, vhs.block).features
+    assert captions(vhs, hidden) == [first["caption"]]
+    assert set(rows["checkpoint"]) == {vhs.checkpoint_sha256}
+    assert f"{first['prompt']}: {first['caption']}" in printed
+
+
+def test_the_figure_and_the_report_show_them(captioned, tmp_path):
+    folder = captioned[0]
+    with Image.open(folder / "figures" / "captions.png") as image:
+        assert image.width / 300 == pytest.approx(7.16, abs=0.1)
+    file = folder / "captions.csv"
+    rows = pd.read_csv(file, keep_default_na=False)
+    rows["caption"] = "a <b>red</b> star"
+    text = file.read_bytes()
+    try:
+        rows.to_csv(file, index=False)
+        build(folder, out=tmp_path)
+    finally:
+        file.write_bytes(text)
+    page = (tmp_path / "report.html").read_text()
+    assert "after alignment it says" in page
+    assert "a &lt;b&gt;red&lt;/b&gt; star" in page
+    assert pd.read_csv(tmp_path / "figures" / "captions.csv")["caption"].unique().tolist() == [
+        "a <b>red</b> star"
+    ]
+
+
+def test_what_cannot_be_captioned_is_one_sentence(made, make_run, tmp_path):
+    with pytest.raises(CaptionError, match="is no checkpoint of the alignment stage"):
+        caption_winners(made, tmp_path)
+    only = make_run(tmp_path / "clip", verifiers=[{"name": "mllm-clip"}])
+    with pytest.raises(CaptionError, match=r"has no scores by 'vhs' \(it has mllm-clip\)"):
+        caption_winners(only, WEIGHTS / "vhs")
+    bare = make_run(tmp_path / "bare", gallery_prompts=0)
+    with pytest.raises(CaptionError, match="kept no pictures"):
+        caption_winners(bare, WEIGHTS / "vhs")

@@ -1,0 +1,52 @@
+"""What an aligned model says of features: the captions that it was aligned with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import verifiers
+from verifiers.captions import CaptionError, captions
+from verifiers.checkpoint import VerifierCard, save_checkpoint
+from verifiers.nano.models import TEMPLATE, build_verifier
+from verifiers.training import Examples, align
+
+SAID = ("a red star at center", "a blue ring at top left and a green heart at bottom")
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """(folder, latents [8, 16, 2, 2]): two kinds of latents, each with its caption, learnt in a few steps."""
+    folder = tmp_path_factory.mktemp("aligned")
+    torch.manual_seed(0)
+    card = VerifierCard("mllm-ae", "nano", None, 16, 4, TEMPLATE)
+    model, question = build_verifier(card, 0)
+    kinds = torch.where(torch.arange(8) % 2 == 0, 1.0, -1.0)
+    latents = kinds[:, None, None, None] + 0.1 * torch.randn(8, 16, 2, 2)
+    visual = latents.flatten(2).transpose(1, 2)
+    examples = Examples(visual, [""] * 8, [SAID[i % 2] for i in range(8)], kinds > 0)
+    align(
+        model, question, examples, steps=60, batch=8, seed=0, state_file=folder / "state",
+        report=lambda _: None, connector_only=False,
+    )  # fmt: skip
+    save_checkpoint(folder / "aligned", model, question.tokenizer, card)
+    return folder / "aligned", latents
+
+
+def test_it_says_what_it_was_aligned_with(aligned):
+    folder, latents = aligned
+    model = verifiers.create("mllm-ae", checkpoint=folder)
+    assert captions(model, latents) == [SAID[i % 2] for i in range(8)]
+    assert captions(model, latents[:1], longest=3) == ["a red star"]
+
+
+def test_a_caption_does_not_depend_on_the_batch(aligned):
+    folder, latents = aligned
+    model = verifiers.create("mllm-ae", checkpoint=folder)
+    assert [captions(model, row[None])[0] for row in latents[:2]] == captions(model, latents[:2])
+
+
+def test_a_random_model_has_no_words():
+    model = verifiers.create("mllm-ae", checkpoint="random", device="meta")
+    with pytest.raises(CaptionError, match="'mllm-ae' has no tokenizer"):
+        captions(model, torch.zeros(1, 32, 2, 2))

@@ -1,0 +1,48 @@
+"""Captions by a verifier's model after alignment (stage 1, A.3), before it learns to answer yes or no (Fig. 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from verifiers.mllm import Question
+from verifiers.training.stages import CAPTION_TEMPLATE, END
+from verifiers.verifier import MllmVerifier
+
+LONGEST = 96  # tokens
+
+
+class CaptionError(ValueError):
+    """A model that cannot be asked for a caption; the message is one sentence for a user."""
+
+
+@torch.inference_mode()
+def captions(verifier: MllmVerifier, features: Any, longest: int = LONGEST) -> list[str]:
+    """Greedy captions of a batch of what `verifier` reads, of at most `longest` tokens each.
+
+    The model is asked as in alignment: by the checkpoint's own template where that has no prompt in it,
+    else by CAPTION_TEMPLATE. Raises CaptionError for a model without a tokenizer.
+    """
+    question = verifier.question
+    if not isinstance(question, Question):
+        raise CaptionError(f"verifier '{verifier.name}' has no tokenizer, and so no words to caption with.")
+    tokenizer = question.tokenizer
+    template = CAPTION_TEMPLATE if "{prompt}" in question.template else question.template
+    ask = Question(tokenizer, template)
+    visual = verifier.visual([""] * len(features), features)
+    model, llm = verifier.model, verifier.model.llm
+    embed = llm.get_input_embeddings()  # type: ignore[operator]
+    before = torch.tensor(ask.before_ids, device=verifier.device)
+    after = ask.after_ids([""])[0].to(verifier.device)
+    first, last = (embed(ids).expand(len(visual), -1, -1) for ids in (before, after[0]))
+    sequence = torch.cat([first, model.connector(visual), last], dim=1).to(visual.dtype)
+    ids = llm.generate(  # type: ignore[operator]
+        inputs_embeds=sequence,
+        attention_mask=torch.ones(sequence.shape[:2], dtype=torch.long, device=verifier.device),
+        max_new_tokens=longest,
+        do_sample=False,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.pad_token_id or 0,
+    )
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
