@@ -19,6 +19,7 @@ from generators.training import Progress
 from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
+from harness.shards import is_out_of_memory
 from harness.training.sources import Sample, samples_sha256
 from verifiers.checkpoint import checkpoint_sha256
 from verifiers.protocol import Needs
@@ -96,11 +97,24 @@ class Collector:
         self._dtype, self.batch_size = dtype, batch_size
 
     def batches(self, part: Part) -> Iterator[Made]:
-        """All samples of a part, `batch_size` at a time."""
-        for start in range(0, len(part.samples), self.batch_size):
+        """All samples of a part, `batch_size` at a time, from then on half as many where memory runs out."""
+        start = 0
+        while start < len(part.samples):
             batch = slice(start, start + self.batch_size)
             samples, rows = part.samples[batch], list(part.rows[batch])
-            yield self._again(samples, rows, part) if rows else self._make(samples, part)
+            made: Made | None = None
+            try:
+                made = self._again(samples, rows, part) if rows else self._make(samples, part)
+            except Exception as error:
+                if not is_out_of_memory(error) or len(samples) == 1:
+                    raise
+            if made is None:  # here, where the failed batch's tensors are let go
+                self.batch_size = len(samples) // 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            yield made
+            start += len(samples)
 
     def collect(
         self,

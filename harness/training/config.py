@@ -105,12 +105,16 @@ class TrainConfig(Recipe):
 
 
 def data_beside(base: TrainConfig, variant: TrainConfig, out: Path) -> TrainConfig:
-    """`variant` with its data where `base`, trained in `out`, has it: another block's in a folder beside."""
+    """`variant` with its data where `base`, trained in `out`, has it.
+
+    Another block's is in a folder beside, of the same images: their captions and verdicts are `base`'s.
+    """
     folder = base.data.folder or out / "data"
+    data = {"folder": folder}
     block = variant.verifier.block
     if block is not None and block != base.verifier.block:
-        folder = folder.with_name(f"{folder.name}-block-{block}")
-    return variant.model_copy(update={"data": variant.data.model_copy(update={"folder": folder})})
+        data = {"folder": folder.with_name(f"{folder.name}-block-{block}"), "rows_of": folder}
+    return variant.model_copy(update={"data": variant.data.model_copy(update=data)})
 
 
 def load_train_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:

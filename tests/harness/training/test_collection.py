@@ -202,6 +202,26 @@ def test_features_keep_the_generators_own_16_bits(tmp_path):
     assert cards["hidden"].dtype == "bfloat16"
 
 
+def test_batches_shrink_where_memory_runs_out(whole, generator, tmp_path, monkeypatch):
+    decode, sizes = generator.decode, []
+
+    def small(latents):
+        sizes.append(len(latents))
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents)
+
+    monkeypatch.setattr(generator, "decode", small)
+    made = collector(generator)
+    made.collect(part(), folders(tmp_path), SIZE)
+    assert sizes == [1, 4, 2, 2, 2, 2, 2]  # a look at the shapes, the batch that failed, two shards in twos
+    before, after = (ShardDataset(root / "hidden").rows for root in (whole[0], tmp_path))
+    assert [{**r, "clip_score": 0} for r in after] == [{**r, "clip_score": 0} for r in before]
+    monkeypatch.setattr(generator, "decode", lambda _: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        list(made.batches(part()))
+
+
 def test_alignment_needs_no_detector_and_refines_by_pictures(generator, tmp_path):
     generator.decode(generator.denoise(generator.encode(["a photo of a star"]), generator.noise([1])))[
         0
