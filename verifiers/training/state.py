@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -16,6 +17,10 @@ from generators.files import DiskFullError
 
 _POINT = "point.json"
 _NO_ROOM = 1 << 20  # bytes
+
+
+class InUseError(ValueError):
+    """A folder in which another training is at work; the message is one sentence for a user."""
 
 
 class States:
@@ -88,6 +93,20 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in unique.items()}, temporary)
         os.replace(temporary, file)
+
+
+@contextmanager
+def held(out: Path, main: bool) -> Iterator[None]:
+    """Keep other trainings out of `out` until the process ends, however it ends. Raises InUseError."""
+    if not main:  # the first process holds it for all
+        yield
+        return
+    with open(out / ".lock", "a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(f"another training is at work in {out}; wait for it or stop it.") from None
+        yield
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from verifiers.training.objectives import Captioning, YesNo
 from verifiers.training.recipe import Recipe, VerifierRecipe
 from verifiers.training.samples import Samples, Tokens, precomputed
 from verifiers.training.stage import Stage
-from verifiers.training.state import sync, write_tensors, writing
+from verifiers.training.state import held, sync, write_tensors, writing
 from verifiers.training.statistics import feature_moments
 
 TOWER = "clip"  # in a checkpoint's folder, where the vision tower is the user's own
@@ -40,17 +40,20 @@ def train_verifier(
     """Train in `out`, going on from where a killed run was; returns the checkpoint's folder.
 
     `out` gets aligned/ (the end of stage 1) and checkpoint/, both loadable by path, statistics.csv and
-    tensorboard/. Raises ShardError for data of something else, LabelError, TrainingError, DiskFullError.
+    tensorboard/. Raises ShardError for data of something else, LabelError, TrainingError, DiskFullError,
+    InUseError.
     """
-    return _Training(recipe, generator, data, out, report).run()
+    with room_on_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+    engine = Engine(recipe.engine, out, report)
+    with held(out, engine.is_main):
+        return _Training(recipe, generator, data, out, engine).run()
 
 
 class _Training:
-    def __init__(self, recipe: Recipe, generator: str, data: Data, out: Path, report: Report) -> None:
+    def __init__(self, recipe: Recipe, generator: str, data: Data, out: Path, engine: Engine) -> None:
         self.recipe, self.generator, self.data, self.out = recipe, generator, data, out
-        with room_on_disk(out):
-            out.mkdir(parents=True, exist_ok=True)
-        self.engine = Engine(recipe.engine, out, report)
+        self.engine = engine
         verify = recipe.engine.verify_data and self.engine.is_main
         self.parts = open_data(recipe, generator, data, verify)
         self.train = self.parts["train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from generators.training import Progress
 from verifiers.training.log import read
+from verifiers.training.state import InUseError
 from verifiers.training.train import train_verifier
 
 ADAMW = {
@@ -59,6 +61,13 @@ def start(recipe, data, out: Path, kill_at: str = "", processes: int = 1) -> lis
     for process in ranks:
         process.join(120)
     return [process.exitcode for process in ranks]
+
+
+def test_a_folder_in_use_is_refused(small, data, tmp_path):
+    with open(tmp_path / ".lock", "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(InUseError, match="another training is at work"):
+            train_verifier(small(**ADAMW), "nano", data, tmp_path)
 
 
 @pytest.fixture(scope="module")
