@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from verifiers.mllm import Question
-from verifiers.training.stages import CAPTION_TEMPLATE, END
+from verifiers.training.objectives import END
+from verifiers.training.recipe import CAPTION_TEMPLATE
 from verifiers.verifier import MllmVerifier
 
 LONGEST = 96  # tokens

@@ -8,8 +8,13 @@ import torch
 import verifiers
 from verifiers.captions import CaptionError, captions
 from verifiers.checkpoint import VerifierCard, save_checkpoint
+from verifiers.features import flatten_latents
 from verifiers.nano.models import TEMPLATE, build_verifier
-from verifiers.training import Examples, align
+from verifiers.training.engine import Engine
+from verifiers.training.objectives import Captioning
+from verifiers.training.recipe import CAPTION_TEMPLATE, AlignRecipe, EngineRecipe, OptimizerRecipe
+from verifiers.training.samples import MemorySamples
+from verifiers.training.stage import Stage
 
 SAID = ("a red star at center", "a blue ring at top left and a green heart at bottom")
 
@@ -23,12 +28,13 @@ def aligned(tmp_path_factory):
     model, question = build_verifier(card, 0)
     kinds = torch.where(torch.arange(8) % 2 == 0, 1.0, -1.0)
     latents = kinds[:, None, None, None] + 0.1 * torch.randn(8, 16, 2, 2)
-    visual = latents.flatten(2).transpose(1, 2)
-    examples = Examples(visual, [""] * 8, [SAID[i % 2] for i in range(8)], kinds > 0)
-    align(
-        model, question, examples, steps=60, batch=8, seed=0, state_file=folder / "state",
-        report=lambda _: None, connector_only=False,
+    rows = [{"caption": SAID[i % 2]} for i in range(8)]
+    optimizer = OptimizerRecipe(name="muon", learning_rate=2e-3, adamw_learning_rate=1e-3)
+    stage = Stage(
+        "align", AlignRecipe(batch=8, steps=60, train="all", optimizer=optimizer),
+        Captioning(question, CAPTION_TEMPLATE), MemorySamples(latents, rows), flatten_latents, (0,),
     )  # fmt: skip
+    Engine(EngineRecipe(), folder).fit(model, stage)
     save_checkpoint(folder / "aligned", model, question.tokenizer, card)
     return folder / "aligned", latents
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from verifiers.mllm import PAPER_TEMPLATE
 
-CAPTION_TEMPLATE = "<image> Describe the image in one concise sentence."
+CAPTION_TEMPLATE = "<image> describe the image"
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 

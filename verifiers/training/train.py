@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +155,19 @@ class _Training:
         metrics: Metrics,
     ) -> None:
         """A folder in the official format, there whole or not at all. Raises DiskFullError."""
+        card = self.card
+        if name == ALIGNED and self.recipe.align:  # asked as it was trained, it captions
+            card = replace(card, template=self.recipe.align.template)
         if self.engine.is_main:
             work = self.out / f".{name}.tmp"
             shutil.rmtree(work, ignore_errors=True)
             with writing(self.out):
                 model = _filled(mllm, self.card, weights)
-                save_checkpoint(work, model, question.tokenizer, self.card, self.moments, dtype)
+                save_checkpoint(work, model, question.tokenizer, card, self.moments, dtype)
                 if self.card.vision_tower == TOWER:
                     shutil.copytree(str(self.recipe.verifier.clip), work / TOWER)
                 cards = {part: data.card for part, data in self.parts.items()}
-                (work / "README.md").write_text(model_card(name, self.recipe, self.card, cards, metrics))
+                (work / "README.md").write_text(model_card(name, self.recipe, card, cards, metrics))
                 sync(work)
                 write_atomic(self.out / f"{name}.json", (json.dumps(metrics, indent=1) + "\n").encode())
             with writing(self.out):

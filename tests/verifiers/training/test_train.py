@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 import verifiers
 from generators.files import DiskFullError
+from verifiers.captions import captions
 from verifiers.training.data import Data
 from verifiers.training.engine import TrainingError
 from verifiers.training.log import read
 from verifiers.training.losses import LabelError
+from verifiers.training.objectives import Captioning
 from verifiers.training.shards import ShardDataset, ShardError, read_data_card
 from verifiers.training.train import train_verifier
 
@@ -57,16 +59,14 @@ def test_the_checkpoint_scores_as_its_card_says(trained, data):
 
 def test_the_aligned_model_is_a_folder_of_its_own_that_captions(trained, data):
     verifier = verifiers.create("vhs", checkpoint=trained / "aligned")
-    assert verifier.info().feature_width == 128
-    from verifiers.training.objectives import Captioning
-
-    rows = ShardDataset(data.validation).rows[:8]
-    features = verifier.tokens(ShardDataset(data.validation).batch(range(8))[0])
-    texts = Captioning(verifier.question, CAPTION["template"]).texts(rows, 4)
-    states = verifier.model.states(texts.before, features, texts.after)
+    assert verifier.card.template == "<image> describe the image"
+    features, rows = ShardDataset(data.validation).batch(range(8))
+    texts = Captioning(verifier.question, verifier.card.template).texts(rows, 4)
+    states = verifier.model.states(texts.before, verifier.tokens(features), texts.after)
     logits = verifier.model.logits(states[torch.arange(8)[:, None], texts.at])
     # ten steps from a vocabulary of 62, where guessing costs log 62 = 4.1
     assert torch.nn.functional.cross_entropy(logits.flatten(0, 1), texts.target.flatten()) < 3.9
+    assert len(captions(verifier, features)) == 8
 
 
 def test_the_model_card_says_from_what(trained, data):
