@@ -42,29 +42,13 @@ def collect_data(
 ) -> dict[str, dict[Needs, DataCard]]:
     """Collect what is not there of `config`'s data; cards by part and kind of features. Restart it to resume.
 
-    `device` is by default the engine's.
-    Under torchrun or accelerate each process does its share of the shards; a part that waits for another
-    process's has no cards yet. Raises DataError, or what the parts of it raise.
+    `device` is by default the engine's. Under torchrun or accelerate each process does its share of the
+    shards; a part that waits for another process's has no cards yet. Raises DataError, or what the parts of
+    it raise.
     """
+    reads = _reads(config)
     data, device = config.data, device or _device(config.engine.device)
-    if (
-        config.align is not None
-        and data.captions is None
-        and data.alignment is None
-        and not data.labels.captions
-    ):
-        raise DataError(
-            "alignment needs captions: set data.captions, or data.labels.captions to describe the labelled "
-            "images, or align to null."
-        )
-    reads = data.reads or (NEEDS[config.verifier.kind],)
-    if NEEDS[config.verifier.kind] not in reads:
-        raise DataError(
-            f"data.reads lacks {NEEDS[config.verifier.kind]}, which a {config.verifier.kind} reads."
-        )
-    rank, world = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
-    )
+    worker = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folders = {kind: data.folders(out, kind) for kind in reads}
     detector = create_detector(data.detector.name, device, **data.detector.options)
     parts = [_known(part, data.rows_of) for part in _parts(data, config.seed, detector, out, device)]
@@ -81,9 +65,24 @@ def collect_data(
     cards: dict[str, dict[Needs, DataCard]] = {}
     for part in parts:
         where = {kind: folders[kind][part.name] for kind in reads}
-        found = collector.collect(part, where, data.shard_size, report, (rank, world))
+        found = collector.collect(part, where, data.shard_size, report, worker)
         cards[part.name] = found or {}
     return cards
+
+
+def _reads(config: TrainConfig) -> tuple[Needs, ...]:
+    """The kinds of features to write. Raises DataError for data that could not train."""
+    data, kind = config.data, config.verifier.kind
+    captioned = data.captions is not None or data.alignment is not None or data.labels.captions
+    if config.align is not None and not captioned:
+        raise DataError(
+            "alignment needs captions: set data.captions, or data.labels.captions to describe the labelled "
+            "images, or align to null."
+        )
+    reads = data.reads or (NEEDS[kind],)
+    if NEEDS[kind] not in reads:
+        raise DataError(f"data.reads lacks {NEEDS[kind]}, which a {kind} reads.")
+    return reads
 
 
 def _device(kind: str) -> str:
