@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 
 import verifiers
 from verifiers.checkpoint import CheckpointError
-from verifiers.features import Normalize, flatten_latents, moments
+from verifiers.features import Normalize, flatten_latents
 from verifiers.mllm import answer_scores
 from verifiers.nano import WEIGHTS
+from verifiers.training.statistics import Moments
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue cross", "a photo of two rings"]
 
@@ -139,7 +140,9 @@ def test_vhs_without_its_statistics_is_refused(tmp_path):
 
 def test_moments_of_shifted_features():
     x = 100 + torch.randn(50, 64, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)
-    mean, variance = moments(x)
+    moments = Moments(8)
+    moments.add(x)
+    mean, variance = moments.mean.float(), moments.variance.float()
     flat = x.double().flatten(0, 1)
     torch.testing.assert_close(mean.double(), flat.mean(0), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(variance.double(), flat.var(0, correction=0), rtol=1e-4, atol=1e-6)
