@@ -66,8 +66,7 @@ class Engine:
 
         Weights are whole, on the CPU, under `mllm`'s names; of FSDP only the main process has them.
         """
-        run = _Run(self, mllm, stage)
-        return run.whole()
+        return _Run(self, mllm, stage).loop()
 
 
 class _Run:
@@ -94,7 +93,7 @@ class _Run:
         self.window: list[torch.Tensor] = []
         self.seen: list[torch.Tensor] = []
 
-    def whole(self) -> tuple[Weights, Point]:
+    def loop(self) -> tuple[Weights, Point]:
         first = self.point.step
         log = Log(self.engine.out, self.stage.name, first) if self.engine.is_main else None
         features = feature_batches(
