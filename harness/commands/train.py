@@ -122,7 +122,7 @@ def verifier(
             checkpoint = train(chosen, where, _shown(bars))
     if ablations:
         print(markdown(table))
-    elif main:
+    elif main and (chosen.engine.processes == 1 or "WORLD_SIZE" in os.environ):  # the first process says it
         print(f"checkpoint: {checkpoint}")
 
 

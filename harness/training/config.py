@@ -123,9 +123,12 @@ def load_train_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
     `overrides` are "key.key=value", the value in YAML.
     """
     config = read_named(path, bundled(trainings=True), TrainConfig, _EXAMPLE)
-    for text in overrides:
-        config = yaml_files.check(merged(config.model_dump(), _override(text)), f"--set {text}", TrainConfig)
-    return config
+    texts = list(overrides)
+    data = config.model_dump()
+    for text in texts:
+        data = merged(data, _override(text))
+    where = f"--set {texts[0]}" if len(texts) == 1 else "--set"
+    return yaml_files.check(data, where, TrainConfig) if texts else config
 
 
 def _override(text: str) -> dict[str, Any]:

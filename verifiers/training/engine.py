@@ -233,7 +233,7 @@ def _accelerator(recipe: EngineRecipe) -> Any:
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))
     return Accelerator(
         cpu=recipe.device == "cpu",
-        mixed_precision=recipe.precision,
+        mixed_precision="no" if recipe.precision == "fp32" else "bf16",
         fsdp_plugin=sharding,
         kwargs_handlers=[patience],
     )

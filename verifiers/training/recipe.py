@@ -137,7 +137,7 @@ class EngineRecipe(Strict):
     processes: Positive = 1
     threads: Positive | None = None  # CPU threads a process
     sharding: Literal["none", "fsdp"] = "none"
-    precision: Literal["no", "bf16"] = "bf16"
+    precision: Literal["bf16", "fp32"] = "bf16"
     micro_batch: Positive = 64
     gradient_checkpointing: bool = False
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read features ahead

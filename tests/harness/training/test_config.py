@@ -82,6 +82,9 @@ def test_overrides_change_nested_keys(tmp_path):
     config = load_train_config(file, ["finetune.loss.name=focal", "align=null", "seed=3"])
     assert (config.finetune.batch, config.finetune.epochs, config.finetune.loss.focus) == (32, 2, 2.0)
     assert (config.align, config.seed) == (None, 3)
+    # together possible, one by one not
+    both = load_train_config(file, ["engine.save_every=4", "engine.log_every=2"])
+    assert (both.engine.save_every, both.engine.log_every) == (4, 2)
     for wrong in ("seed", "=3", "a..b=1", "seed=[1"):
         with pytest.raises(ConfigError, match="write KEY=VALUE"):
             load_train_config(file, [wrong])

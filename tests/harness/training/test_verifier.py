@@ -22,7 +22,7 @@ TINY = {
     "data.labels": {"prompts": "nano", "limit": 64, "variants": 1, "validation_share": 0.4, "captions": True},
     "data.clip_score": None,
     "align.steps": 2, "align.batch": 8, "finetune.steps": 4, "finetune.batch": 8, "finetune.validate_every": 2,
-    "verifier.llm.sizes": {"num_hidden_layers": 1}, "engine.precision": "no", "engine.threads": 1,
+    "verifier.llm.sizes": {"num_hidden_layers": 1}, "engine.precision": "fp32", "engine.threads": 1,
     "compare": {"prompts": {"limit": 4}, "pool": 4},
 }  # fmt: skip
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={json.dumps(value)}")]

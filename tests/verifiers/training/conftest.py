@@ -53,7 +53,7 @@ def small_recipe(**changes: Any) -> Recipe:
                 "optimizer": optimizer,
             },
             "finetune": {"batch": 16, "steps": 30, "validate_every": 10, "optimizer": optimizer},
-            "engine": {"threads": 1, "precision": "no", "micro_batch": 16, "save_every": 3, "log_every": 1},
+            "engine": {"threads": 1, "precision": "fp32", "micro_batch": 16, "save_every": 3, "log_every": 1},
         }
         | changes
     )  # fmt: skip
