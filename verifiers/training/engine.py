@@ -90,6 +90,7 @@ class _Run:
         self.model, *self.optimizers = self.accelerator.prepare(Reader(mllm), *optimizers)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.point = Point(**engine.states.load(stage.name))
+        self.shown = math.nan  # the loss last logged: to read one every step would wait for the device
         self.window: list[torch.Tensor] = []
         self.seen: list[torch.Tensor] = []
 
@@ -103,7 +104,7 @@ class _Run:
         started, before = time.monotonic(), self.point.seconds
         self.model.train()
         for step in range(first, self.steps):
-            loss = self._step(step, features)
+            self._step(step, features)
             self.point.step, self.point.seconds = step + 1, before + time.monotonic() - started
             last = step + 1 == self.steps
             if (step + 1) % self.recipe.log_every == 0 or last:
@@ -113,7 +114,7 @@ class _Run:
             if (step + 1) % self.recipe.save_every == 0 and not last:
                 self.engine.states.save(self.stage.name, asdict(self.point))
             self.engine.report(
-                Progress(self.stage.name, step + 1, self.steps, float(loss), self.point.seconds)
+                Progress(self.stage.name, step + 1, self.steps, self.shown, self.point.seconds)
             )
         if log:
             log.close()
@@ -129,8 +130,8 @@ class _Run:
         a = self.accelerator
         return share(self.order.batch(step), a.process_index, a.num_processes, self.recipe.micro_batch)
 
-    def _step(self, step: int, features: Iterator[torch.Tensor]) -> torch.Tensor:
-        """One optimiser step; returns this process's part of the batch's loss."""
+    def _step(self, step: int, features: Iterator[torch.Tensor]) -> None:
+        """One optimiser step; `window` keeps this process's part of the batch's loss, on the device."""
         factor = cosine(step / self.steps, self.stage.recipe.optimizer.warm_up)
         for optimizer, base in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -148,7 +149,6 @@ class _Run:
             optimizer.step()
             optimizer.zero_grad()
         self.window.append(loss)
-        return loss
 
     def _backward(self, rows: Rows, features: torch.Tensor, total: float) -> torch.Tensor:
         with attention(self.engine.device):
@@ -172,6 +172,7 @@ class _Run:
                 f"the loss of stage '{self.stage.name}' is {loss} at step {self.point.step}: "
                 "lower its learning rate."
             )
+        self.shown = loss
         values = {"loss": loss}
         if self.seen:
             p_yes, p_no, right = self.accelerator.gather(torch.cat(self.seen)).cpu().numpy().T
