@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from generators.training import Progress
     from verifiers.training.shards import DataCard
 
+Config = Annotated[
+    Path, typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ...")
+]
+Out = Annotated[Path | None, typer.Option(help="Where all is kept; default: runs/<name>.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, as finetune.batch=32; repeatable.")
+]
+
 app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
 
 
@@ -45,14 +53,9 @@ def nano(
 
 @app.command()
 def data(
-    config: Annotated[
-        Path,
-        typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ..."),
-    ],
-    out: Annotated[Path | None, typer.Option(help="Where all is kept; default: runs/<name>.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, as data.labels.variants=20; repeatable.")
-    ] = None,
+    config: Config,
+    out: Out = None,
+    changes: Changes = None,
     as_json: Json = False,
 ) -> None:
     """Collect a training's data: images, captions, verdicts, features in shards. Run it again to resume.
@@ -84,14 +87,9 @@ def data(
 
 @app.command()
 def verifier(
-    config: Annotated[
-        Path,
-        typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ..."),
-    ],
-    out: Annotated[Path | None, typer.Option(help="Where all is kept; default: runs/<name>.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, as finetune.batch=32; repeatable.")
-    ] = None,
+    config: Config,
+    out: Out = None,
+    changes: Changes = None,
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Also the configuration's ablations, and compare them.")
     ] = False,
