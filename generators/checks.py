@@ -12,7 +12,21 @@ if TYPE_CHECKING:
     from generators.specs import GeneratorSpec
 
 
+def as_device(name: str | torch.device) -> torch.device:
+    """The device of that name. Raises GeneratorError for what is none, or a GPU that is not here."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise GeneratorError(f"unknown device '{name}'; known: cpu, cuda, cuda:N, meta.") from None
+    if device.type == "cuda" and (device.index or 0) >= (gpus := torch.cuda.device_count()):
+        raise GeneratorError(f"there is no device '{name}' here: torch finds {gpus} GPUs.")
+    return device
+
+
 def check_steps(spec: GeneratorSpec, steps: int) -> None:
+    """Raises GeneratorError for a number of steps that the family cannot do."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= spec.max_steps:
         can = f"1 to {spec.max_steps} steps" if spec.max_steps > 1 else "1 step only"
         raise GeneratorError(f"steps is {steps!r}, but {spec.name} makes an image in {can}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from safetensors import SafetensorError
 
-from generators.checks import check_memory, check_resolution, check_steps, free_bytes, needed_bytes
+from generators.checks import as_device, check_memory, check_resolution, check_steps, free_bytes, needed_bytes
 from generators.hub import resolve
 from generators.nano import LORA, WEIGHTS
 from generators.protocol import GeneratorError
@@ -51,7 +51,7 @@ def open_generator(
     Raises GeneratorError with a sentence for the user.
     """
     lora_path = None if lora is None else find_lora(spec.name, lora)
-    place, text_place = torch.device(device), torch.device(text_encoder_device or device)
+    place, text_place = as_device(device), as_device(text_encoder_device or device)
     numbers = as_dtype(dtype or spec.dtype)
     steps = spec.steps if steps is None else steps
     resolution = spec.resolution if resolution is None else resolution
@@ -96,6 +96,7 @@ def open_generator(
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype of that name. Raises GeneratorError for another."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in _DTYPES:

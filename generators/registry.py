@@ -18,8 +18,8 @@ class RegistryError(ValueError):
 
 def nearest(name: str, known: list[str]) -> str:
     """A "did you mean" clause, or the list of known names."""
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(sorted(known))}."
+    match = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(sorted(known)) or 'none'}."
 
 
 class Registry(Generic[T]):

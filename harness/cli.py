@@ -40,7 +40,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        refused = isinstance(error, OSError) and error.strerror and error.filename
+        print(f"error: {f'{error.filename}: {error.strerror}.' if refused else error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; nothing that was finished is lost: run the same command to resume.", file=sys.stderr)

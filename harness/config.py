@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 import generators
 import verifiers
@@ -18,8 +19,19 @@ from harness.yaml_files import ConfigError, Model
 
 __all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "load_config", "parse"]
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, strict=True)]  # strict: `true` is no number
 _EXAMPLE = "generators: [{name: nano}]"
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*", name):
+        raise ValueError(
+            f"'{name}' names files; use letters, digits, '.', '_', '+' and '-', no '.' at the beginning"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_folder_name)]
 
 
 class _Strict(BaseModel):
@@ -37,7 +49,7 @@ class GeneratorConfig(_Strict):
 
     name: str
     options: dict[str, Any] = {}
-    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")] | None = None
+    label: Name | None = None
     verifiers: list[str] | None = None
     pool: Positive | None = None
     lora: Annotated[str, Field(min_length=1)] | None = None
@@ -157,14 +169,14 @@ class TimingConfig(_Strict):
 class RunConfig(_Strict):
     """One sweep: pools of candidates, verifiers that score them, and what they cost."""
 
-    name: str = "run"
+    name: Name = "run"
     generators: Annotated[list[GeneratorConfig], Field(min_length=1)]
     verifiers: list[VerifierConfig] = []
     prompts: PromptsConfig = PromptsConfig()
     detector: DetectorConfig | None = (
         None  # None: shapes where it knows the prompts' classes, else mask2former
     )
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)] = [0]
     pool: Positive = 16
     batch_size: Positive = 32
     budgets_ms: list[Annotated[float, Field(gt=0)]] | None = None
@@ -183,6 +195,13 @@ class RunConfig(_Strict):
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"two generators are '{twice[0]}'; give each a label of its own")
         return entries
+
+    @field_validator("seeds")
+    @classmethod
+    def _once_each(cls, seeds: list[int]) -> list[int]:
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            raise ValueError(f"seed {twice[0]} is given twice")
+        return seeds
 
     @model_validator(mode="after")
     def _verifiers_are_there(self) -> RunConfig:

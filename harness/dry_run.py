@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import generators
 from harness.config import GeneratorConfig, RunConfig
 from harness.cost.budgets import CostModel
 from harness.report.published import published_rows
@@ -44,7 +45,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
 
 
 def _cell(config: RunConfig, entry: GeneratorConfig, verifier: str, prompts: int) -> dict[str, Any]:
-    steps = int(entry.options.get("steps", 1))
+    steps = entry.options.get("steps") or generators.describe(entry.name).steps
     model, basis = _model(entry.name, steps, verifier)
     candidates = _candidates(config, entry, prompts)
     hours = None if model is None else round(candidates * model.per_candidate / 3.6e6, 2)

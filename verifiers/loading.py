@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from generators import specs
+from generators.checks import as_device
 from generators.registry import nearest
 from generators.specs import GeneratorSpec
 from verifiers.checkpoint import (
@@ -63,7 +64,7 @@ def create(
     for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
     Raises CheckpointError, or RegistryError for an unknown generator.
     """
-    device = torch.device(device)
+    device = as_device(device)
     if checkpoint == RANDOM:
         return random_verifier(kind, specs.get(generator or "nano"), block, device, _dtype(dtype, device))
     if checkpoint is None:
@@ -99,12 +100,10 @@ def _default(
         return WEIGHTS / kind, normalization
     specs.get(generator)
     if generator != "sana-sprint" or kind not in _OFFICIAL:
-        advice = ""
+        advice = "give a checkpoint"
         if kind in _OFFICIAL and kind != "vhs":
-            advice = f", for example the one of SANA-Sprint, '{_OFFICIAL[kind]}'"
-        raise CheckpointError(
-            f"no '{kind}' verifier for generator '{generator}' is published: give checkpoint={advice}."
-        )
+            advice += f", for example the one of SANA-Sprint, '{_OFFICIAL[kind]}'"
+        raise CheckpointError(f"no '{kind}' verifier for generator '{generator}' is published: {advice}.")
     if kind == "vhs" and normalization is None:
         mean, variance = dataset_files(*_STATISTICS)
         normalization = (mean, variance)

@@ -111,7 +111,8 @@ def _show_cost(found: Mapping[str, Any]) -> None:
 def _show_plan(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
-    table = Table(caption=f"cost of N: {'; '.join(dict.fromkeys(r['basis'] for r in rows if r['basis']))}")
+    bases = "; ".join(dict.fromkeys(r["basis"] for r in rows if r["basis"]))
+    table = Table(caption=f"cost of N: {bases}" if bases else None)
     for name in ("budget", "generator", "verifier", "N", "cost of N", "note"):
         right = name in ("budget", "N", "cost of N")
         table.add_column(name, justify="right" if right else "left", overflow="fold")

@@ -76,6 +76,10 @@ def best_of_n(
     as_json: Json = False,
 ) -> None:
     """Make N candidates of a prompt, score them, and show them all with the winner marked."""
+    from PIL import Image
+
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise typer.BadParameter(f"--out is a picture, such as best-of-n.png, not '{out}'.")
     quiet()
     import verifiers
     from harness.contact_sheet import contact_sheet
@@ -124,5 +128,7 @@ def _generator(
     import generators
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if place == "meta":
+        raise typer.BadParameter("--device meta holds no pictures; it is for `vhsbench cost`.")
     given: dict[str, Any] = {"steps": steps, "resolution": resolution, "weights": weights, "dtype": dtype}
     return generators.create(name, device=place, **{k: v for k, v in given.items() if v is not None})

@@ -20,7 +20,7 @@ app = typer.Typer(help="GenEval: prompts, evaluation of image folders, scores.",
 @app.command()
 def prompts(
     seed: Annotated[int | None, typer.Option(help="Default: 43, the official; 44 with --variants.")] = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="Draws per task.")] = 100,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Draws per task.")] = 100,
     classes: Annotated[Path | None, typer.Option(help="Class names, one a line; default: COCO's 80.")] = None,
     variants: Annotated[
         int | None,

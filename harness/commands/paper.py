@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NUMBERS = {"single", "two", "counting", "color", "position", "attribution", "overall"}
+# so that Table 1 fits 80 columns
+_SHORT = {"budget_ms": "ms", "best_of_n": "N", "counting": "count", "position": "pos", "attribution": "attr"}
 
 
 def register(app: typer.Typer) -> None:
@@ -61,15 +63,17 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     # the title says where the table stands
     columns = [c for c in rows[0] if c != "source" or len({r[c] for r in rows}) > 1]
     for column in columns:
         numeric = all(isinstance(r[column], int | float) or r[column] is None for r in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left")
+        heading = _SHORT.get(column, column.replace("_", " "))
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*(escape(_text(column, row[column])) for column in columns))
     return table

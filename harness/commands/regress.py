@@ -96,7 +96,9 @@ def drift(
     lora: Annotated[
         Path | None, typer.Option(help="LoRA in diffusers' format, file or folder; default: nano's bundled.")
     ] = None,
-    strength: Annotated[list[float] | None, typer.Option(help="Once each; default: 0, 0.5, 1.")] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option(min=0, help="Once each; default: 0, 0.5, 1.")
+    ] = None,
     verifier: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=N (best of N); default: vhs=9, mllm-clip=4.")
     ] = None,
@@ -127,7 +129,7 @@ def train_lora(
     out: Annotated[Path, typer.Option(help="Where the LoRA is written.")] = Path("runs/train-lora"),
     seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the bundled LoRA's.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train the LoRA that moves nano to another style of picture (for `vhsbench drift`)."""
     from dataclasses import replace
@@ -183,6 +185,9 @@ def list_baselines(
     found, log = baselines.listing(directory), baselines.history(directory)
     if as_json:
         print(json.dumps({"baselines": found, "log": log} if history else {"baselines": found}, indent=1))
+        return
+    if not found:
+        print(f"no baseline is accepted in {directory}; `vhsbench baseline accept` makes one.")
         return
     shown = [("baselines", found), ("log", log)] if history else [("baselines", found)]
     for title, rows in shown:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from generators.checks import as_device
 from generators.registry import Registry, nearest
 from harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
 
@@ -60,7 +61,7 @@ def create(name: str, device: str | None = None, **options: Any) -> Detector:
     Raises RegistryError for an unknown name or option, and what the detector raises for bad weights.
     """
     if device and "device" in inspect.signature(REGISTRY.get(name)).parameters:
-        options.setdefault("device", device)
+        as_device(options.setdefault("device", device))
     return REGISTRY.create(name, **options)
 
 
