@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from harness.config import TimingConfig
 from harness.cost import clocks, percentiles, variants
 from harness.cost.clocks import Repeats, first_line, is_out_of_memory
+from harness.cost.meters import energy_per_call, idle_power, peak_memory
 from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from harness.cost.stages import Call, end_to_end, stages
-from harness.environment import peak_rss_gb
 from harness.terminal import quiet
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ Key = tuple[str, int, int]  # stage, n, batch
 END_TO_END = "end_to_end"
 _PHASE_TRIES = 3
 _SHORT_N = 4  # phases and energy are of runs up to this N: longer ones repeat the same stages
-_IDLE_S, _ENERGY_S = 1.0, 1.0  # NVML's counter moves every 20 to 100 ms
 
 
 class MeasureError(ValueError):
@@ -171,7 +170,7 @@ def measure(cell: Cell) -> Measured:
         verifier = verifiers.create(cell.verifier, **cell.verifier_options) if cell.verifier else None
         device = generator.device
         gpu = Gpu.of(device)
-        idle_w = _idle_power(gpu)
+        idle_w = idle_power(gpu)
         work = _work(generator, verifier, cell)
     about = describe(generator, verifier) | {"variant": cell.variant, "seconds": found.seconds}
     with found.taking("flops"):
@@ -333,51 +332,6 @@ def _row(cell: Cell, generator: str, steps: int, key: Key, **known: Any) -> dict
     } | known  # fmt: skip
 
 
-def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float | None]:
-    """Peaks in GB of a call. On CUDA what tensors took, what the allocator reserved, and what NVML
-    says that the process holds; on CPU the resident set, of the process so far."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        torch.cuda.synchronize(device)
-        return {
-            "peak_vram_gb": torch.cuda.max_memory_allocated(device) / 1e9,
-            "peak_reserved_gb": torch.cuda.max_memory_reserved(device) / 1e9,
-            "nvml_gb": gpu.process_gb(),
-        }
-    call()
-    return {"peak_rss_gb": peak_rss_gb()}
-
-
-def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
-    """Joules of one call less what the idle GPU takes meanwhile; None without NVML's counter."""
-    before = gpu.energy_j()
-    if before is None or idle_w is None:
-        return None
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < _ENERGY_S or calls < 2:
-        call()
-        _synchronize()
-        calls += 1
-    after, seconds = gpu.energy_j(), time.perf_counter() - started
-    return None if after is None else (after - before - idle_w * seconds) / calls
-
-
-def _idle_power(gpu: Gpu) -> float | None:
-    """Watts of the GPU with the models loaded and nothing running; None without NVML's counter."""
-    before = gpu.energy_j()
-    if before is None:
-        return None
-    _synchronize()
-    started, before = time.perf_counter(), gpu.energy_j() or before
-    time.sleep(_IDLE_S)
-    after = gpu.energy_j()
-    return None if after is None else (after - before) / (time.perf_counter() - started)
-
-
 def taints(gpu: Gpu) -> list[str]:
     """What spoils a measurement on this GPU just now, in words."""
     found = gpu.reasons(THROTTLED)
@@ -431,10 +385,3 @@ def device_name(device: torch.device) -> str:
 
 def _name(cell: Cell) -> str:
     return f"{cell.generator} with {cell.verifier or 'no verifier'}"
-
-
-def _synchronize() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

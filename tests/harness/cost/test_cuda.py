@@ -8,6 +8,7 @@ import torch
 
 from harness.config import TimingConfig
 from harness.cost import measure as measuring
+from harness.cost import meters
 from harness.cost.graphs import Graphed
 from harness.cost.measure import Cell, measure, measure_in_fresh_process
 
@@ -36,8 +37,8 @@ def test_both_clocks_memory_and_energy_are_there_and_agree():
 
 def test_a_tensor_of_known_size_is_seen_by_the_allocator():
     device = torch.device("cuda")
-    before = measuring.peak_memory(lambda: None, device, measuring.Gpu.of(device))
-    after = measuring.peak_memory(
+    before = meters.peak_memory(lambda: None, device, measuring.Gpu.of(device))
+    after = meters.peak_memory(
         lambda: torch.ones(250_000_000, dtype=torch.uint8, device=device), device, measuring.Gpu.of(device)
     )
     assert after["peak_vram_gb"] - before["peak_vram_gb"] == pytest.approx(0.25, rel=0.02)

@@ -16,7 +16,7 @@ import verifiers
 from generators.registry import RegistryError
 from harness.config import TimingConfig
 from harness.cost import measure as measuring
-from harness.cost import variants
+from harness.cost import meters, variants
 from harness.cost.flops import count
 from harness.cost.measure import Cell, measure, measure_in_fresh_process
 from harness.cost.nvml import Gpu
@@ -206,10 +206,10 @@ def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
 def test_a_memory_tracker_sees_a_tensor_of_known_size():
     device = torch.device("cpu")
     held = psutil.Process().memory_info().rss / 1e9
-    peak = measuring.peak_memory(lambda: torch.ones(250_000_000), device, Gpu.of(device))["peak_rss_gb"]
+    peak = meters.peak_memory(lambda: torch.ones(250_000_000), device, Gpu.of(device))["peak_rss_gb"]
     assert peak is not None
     assert held + 0.9 <= peak
-    again = measuring.peak_memory(lambda: None, device, Gpu.of(device))["peak_rss_gb"]
+    again = meters.peak_memory(lambda: None, device, Gpu.of(device))["peak_rss_gb"]
     assert again == pytest.approx(peak, rel=0.01)  # of the process so far: it only grows
 
 
@@ -231,11 +231,11 @@ def test_energy_is_above_idle_alone(monkeypatch, fake_time):
         fake_time.sleep(0.02)
         busy_s += 0.02
 
-    monkeypatch.setattr(measuring, "time", fake_time)
+    monkeypatch.setattr(meters, "time", fake_time)
     gpu = SimpleNamespace(energy_j=energy_j)
-    idle = measuring._idle_power(gpu)
+    idle = meters.idle_power(gpu)
     assert idle == pytest.approx(40)
-    assert measuring.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02)
+    assert meters.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02)
     cpu = Gpu.of(torch.device("cpu"))
-    assert measuring._idle_power(cpu) is None
-    assert measuring.energy_per_call(lambda: None, cpu, None) is None
+    assert meters.idle_power(cpu) is None
+    assert meters.energy_per_call(lambda: None, cpu, None) is None

@@ -1,0 +1,67 @@
+"""Peak memory and energy of a call."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from harness.cost.nvml import Gpu
+from harness.cost.stages import Call
+from harness.environment import peak_rss_gb
+
+if TYPE_CHECKING:
+    import torch
+
+_IDLE_S, _ENERGY_S = 1.0, 1.0  # NVML's counter moves every 20 to 100 ms
+
+
+def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float | None]:
+    """Peaks in GB of a call. On CUDA what tensors took, what the allocator reserved, and what NVML
+    says that the process holds; on CPU the resident set, of the process so far."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return {
+            "peak_vram_gb": torch.cuda.max_memory_allocated(device) / 1e9,
+            "peak_reserved_gb": torch.cuda.max_memory_reserved(device) / 1e9,
+            "nvml_gb": gpu.process_gb(),
+        }
+    call()
+    return {"peak_rss_gb": peak_rss_gb()}
+
+
+def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
+    """Joules of one call less what the idle GPU takes meanwhile; None without NVML's counter."""
+    before = gpu.energy_j()
+    if before is None or idle_w is None:
+        return None
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < _ENERGY_S or calls < 2:
+        call()
+        _synchronize()
+        calls += 1
+    after, seconds = gpu.energy_j(), time.perf_counter() - started
+    return None if after is None else (after - before - idle_w * seconds) / calls
+
+
+def idle_power(gpu: Gpu) -> float | None:
+    """Watts of the GPU with the models loaded and nothing running; None without NVML's counter."""
+    before = gpu.energy_j()
+    if before is None:
+        return None
+    _synchronize()
+    started, before = time.perf_counter(), gpu.energy_j() or before
+    time.sleep(_IDLE_S)
+    after = gpu.energy_j()
+    return None if after is None else (after - before) / (time.perf_counter() - started)
+
+
+def _synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
