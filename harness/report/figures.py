@@ -156,8 +156,9 @@ def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, titl
             accuracy, slow, fast = saving
             arrow = {"arrowstyle": "-|>", "color": "black", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", (fast, accuracy), (slow, accuracy), arrowprops=arrow)
+            more = "less" if fast < slow else "more"
             # in the title, where no curve can cross it
-            title = f"{title}: VHS takes {100 * (fast / slow - 1):+.0f}% time for {accuracy:.1f}%"
+            title = f"{title}: VHS takes {abs(100 * (fast / slow - 1)):.0f}% {more} time for {accuracy:.1f}%"
         axes.set(xlabel="wall-clock of best-of-N (ms)", ylabel="overall accuracy (%)", title=title)
         fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return fig
