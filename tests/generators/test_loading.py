@@ -10,7 +10,7 @@ import torch
 
 import generators
 from generators import SPECS, RegistryError
-from generators.checks import check_memory, needed_bytes
+from generators.checks import as_device, check_memory, needed_bytes
 from generators.hub import resolve, weights_state
 from generators.protocol import GeneratorError
 
@@ -82,11 +82,21 @@ def test_a_wrong_folder(small, tmp_path):
         generators.create("flux-schnell", weights=tmp_path)
 
 
+def test_a_device_that_is_none_or_not_here(monkeypatch):
+    with pytest.raises(GeneratorError, match=r"unknown device 'tpu'; known: cpu, cuda"):
+        generators.create("nano", device="tpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert as_device("cuda:1").index == 1
+    with pytest.raises(GeneratorError, match=r"no device 'cuda:2' here: torch finds 2 GPUs"):
+        generators.create("nano", device="cuda:2")
+
+
 def test_not_enough_gpu_memory_is_said_before_loading(monkeypatch):
     needed = needed_bytes(SPECS["flux-schnell"], 2)
     assert needed == 2 * SPECS["flux-schnell"].total_parameters
     assert needed_bytes(SPECS["flux-schnell"], 2, text_encoders=False) < needed
     check_memory("flux-schnell", needed, needed)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("generators.loading.free_bytes", lambda device: 24_000_000_000)
     with pytest.raises(GeneratorError, match=r"its weights need 33.7 GB and 24.0 GB are free"):
         generators.create("flux-schnell", device="cuda")

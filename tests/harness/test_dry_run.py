@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import generators
 import verifiers
 from harness.cli import app
-from harness.config import bundled, load_config
+from harness.config import bundled, load_config, parse
 from harness.dry_run import dry_run
 
 FULL = ("table1", "table5", "table6", "table7", "fig5", "fig6")
@@ -115,3 +115,8 @@ def test_the_console_table_fits_80_columns(name):
 def test_a_wrong_name_is_one_sentence():
     result = CliRunner().invoke(app, ["run", "tabel6", "--dry-run"])
     assert "did you mean 'table6'?" in str(result.exception)
+
+
+def test_steps_that_are_not_given_are_the_generators_own():
+    config = parse("generators: [{name: sana-1.5}]\nprompts: {source: geneval}\n", "x.yaml")
+    assert [cell["steps"] for cell in dry_run(config)["cells"]] == [16]
