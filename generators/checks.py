@@ -50,8 +50,7 @@ def check_resolution(name: str, resolution: int, multiple: int, largest: int | N
 
 def needed_bytes(spec: GeneratorSpec, itemsize: int, text_encoders: bool = True) -> int:
     """Bytes of all weights on the device; activations come on top."""
-    text = spec.text_parameters if text_encoders else 0
-    return (spec.parameters + spec.vae_parameters + text) * itemsize
+    return (spec.total_parameters - (0 if text_encoders else spec.text_parameters)) * itemsize
 
 
 def check_memory(name: str, needed: int, free: int) -> None:

@@ -40,12 +40,17 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if not _is_users(error):
             raise
-        refused = isinstance(error, OSError) and error.strerror and error.filename
-        print(f"error: {f'{error.filename}: {error.strerror}.' if refused else error}", file=sys.stderr)
+        print(f"error: {_said(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; nothing that was finished is lost: run the same command to resume.", file=sys.stderr)
         sys.exit(130)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
 
 
 def _is_users(error: Exception) -> bool:

@@ -8,7 +8,7 @@
     Plotly.newPlot(id, figure.data, figure.layout, { responsive: true, displaylogo: false });
   }
 
-  // N = the largest with fixed + N x per candidate within (1 + tolerance) x budget, as harness/budgets.py
+  // N = the largest with fixed + N x per candidate within (1 + tolerance) x budget, as harness/cost/cost_model.py
   const afford = (pipeline, budget) =>
     Math.floor((budget * (1 + data.tolerance) - pipeline.fixed_ms) / pipeline.per_candidate_ms + 1e-9);
 
