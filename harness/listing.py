@@ -19,7 +19,7 @@ _FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all
 _BELOW = ("family", "licence", "source", "error")
 _HEADINGS = {
     "budget_ms": "budget ms", "generator": "generator", "verifier": "verifier", "best_of_n": "N",
-    "time_ms": "time ms", "overall": "overall % [95%]", "geneval_overall": "GenEval overall % [95%]",
+    "time_ms": "time ms", "overall": "overall % [95%]", "geneval_overall": "GenEval % [95%]",
 }  # fmt: skip
 
 
@@ -67,9 +67,12 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     title = (
         f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; measured here"
     )
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     for heading in _HEADINGS.values():
-        table.add_column(heading, justify="left" if heading in ("generator", "verifier") else "right")
+        words = heading in ("generator", "verifier")
+        table.add_column(
+            heading, justify="left" if words else "right", overflow="fold", no_wrap="[" in heading
+        )
     last = None
     for row in summary["budgets"]:
         if last is not None and row["budget_ms"] != last:
