@@ -63,19 +63,12 @@ def open_generator(
         check_resolution(spec.name, resolution, spec.resolution_multiple, spec.max_resolution)
         free = free_bytes(place)
         if free is not None:
-            together = text_place == place
-            check_memory(spec.name, needed_bytes(spec, numbers.itemsize, together), free)
+            check_memory(spec.name, needed_bytes(spec, numbers.itemsize, text_place == place), free)
     if weights == "random":
-        if spec.hub_id is None:
-            raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
-        from generators.random_weights import build
-
-        pipeline, source, commit = build(spec.name, place, numbers, seed, text_place), "random weights", ""
+        pipeline, source, commit = _random(spec, place, numbers, seed, text_place), "random weights", ""
+    elif place.type == "meta":
+        raise GeneratorError(f"{spec.name}: device 'meta' holds no weights; say weights='random' with it.")
     else:
-        if place.type == "meta":
-            raise GeneratorError(
-                f"{spec.name}: device 'meta' holds no weights; say weights='random' with it."
-            )
         pipeline, source, commit = _load(spec, weights, folder, revision, numbers)
         _place(pipeline, place, text_place)
     if lora_path is not None:
@@ -93,6 +86,16 @@ def open_generator(
         revision=commit,
         text_device=None if text_place == place else text_place,
     )
+
+
+def _random(
+    spec: GeneratorSpec, place: torch.device, dtype: torch.dtype, seed: int, text_place: torch.device
+) -> Any:
+    if spec.hub_id is None:
+        raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
+    from generators.random_weights import build
+
+    return build(spec.name, place, dtype, seed, text_place)
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -76,6 +76,10 @@ def _picks(run: Run, kind: str, n: int) -> pd.DataFrame:
         raise CaptionError(
             f"the run {run.path} has no scores by '{kind}' (it has {known}), so no winners of it."
         )
+    if n > (pool := int(mine["index"].max()) + 1):
+        raise CaptionError(
+            f"best of {n} needs as many candidates, but the run {run.path} has {pool} a prompt."
+        )
     picks = Pictures(run).kept(winners(run.candidates, mine, n))
     if picks.empty:
         raise CaptionError(

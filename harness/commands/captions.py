@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,8 @@ def captions(
         table = caption_winners(
             run, aligned, n, device, progress=lambda done, of: bars.update("captions", done, of)
         )
+    if {word for caption in table["caption"] for word in caption.lower().split()} <= {"yes", "no"}:
+        print(f"{aligned} only says yes or no: is it the verifier, not its alignment stage?", file=sys.stderr)
     figures = draw_captions(load_run(run), run / "figures")
     if as_json:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))

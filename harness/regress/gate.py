@@ -121,7 +121,8 @@ def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) 
         return Verdict(INCONCLUSIVE, tuple(doubts))
     places = ", ".join(row.point.shown for row in comparison.differences if row.is_overall)
     return Verdict(
-        PASS, (f"overall accuracy is within {gate.margin_points:g} points of the baseline's at {places}.",)
+        PASS,
+        (f"overall accuracy is at most {gate.margin_points:g} points below the baseline's at {places}.",),
     )
 
 

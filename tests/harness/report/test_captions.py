@@ -26,6 +26,7 @@ def captioned(make_run, tmp_path_factory):
     arguments = ["captions", str(run), "--aligned", str(WEIGHTS / "vhs"), "--best-of", "2"]
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
+    assert "only says yes or no: is it the verifier" in said.stderr
     return run, said.stdout
 
 
@@ -71,6 +72,10 @@ def test_what_cannot_be_captioned_is_one_sentence(made, make_run, tmp_path):
     with pytest.raises(CaptionError, match="is no checkpoint of the alignment stage"):
         caption_winners(made, tmp_path)
     only = make_run(tmp_path / "clip", verifiers=[{"name": "mllm-clip"}])
+    with pytest.raises(
+        CaptionError, match=r"best of 99 needs as many candidates, but the run .* has \d+ a prompt"
+    ):
+        caption_winners(made, WEIGHTS / "vhs", 99)
     with pytest.raises(CaptionError, match=r"has no scores by 'vhs' \(it has mllm-clip\)"):
         caption_winners(only, WEIGHTS / "vhs")
     bare = make_run(tmp_path / "bare", gallery_prompts=0)
