@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import generators.registry
-from generators.registry import Registry, RegistryError
+from generators.registry import Registry, RegistryError, nearest
 
 
 class Point:
@@ -45,3 +45,8 @@ def test_registering_twice_is_refused(monkeypatch):
     found.register("other", "collections:Counter")
     with pytest.raises(RegistryError, match="twice"):
         found.register("other", "collections:deque")
+
+
+def test_the_nearest_name_is_found_in_any_case():
+    assert nearest("A100", ["a100", "h100"]) == "did you mean 'a100'?"
+    assert nearest("x", []) == "known: none."
