@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure_all(store, matrix, device, options)
         store.consolidate()
         summarise(options.out, store.info)
+        store.update(status="complete")
 
 
 def measure_all(

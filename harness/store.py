@@ -185,18 +185,31 @@ def _shard(table: str, key: str) -> str:
 
 def load_run(path: Path | str) -> Run:
     """Read a finished run. Raises StoreError if it is none, unfinished, or a file is missing or damaged."""
+    folder, info = _finished(path)
+    tables = {table: _table(folder, table) for table in ("candidates", "scores", "costs")}
+    return Run(Path(path), info, _read_prompts(folder), **tables)
+
+
+def load_costs(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The costs of a finished run, or of a cost benchmark, and its run.json. Raises StoreError as `load_run`."""
+    folder, info = _finished(path)
+    return _table(folder, "costs"), info
+
+
+def _finished(path: Path | str) -> tuple[Folder, dict[str, Any]]:
     folder = Folder(path)
     info = read_info(folder)
     if info is None:
         raise StoreError(f"{path} is not a run directory: it has no run.json.")
     if info["status"] != "complete":
         raise StoreError(f"the run in {path} is not finished; `vhsbench run` with it as --out resumes it.")
-    tables = {}
-    for table in ("candidates", "scores", "costs"):
-        if not folder.exists(f"{table}.parquet"):
-            raise StoreError(f"the run in {path} has no {table}.parquet.")
-        tables[table] = _read_table(folder, f"{table}.parquet", table).to_pandas()
-    return Run(Path(path), info, _read_prompts(folder), **tables)
+    return folder, info
+
+
+def _table(folder: Folder, table: str) -> pd.DataFrame:
+    if not folder.exists(f"{table}.parquet"):
+        raise StoreError(f"the run in {folder} has no {table}.parquet.")
+    return _read_table(folder, f"{table}.parquet", table).to_pandas()
 
 
 def _parquet(rows: pd.DataFrame, table: str) -> bytes:

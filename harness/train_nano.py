@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import generators
+from generators.checks import as_device
 from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import SHAPES, caption, random_scene, render
 from generators.training import Progress
@@ -91,6 +92,7 @@ def train(
     `threads` and `device` ("cpu" or "cuda") change the time and the rounding, not the recipe.
     """
     recipe = recipe or Recipe()
+    as_device(device)  # told before anything is done
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     _same_recipe(out, recipe)

@@ -34,8 +34,10 @@ app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
 def nano(
     out: Annotated[Path, typer.Option(help="Where stages and weights are kept.")] = Path("runs/train-nano"),
     seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
-    scale: Annotated[float, typer.Option(help="Times the recipe's amounts; 0.01 is a trial.")] = 1.0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    scale: Annotated[
+        float, typer.Option(min=0.001, help="Times the recipe's amounts; 0.01 is a trial.")
+    ] = 1.0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Retrain the nano world from scratch. Run it again to resume."""

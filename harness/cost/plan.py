@@ -90,15 +90,17 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
     from harness.cost.measure import cell_name
-    from harness.store import load_run
+    from harness.store import load_costs
 
-    run = load_run(path)
+    costs, info = load_costs(path)
+    cells = info.get("cells", {})
     keys = ["generator", "steps", "verifier", "variant"]
     found = []
-    for _, key in run.costs.loc[run.costs["batch"] == 1, keys].drop_duplicates().iterrows():
-        mine = run.costs[(run.costs[keys] == key).all(axis=1)]
-        name = cell_name(*key)
-        found.append(_priced(mine, run.info.get("cells", {}).get(name, {})))
+    for _, key in costs.loc[costs["batch"] == 1, keys].drop_duplicates().iterrows():
+        mine, name = costs[(costs[keys] == key).all(axis=1)], cell_name(*key)
+        # a loop measured for comparison is no pipeline; one that failed is, of unknown cost
+        if name in cells or (mine["status"] != "ok").any():
+            found.append(_priced(mine, cells.get(name, {})))
     return found
 
 

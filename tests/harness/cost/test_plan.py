@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -170,6 +171,22 @@ def test_a_run_plans_time_flops_memory_and_energy(finished):
     vhs = next(p for p in pipelines if p.verifier == "vhs")
     assert vhs.error_percent == pytest.approx(100 * (1 - 39 / 40))
     assert not math.isnan(vhs.error_percent)
+
+
+def test_the_measured_h200_plans():
+    pipelines = [p for p in from_run(Path(__file__).parents[3] / "results" / "h200") if not p.variant]
+    rows = plan(pipelines, ["550ms", "40J"])
+    n = {
+        (r["verifier"], r["unit"]): r["n"]
+        for r in rows
+        if r["generator"] == "sana-sprint" and r["steps"] == 1
+    }
+    assert {v: n[v, "ms"] for v in ("vhs", "mllm-ae", "mllm-clip")} == {
+        "vhs": 11,
+        "mllm-ae": 9,
+        "mllm-clip": 3,
+    }
+    assert n["vhs", "J"] > n["mllm-clip", "J"]
 
 
 def test_the_command_line(finished):
