@@ -103,6 +103,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return ""
     if column in ("overall", "geneval_overall"):
         return f"{value:.1f} [{row[f'{column}_low']:.1f}, {row[f'{column}_high']:.1f}]"
+    if column == "generator" and row["steps"] > 1:
+        return f"{value}, {row['steps']} steps"
     if column == "best_of_n":
         return f"{value}{'+' if row['pool_limited'] else ''}"
     return _text(value)
