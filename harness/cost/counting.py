@@ -80,8 +80,10 @@ def count_pipeline(generator: str, verifier: str | None, steps: int | None = Non
     if wanted <= 2:
         found = _stages(built, judge)
     else:
-        one, two = (_stages(_with_steps(built, s), judge) for s in (1, 2))
-        found = {k: one[k].plus(two[k].less(one[k]), wanted - 1) for k in one}
+        # what a verifier computes after denoising does not depend on its steps, and need not be counted again
+        inside = judge if judge is not None and judge.needs == "hidden" else None
+        one, two = _stages(_with_steps(built, 1), judge), _stages(_with_steps(built, 2), inside)
+        found = {k: one[k].plus(two[k].less(one[k]), wanted - 1) if k in two else one[k] for k in one}
         built.steps = wanted
     return Counted(generator, built.steps, verifier, judge.needs if judge else None, found)
 
