@@ -24,8 +24,8 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Count parameters and TFLOP of every stage from the architecture, without weights."""
-    quiet()
     with _uncollected():
+        quiet()
         from harness.cost.counting import count_pipeline
 
         counted = count_pipeline(generator, verifier, steps)
@@ -95,6 +95,7 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # nor at exit
         if was_on:
             gc.enable()
 
