@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,14 +33,23 @@ def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
         os.close(folder)
 
 
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def disk_full(folder: object) -> str:
+    """What a user is told where the disk of `folder` is full."""
+    return f"the disk of {folder} is full; make room and run the same command to resume."
+
+
 @contextmanager
-def room_on_disk(folder: Path) -> Iterator[None]:
-    """Turn the system's "no space left" into a sentence that names the folder."""
+def room_on_disk(folder: object, kind: type[ValueError] = DiskFullError) -> Iterator[None]:
+    """Turn the system's "no space left" into a sentence that names the folder, raised as `kind`."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFullError(
-            f"the disk of {folder} is full; make room and run the same command to resume."
-        ) from error
+        raise kind(disk_full(folder)) from error

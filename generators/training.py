@@ -142,7 +142,7 @@ def fit(
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        with _attention(modules):
+        with attention(device_of(modules[0])):
             value = loss(step)
             value.backward()  # type: ignore[no-untyped-call]
         for module in modules:
@@ -175,9 +175,9 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def _attention(modules: list[nn.Module]) -> AbstractContextManager[object]:
+def attention(device: torch.device) -> AbstractContextManager[object]:
     """On the CPU, attention as plain matrix products: its fused kernel is slow backwards."""
-    return sdpa_kernel(SDPBackend.MATH) if device_of(modules[0]).type == "cpu" else nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _save(

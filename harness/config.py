@@ -82,7 +82,7 @@ class GeneratorConfig(_Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _registered(generators.REGISTRY, name)
+        return registered(generators.REGISTRY, name)
 
     @model_validator(mode="after")
     def _one_lora(self) -> GeneratorConfig:
@@ -101,7 +101,7 @@ class VerifierConfig(_Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _registered(verifiers.REGISTRY, name)
+        return registered(verifiers.REGISTRY, name)
 
 
 class DetectorConfig(_Strict):
@@ -113,7 +113,7 @@ class DetectorConfig(_Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _registered(DETECTORS, name)
+        return registered(DETECTORS, name)
 
 
 class PromptsConfig(_Strict):
@@ -224,7 +224,8 @@ class RunConfig(_Strict):
         return entry.pool or self.pool
 
 
-def _registered(registry: Registry[Any], name: str) -> str:
+def registered(registry: Registry[Any], name: str) -> str:
+    """`name`, if the registry has it. Raises ValueError with the nearest name."""
     if name not in registry:
         raise ValueError(f"unknown {registry.kind} '{name}'; {nearest(name, registry.names())}")
     return name

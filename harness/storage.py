@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from generators.files import write_atomic
+from generators.files import room_on_disk, write_atomic
 
 
 class StorageError(ValueError):
@@ -51,15 +50,9 @@ class Folder:
         if self.local is None:
             self.fs.pipe_file(at, data)  # object stores put a whole object or none
             return
-        try:
+        with room_on_disk(self, StorageError):
             Path(at).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(Path(at), data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StorageError(
-                f"the disk of {self} is full; make room and run the same command to resume."
-            ) from error
 
     def remove(self, name: str) -> None:
         self.fs.rm_file(self._at(name))

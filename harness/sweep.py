@@ -19,6 +19,7 @@ from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
 from harness.geneval.rules import TAGS
 from harness.journal import Journal
+from harness.nano_prompts import balanced, nano_prompts
 from harness.shards import FAILED, TABLES, Finished, Shard, Worker, shards, verifier_options
 from harness.shards import load_detector as load_detector
 from harness.storage import StorageError
@@ -84,8 +85,6 @@ def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
     """The prompts of a run, as GenEval metadata. Raises ConfigError for a bad file."""
     source, limit = config.prompts.source, config.prompts.limit
     if source == "nano":
-        from harness.train_nano import balanced, nano_prompts
-
         prompts = nano_prompts()[config.prompts.split]
         return balanced(prompts, limit) if limit else prompts
     if source == "geneval":

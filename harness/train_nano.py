@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import SHAPES, caption, random_scene, render
 from generators.training import Progress
 from harness.cost.measure import device_name
-from harness.geneval.prompts import Metadata, every, split
-from harness.geneval.rules import TAGS
+from harness.geneval.prompts import every
 from harness.geneval.shapes import ShapeDetector
+from harness.nano_prompts import as_evaluated, balanced, nano_prompts
 from harness.training import clip_score
 from harness.training.captioners import SceneCaptioner
 from harness.training.collection import Collector, Part
@@ -31,7 +30,7 @@ from harness.training.data import root_of
 from harness.training.data_config import ClipScoreConfig
 from harness.training.sources import label_samples
 from verifiers.clip import save_clip
-from verifiers.nano.models import clip_config, clip_tokenizer
+from verifiers.nano.models import clip_config, clip_ids, clip_tokenizer
 from verifiers.protocol import Needs
 from verifiers.training.clip import train_clip
 from verifiers.training.data import Data
@@ -41,8 +40,6 @@ from verifiers.verifier import NEEDS
 
 Report = Callable[[Progress], None]
 
-PROMPT_SEED = 0  # of the split into training, validation and evaluation prompts
-HELD_OUT_PER_TASK = 64
 _QUALITY_ROOT = 1_000_009  # of noise that neither runs nor training data meet
 _READS: tuple[Needs, ...] = ("hidden", "latents", "images")
 _BATCH, _SHARD = 64, 2048
@@ -72,12 +69,6 @@ class Recipe:
             if k.endswith(("steps", "stop", "candidates"))
         }
         return replace(self, **amounts)
-
-
-def nano_prompts() -> dict[str, list[Metadata]]:
-    """Nano's prompts by split: train, validation, evaluation."""
-    parts = split(SHAPES, HELD_OUT_PER_TASK, PROMPT_SEED)
-    return dict(zip(("train", "validation", "evaluation"), parts, strict=True))
 
 
 def train(
@@ -191,10 +182,7 @@ class Stages:
             rng = np.random.default_rng((r.seed, 2, step))
             scenes = [random_scene(rng, int(rng.integers(1, 5))) for _ in range(128)]
             pictures = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2)
-            texts = [f"{caption(s)} <eot>" for s in scenes]
-            ids = tokenizer(
-                texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            ).input_ids
+            ids = clip_ids(tokenizer, [caption(s) for s in scenes], length)
             return (pictures - normalize[0]) / normalize[1], ids
 
         model, seconds = train_clip(
@@ -290,19 +278,3 @@ class Stages:
         ]  # fmt: skip
         (folder / "README.md").write_text("\n".join(lines))
         shutil.rmtree(folder / ".cache", ignore_errors=True)
-
-
-def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
-    """`count` prompts, the six tasks alternating, each task's prompts in turn."""
-    by_task = [[p for p in prompts if p["tag"] == tag] for tag in TAGS]
-    by_task = [p for p in by_task if p]
-    k = len(by_task)
-    return [by_task[i % k][(i // k) % len(by_task[i % k])] for i in range(count)]
-
-
-def as_evaluated(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
-    """`count` prompts, the tasks drawn in the evaluation prompts' shares, each task's prompts in turn."""
-    tags = [p["tag"] for p in nano_prompts()["evaluation"]]
-    by_task = {tag: itertools.cycle([p for p in prompts if p["tag"] == tag]) for tag in TAGS}
-    drawn = np.random.default_rng(PROMPT_SEED).choice(tags, size=count)
-    return [next(by_task[tag]) for tag in drawn]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_BINS = 10
+BINS = 10
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float:
@@ -20,7 +20,7 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float:
     return float(above / (positives * negatives))
 
 
-def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = _BINS) -> float:
+def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error: |accuracy - confidence| over equal bins of P(yes), weighted by their size."""
     p, right = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
     index = np.minimum((p * bins).astype(int), bins - 1)

@@ -140,7 +140,7 @@ def train_lora(
     import generators
     from generators.nano.lora import LoraRecipe
     from generators.nano.lora import train_lora as train
-    from harness.train_nano import nano_prompts
+    from harness.nano_prompts import nano_prompts
 
     torch.set_num_threads(threads)
     recipe = replace(LoraRecipe(), seed=seed)

@@ -6,7 +6,6 @@ projections and reordering the inputs of Swin's patch merging. Nothing may be mi
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zlib
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+from generators.files import file_sha256
 
 State = dict[str, torch.Tensor]
 
@@ -197,8 +198,7 @@ def read(path: Path) -> tuple[State, str]:
         raise CheckpointError(
             f"detector checkpoint {path} does not exist; give mmdet's .pth file, or 'random' to try without."
         )
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     promised = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
     if promised and not sha256.startswith(promised[1]):
         raise CheckpointError(

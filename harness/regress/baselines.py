@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from generators.files import file_sha256
 from harness.regress.pool import Pool, load_pool
 from harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
 
@@ -80,7 +81,7 @@ def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
     content = folder / name / CONTENT
     found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
     for path, digest in recorded.items():
-        if path not in found or _sha256(found[path]) != digest:
+        if path not in found or file_sha256(found[path]) != digest:
             raise SourceError(f"baseline '{name}': {content / path} is missing or not what was accepted.")
     return entry
 
@@ -137,7 +138,7 @@ def _copy(origin: Path, target: Path) -> dict[str, str]:
         copy = target / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-        hashes[inside.as_posix()] = _sha256(copy)
+        hashes[inside.as_posix()] = file_sha256(copy)
     return hashes
 
 
@@ -147,11 +148,6 @@ def _from(folder: Path, pool: Path) -> str:
 
 def _digest(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _user() -> str:

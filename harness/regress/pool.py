@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from generators.files import file_sha256
 from harness.store import SCHEMAS
 
 if TYPE_CHECKING:
@@ -185,13 +186,8 @@ def _verify(path: Path, name: str, entry: PoolFile) -> None:
         raise PoolError(f"the pool's file {file} is a link that leads out of the pool.")
     if not file.is_file():
         raise PoolError(f"the pool {path} has lost its file '{name}'.")
-    if file.stat().st_size != entry.size or _sha256(file) != entry.sha256:
+    if file.stat().st_size != entry.size or file_sha256(file) != entry.sha256:
         raise PoolError(f"the pool's file {file} is damaged: its SHA-256 is not the one in {MANIFEST}.")
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def make_pool(

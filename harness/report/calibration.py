@@ -7,8 +7,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from harness.statistics import LEVEL
+from verifiers.metrics import BINS, calibration_error
 
-BINS = 10
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 
 
@@ -40,5 +40,4 @@ def _of(verifier: str, part: pd.DataFrame, bins: int) -> pd.DataFrame:
         rows.append((verifier, b / bins, (b + 1) / bins, *shares, n))
     columns = ["verifier", "low", "high", "confidence", "right", "share_low", "share_high", "n"]
     frame = pd.DataFrame(rows, columns=columns)
-    gaps = (frame["confidence"] - frame["right"]).abs() * frame["n"]
-    return frame.assign(ece=float(gaps.sum() / len(part)))
+    return frame.assign(ece=calibration_error(part["p"], part["correct"], bins))

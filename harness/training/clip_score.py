@@ -61,15 +61,11 @@ def create(config: ClipScoreConfig, device: str) -> ClipScore:
 
 def _nano(folder: Path, device: str) -> ClipScore:
     from verifiers.clip import load_clip
-    from verifiers.nano.models import clip_tokenizer
+    from verifiers.nano.models import clip_ids, clip_tokenizer
 
     clip, tokenizer = load_clip(folder, torch.device(device)), clip_tokenizer()
 
     def tokens(texts: Sequence[str]) -> torch.Tensor:
-        ids: torch.Tensor = tokenizer(
-            [f"{t} <eot>" for t in texts], padding="max_length", truncation=True, return_tensors="pt",
-            max_length=clip.model.context_length,
-        ).input_ids  # fmt: skip
-        return ids.to(device)
+        return clip_ids(tokenizer, texts, clip.model.context_length).to(device)
 
     return ClipScore(clip.model, clip.pixels, tokens, "nano")

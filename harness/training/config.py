@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 import generators
 from generators.registry import nearest
 from harness import yaml_files
-from harness.config import Positive, PromptsConfig, bundled, read_named
+from harness.config import Positive, PromptsConfig, bundled, read_named, registered
 from harness.training.data_config import DataConfig
 from harness.yaml_files import ConfigError
 from verifiers.training.recipe import Recipe, Strict
@@ -31,9 +31,7 @@ class SourceConfig(Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in generators.REGISTRY:
-            raise ValueError(f"unknown generator '{name}'; {nearest(name, generators.REGISTRY.names())}")
-        return name
+        return registered(generators.REGISTRY, name)
 
 
 class CompareConfig(Strict):

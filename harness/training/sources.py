@@ -18,6 +18,7 @@ from harness.geneval.detector import Detector, check_classes
 from harness.geneval.folders import FolderError, check_metadata
 from harness.geneval.prompts import Metadata
 from harness.geneval.rules import TAGS
+from harness.nano_prompts import as_evaluated, nano_prompts
 from harness.training.tagging import tag_all
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ def _numbered(metadata: Iterator[Mapping[str, Any]]) -> Iterator[tuple[int, int,
 
 
 def _nano(limit: int | None, share: float) -> tuple[list[Metadata], list[Metadata]]:
-    from harness.train_nano import as_evaluated, nano_prompts
-
     prompts = nano_prompts()
     if limit is None:
         return prompts["train"], prompts["validation"]

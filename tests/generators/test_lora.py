@@ -13,7 +13,7 @@ from generators.nano import LORA
 from generators.nano.lora import FILE, LoraRecipe, draw, train_lora
 from generators.nano.world import random_scene, render
 from harness.cli import app
-from harness.train_nano import nano_prompts
+from harness.nano_prompts import nano_prompts
 
 
 def test_the_bundled_file_is_small_and_has_the_layers_of_the_recipe():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,6 +57,15 @@ def clip_tokenizer() -> PreTrainedTokenizerFast:
     """The caption's words; <eot> has the highest id, where CLIP's text tower reads its feature."""
     words = list(dict.fromkeys(_WORDS))
     return word_tokenizer([*words, "<eot>"], ("<pad>", "<unk>"))
+
+
+def clip_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> torch.Tensor:
+    """Ids [B, length] of texts, each with its <eot>."""
+    ids: torch.Tensor = tokenizer(
+        [f"{t} <eot>" for t in texts], padding="max_length", max_length=length, truncation=True,
+        return_tensors="pt",
+    ).input_ids  # fmt: skip
+    return ids
 
 
 def clip_config() -> dict[str, Any]:

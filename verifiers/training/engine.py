@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from generators.training import Progress, cosine, muon_and_adamw
+from generators.training import Progress, attention, cosine, muon_and_adamw
 from verifiers.mllm import Mllm
 from verifiers.training.log import Log
 from verifiers.training.losses import focal_losses
 from verifiers.training.objectives import Reader, YesNo
 from verifiers.training.recipe import EngineRecipe, OptimizerRecipe
 from verifiers.training.samples import Order, Rows, feature_batches, share
-from verifiers.training.stage import Stage, ask, attention
+from verifiers.training.stage import Stage, ask
 from verifiers.training.state import States
 from verifiers.training.validation import validate
 

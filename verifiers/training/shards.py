@@ -257,9 +257,7 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
 
 
 def _sha256(file: Path, lines: bytes) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256")
     digest.update(lines)
     return digest.hexdigest()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from verifiers.training.objectives import Objective, Texts
 from verifiers.training.recipe import StageRecipe
@@ -35,8 +33,3 @@ def ask(
     visual = stage.tokens(features.to(device, non_blocking=True)).float()
     texts = stage.objective.texts(rows, visual.shape[1]).to(device)
     return model(texts.before, visual, texts.after, texts.at), texts
-
-
-def attention(device: torch.device) -> AbstractContextManager[object]:
-    """On the CPU, attention as plain matrix products: its fused kernel is slow backwards."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from generators.files import DiskFullError
+from generators.files import DiskFullError, disk_full
 
 _POINT = "point.json"
 _NO_ROOM = 1 << 20  # bytes
@@ -121,9 +121,7 @@ def writing(folder: Path) -> Iterator[None]:
         said = str(error)
         there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
         if "No space left" in said or "quota" in said or shutil.disk_usage(there).free < _NO_ROOM:
-            raise DiskFullError(
-                f"the disk of {folder} is full; make room and run the same command to resume."
-            ) from error
+            raise DiskFullError(disk_full(folder)) from error
         raise
 
 

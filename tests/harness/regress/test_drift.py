@@ -16,8 +16,8 @@ from generators.nano.lora import FILE
 from generators.protocol import GeneratorError
 from harness.cli import app
 from harness.geneval.shapes import ShapeDetector
+from harness.nano_prompts import balanced, nano_prompts
 from harness.regress.drift import COLUMNS, DriftError, DriftPlan, attach, drift_table, markdown
-from harness.train_nano import balanced, nano_prompts
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import verifiers.nano
 from generators.noise import candidate_seed
 from harness.geneval.detector import judge
 from harness.geneval.shapes import ShapeDetector
-from harness.train_nano import as_evaluated, nano_prompts
+from harness.nano_prompts import as_evaluated, nano_prompts
 from harness.training import clip_score
 from harness.training.captioners import SceneCaptioner
 from harness.training.collection import Collector, DataError, Part, summarise
