@@ -5,6 +5,7 @@
 Time, FLOPs and memory do not depend on what weights say. Each pipeline is measured in a process of its own and
 written as it is done; started again with the same --out, the rest is done. `--seconds` starts no new
 pipeline after that long. `--tiny` measures nano on the CPU instead: a dry run of this very script.
+Every start that measures adds its environment to run.json, and a cell there names its own by number.
 Writes the run's tables (costs, run.json) and summary.csv, stages.csv, naive.csv.
 """
 
@@ -81,12 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = "cpu" if options.tiny else "cuda"
     with RunStore(options.out, {"benchmark": "full_size", "tiny": options.tiny}) as store:
         if not options.derive:
-            store.update(environment=environment(), weights="bundled" if options.tiny else "random")
+            environments = [*store.info.get("environments", []), environment()]
+            store.update(environments=environments, weights="bundled" if options.tiny else "random")
             store.update(matmul_tflops=store.info.get("matmul_tflops") or alone(matmul_tflops, device))
             measure_all(store, matrix, device, options)
         store.consolidate()
         summarise(options.out, store.info)
-        store.update(status="complete")
+        missing = [name for name in wanted(matrix, options) if not store.has("costs", name)]
+        store.update(status="incomplete" if missing else "complete", missing=missing)
+
+
+def wanted(matrix: Sequence[Pipeline], options: argparse.Namespace) -> list[str]:
+    """The cells that a whole measurement has."""
+    plain = [cell_name(p.generator, p.steps, p.verifier or "", v) for p in matrix for v in p.variants]
+    return plain + [cell_name(generator, 1, verifier, "naive") for generator, verifier in loops(options)]
+
+
+def loops(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The pairs whose naive loop is measured."""
+    pairs = [("nano", "vhs")] if options.tiny else [("sana-sprint", "vhs"), ("sana-sprint", "mllm-clip")]
+    return [pair for pair in pairs if options.only in pair[0]]
 
 
 def measure_all(
@@ -98,9 +113,8 @@ def measure_all(
         for variant in pipeline.variants:
             if time.monotonic() - started < options.seconds:
                 one(store, pipeline, variant, device, options)
-    generator = "nano" if options.tiny else "sana-sprint"
-    for verifier in ("vhs",) if options.tiny else ("vhs", "mllm-clip"):
-        if time.monotonic() - started < options.seconds and options.only in generator:
+    for generator, verifier in loops(options):
+        if time.monotonic() - started < options.seconds:
             naive(store, generator, verifier, device, (2,) if options.tiny else NAIVE_N, options.repeats)
 
 
@@ -142,13 +156,20 @@ def one(store: RunStore, pipeline: Pipeline, variant: str, device: str, options:
     try:
         measured = measure_in_fresh_process(cell)
     except Exception as error:
-        store.update(failures=store.info.get("failures", {}) | {name: f"{type(error).__name__}: {error}"})
+        failures = store.info.get("failures", {})
+        store.update(failures=failures | {name: f"{type(error).__name__}: {error}"})
         print(f"{name}: {error}", flush=True)
         return
-    store.update(cells=store.info.get("cells", {}) | {name: measured.about})
+    note(store, name, measured.about)
     store.write_shard("costs", name, pd.DataFrame(measured.rows))
     passes = measured.about.get("seconds", {})
     print(f"{name}: {time.monotonic() - started:.0f} s, of it {passes}", flush=True)
+
+
+def note(store: RunStore, name: str, about: dict[str, Any]) -> None:
+    """What is known of a cell, with the environment that it is measured in."""
+    here = len(store.info["environments"]) - 1
+    store.update(cells=store.info.get("cells", {}) | {name: about | {"environment": here}})
 
 
 def naive(
@@ -160,6 +181,7 @@ def naive(
         return
     pipeline = Pipeline(generator, 1, verifier, tuple(ns))
     rows = alone(naive_rows, pipeline, device, repeats)
+    note(store, name, {})
     store.write_shard("costs", name, pd.DataFrame(rows))
     print(f"{name}: done", flush=True)
 
