@@ -83,11 +83,12 @@ def stages(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
 
 
 def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
-    """SANA-Sprint with VHS: the naive loop, the staged one, candidates together, CUDA graphs."""
+    """SANA-Sprint with VHS: the naive loop, the staged one, candidates together, CUDA graphs, compiled."""
     ways = {
         ("naive", 1): ("naive loop", "#999999"),
         ("", 1): ("staged, one at a time", "#D55E00"),
         ("cuda-graphs", 1): ("staged, CUDA graphs (N = 4)", "#CC79A7"),
+        ("torch-compile", 1): ("staged, compiled (N = 4)", "#0072B2"),
         ("batched", 4): ("staged, four at a time", "#E69F00"),
         ("staged", None): ("staged, all at once", "#009E73"),
     }
@@ -102,9 +103,9 @@ def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
             part = times[times["variant"] == variant]
             part = part[part["batch"] == (part["n"] if batch is None else batch)].assign(way=text)
             parts.append(part)
-            places = [(4, 9, 15).index(n) + 0.16 * (i - 2) for n in part["n"]]
+            places = [(4, 9, 15).index(n) + 0.14 * (i - 2.5) for n in part["n"]]
             errors = [part["median"] - part["min"], part["max"] - part["median"]]
-            axes.bar(places, part["median"], 0.15, yerr=errors, color=color, label=text, error_kw={"lw": 0.6})
+            axes.bar(places, part["median"], 0.13, yerr=errors, color=color, label=text, error_kw={"lw": 0.6})
         axes.set_xticks(range(3), ["N = 4", "N = 9", "N = 15"])
         axes.grid(axis="x", visible=False)
         axes.set(ylabel="time of best-of-N (ms)")
