@@ -216,25 +216,31 @@ def _optimizers(mllm: Mllm, recipe: OptimizerRecipe) -> list[torch.optim.Optimiz
 
 
 def _accelerator(recipe: EngineRecipe) -> Any:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     # another training of this process may have had another precision
     AcceleratorState._reset_state()
-    sharding = None
-    if recipe.sharding == "fsdp":
-        sharding = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
-            state_dict_type="SHARDED_STATE_DICT",
-            cpu_ram_efficient_loading=False,
-        )
     # the first process alone hashes shards and takes their statistics, while the others wait
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=recipe.device == "cpu",
         mixed_precision="no" if recipe.precision == "fp32" else "bf16",
-        fsdp_plugin=sharding,
+        fsdp_plugin=_fsdp() if recipe.sharding == "fsdp" else None,
         kwargs_handlers=[patience],
+    )
+    if recipe.sharding == "fsdp" and not accelerator.is_fsdp2:
+        raise TrainingError("sharding: fsdp spreads over processes, and this is one: give engine.processes.")
+    return accelerator
+
+
+def _fsdp() -> Any:
+    from accelerate import FullyShardedDataParallelPlugin
+
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
+        state_dict_type="SHARDED_STATE_DICT",
+        cpu_ram_efficient_loading=False,
     )

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from generators.training import Progress
+from verifiers.training import engine
+from verifiers.training.engine import TrainingError
 from verifiers.training.log import read
 from verifiers.training.state import InUseError
 from verifiers.training.train import train_verifier
@@ -101,3 +104,37 @@ def test_two_processes_killed_and_resumed_give_the_loss_of_one(small, data, whol
     ours, theirs = curve(out), curve(whole)
     assert [row[:3] for row in ours] == [row[:3] for row in theirs]
     assert [row[3] for row in ours] == pytest.approx([row[3] for row in theirs], rel=1e-4)
+
+
+def test_sharded_over_two_processes_killed_and_resumed_the_loss_is_that_of_one(
+    small, data, whole, tmp_path, monkeypatch
+):
+    """accelerate shards on GPUs alone; told that these two CPU processes are such, it does all the same here."""
+    whole_model = engine._accelerator
+
+    def sharded(recipe):
+        accelerator = whole_model(recipe)
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = engine._fsdp()
+        assert accelerator.is_fsdp2
+        return accelerator
+
+    monkeypatch.setattr(engine, "_accelerator", sharded)
+    out = tmp_path / "out"
+    # step 8: the best weights of step 4 are whole, and the state after step 6 is in two parts
+    assert start(small(**ADAMW), data, out, "finetune:8", processes=2) == [-signal.SIGKILL] * 2
+    assert list(out.glob("state/finetune-000000006/**/__1_0.distcp"))
+    assert start(small(**ADAMW), data, out, processes=2) == [0, 0]
+    ours, theirs = curve(out), curve(whole)
+    assert [row[:3] for row in ours] == [row[:3] for row in theirs]
+    assert [row[3] for row in ours] == pytest.approx([row[3] for row in theirs], rel=1e-4)
+    ours, theirs = (load_file(f / "checkpoint" / "model.safetensors") for f in (out, whole))
+    assert all(torch.allclose(ours[k], theirs[k], atol=1e-3) for k in theirs)
+
+
+def test_sharding_in_one_process_is_refused(small, data, tmp_path):
+    recipe = small(**ADAMW)
+    recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"sharding": "fsdp"})})
+    with pytest.raises(TrainingError, match="spreads over processes, and this is one"):
+        train_verifier(recipe, "nano", data, tmp_path)
