@@ -10,7 +10,14 @@ import torch
 
 from generators.checks import check_resolution
 from generators.noise import gaussian
-from generators.protocol import Conditioning, GeneratorError, GeneratorInfo, HiddenStates
+from generators.protocol import (
+    Block,
+    Conditioning,
+    GeneratorError,
+    GeneratorInfo,
+    HiddenStates,
+    blocks_of,
+)
 from generators.split import BlockSplit
 
 if TYPE_CHECKING:
@@ -109,13 +116,17 @@ class StagedPipeline:
         side = self.resolution // self.pipeline.vae_scale_factor
         return gaussian(seeds, (self.latent_channels, side, side)).to(self.device)
 
-    def head(self, cond: Conditioning, noise: torch.Tensor, block: int) -> HiddenStates:
-        streams, outputs = self._split.head(block, lambda: self.denoise(cond, noise), self.steps)
-        return HiddenStates(block, self._halves(streams), noise, cond, self._halves(outputs), image_stream=-1)
+    def head(self, cond: Conditioning, noise: torch.Tensor, block: Block) -> HiddenStates:
+        read, outputs = self._split.head(blocks_of(block), lambda: self.denoise(cond, noise), self.steps)
+        streams = [self._halves(r) for r in read]
+        return HiddenStates(
+            block, streams[-1], noise, cond, self._halves(outputs), image_stream=-1,
+            mean=None if isinstance(block, int) else _mean([s[-1] for s in streams]),
+        )  # fmt: skip
 
     def tail(self, hidden: HiddenStates) -> torch.Tensor:
         streams, outputs = self._whole(hidden.streams), self._whole(hidden.step_outputs)
-        with self._split.resumed(hidden.block, streams, outputs):
+        with self._split.resumed(blocks_of(hidden.block)[-1], streams, outputs):
             return self.denoise(hidden.cond, hidden.noise)
 
     @torch.inference_mode()
@@ -205,3 +216,8 @@ class StagedPipeline:
         if not self.guided:
             return tensors
         return tuple(torch.cat(pair) for pair in zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Summed in float32: the outputs of late blocks are large."""
+    return torch.stack(list(tensors)).float().mean(0).to(tensors[0].dtype)

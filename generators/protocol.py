@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+# A DiT block, 0-based; or several, in ascending order, of whose outputs the mean is read.
+Block = int | tuple[int, ...]
+
+
+def blocks_of(block: Block) -> tuple[int, ...]:
+    """The blocks that are read; the DiT runs up to the last of them."""
+    return (block,) if isinstance(block, int) else block
+
+
+def read_block(value: Any) -> Any:
+    """A block as JSON or YAML gives it: a list is a tuple there."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def block_name(block: Block) -> str:
+    """For names of files: "7", or "5_7_9"."""
+    return "_".join(map(str, blocks_of(block)))
 
 
 class GeneratorError(ValueError):
@@ -53,22 +71,23 @@ class Conditioning:
 class HiddenStates:
     """The state of a batch of candidates after DiT block `block` (0-based) of the last denoising step.
 
-    `features` [B, T, D] is the image stream, what VHS reads; `streams` is everything the block
-    returned (image stream, and text stream where the family has one). `step_outputs` are the DiT's
-    outputs at the steps before the last (empty for one-step generation). Under classifier-free guidance
-    each tensor is stored as two of B rows, unconditional then conditional; features are conditional.
+    `features` [B, T, D] is the image stream, what VHS reads, or its mean over several blocks; `streams` is
+    everything the (last) block returned (image stream, and text stream where the family has one). `step_outputs`
+    are the DiT's outputs at the steps before the last (empty for one-step generation). Under classifier-free
+    guidance each tensor is stored as two of B rows, unconditional then conditional; features are conditional.
     """
 
-    block: int
+    block: Block
     streams: tuple[torch.Tensor, ...]
     noise: torch.Tensor
     cond: Conditioning
     step_outputs: tuple[torch.Tensor, ...] = ()
     image_stream: int = 0
+    mean: torch.Tensor | None = None  # of the image stream after each of several blocks
 
     @property
     def features(self) -> torch.Tensor:
-        return self.streams[self.image_stream]
+        return self.streams[self.image_stream] if self.mean is None else self.mean
 
     def select(self, rows: Sequence[int]) -> HiddenStates:
         index = list(rows)
@@ -78,6 +97,7 @@ class HiddenStates:
             noise=self.noise[index],
             cond=self.cond.select(index),
             step_outputs=tuple(s[index] for s in self.step_outputs),
+            mean=None if self.mean is None else self.mean[index],
         )
 
 
@@ -98,8 +118,8 @@ class Generator(Protocol):
         """z_T [B, C, h, w]; row i depends on seeds[i] alone."""
         ...
 
-    def head(self, cond: Conditioning, noise: torch.Tensor, block: int) -> HiddenStates:
-        """Run blocks 0..block. Raises GeneratorError if the DiT has no such block."""
+    def head(self, cond: Conditioning, noise: torch.Tensor, block: Block) -> HiddenStates:
+        """Run blocks 0 to the (last) block. Raises GeneratorError if the DiT has no such block."""
         ...
 
     def tail(self, hidden: HiddenStates) -> torch.Tensor:

@@ -15,10 +15,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class _Stopped(Exception):
-    """Carries a block's output out of a forward that goes no further."""
-
-    def __init__(self, streams: Tensors) -> None:
-        self.streams = streams
+    """Ends a forward that goes no further."""
 
 
 class _Resume(nn.Module):
@@ -48,30 +45,39 @@ class BlockSplit:
     def __len__(self) -> int:
         return sum(len(blocks) for blocks in self._lists())
 
-    def head(self, block: int, run: Callable[[], object], forwards: int = 1) -> tuple[Tensors, Tensors]:
-        """Call `run` up to the end of `block` (0-based) of its last forward of the model.
+    def head(
+        self, blocks: Sequence[int], run: Callable[[], object], forwards: int = 1
+    ) -> tuple[list[Tensors], Tensors]:
+        """Call `run` up to the end of the last of `blocks` (0-based, ascending) of its last forward of the model.
 
-        `forwards` is how often `run` calls the model. Returns the block's output and the outputs of the
+        `forwards` is how often `run` calls the model. Returns each block's output and the outputs of the
         forwards before the last. Raises GeneratorError if there is no such block.
         """
-        if not 0 <= block < len(self):
-            raise GeneratorError(f"block {block} is out of range: the DiT has blocks 0 to {len(self) - 1}.")
-        module = [m for blocks in self._lists() for m in blocks][block]
+        modules = [m for part in self._lists() for m in part]
         outputs: list[torch.Tensor] = []
+        read: list[Tensors] = []
 
         def record(_module: nn.Module, _args: Any, output: tuple[torch.Tensor, ...]) -> None:
             outputs.append(output[0])
 
-        def stop(_module: nn.Module, _args: Any, output: Any) -> None:
+        def after_block(_module: nn.Module, _args: Any, output: Any) -> None:
             if len(outputs) == forwards - 1:
                 streams = output if isinstance(output, tuple) else (output,)
-                raise _Stopped(tuple(s for s in streams if s is not None))
+                read.append(tuple(s for s in streams if s is not None))
+                if len(read) == len(blocks):
+                    raise _Stopped
 
-        hooks = self._model.register_forward_hook(record), module.register_forward_hook(stop)
+        for block in blocks:
+            if not 0 <= block < len(modules):
+                raise GeneratorError(
+                    f"block {block} is out of range: the DiT has blocks 0 to {len(modules) - 1}."
+                )
+        hooks = [self._model.register_forward_hook(record)]
+        hooks += [modules[block].register_forward_hook(after_block) for block in blocks]
         try:
             run()
-        except _Stopped as stopped:
-            return stopped.streams, tuple(outputs)
+        except _Stopped:
+            return read, tuple(outputs)
         finally:
             for hook in hooks:
                 hook.remove()

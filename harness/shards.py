@@ -19,12 +19,12 @@ import verifiers
 from generators.nano.world import SHAPES
 from generators.noise import candidate_seed
 from generators.prompts import PromptCache
-from generators.protocol import Generator, HiddenStates
+from generators.protocol import Block, Generator, HiddenStates
 from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
 from harness.kept_images import gallery_prompts, image_name
-from verifiers.protocol import Verifier
+from verifiers.protocol import Verifier, blocks_read
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -173,9 +173,9 @@ class Worker:
         cond = self.encode([self.prompts[i]["prompt"] for i in ids])
         cond = cond.select([ids.index(prompt_id) for prompt_id, _ in rows])
         noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
-        hidden: dict[int, HiddenStates] = {}
+        hidden: dict[Block, HiddenStates] = {}
         latents = None
-        for block in sorted({v.block for v in self.judges if v.block is not None}):
+        for block in blocks_read(self.judges):
             hidden[block] = generator.head(cond, noise, block)
             latents = generator.tail(hidden[block]) if latents is None else latents
         if latents is None:
@@ -250,7 +250,7 @@ class _Made:
     """A generated batch, as the detector and the verifiers read it; hidden states by block."""
 
     prompts: tuple[str, ...]
-    hidden: dict[int, HiddenStates]
+    hidden: dict[Block, HiddenStates]
     latents: torch.Tensor
     images: Sequence[Image.Image]
 

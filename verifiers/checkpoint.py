@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from generators.protocol import Block, block_name, read_block
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class VerifierCard:
 
     kind: str  # "vhs", "mllm-clip" or "mllm-ae"
     generator: str  # whose features it reads; empty where the checkpoint does not say
-    block: int | None
+    block: Block | None
     feature_width: int
     visual_tokens: int  # 0 where the checkpoint does not say
     template: str = PAPER_TEMPLATE
@@ -50,7 +51,8 @@ def read_card(folder: Path) -> VerifierCard:
     if not (folder / _CARD).is_file():
         return _official_card(folder, config)
     try:
-        return VerifierCard(**_json(folder, _CARD))
+        card = VerifierCard(**_json(folder, _CARD))
+        return replace(card, block=read_block(card.block))
     except TypeError as error:
         raise CheckpointError(f"{folder}/{_CARD} does not describe a verifier: {error}.") from error
 
@@ -69,12 +71,13 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
         raise CheckpointError(f"{folder}/config.json: 'mm_projector_type' is '{projector}', not {known}.")
     if tower.lower().startswith("hidden"):
         feature = str(config.get("mm_vision_select_feature") or "")
-        number = feature.removeprefix("block_")
-        if not number.isdigit():
+        numbers = feature.removeprefix("block_").split("_")
+        if not all(number.isdigit() for number in numbers):
             raise CheckpointError(
                 f"{folder}/config.json: 'mm_vision_select_feature' is '{feature}', not 'block_' and a number."
             )
-        return VerifierCard("vhs", "", int(number), width, 0)
+        blocks = tuple(map(int, numbers))
+        return VerifierCard("vhs", "", blocks if len(blocks) > 1 else blocks[0], width, 0)
     if "clip" in tower.lower():
         layer, feature = (
             config.get("mm_vision_select_layer", -2),
@@ -273,8 +276,9 @@ def save_checkpoint(
     if normalization is not None:
         mean, variance = (t.detach().cpu().contiguous() for t in normalization)
         save_file({"mean": mean, "variance": variance}, folder / STATISTICS)
-        torch.save(mean[None], folder / f"block_{card.block}_mean.pt")
-        torch.save(variance[None], folder / f"block_{card.block}_variance.pt")
+        assert card.block is not None
+        torch.save(mean[None], folder / f"block_{block_name(card.block)}_mean.pt")
+        torch.save(variance[None], folder / f"block_{block_name(card.block)}_variance.pt")
 
 
 def _config(llm_config: Any, card: VerifierCard, projector: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -289,7 +293,7 @@ def _config(llm_config: Any, card: VerifierCard, projector: str, dtype: torch.dt
         "mm_projector_type": projector,
         "mm_hidden_size": card.feature_width,
         "mm_vision_tower": towers.get(card.kind, card.vision_tower or "clip"),
-        "mm_vision_select_feature": "patch" if card.block is None else f"block_{card.block}",
+        "mm_vision_select_feature": "patch" if card.block is None else f"block_{block_name(card.block)}",
         "mm_vision_select_layer": -2,
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,

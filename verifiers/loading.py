@@ -12,6 +12,7 @@ import torch
 
 from generators import specs
 from generators.checks import as_device
+from generators.protocol import Block, blocks_of, read_block
 from generators.registry import nearest
 from generators.specs import GeneratorSpec
 from verifiers.checkpoint import (
@@ -50,7 +51,7 @@ def create(
     checkpoint: str | Path | None = None,
     normalization: tuple[str | Path, str | Path] | None = None,
     generator: str | None = None,
-    block: int | None = None,
+    block: Block | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     clip: str | Path | None = None,
@@ -64,7 +65,7 @@ def create(
     for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
     Raises CheckpointError, or RegistryError for an unknown generator.
     """
-    device = as_device(device)
+    device, block = as_device(device), read_block(block)
     if checkpoint == RANDOM:
         return random_verifier(kind, specs.get(generator or "nano"), block, device, _dtype(dtype, device))
     if checkpoint is None:
@@ -111,7 +112,7 @@ def _default(
 
 
 def _fitted(
-    kind: str, folder: Path, card: VerifierCard, generator: str | None, block: int | None
+    kind: str, folder: Path, card: VerifierCard, generator: str | None, block: Block | None
 ) -> VerifierCard:
     """The card with its generator filled in, or a CheckpointError where the wishes do not fit it."""
     if card.kind != kind:
@@ -133,7 +134,7 @@ def _fitted(
             f"{folder}: 'model.mm_projector.0.weight' has shape [H, {card.feature_width}], but generator "
             f"'{spec.name}' needs [H, {_width(kind, spec)}] (its {_READS[kind]})."
         )
-    if card.block is not None and card.block >= spec.blocks:
+    if card.block is not None and blocks_of(card.block)[-1] >= spec.blocks:
         raise CheckpointError(
             f"checkpoint {folder} reads block {card.block}, but '{spec.name}' has blocks 0 to {spec.blocks - 1}."
         )
@@ -199,7 +200,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 def random_verifier(
     kind: str,
     spec: GeneratorSpec,
-    block: int | None,
+    block: Block | None,
     device: torch.device,
     dtype: torch.dtype,
     llm: dict[str, Any] = QWEN_0_5B,
@@ -211,7 +212,7 @@ def random_verifier(
     """
     if kind == "vhs":
         block = (NANO_BLOCK if spec.name == "nano" else PAPER_BLOCK) if block is None else block
-        if not 0 <= block < spec.blocks:
+        if blocks_of(block)[-1] >= spec.blocks or blocks_of(block)[0] < 0:
             raise CheckpointError(f"'{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}.")
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
     extra = 0

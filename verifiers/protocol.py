@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from generators.protocol import Block, blocks_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +35,7 @@ class VerifierInfo:
 
     name: str
     needs: Needs
-    block: int | None  # the DiT block whose output VHS reads, 0-based
+    block: Block | None  # the DiT block whose output VHS reads, 0-based
     parameters: int  # connector and LLM, and CLIP where there is one
     tokens: int  # visual tokens
     feature_width: int
@@ -45,7 +47,7 @@ class VerifierInfo:
 class Verifier(Protocol):
     name: str
     needs: Needs
-    block: int | None
+    block: Block | None
     checkpoint_sha256: str
 
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
@@ -57,3 +59,8 @@ class Verifier(Protocol):
         ...
 
     def info(self) -> VerifierInfo: ...
+
+
+def blocks_read(verifiers: Iterable[Verifier]) -> list[Block]:
+    """Whose hidden states the verifiers need, each once, the earliest first."""
+    return sorted({v.block for v in verifiers if v.block is not None}, key=blocks_of)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from generators.protocol import blocks_of
 from verifiers.checkpoint import VerifierCard
 from verifiers.mllm import Mllm, Question, StandInQuestion, answer_scores
 from verifiers.protocol import Needs, Scores, VerifierInfo
@@ -101,7 +102,7 @@ class MllmVerifier:
                 f"verifier '{self.name}' reads hidden states of '{self.card.generator}' (block {self.block}, "
                 f"width {self.card.feature_width}), not of '{generator.name}': a VHS is trained for one generator."
             )
-        if self.block >= generator.blocks:
+        if blocks_of(self.block)[-1] >= generator.blocks:
             raise HostError(
                 f"verifier '{self.name}' reads block {self.block}, "
                 f"but '{generator.name}' has blocks 0 to {generator.blocks - 1}."

@@ -19,6 +19,7 @@ from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
 from harness.statistics import REPLICATES, average_by_prompt, cluster_bootstrap, paired_difference
+from verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
     from generators.protocol import Generator
@@ -154,7 +155,7 @@ def _scored(
     rows = [(p, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
     correct: list[bool] = []
     scores: dict[str, list[float]] = {v.name: [] for v in judges}
-    blocks = sorted({v.block for v in judges if v.block is not None})
+    blocks = blocks_read(judges)
     for start in range(0, len(rows), plan.batch):
         part = rows[start : start + plan.batch]
         texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]

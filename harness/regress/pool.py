@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from generators.files import file_sha256
+from generators.protocol import Block, block_name
 from harness.store import SCHEMAS
+from verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +61,7 @@ class Manifest(_Strict):
     seeds: list[int]
     size: int = Field(ge=1)
     batch: int = Field(ge=1)
-    blocks: list[int]
+    blocks: list[Block]
     keep: list[Keep]
     dtype: str
     files: dict[str, PoolFile]
@@ -90,7 +92,7 @@ class Pool:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             return picture.convert("RGB")
 
-    def batches(self, needs: Keep, block: int | None) -> Iterator[tuple[list[str], Any]]:
+    def batches(self, needs: Keep, block: Block | None) -> Iterator[tuple[list[str], Any]]:
         """(prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
         if needs not in self.manifest.keep or (needs == "hidden" and block not in self.manifest.blocks):
             kept: list[str] = [k for k in self.manifest.keep if k != "hidden"]
@@ -134,8 +136,8 @@ def image_name(row: int) -> str:
     return f"images/{row:06d}.png"
 
 
-def feature_name(needs: Keep, block: int | None, start: int) -> str:
-    folder = f"hidden_block={block}" if needs == "hidden" else "latents"
+def feature_name(needs: Keep, block: Block | None, start: int) -> str:
+    folder = f"hidden_block={block_name(block)}" if needs == "hidden" and block is not None else "latents"
     return f"{folder}/{start:06d}.safetensors"
 
 
@@ -247,7 +249,7 @@ class _Maker:
         for wanted in config.verifiers_of(entry):
             judges.append(create_verifier(wanted, config.device, self.generator.name))
             judges[-1].check_host(self.generator)
-        self.blocks = sorted({v.block for v in judges if v.block is not None})
+        self.blocks = blocks_read(judges)
         self.keep: list[Keep] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
         if "hidden" in self.keep and not self.blocks:
             raise PoolError(

@@ -26,7 +26,7 @@ from verifiers.protocol import Needs
 from verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_card
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator, HiddenStates
+    from generators.protocol import Block, Generator, HiddenStates
     from harness.training.captioners import Captioner
     from harness.training.clip_score import ClipScore
 
@@ -74,7 +74,7 @@ class Collector:
         self,
         generator: Generator,
         reads: Sequence[Needs],
-        block: int | None = None,
+        block: Block | None = None,
         *,
         detector: Detector | None = None,
         captioner: Captioner | None = None,

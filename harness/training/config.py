@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 import generators
+from generators.protocol import block_name, blocks_of
 from generators.registry import nearest
 from harness import yaml_files
 from harness.config import Positive, PromptsConfig, bundled, read_named, registered
@@ -67,7 +68,7 @@ class TrainConfig(Recipe):
             raise ValueError(
                 f"a vhs reads hidden states of one-step generation, but generator '{spec.name}' takes {steps} steps"
             )
-        if block >= spec.blocks:
+        if blocks_of(block)[-1] >= spec.blocks:
             raise ValueError(f"generator '{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}")
         return self
 
@@ -111,7 +112,7 @@ def data_beside(base: TrainConfig, variant: TrainConfig, out: Path) -> TrainConf
     data = {"folder": folder}
     block = variant.verifier.block
     if block is not None and block != base.verifier.block:
-        data = {"folder": folder.with_name(f"{folder.name}-block-{block}"), "rows_of": folder}
+        data = {"folder": folder.with_name(f"{folder.name}-block-{block_name(block)}"), "rows_of": folder}
     return variant.model_copy(update={"data": variant.data.model_copy(update=data)})
 
 

@@ -80,6 +80,19 @@ def test_a_candidate_does_not_depend_on_its_batch(small, name, steps):
         torch.testing.assert_close(generator.tail(hidden), whole[2:3], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "steps"), CASES)
+def test_the_mean_of_blocks_is_read_in_one_pass_and_continues_from_the_last(small, name, steps):
+    generator = create(small, name, steps=steps)
+    cond, noise = generator.encode(PROMPTS[:2]), generator.noise(SEEDS[:2])
+    blocks = (0, generator.blocks - 1)
+    hidden = generator.head(cond, noise, blocks)
+    each = [generator.head(cond, noise, block).features for block in blocks]
+    assert not torch.equal(*each)
+    torch.testing.assert_close(hidden.features, (each[0] + each[1]) / 2)
+    assert torch.equal(generator.tail(hidden), generator.denoise(cond, noise))
+    assert torch.equal(hidden.select([1]).features, hidden.features[1:])
+
+
 def test_tail_computes_no_step_twice(small):
     generator = create(small, "flux-schnell", steps=4)
     cond, noise = generator.encode(PROMPTS[:1]), generator.noise(SEEDS[:1])

@@ -53,7 +53,7 @@ def test_the_split_leaves_the_model_as_it_was(nano):
     assert not any(block._forward_hooks for block in before)
 
 
-@pytest.mark.parametrize("block", [-1, 8])
+@pytest.mark.parametrize("block", [-1, 8, (2, 8)])
 def test_a_block_out_of_range_is_refused(nano, block):
     with pytest.raises(ValueError, match="the DiT has blocks 0 to 7"):
         nano.head(nano.encode(PROMPTS[:1]), nano.noise([0]), block)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from generators.protocol import blocks_of
 from verifiers.checkpoint import VerifierCard
 from verifiers.training.recipe import Recipe
 from verifiers.training.shards import DataCard
@@ -16,7 +17,7 @@ from verifiers.training.shards import DataCard
 Metrics = dict[str, Any]
 _NAMES = {"vhs": "VHS", "mllm-clip": "MLLM w/ CLIP", "mllm-ae": "MLLM w/ AE"}
 _READS = {
-    "vhs": "hidden states of block {block} (l*, 0-based)",
+    "vhs": "hidden states of {blocks} (l*, 0-based)",
     "mllm-clip": "pixels, through CLIP",
     "mllm-ae": "final latents",
 }
@@ -27,7 +28,11 @@ def model_card(
 ) -> str:
     """Markdown: what it reads, from which generator, the data's hashes, the recipe, what was measured."""
     made = data["train"]
-    reads = _READS[card.kind].format(block=card.block)
+    numbers = ", ".join(map(str, blocks_of(card.block))) if card.block is not None else ""
+    several = "," in numbers
+    reads = _READS[card.kind].format(
+        blocks=f"the mean of blocks {numbers}" if several else f"block {numbers}"
+    )
     head = {"library_name": "vhsbench", "pipeline_tag": "image-text-to-text"}
     if recipe.verifier.llm.name != "nano" and not Path(recipe.verifier.llm.name).exists():
         head["base_model"] = recipe.verifier.llm.name

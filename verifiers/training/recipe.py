@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from generators.protocol import Block
 from verifiers.mllm import PAPER_TEMPLATE
 
 CAPTION_TEMPLATE = "<image> describe the image"
@@ -36,20 +37,32 @@ class LlmRecipe(Strict):
 
 
 class VerifierRecipe(Strict):
-    """What is trained. `block` is l*, 0-based, of a VHS; `connector` an mm_projector_type of LLaVA's.
+    """What is trained. `block` is l*, 0-based, of a VHS, or several blocks, in order, whose mean it reads;
+    `connector` is an mm_projector_type of LLaVA's.
 
     `clip` is the vision tower of mllm-clip, a folder or hub id; `precompute` encodes all features once
     and keeps them in memory, which pays off where they are small. `dtype` is of the checkpoint's weights.
     """
 
     kind: Literal["vhs", "mllm-clip", "mllm-ae"]
-    block: Annotated[int, Field(ge=0)] | None = None
+    block: Block | None = None
     llm: LlmRecipe = LlmRecipe()
     connector: Literal["mlp2x_gelu", "linear"] = "mlp2x_gelu"
     template: str = PAPER_TEMPLATE
     clip: str | None = None
     precompute: bool = False
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+    @field_validator("block", mode="plain")
+    @classmethod
+    def _a_block(cls, value: Any) -> Block | None:
+        if value is None:
+            return None
+        blocks = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        numbers = blocks and all(type(b) is int and b >= 0 for b in blocks)
+        if not numbers or list(blocks) != sorted(set(blocks)):
+            raise ValueError(f"a block, 0-based, or several in ascending order, not {value!r}")
+        return blocks if len(blocks) > 1 else int(blocks[0])
 
     @model_validator(mode="after")
     def _consistent(self) -> VerifierRecipe:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from generators.files import room_on_disk, write_atomic
+from generators.protocol import Block, read_block
 from verifiers.protocol import Needs
 
 Stage = Literal["alignment", "labels"]
@@ -41,7 +42,7 @@ class Shard:
 class DataCard:
     """What a folder of shards holds: manifest.json.
 
-    Of hidden states only block `block` (l*) is stored, [T, D] a sample; latents are [C, h, w]; images
+    Of hidden states only block `block` (l*), or the mean of several, is stored, [T, D] a sample; latents are [C, h, w]; images
     uint8 [H, W, 3]. `dtype` is torch's name of it, without "torch.".
     """
 
@@ -50,7 +51,7 @@ class DataCard:
     revision: str
     steps: int
     reads: Needs
-    block: int | None
+    block: Block | None
     feature_shape: tuple[int, ...]
     dtype: str
     prompts_sha256: str
@@ -168,6 +169,7 @@ def read_data_card(folder: Path) -> DataCard:
     try:
         data["shards"] = tuple(Shard(**s) for s in data["shards"])
         data["feature_shape"] = tuple(data["feature_shape"])
+        data["block"] = read_block(data["block"])
         return DataCard(**data)
     except (TypeError, KeyError) as error:
         raise ShardError(f"{file} does not describe shards: {error}.") from error
@@ -187,7 +189,7 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         stage: Stage | None = None,
         generator: str | None = None,
         reads: Needs | None = None,
-        block: int | None = None,
+        block: Block | None = None,
         verify: bool = True,
     ) -> None:
         """`verify` reads every file once and compares its SHA-256; without it only sizes are checked."""

@@ -17,6 +17,7 @@ from harness.training.ablations import markdown
 from harness.training.config import load_train_config
 from harness.training.verifier import LaunchError, train
 from verifiers.checkpoint import read_card
+from verifiers.training.shards import read_data_card
 
 TINY = {
     "data.labels": {"prompts": "nano", "limit": 64, "variants": 1, "validation_share": 0.4, "captions": True},
@@ -30,9 +31,9 @@ SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={j
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A base of block 5, and ablations of another block and of a connector."""
+    """A base of block 5, and ablations of the mean of several blocks and of a connector."""
     out = tmp_path_factory.mktemp("swept") / "out"
-    chosen = ["--ablation", "block-2", "--ablation", "linear-connector"]
+    chosen = ["--ablation", "mean-3-5-7", "--ablation", "linear-connector"]
     done = CliRunner().invoke(
         app,
         ["train", "verifier", "train-nano-vhs", "--out", str(out), *SETTINGS, *chosen],
@@ -45,8 +46,8 @@ def swept(tmp_path_factory):
 def test_the_ablations_are_trained_and_compared(swept):
     out, printed = swept
     table = pd.read_csv(out / "comparison.csv", keep_default_na=False)
-    assert table["training"].tolist() == ["base", "block-2", "linear-connector"]
-    assert table["changes"].tolist() == ["", "verifier.block=2", 'verifier.connector="linear"']
+    assert table["training"].tolist() == ["base", "mean-3-5-7", "linear-connector"]
+    assert table["changes"].tolist() == ["", "verifier.block=[3, 5, 7]", 'verifier.connector="linear"']
     assert table["checkpoint_sha256"].nunique() == 3
     # any choice of one candidate is as good as any other
     assert table["best_of_1_percent"].nunique() == 1
@@ -55,13 +56,20 @@ def test_the_ablations_are_trained_and_compared(swept):
     assert (out / "comparison.md").read_text() in printed
     blocks = [
         read_card(out / f / "checkpoint").block
-        for f in ("", "ablations/block-2", "ablations/linear-connector")
+        for f in ("", "ablations/mean-3-5-7", "ablations/linear-connector")
     ]
-    assert blocks == [5, 2, 5]
+    assert blocks == [5, (3, 5, 7), 5]
+    config = json.loads((out / "ablations/mean-3-5-7/checkpoint/config.json").read_text())
+    assert config["mm_vision_select_feature"] == "block_3_5_7"
+    card = (out / "ablations/mean-3-5-7/checkpoint/README.md").read_text()
+    assert "hidden states of the mean of blocks 3, 5, 7" in card
+    made = read_data_card(out / "data-block-3_5_7" / "hidden" / "train")
+    assert (made.block, made.rows) == ((3, 5, 7), read_data_card(out / "data" / "hidden" / "train").rows)
     assert not (out / "ablations" / "linear-connector" / "data").exists()
 
 
-def test_a_run_reads_a_checkpoint_by_path(swept, tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["checkpoint", "ablations/mean-3-5-7/checkpoint"])
+def test_a_run_reads_a_checkpoint_by_path(swept, folder, tmp_path, monkeypatch):
     from harness import sweep
     from harness.store import load_run
 
@@ -69,7 +77,7 @@ def test_a_run_reads_a_checkpoint_by_path(swept, tmp_path, monkeypatch):
     text = yaml.safe_dump(
         {
             "generators": [{"name": "nano"}],
-            "verifiers": [{"name": "vhs", "checkpoint": str(out / "checkpoint")}],
+            "verifiers": [{"name": "vhs", "checkpoint": str(out / folder)}],
             "prompts": {"limit": 2}, "pool": 2, "timing": {"repeats": 1, "warm_up": 0, "best_of_n": [1]},
         }
     )  # fmt: skip
