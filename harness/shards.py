@@ -24,6 +24,7 @@ from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierC
 from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
 from harness.kept_images import gallery_prompts, image_name
+from harness.memory import is_out_of_memory
 from verifiers.protocol import Verifier, blocks_read
 
 if TYPE_CHECKING:
@@ -294,16 +295,6 @@ def why(error: BaseException) -> str:
     """An error as one line."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had no memory left, as PyTorch and Python say it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
-    )
 
 
 def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.cost.stages import Call
+from harness.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -96,14 +97,6 @@ def _round(
                 raise
             results[key].out_of_memory = first_line(error)
     return times
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def first_line(error: BaseException) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import TimingConfig
 from harness.cost import clocks, percentiles, variants
-from harness.cost.clocks import Repeats, first_line, is_out_of_memory
+from harness.cost.clocks import Repeats, first_line
 from harness.cost.meters import energy_per_call, idle_power, peak_memory
 from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from harness.cost.stages import Call, end_to_end, stages
+from harness.memory import is_out_of_memory
 from harness.terminal import quiet
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from generators.training import Progress
 from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
-from harness.shards import is_out_of_memory
+from harness.memory import is_out_of_memory
 from harness.training.sources import Sample, samples_sha256
 from verifiers.checkpoint import checkpoint_sha256
 from verifiers.protocol import Needs

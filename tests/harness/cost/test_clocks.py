@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.cost import clocks
-from harness.cost.clocks import interleaved, is_out_of_memory, phases_percent, timed
+from harness.cost.clocks import interleaved, phases_percent, timed
 
 CPU = torch.device("cpu")
 
@@ -61,12 +61,6 @@ def test_a_call_out_of_memory_leaves_the_rounds():
     assert len(found["fine"].wall_ms) == 4
     with pytest.raises(RuntimeError, match="a bug"):
         interleaved({"a": lambda: (_ for _ in ()).throw(RuntimeError("a bug"))}, CPU, repeats=1)
-
-
-def test_what_is_out_of_memory():
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
-    assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
 def test_a_gap_between_phases_shows(clock):
