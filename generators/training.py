@@ -30,31 +30,6 @@ class Progress:
     seconds: float
 
 
-@dataclass
-class Validation:
-    """Keeps the weights of the best validation loss; `loss` is called every `every` steps."""
-
-    loss: Callable[[], float]
-    every: int
-    best: float = math.inf
-    weights: list[dict[str, torch.Tensor]] | None = None
-
-    def check(self, modules: list[nn.Module]) -> None:
-        for module in modules:
-            module.eval()
-        value = self.loss()
-        if value < self.best:
-            self.best = value
-            self.weights = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
-        for module in modules:
-            module.train()
-
-    def restore(self, modules: list[nn.Module]) -> None:
-        if self.weights is not None:
-            for module, weights in zip(modules, self.weights, strict=True):
-                module.load_state_dict(weights)
-
-
 def trapezoid(progress: float, warm_up: float = 0.03, decay: float = 0.4) -> float:
     """Rises, stays at 1, falls linearly to 0; progress in 0..1."""
     return min(1.0, (progress + 1e-3) / warm_up, (1.0 - progress) / decay)
@@ -120,7 +95,6 @@ def fit(
     clip_grad: float = 1.0,
     report: Callable[[Progress], None] = lambda _: None,
     save_every_s: float = 60.0,
-    validation: Validation | None = None,
     stop: int | None = None,
 ) -> float:
     """Minimise loss(step) for `steps` steps; returns the seconds spent in them.
@@ -132,7 +106,7 @@ def fit(
     """
     average = Average(modules, ema) if ema else None
     rates = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    first, spent = _restore(state_file, modules, optimizers, average, validation)
+    first, spent = _restore(state_file, modules, optimizers, average)
     started = saved = time.monotonic()
     running: float | None = None
     for module in modules:
@@ -152,19 +126,15 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
         if average:
             average.update(step)
-        if validation and ((step + 1) % validation.every == 0 or step + 1 == steps):
-            validation.check(modules)
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
         now = time.monotonic()
         report(Progress(name, step + 1, steps, running, spent + now - started))
         if now - saved > save_every_s:
             spent_now = spent + now - started
-            _save(state_file, modules, optimizers, average, validation, step + 1, spent_now)
+            _save(state_file, modules, optimizers, average, step + 1, spent_now)
             saved = now
     if average:
         average.apply()
-    if validation:
-        validation.restore(modules)
     for module in modules:
         module.eval()
     state_file.unlink(missing_ok=True)
@@ -185,7 +155,6 @@ def _save(
     modules: list[nn.Module],
     optimizers: list[torch.optim.Optimizer],
     average: Average | None,
-    validation: Validation | None,
     step: int,
     seconds: float,
 ) -> None:
@@ -193,7 +162,6 @@ def _save(
         "modules": [m.state_dict() for m in modules],
         "optimizers": [o.state_dict() for o in optimizers],
         "average": average.values if average else None,
-        "validation": (validation.best, validation.weights) if validation else None,
         "step": step,
         "seconds": seconds,
     }
@@ -208,7 +176,6 @@ def _restore(
     modules: list[nn.Module],
     optimizers: list[torch.optim.Optimizer],
     average: Average | None,
-    validation: Validation | None,
 ) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
@@ -219,6 +186,4 @@ def _restore(
         optimizer.load_state_dict(values)
     if average:
         average.values = state["average"]
-    if validation:
-        validation.best, validation.weights = state["validation"]
     return int(state["step"]), float(state["seconds"])
