@@ -61,12 +61,6 @@ def random_choice(correct: ArrayLike) -> Floats:
     return expected_accuracy(np.zeros(np.shape(correct)), correct)
 
 
-def judged_yes(scores: ArrayLike, correct: ArrayLike) -> Floats:
-    """The paper's "no scoring" (Table 5): any of the candidates judged yes; any at all, if none is."""
-    s = np.asarray(scores, dtype=float)
-    return expected_accuracy(np.where(np.isnan(s), s, s > 0), correct)
-
-
 def _pools(scores: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     c = np.atleast_2d(np.asarray(correct, dtype=np.float64))

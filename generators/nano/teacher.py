@@ -43,13 +43,6 @@ def windows() -> NDArray[np.float32]:
     return np.asarray(planes / np.linalg.norm(planes, axis=1, keepdims=True), dtype=np.float32)
 
 
-@cache
-def window_projection() -> NDArray[np.float32]:
-    """[64, 64] orthogonal projection on the windows' span: all that the teacher sees of a channel."""
-    w = windows().astype(np.float64)
-    return np.asarray(w.T @ np.linalg.inv(w @ w.T) @ w, dtype=np.float32)
-
-
 def scores(noise: NDArray[np.float32]) -> NDArray[np.float32]:
     """Noise [B, 16, 8, 8] -> window scores [B, 16, 9]."""
     flat = noise.reshape(*noise.shape[:2], -1)

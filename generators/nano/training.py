@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[Progress], None]
 
-TASKS = 6
 _AE_NOISE = 0.1  # std of the noise on latents, so that the decoder forgives the generator's errors
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,18 +96,6 @@ def read_image(file: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DamagedImage(f"{file}: {error}") from None
-
-
-def write_prompt(
-    folder: Path, index: int, metadata: Mapping[str, Any], images: Sequence[Image.Image]
-) -> Path:
-    """Add one prompt's images to a folder; returns the prompt's own folder."""
-    prompt = folder / f"{index:05d}"
-    (prompt / "samples").mkdir(parents=True, exist_ok=True)
-    (prompt / "metadata.jsonl").write_text(json.dumps(metadata))
-    for number, image in enumerate(images):
-        image.save(prompt / "samples" / f"{number:04d}.png")
-    return prompt
 
 
 def as_row(sample: Sample, judgement: Judgement, detector: str) -> Row:

@@ -81,7 +81,7 @@ def scoring_ablation(
 
 
 def judged_yes_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores of which only the verdict is left, so that candidates judged yes tie (paper, B.2)."""
+    """The paper's "no scoring" (Table 5, B.2): the verdict alone, so that candidates judged yes tie."""
     return scores.assign(score=(scores["score"] > 0).astype(float))
 
 

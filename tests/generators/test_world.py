@@ -10,11 +10,9 @@ from harness.geneval import prompts
 from harness.geneval.prompts import every
 
 
-def test_windows_have_unit_norm_and_the_projection_is_one():
+def test_windows_have_unit_norm_and_are_independent():
     assert np.allclose(np.linalg.norm(teacher.windows(), axis=1), 1, atol=1e-6)
-    p = teacher.window_projection()
-    assert np.allclose(p @ p, p, atol=1e-5)
-    assert np.allclose(p @ teacher.windows().T, teacher.windows().T, atol=1e-5)
+    assert np.linalg.matrix_rank(teacher.windows()) == len(teacher.windows())
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5500))

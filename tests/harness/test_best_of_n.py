@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.best_of_n import expected_accuracy, judged_yes, oracle, random_choice, win_probabilities
+from harness.best_of_n import expected_accuracy, oracle, random_choice, win_probabilities
 
 
 @st.composite
@@ -32,13 +32,6 @@ def test_equals_enumeration_of_all_subsets(pool):
     scores, correct = pool
     expected = [by_enumeration(scores, correct, n + 1) for n in range(len(scores))]
     assert np.allclose(expected_accuracy(scores, correct), expected)
-
-
-@given(pools())
-def test_judged_yes_equals_enumeration(pool):
-    scores, correct = pool
-    expected = [by_enumeration(scores > 0, correct, n + 1) for n in range(len(scores))]
-    assert np.allclose(judged_yes(scores, correct), expected)
 
 
 @given(pools())
@@ -74,8 +67,6 @@ def test_the_whole_pool_is_its_argmax_with_ties_shared(pool):
 def test_a_missing_score_or_verdict_is_refused():
     with pytest.raises(ValueError, match=r"score is not a number .NaN"):
         expected_accuracy([0.5, float("nan")], [True, False])
-    with pytest.raises(ValueError, match=r"score is not a number .NaN"):
-        judged_yes([0.5, float("nan")], [True, False])
     with pytest.raises(ValueError, match=r"verdict is not a number .NaN"):
         expected_accuracy([0.5, 0.1], [1.0, float("nan")])
 

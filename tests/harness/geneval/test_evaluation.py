@@ -30,11 +30,19 @@ STAR = world.Item("star", "red", 16, 16, 8)
 CIRCLE = world.Item("circle", "blue", 48, 48, 8)
 
 
+def write_prompt(folder, index, metadata, images):
+    prompt = folder / f"{index:05d}"
+    (prompt / "samples").mkdir(parents=True)
+    (prompt / "metadata.jsonl").write_text(json.dumps(metadata))
+    for number, image in enumerate(images):
+        image.save(prompt / "samples" / f"{number:04d}.png")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Four prompts with two images each: one star, and a star and a circle."""
     for index, prompt in enumerate(PROMPTS):
-        folders.write_prompt(tmp_path / "images", index, prompt, [picture(STAR), picture(STAR, CIRCLE)])
+        write_prompt(tmp_path / "images", index, prompt, [picture(STAR), picture(STAR, CIRCLE)])
     return tmp_path / "images"
 
 
@@ -49,10 +57,7 @@ def invoke(*arguments):
     return result, error
 
 
-def test_a_folder_is_written_as_geneval_has_it(folder):
-    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    assert names[:3] == ["00000/metadata.jsonl", "00000/samples/0000.png", "00000/samples/0001.png"]
-    assert json.loads((folder / "00002" / "metadata.jsonl").read_text()) == PROMPTS[2]
+def test_a_folder_as_geneval_has_it_is_read(folder):
     samples, empty = folders.read_folder(folder)
     assert [s.metadata for s in samples] == [p for p in PROMPTS for _ in range(2)]
     assert empty == []
@@ -171,7 +176,7 @@ def test_mask2former_evaluates_a_small_folder_end_to_end(tmp_path, detector):
     shades = rng.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     prompts = [single("dog"), counting("cat", 2)]
     for index, prompt in enumerate(prompts):
-        folders.write_prompt(tmp_path / "images", index, prompt, [Image.fromarray(s) for s in shades])
+        write_prompt(tmp_path / "images", index, prompt, [Image.fromarray(s) for s in shades])
     outcome = evaluate_folder(tmp_path / "images", tmp_path / "r.jsonl", detector, batch_size=3)
     rows = rows_of(tmp_path / "r.jsonl")
     assert outcome.evaluated == len(rows) == 4
@@ -192,7 +197,7 @@ def test_another_detector_or_folder_needs_another_file(folder, tmp_path):
 
     with pytest.raises(FolderError, match="judged by another detector"):
         evaluate_folder(folder, out, Other())
-    folders.write_prompt(tmp_path / "more", 0, PROMPTS[0], [picture(STAR)])
+    write_prompt(tmp_path / "more", 0, PROMPTS[0], [picture(STAR)])
     with pytest.raises(FolderError, match="that the folder does not; give another --out"):
         evaluate_folder(tmp_path / "more", out, ShapeDetector())
     (folder / "00000" / "metadata.jsonl").write_text(json.dumps(PROMPTS[1]))

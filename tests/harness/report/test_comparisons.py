@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.best_of_n import judged_yes
+from harness.best_of_n import expected_accuracy
 from harness.cost.budgets import CostModel
 from harness.derive import OVERALL, accuracy_curves
 from harness.report.comparisons import headline, judged_yes_scores, paired_gain, time_saving
@@ -27,7 +27,7 @@ def test_no_scoring_takes_any_candidate_judged_yes(loaded):
     order = ["prompt_id", "seed", "index"]
     scores = one.sort_values(order)["score"].to_numpy().reshape(-1, 8)
     correct = loaded.candidates.sort_values(order)["correct"].to_numpy().reshape(-1, 8)
-    expected = 100 * judged_yes(scores, correct).mean(0)
+    expected = 100 * expected_accuracy(scores > 0, correct).mean(0)
     np.testing.assert_allclose(curve["accuracy"], expected)
 
 
