@@ -67,6 +67,11 @@ def write_table(frame: pd.DataFrame, stem: Path) -> None:
         stem.with_suffix(kind.suffix).write_text(_plain(frame, kind))
 
 
+def markdown_plain(frame: pd.DataFrame) -> str:
+    """Any plain table as Markdown; everything in it is escaped."""
+    return _plain(frame, _MARKDOWN)
+
+
 def html_plain(frame: pd.DataFrame) -> str:
     """Any plain table as an HTML fragment; everything in it is escaped."""
     return _plain(frame, _HTML)
@@ -163,8 +168,9 @@ def _markdown_escape(text: str) -> str:
 
 
 _HTML = _Format(".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html)
+_MARKDOWN = _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown)
 _FORMATS = (
-    _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown),
+    _MARKDOWN,
     _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex),
     _HTML,
 )

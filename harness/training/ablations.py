@@ -22,6 +22,7 @@ from harness.config import parse as parse_run
 from harness.regress.compare import Judged
 from harness.regress.pool import Pool, load_pool, make_pool
 from harness.regress.sources import pool_candidates, score_pool
+from harness.report.tables import markdown_plain
 from harness.statistics import average_by_prompt, paired_difference
 from harness.training.config import BASE, TrainConfig, data_beside
 from harness.training.verifier import Report, train
@@ -130,14 +131,4 @@ def _changes(overrides: Mapping[str, Any], prefix: str = "") -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table for people: no hashes, few digits."""
-    shown = table.drop(columns=["checkpoint_sha256"])
-    lines = [f"| {' | '.join(shown.columns)} |", "|" + "---|" * len(shown.columns)]
-    for row in shown.itertuples(index=False):
-        lines.append(f"| {' | '.join(_cell(v) for v in row)} |")
-    return "\n".join([*lines, ""])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value).replace("|", "\\|")
+    return markdown_plain(table.drop(columns=["checkpoint_sha256"]))

@@ -124,4 +124,4 @@ def test_wrong_shards_are_one_sentence(swept, tmp_path):
 
 def test_the_table_for_people_escapes_bars():
     text = markdown(pd.DataFrame([{"training": "a|b", "x": 0.123456, "checkpoint_sha256": "0" * 64}]))
-    assert text == "| training | x |\n|---|---|\n| a\\|b | 0.1235 |\n"
+    assert text == "| training | x |\n| --- | --- |\n| a\\|b | 0.1235 |\n"
