@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -67,8 +67,12 @@ class Registry(Generic[T]):
 
     def create(self, name: str, **options: Any) -> T:
         """Call the factory. Raises RegistryError for an unknown name or an option it does not have."""
-        factory = self.get(name)
-        parameters = inspect.signature(factory).parameters.values()
+        self.check_options(name, options)
+        return self.get(name)(**options)
+
+    def check_options(self, name: str, options: Iterable[str]) -> None:
+        """Raises RegistryError for an option that the factory does not have; one with ** has any."""
+        parameters = inspect.signature(self.get(name)).parameters.values()
         known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             for option in options:
@@ -76,7 +80,6 @@ class Registry(Generic[T]):
                     raise RegistryError(
                         f"{self.kind} '{name}' has no option '{option}'; {nearest(option, known)}"
                     )
-        return factory(**options)
 
     def _load(self) -> dict[str, str]:
         if self._targets is None:

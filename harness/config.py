@@ -7,10 +7,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 import generators
 import verifiers
+from generators.checks import check_steps
 from generators.registry import Registry, nearest
 from harness import yaml_files
 from harness.cost.variants import VARIANTS
@@ -84,6 +93,14 @@ class GeneratorConfig(_Strict):
     def _known(cls, name: str) -> str:
         return registered(generators.REGISTRY, name)
 
+    @field_validator("options")
+    @classmethod
+    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        name, steps = info.data.get("name"), options.get("steps")
+        if name in generators.SPECS and steps is not None:
+            check_steps(generators.SPECS[name], steps)
+        return taken(generators.REGISTRY, name, options)
+
     @model_validator(mode="after")
     def _one_lora(self) -> GeneratorConfig:
         if self.options.keys() & {"lora", "lora_strength"}:
@@ -103,6 +120,11 @@ class VerifierConfig(_Strict):
     def _known(cls, name: str) -> str:
         return registered(verifiers.REGISTRY, name)
 
+    @field_validator("options")
+    @classmethod
+    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return taken(verifiers.REGISTRY, info.data.get("name"), options)
+
 
 class DetectorConfig(_Strict):
     """GenEval's detector by name, with its options."""
@@ -114,6 +136,11 @@ class DetectorConfig(_Strict):
     @classmethod
     def _known(cls, name: str) -> str:
         return registered(DETECTORS, name)
+
+    @field_validator("options")
+    @classmethod
+    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return taken(DETECTORS, info.data.get("name"), options)
 
 
 class PromptsConfig(_Strict):
@@ -229,6 +256,16 @@ def registered(registry: Registry[Any], name: str) -> str:
     if name not in registry:
         raise ValueError(f"unknown {registry.kind} '{name}'; {nearest(name, registry.names())}")
     return name
+
+
+def taken(registry: Registry[Any], name: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, if the factory of `name` takes them. Raises RegistryError with the nearest option.
+
+    Imports the factory's module if there are any, but builds nothing; a `name` of None was refused before.
+    """
+    if name is not None and options:
+        registry.check_options(name, options)
+    return options
 
 
 def default_config() -> RunConfig:

@@ -50,3 +50,23 @@ def test_registering_twice_is_refused(monkeypatch):
 def test_the_nearest_name_is_found_in_any_case():
     assert nearest("A100", ["a100", "h100"]) == "did you mean 'a100'?"
     assert nearest("x", []) == "known: none."
+
+
+def any_option(**options: object) -> object:
+    raise AssertionError("checking options builds nothing")
+
+
+def one_option(size: int) -> object:
+    raise AssertionError("checking options builds nothing")
+
+
+def test_options_are_checked_without_building(monkeypatch):
+    found = registry(
+        monkeypatch, *(Point(f.__name__, f"{__name__}:{f.__name__}") for f in (any_option, one_option))
+    )
+    found.check_options("any_option", ["whatever"])
+    found.check_options("one_option", ["size"])
+    with pytest.raises(
+        RegistryError, match="generator 'one_option' has no option 'sise'; did you mean 'size'"
+    ):
+        found.check_options("one_option", {"sise": 3})

@@ -120,3 +120,13 @@ def test_a_wrong_name_is_one_sentence():
 def test_steps_that_are_not_given_are_the_generators_own():
     config = parse("generators: [{name: sana-1.5}]\nprompts: {source: geneval}\n", "x.yaml")
     assert [cell["steps"] for cell in dry_run(config)["cells"]] == [16]
+
+
+def test_a_dry_run_refuses_what_the_sweep_would(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("generators: [{name: sana-sprint, options: {guidance: 2}}]\n")
+    ran = CliRunner().invoke(app, ["run", str(config), "--dry-run"])
+    assert str(ran.exception) == (
+        f"{config}, line 1, key 'generators.0.options': generator 'sana-sprint' has no option 'guidance'; "
+        "did you mean 'guidance_scale'?"
+    )
