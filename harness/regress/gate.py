@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from generators.registry import nearest
 from harness.cost.cost_model import TOLERANCE, parse_budget
 from harness.yaml_files import read
 
@@ -62,6 +63,20 @@ class GateConfig(BaseModel):
         for text in budgets:
             parse_budget(text)
         return budgets
+
+    @field_validator("costs")
+    @classmethod
+    def _are_known(cls, costs: str | None) -> str | None:
+        if costs is None or "/" in costs or Path(costs).exists():
+            return costs  # a run, read when its budgets are
+        from harness.cost import plan, roofline
+
+        if costs not in (known := [plan.PAPER, *roofline.devices()]):
+            close = nearest(costs, known)
+            guess = f"; {close}" if close.endswith("?") else ""
+            listed = ", ".join(sorted(known))
+            raise ValueError(f"'{costs}' is no finished run's folder and no known device ({listed}){guess}")
+        return costs
 
     @model_validator(mode="after")
     def _somewhere(self) -> GateConfig:

@@ -92,11 +92,19 @@ def test_in_the_file(tmp_path):
         ("budgets: [550 hours]\ncosts: a100-paper\n", "'550 hours' is no budget"),
         ("budgets: [550ms]\n", "budgets need 'costs'"),
         ("best_of_n: []\n", "give best_of_n or budgets"),
+        (
+            "budgets: [1s]\ncosts: nowhere\n",
+            "line 2, key 'costs': 'nowhere' is no finished run's folder and no known device (a100, a100-paper, h100,",
+        ),
+        ("costs: a101-paper\n", "; did you mean 'a100-paper'?"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=r"gate\.yaml") as error:
             load_gate(file)
         assert said in str(error.value)
+    for costs in ("h200", "runs/later"):
+        file.write_text(f"budgets: [550ms]\ncosts: {costs}\n")
+        assert load_gate(file).costs == costs
 
 
 def test_each_side_is_compared_at_its_own_n(simulated):
