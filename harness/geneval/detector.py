@@ -58,10 +58,13 @@ class UnknownClass(ValueError):
 def create(name: str, device: str | None = None, **options: Any) -> Detector:
     """A registered detector, on `device` if it computes on one.
 
-    Raises RegistryError for an unknown name or option, and what the detector raises for bad weights.
+    Raises RegistryError for an unknown name or option, GeneratorError for a device that is none or not
+    here, and what the detector raises for bad weights.
     """
     if device and "device" in inspect.signature(REGISTRY.get(name)).parameters:
-        as_device(options.setdefault("device", device))
+        options.setdefault("device", device)
+    for place in filter(None, (device, options.get("device"))):
+        as_device(place)
     return REGISTRY.create(name, **options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from generators.protocol import GeneratorError
 from generators.registry import RegistryError
 from harness.geneval import detector as detectors
 from harness.geneval.detector import UnknownClass, check_classes, judge
@@ -71,7 +72,13 @@ def test_a_class_that_the_detector_does_not_know_is_one_sentence():
 
 def test_registered_by_name_and_options_checked():
     assert detectors.REGISTRY.names() == ["mask2former", "mmdet", "shapes"]
-    assert detectors.create("shapes", device="cuda").info() == {"name": "shapes"}
+    assert detectors.create("shapes", device="cpu").info() == {"name": "shapes"}
+    for device, said in (
+        ("foo", "unknown device 'foo'; known: cpu, cuda"),
+        ("cuda:99", "there is no device 'cuda:99' here: torch finds"),
+    ):
+        with pytest.raises(GeneratorError, match=said):
+            detectors.create("shapes", device)
     with pytest.raises(RegistryError, match="no option 'checkpoint'"):
         detectors.create("shapes", checkpoint="x")
     with pytest.raises(RegistryError, match="did you mean 'mask2former'"):
