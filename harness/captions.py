@@ -12,7 +12,7 @@ import generators
 import verifiers
 from generators.files import write_atomic
 from generators.noise import candidate_seed
-from harness.config import GeneratorConfig, RunConfig
+from harness.config import GeneratorConfig, RunConfig, kept_config
 from harness.derive import winners
 from harness.pipeline import features
 from harness.regress.sources import kind_of
@@ -41,15 +41,16 @@ def caption_winners(
 
     Those whose picture the run kept. What the model reads is made again from the candidate's seed. Writes
     captions.csv into the run (COLUMNS; the checkpoint by its SHA-256), for the report. Raises
-    CaptionError, or CheckpointError for a folder that is no checkpoint.
+    CaptionError, ConfigError for a run.json that cannot be read any more, or CheckpointError for a folder
+    that is no checkpoint.
     """
     run = load_run(path)
     kind = _kind(aligned)
-    config = RunConfig.model_validate(run.info["config"])
+    config = kept_config(run)
     picks = _picks(run, kind, n)
     rows = []
     for (shown, steps), part in picks.groupby(["generator", "steps"], sort=True):
-        entry = _entry(config, str(shown), int(str(steps)))
+        entry = _entry(path, config, str(shown), int(str(steps)))
         host = generators.create(entry.name, device=device, **entry.build_options)
         model = verifiers.create(kind, checkpoint=str(aligned), device=device, generator=entry.name)
         model.check_host(host)
@@ -88,9 +89,13 @@ def _picks(run: Run, kind: str, n: int) -> pd.DataFrame:
     return picks.assign(prompt=[run.prompts[i]["prompt"] for i in picks["prompt_id"]])
 
 
-def _entry(config: RunConfig, shown: str, steps: int) -> GeneratorConfig:
+def _entry(run: Path, config: RunConfig, shown: str, steps: int) -> GeneratorConfig:
     """The configuration's entry of a pool; of several numbers of steps, the one that names it."""
     entries = [e for e in config.generators if e.shown == shown]
+    if not entries:
+        raise CaptionError(
+            f"{run}/run.json, key 'config.generators': lacks '{shown}', which the run's tables have."
+        )
     return next((e for e in entries if e.options.get("steps") == steps), entries[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +26,10 @@ from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
 from harness.yaml_files import ConfigError, Model
 
-__all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "load_config", "parse"]
+if TYPE_CHECKING:
+    from harness.store import Run
+
+__all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "kept_config", "load_config", "parse"]
 
 Positive = Annotated[int, Field(ge=1, strict=True)]  # strict: `true` is no number
 _EXAMPLE = "generators: [{name: nano}]"
@@ -298,3 +301,9 @@ def read_named(path: Path, names: list[str], model: type[Model], example: str) -
 def parse(text: str, file: str) -> RunConfig:
     """Check a configuration's text; `file` names it in errors. Raises ConfigError."""
     return yaml_files.parse(text, file, RunConfig, _EXAMPLE)
+
+
+def kept_config(run: Run) -> RunConfig:
+    """The configuration that a run keeps in its run.json. Raises ConfigError where it can no longer be read."""
+    file = f"{str(run.path).rstrip('/')}/run.json"
+    return yaml_files.check(run.info["config"], file, RunConfig, under=("config",))

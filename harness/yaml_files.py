@@ -35,13 +35,18 @@ def parse(text: str, file: str, model: type[Model], example: str) -> Model:
     return check(data, file, model, tree)
 
 
-def check(data: dict[str, Any], file: str, model: type[Model], tree: yaml.Node | None = None) -> Model:
-    """The configuration that `data` says; `tree` knows its lines. Raises ConfigError."""
+def check(
+    data: Any, file: str, model: type[Model], tree: yaml.Node | None = None, under: tuple[str, ...] = ()
+) -> Model:
+    """The configuration that `data` says. Raises ConfigError.
+
+    `tree` knows its lines; `under` are the file's keys that it stands below.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first: Any = error.errors()[0]
-        raise ConfigError(_sentence(file, tree, first, model)) from None
+        raise ConfigError(_sentence(file, tree, first, model, under)) from None
 
 
 def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
@@ -62,11 +67,13 @@ def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(f"{file}: not YAML: {said}.") from error
 
 
-def _sentence(file: str, tree: yaml.Node | None, error: dict[str, Any], model: type[BaseModel]) -> str:
+def _sentence(
+    file: str, tree: yaml.Node | None, error: dict[str, Any], model: type[BaseModel], under: tuple[str, ...]
+) -> str:
     place = [p for p in error["loc"] if isinstance(p, (str, int))]
-    key = ".".join(map(str, place))
+    key = ".".join(map(str, (*under, *place)))
     line = f", line {_line(tree, place)}" if tree is not None else ""
-    where = f"{file}{line}, key '{key}'" if place else file
+    where = f"{file}{line}, key '{key}'" if key else file
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(str(place[-1]), _known_keys(model, place[:-1]))}"
     if error["type"] == "missing":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config import GeneratorConfig, RunConfig
+from harness.config import GeneratorConfig, kept_config
 from harness.store import Run, StoreError, load_run
 
 # what decides the meaning of a number, and so must be the same in all of them
@@ -40,7 +40,7 @@ def _check(first: Run, other: Run) -> None:
     refuse = f"{other.path} cannot be combined with {first.path}:"
     if first.prompts != other.prompts:
         raise StoreError(f"{refuse} their prompts differ.")
-    mine, its = (RunConfig.model_validate(r.info["config"]) for r in (first, other))
+    mine, its = map(kept_config, (first, other))
     for key in _SAME:
         a, b = getattr(mine, key), getattr(its, key)
         if a != b:

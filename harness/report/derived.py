@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config import RunConfig
+from harness.config import RunConfig, kept_config
 from harness.cost import budgets as budgeting
 from harness.cost.budgets import CostModel
 from harness.cost.stages import FIXED, PER_CANDIDATE
@@ -85,7 +85,7 @@ class Derived:
 
 def derive(run: Run) -> Derived:
     """Derive everything. Raises StoreError if no pipeline of the run has a cost."""
-    config = RunConfig.model_validate(run.info["config"])
+    config = kept_config(run)
     # named speed-ups are no part of the paper's comparison
     all_costs, run = run.costs, replace(run, costs=run.costs[run.costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)

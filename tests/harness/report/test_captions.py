@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pandas as pd
 import pytest
 from PIL import Image
@@ -11,6 +14,7 @@ import verifiers
 from generators.noise import candidate_seed
 from harness.captions import COLUMNS, caption_winners
 from harness.cli import app
+from harness.config import ConfigError
 from harness.derive import winners
 from harness.report.build import build
 from harness.report.captions import read_captions
@@ -81,3 +85,27 @@ def test_what_cannot_be_captioned_is_one_sentence(made, make_run, tmp_path):
     bare = make_run(tmp_path / "bare", gallery_prompts=0)
     with pytest.raises(CaptionError, match="kept no pictures"):
         caption_winners(bare, WEIGHTS / "vhs")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pool": "many"}, "key 'config.pool': input should be a valid integer"),
+        ({"generators": [{"name": "nanno"}]}, "key 'config.generators.0.name': unknown generator 'nanno'; did you mean 'nano'?"),
+        ({"generators": [{"name": "nano", "options": {"stepz": 1}}]}, "key 'config.generators.0.options': generator 'nano' has no"),
+        ({"generators": [{"name": "nano", "label": "x"}]}, "key 'config.generators': lacks 'nano', which the run's tables have."),
+        (None, "key 'config': input should be a valid dictionary"),
+    ],
+)  # fmt: skip
+def test_a_run_json_that_is_damaged_or_older_is_one_sentence(made, tmp_path, change, said):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    info = json.loads((run / "run.json").read_text())
+    info["config"] = info["config"] | change if change else change
+    (run / "run.json").write_text(json.dumps(info))
+    with pytest.raises((ConfigError, CaptionError)) as error:
+        caption_winners(run, WEIGHTS / "vhs")
+    assert f"{run}/run.json, {said}" in str(error.value)
+    if "tables" not in said:
+        with pytest.raises(ConfigError, match=r"run\.json, key 'config"):
+            build(run, out=tmp_path)
