@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from generators.specs import GeneratorSpec
 
 _INDEX = "model_index.json"
+_ANSWER_S = 5.0  # in which a hub that is there answers
+
+
+def reachable() -> bool:
+    """Whether the hub answers at all, asked once and without the hub client's half minute of retries.
+
+    What is to be had from the hub is then asked for with `local_files_only`, or with those retries.
+    """
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_ANSWER_S)
+    except Exception:  # of requests or httpx, as the client's version has it, or its offline mode
+        return False
+    return True
 
 
 def resolve(hub_id: str, revision: str) -> str:
@@ -18,7 +33,7 @@ def resolve(hub_id: str, revision: str) -> str:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        index = hf_hub_download(hub_id, _INDEX, revision=revision)
+        index = hf_hub_download(hub_id, _INDEX, revision=revision, local_files_only=not reachable())
     except errors.GatedRepoError as error:
         raise GeneratorError(
             f"'{hub_id}' is gated: accept its licence on the hub, then log in with 'hf auth login' or set HF_TOKEN."

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from generators.checks import as_device, check_memory, check_resolution, check_steps, free_bytes, needed_bytes
-from generators.hub import resolve
+from generators.hub import reachable, resolve
 from generators.nano import LORA, WEIGHTS
 from generators.protocol import GeneratorError
 from generators.registry import nearest
@@ -168,7 +168,9 @@ def _load(
     asked = revision or (spec.revision if hub_id == spec.hub_id else "main")
     commit = resolve(hub_id, asked)
     try:
-        pipeline = _from_pretrained(spec.pipeline, hub_id, dtype=dtype, revision=commit)
+        pipeline = _from_pretrained(
+            spec.pipeline, hub_id, dtype=dtype, revision=commit, local_files_only=not reachable()
+        )
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GeneratorError(f"'{hub_id}' cannot be loaded as a {spec.pipeline}: {reason}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: read when torch loads
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from generators.hub import reachable
 from verifiers.checkpoint import CheckpointError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -28,7 +30,10 @@ def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
 
     with _one_sentence(str(name)):
         folder = snapshot_download(
-            match["repo"], revision=match["revision"], allow_patterns=[*_PATTERNS, *also]
+            match["repo"],
+            revision=match["revision"],
+            allow_patterns=[*_PATTERNS, *also],
+            local_files_only=not reachable(),
         )
     return Path(folder)
 
@@ -38,7 +43,8 @@ def dataset_files(repo: str, files: tuple[str, ...], revision: str | None = None
     from huggingface_hub import hf_hub_download
 
     with _one_sentence(f"{repo} (dataset)"):
-        return [Path(hf_hub_download(repo, f, repo_type="dataset", revision=revision)) for f in files]
+        where: dict[str, Any] = {"revision": revision, "local_files_only": not reachable()}
+        return [Path(hf_hub_download(repo, f, repo_type="dataset", **where)) for f in files]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from generators.files import file_sha256
+from generators.hub import reachable
 
 State = dict[str, torch.Tensor]
 
@@ -218,7 +219,9 @@ def _download() -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(HUB_DATASET, HUB_FILE, repo_type="dataset"))
+        return Path(
+            hf_hub_download(HUB_DATASET, HUB_FILE, repo_type="dataset", local_files_only=not reachable())
+        )
     except Exception as error:
         raise CheckpointError(
             f"the detector's weights ({HUB_FILE}) cannot be fetched from the hub dataset {HUB_DATASET}: "

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
 import pytest
@@ -11,7 +15,7 @@ import torch
 import generators
 from generators import SPECS, RegistryError
 from generators.checks import as_device, check_memory, needed_bytes
-from generators.hub import resolve, weights_state
+from generators.hub import reachable, resolve, weights_state
 from generators.protocol import GeneratorError
 
 FLUX = "black-forest-labs/FLUX.1-schnell"
@@ -47,6 +51,37 @@ def test_a_cached_model_is_resolved_to_its_commit_without_a_network(offline):
     (repository / "snapshots" / commit / "model_index.json").write_text("{}")
     assert resolve(FLUX, "main") == commit
     assert weights_state(SPECS["flux-schnell"]) == "in the hub cache"
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch):
+    with socket.socket() as taken:  # a port that nothing listens at
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}"
+        )
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        started = time.monotonic()
+        assert not reachable()
+        with pytest.raises(GeneratorError, match="and the hub cannot be reached; connect once"):
+            generators.create("flux-schnell")
+        assert time.monotonic() - started < 10  # the client's own retries take 23 s
+
+
+def test_a_hub_that_answers_is_reachable_whatever_it_says(monkeypatch):
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(503)
+
+        def log_message(self, *_):
+            """Nothing on the terminal."""
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert reachable()
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

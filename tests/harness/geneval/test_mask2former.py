@@ -222,3 +222,13 @@ def test_masks_are_resized_through_the_padded_size():
     _, _, boxes, binary = instances(classes, masks, (16, 16), (16, 12), (8, 6))
     assert binary.shape == (1, 8, 6)
     assert boxes.tolist() == [[0, 0, 4, 4]]
+
+
+def test_weights_from_the_hub_are_asked_for_as_it_answers(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr("harness.geneval.mask2former_weights.reachable", lambda: False)
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda repo, file, **o: asked.update(o) or str(tmp_path / file)
+    )
+    assert weights._download().name == weights.HUB_FILE
+    assert asked == {"repo_type": "dataset", "local_files_only": True}
