@@ -29,6 +29,7 @@ from harness.config import TimingConfig
 from harness.cost import budgets
 from harness.cost.clocks import interleaved
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
+from harness.cost.variants import LOOPS
 from harness.environment import environment
 from harness.report.costs import cost_table
 from harness.store import RunStore
@@ -228,7 +229,7 @@ def summarise(out: Path, info: dict[str, Any]) -> None:
     """T(N), N for the paper's budgets, FLOPs and memory by pipeline; all stages; naive against staged;
     VHS against MLLM w/ CLIP."""
     costs = pd.read_parquet(out / "costs.parquet")
-    looped = costs["variant"].isin(["naive", "staged"])
+    looped = costs["variant"].isin(LOOPS)
     stages = cost_table(costs[~looped])
     peak = info.get("matmul_tflops")
     stages["tflops_achieved"] = 1e3 * stages["tflop"] / stages["median_ms"]

@@ -60,7 +60,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what N every pipeline gets for each budget."""
-    from harness.cost.plan import PAPER, PlanError, from_device, from_run
+    from harness.cost.plan import PAPER, WHAT, PlanError, from_device, from_run
     from harness.cost.plan import plan as make
 
     if device and costs:
@@ -80,6 +80,12 @@ def plan(
         print(json.dumps({"tolerance": tolerance, "plan": rows}, indent=1))
         return
     _show_plan(rows)
+    if not costs and (unknown := dict.fromkeys(WHAT[r["unit"]] for r in rows if r["answer"] == "unknown")):
+        text = (
+            f"{' and '.join(unknown)} is known only where measured: give --costs FOLDER of a run that measured "
+            "it, such as results/h200 of the repository."
+        )
+        console().print(text, highlight=False)
     for p in pipelines:
         if p.error_percent is not None:
             name = "+".join(filter(None, (p.verifier, p.variant)))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PAPER = "a100-paper"
 _COLUMN = {"ms": "wall_ms", "TFLOP": "tflop", "J": "energy_j"}
-_WHAT = {"ms": "time", "TFLOP": "FLOPs", "GB": "memory", "J": "energy"}
+WHAT = {"ms": "time", "TFLOP": "FLOPs", "GB": "memory", "J": "energy"}
 
 
 class PlanError(ValueError):
@@ -77,30 +77,30 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
     model = p.models.get(unit)
     if model is None:
-        return planned("unknown", note=f"{_WHAT[unit]} not known")
+        return planned("unknown", note=f"{WHAT[unit]} not known")
     if model.predict(1) > value * (1 + tolerance) * (1 + 1e-12):
         return planned("below one candidate", note=f"one candidate costs {model.predict(1):.4g} {unit}")
     if p.verifier == "none":
         return planned("fits", 1, "no choice without a verifier")
     if model.per_candidate == 0:
-        return planned("any N", note=f"{_WHAT[unit]} does not grow with N")
+        return planned("any N", note=f"{WHAT[unit]} does not grow with N")
     return planned("fits", model.largest_n(value, tolerance))
 
 
 def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
     from harness.cost.measure import cell_name
+    from harness.cost.variants import LOOPS
     from harness.store import load_costs
 
     costs, info = load_costs(path)
     cells = info.get("cells", {})
     keys = ["generator", "steps", "verifier", "variant"]
     found = []
-    for _, key in costs.loc[costs["batch"] == 1, keys].drop_duplicates().iterrows():
-        mine, name = costs[(costs[keys] == key).all(axis=1)], cell_name(*key)
-        # a loop measured for comparison is no pipeline; one that failed is, of unknown cost
-        if name in cells or (mine["status"] != "ok").any():
-            found.append(_priced(mine, cells.get(name, {})))
+    pipelines = (costs["batch"] == 1) & ~costs["variant"].isin(LOOPS)
+    for _, key in costs.loc[pipelines, keys].drop_duplicates().iterrows():
+        # one that failed has no cell, and so is of unknown cost
+        found.append(_priced(costs[(costs[keys] == key).all(axis=1)], cells.get(cell_name(*key), {})))
     return found
 
 

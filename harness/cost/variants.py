@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
+LOOPS = ("naive", "staged")  # labels of whole loops measured against each other: no pipelines of stages
 
 
 class VariantError(ValueError):

@@ -16,6 +16,7 @@ from harness.cost.cost_model import CostModel
 from harness.cost.measure import cell_name
 from harness.cost.plan import PAPER, PlanError, Priced, from_device, from_run, plan
 from harness.cost.roofline import DeviceError, device, measured_on
+from harness.cost.variants import LOOPS
 from harness.store import SCHEMAS, RunStore
 
 BUDGETS = ["550ms", "1100 ms", "1.65s"]
@@ -147,6 +148,7 @@ def finished(tmp_path):
     ]
     lost = {"stage": "end_to_end", "verifier": "mllm-clip", "status": "oom", "note": "lost", "device": None}
     rows.append(base | lost)
+    rows += [base | {"stage": "end_to_end", "variant": v, "n": 4, "wall_ms": 99} for v in LOOPS]
     cells = {cell_name("g", 1, "vhs", ""): {"needs": "hidden"}}
     with RunStore(tmp_path / "run", {"name": "x"}) as store:
         store.write_prompts([])
@@ -159,6 +161,7 @@ def finished(tmp_path):
 
 def test_a_run_plans_time_flops_memory_and_energy(finished):
     pipelines = from_run(finished)
+    assert {(p.verifier, p.variant) for p in pipelines} == {("vhs", ""), ("mllm-clip", "")}  # no loop
     rows = {(r["verifier"], r["unit"]): r for r in plan(pipelines, ["60ms", "5TFLOP", "12GB", "0.5J"], 0)}
     assert rows["vhs", "ms"]["n"] == 3  # 29 + 10 n
     assert rows["vhs", "TFLOP"]["n"] == 2  # 2.9 + n
@@ -202,6 +205,10 @@ def test_the_command_line(finished):
     shown = command("plan", "--costs", str(finished), "--budget", "1ms")
     assert "one candidate" in shown.stdout
     assert "T(N) of g with vhs" in shown.stdout
+    unknown = command("plan", "--budget", "24GB", "--budget", "550ms", "--generator", "sana-sprint").stdout
+    said = "memory is known only where measured: give --costs FOLDER of a run that measured it, such as results/h200"
+    assert said in " ".join(unknown.split())
+    assert "known only" not in shown.stdout
     both = command("plan", "--costs", str(finished), "--device", "h100", "--budget", "1s")
     assert str(both.exception) == "give --device or --costs, not both: a plan is for one machine."
     counted = command("cost", "nano", "--verifier", "vhs", "-n", "3", "--json")
