@@ -111,7 +111,8 @@ def fit(
     running: float | None = None
     for module in modules:
         module.train()
-    for step in range(first, min(stop or steps, steps)):
+    end = min(stop or steps, steps)
+    for step in range(first, end):
         factor = schedule(step / steps)
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -128,7 +129,7 @@ def fit(
             average.update(step)
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
         now = time.monotonic()
-        report(Progress(name, step + 1, steps, running, spent + now - started))
+        report(Progress(name, step + 1, end, running, spent + now - started))
         if now - saved > save_every_s:
             spent_now = spent + now - started
             _save(state_file, modules, optimizers, average, step + 1, spent_now)

@@ -2,39 +2,117 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
+_EVERY_S = 60.0  # between a phase's lines in a log
+
+
 class Bars:
-    """One rich progress bar per phase, with the time left."""
+    """What a command is at, on stderr: a rich progress bar a phase on a terminal, lines (`Lines`) in a log."""
 
     def __enter__(self) -> Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Left
 
+        out = console(stderr=True)
+        self._lines = None if out.is_terminal else Lines()
         self._tasks: dict[str, Any] = {}
         self._progress = Progress(
             TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), Left(), console=console(stderr=True),
+            TimeElapsedColumn(), TextColumn("left"), Left(), console=out, disable=self._lines is not None,
         )  # fmt: skip
         self._progress.start()
         return self
 
     def update(self, what: str, done: int, of: int, key: str | None = None) -> None:
         key = key or what
+        if self._lines:
+            self._lines.update(what, done, of, key)
+            return
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(what, total=of)
         self._progress.update(self._tasks[key], completed=done, description=what)
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        if self._lines:
+            self._lines.say(text)
+        else:
+            self._progress.console.print(text, highlight=False, markup=False)
+
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        if self._lines:
+            self._lines.close()
+
+
+@dataclass
+class _Phase:
+    began_s: float
+    said_s: float
+    unsaid: str = ""  # the latest state, if no line has told it
+    complete: bool = False
+
+
+class Lines:
+    """A line when a phase begins, when it is complete, and about once a minute between; each flushed.
+
+    A line begins with the time since the first, as 1:02:03. `write` takes a line, `clock` gives seconds.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write, self._clock = write or _to_stderr, clock
+        self._began_s = clock()
+        self._phases: dict[str, _Phase] = {}
+
+    def update(self, what: str, done: int, of: int, key: str) -> None:
+        now = self._clock()
+        phase = self._phases.get(key)
+        is_new = phase is None
+        phase = self._phases.setdefault(key, _Phase(now, now))
+        if phase.complete:
+            return
+        phase.complete = done >= of
+        phase.unsaid = f"{what}: {done} of {of}"
+        if phase.complete and not is_new:
+            phase.unsaid += f", in {duration(now - phase.began_s)}"
+        if is_new or phase.complete or now - phase.said_s >= _EVERY_S:
+            self.say(phase.unsaid)
+            phase.said_s, phase.unsaid = now, ""
+
+    def say(self, text: str) -> None:
+        self._write(f"{duration(self._clock() - self._began_s)} {text}")
+
+    def close(self) -> None:
+        """Say where the phases stopped that are not complete."""
+        for phase in self._phases.values():
+            if phase.unsaid:
+                self.say(phase.unsaid)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Whole seconds as 1:02:03."""
+    return str(timedelta(seconds=int(seconds)))
 
 
 def console(stderr: bool = False) -> Console:

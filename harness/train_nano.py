@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from harness.cost.measure import device_name
 from harness.geneval.prompts import every
 from harness.geneval.shapes import ShapeDetector
 from harness.nano_prompts import as_evaluated, balanced, nano_prompts
+from harness.terminal import duration
 from harness.training import clip_score
 from harness.training.captioners import SceneCaptioner
 from harness.training.collection import Collector, Part
@@ -77,17 +79,18 @@ def train(
     report: Report = lambda _: None,
     threads: int = 2,
     device: str = "cpu",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume.
 
-    `threads` and `device` ("cpu" or "cuda") change the time and the rounding, not the recipe.
+    `say` gets a line when a stage begins, and one of what it reached. `threads` and `device` ("cpu" or "cuda") change the time and the rounding, not the recipe.
     """
     recipe = recipe or Recipe()
     as_device(device)  # told before anything is done
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     _same_recipe(out, recipe)
-    stages = Stages(out, recipe, report, device)
+    stages = Stages(out, recipe, report, device, say)
     stages.do("autoencoder", stages.autoencoder)
     stages.do("generator", stages.generator)
     stages.do("clip", stages.clip)
@@ -105,21 +108,38 @@ def _same_recipe(out: Path, recipe: Recipe) -> None:
     file.write_text(text)
 
 
+def _reached(metrics: Mapping[str, Any]) -> list[str]:
+    """The numbers among metrics, as "psnr_db 27.1"; those by task, as "correct_percent.colors", left out."""
+    return [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, (int, float)) and "." not in k]
+
+
 class Stages:
     """One method a stage; each leaves its result in `weights` and its metrics in `<stage>.json`."""
 
-    def __init__(self, out: Path, recipe: Recipe, report: Report, device: str = "cpu") -> None:
-        self.out, self.recipe, self.report, self.device = out, recipe, report, device
+    def __init__(
+        self,
+        out: Path,
+        recipe: Recipe,
+        report: Report,
+        device: str = "cpu",
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.out, self.recipe, self.report, self.device, self.say = out, recipe, report, device, say
         self.weights = out / "weights"
 
     def do(self, name: str, stage: Callable[[], dict[str, float]]) -> None:
         done = self.out / f"{name}.json"
         if done.exists():
+            self.say(f"stage {name}: done before")
             return
+        self.say(f"stage {name}: begins")
+        began_s = time.monotonic()
         metrics = stage()
         temporary = done.with_suffix(".tmp")
         temporary.write_text(json.dumps(metrics, indent=1) + "\n")
         os.replace(temporary, done)
+        took = duration(time.monotonic() - began_s)
+        self.say(f"stage {name}: done in {took}; {', '.join(_reached(metrics))}")
 
     def autoencoder(self) -> dict[str, float]:
         r = self.recipe

@@ -49,7 +49,7 @@ def nano(
     recipe = replace(Recipe(), seed=seed)
     with Bars() as bars:
         recipe = recipe.scaled(scale) if scale != 1.0 else recipe
-        weights = train(out, recipe, _shown(bars), threads, device)
+        weights = train(out, recipe, _shown(bars), threads, device, bars.say)
     print(f"weights: {weights}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -48,6 +49,27 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_progress_ends_where_the_training_stops(tmp_path):
+    model = nn.Sequential(nn.Linear(40, 40))
+    seen: list[tuple[int, int]] = []
+
+    def loss(_: int) -> torch.Tensor:
+        return model(torch.ones(1, 40)).square().mean()
+
+    optimizers = muon_and_adamw([model])
+    fit(
+        "t",
+        [model],
+        loss,
+        optimizers,
+        9,
+        tmp_path / "s",
+        report=lambda p: seen.append((p.step, p.steps)),
+        stop=2,
+    )
+    assert seen == [(1, 2), (2, 2)]
+
+
 def test_schedules():
     assert trapezoid(0.3) == 1.0
     assert trapezoid(1.0) == 0.0
@@ -79,7 +101,15 @@ def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_
     for stage in ("autoencoder", "generator"):
         (tmp_path / f"{stage}.json").write_text("{}")
     shutil.copytree(nano_package.WEIGHTS, tmp_path / "weights" / "generator")
-    weights = train(tmp_path, recipe)
+    said: list[str] = []
+    weights = train(tmp_path, recipe, say=said.append)
+    assert said[:3] == [
+        "stage autoencoder: done before",
+        "stage generator: done before",
+        "stage clip: begins",
+    ]
+    assert re.fullmatch(r"stage clip: done in 0:\d\d:\d\d; .*retrieval_of_128_percent [\d.]+", said[3])
+    assert len(said) == 2 + 2 * 5
     for kind in ("vhs", "mllm-ae", "mllm-clip"):
         assert verifiers.create(kind, checkpoint=weights / kind).info().parameters > 0
         assert "validation_loss" in (weights / kind / "README.md").read_text()

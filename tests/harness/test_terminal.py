@@ -1,0 +1,105 @@
+"""What commands say on the way: lines in a log, bars on a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+import rich.console
+
+from harness.terminal import Bars, Lines
+
+
+@pytest.fixture
+def log():
+    """Lines by a clock of the test's own: what was written, and a function that sets the time and updates."""
+    said: list[str] = []
+    now = [0.0]
+    lines = Lines(said.append, lambda: now[0])
+
+    def at(seconds: float, *update):
+        now[0] = seconds
+        lines.update(*update)
+
+    return said, at, lines
+
+
+def test_a_phase_is_told_at_its_start_at_its_end_and_once_a_minute(log):
+    said, at, lines = log
+    for second in range(1, 201):
+        at(second, f"head (loss {second / 100:.2f})", second, 200, "head")
+    lines.close()
+    assert said == [
+        "0:00:01 head (loss 0.01): 1 of 200",
+        "0:01:01 head (loss 0.61): 61 of 200",
+        "0:02:01 head (loss 1.21): 121 of 200",
+        "0:03:01 head (loss 1.81): 181 of 200",
+        "0:03:20 head (loss 2.00): 200 of 200, in 0:03:19",
+    ]
+
+
+def test_what_was_complete_is_said_once(log):
+    said, at, lines = log
+    for _ in range(2):
+        at(3, "costs", 4, 4, "costs")
+    lines.close()
+    assert said == ["0:00:03 costs: 4 of 4"]
+
+
+def test_where_an_unfinished_phase_stopped_is_told(log):
+    said, at, lines = log
+    at(0, "images", 0, 9, "images")
+    at(5, "images", 2, 9, "images")
+    lines.close()
+    assert said == ["0:00:00 images: 0 of 9", "0:00:05 images: 2 of 9"]
+
+
+class Stream(io.StringIO):
+    """Counts flushes, and may call itself a terminal."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal, self.flushed = terminal, 0
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+@pytest.fixture
+def stderr(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def as_terminal(terminal: bool) -> Stream:
+        monkeypatch.setattr(sys, "stderr", stream := Stream(terminal))
+        return stream
+
+    return as_terminal
+
+
+def test_a_log_has_flushed_lines_at_once(stderr):
+    stream = stderr(False)
+    with Bars() as bars:
+        bars.say("stage clip: begins")
+        assert stream.getvalue() == "0:00:00 stage clip: begins\n"
+        bars.update("clip", 1, 3)
+        assert stream.getvalue().endswith("0:00:00 clip: 1 of 3\n")
+        assert stream.flushed >= 2
+        bars.update("clip", 3, 3)
+    assert stream.getvalue().splitlines()[2:] == ["0:00:00 clip: 3 of 3, in 0:00:00"]
+
+
+def test_a_terminal_has_bars(stderr, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = stderr(True)
+    with Bars() as bars:
+        assert rich.console.Console(stderr=True).is_terminal
+        bars.say("stage clip: begins")
+        bars.update("clip", 3, 3)
+    assert "stage clip: begins" in stream.getvalue()
+    assert "3/3" in stream.getvalue()
+    assert "3 of 3" not in stream.getvalue()
