@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,23 @@ def reachable() -> bool:
     except Exception:  # of requests or httpx, as the client's version has it, or its offline mode
         return False
     return True
+
+
+@contextmanager
+def cached_if_unreachable() -> Iterator[None]:
+    """For a library that asks the hub itself: where the hub does not answer, only its cache is looked at,
+    and the library's log is silent, as the error says the same."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    if not reachable():
+        constants.HF_HUB_OFFLINE = True
+        logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before[0]
+        logging.disable(before[1])
 
 
 def resolve(hub_id: str, revision: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from generators.hub import cached_if_unreachable
 from harness.geneval.rules import COLORS, Detection
 
 if TYPE_CHECKING:
@@ -88,9 +90,10 @@ def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tupl
             f"{what} '{pretrained}' is neither a file, 'random', nor a pretrained tag of {model}."
         )
     try:
-        built, _, transform = open_clip.create_model_and_transforms(
-            model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
-        )
+        with nullcontext() if Path(pretrained).is_file() or weights is None else cached_if_unreachable():
+            built, _, transform = open_clip.create_model_and_transforms(
+                model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
+            )
     except Exception as error:
         raise ColorModelError(
             f"the {what} {model} ({pretrained}) cannot be loaded: {str(error).splitlines()[0]}"

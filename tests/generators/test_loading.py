@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import torch
 import generators
 from generators import SPECS, RegistryError
 from generators.checks import as_device, check_memory, needed_bytes
-from generators.hub import reachable, resolve, weights_state
+from generators.hub import cached_if_unreachable, reachable, resolve, weights_state
 from generators.protocol import GeneratorError
 
 FLUX = "black-forest-labs/FLUX.1-schnell"
@@ -66,6 +67,17 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch):
         with pytest.raises(GeneratorError, match="and the hub cannot be reached; connect once"):
             generators.create("flux-schnell")
         assert time.monotonic() - started < 10  # the client's own retries take 23 s
+
+
+def test_a_library_that_asks_the_hub_itself_sees_only_the_cache_meanwhile(monkeypatch, caplog):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for answers in (True, False):
+        monkeypatch.setattr("generators.hub.reachable", lambda answers=answers: answers)
+        with cached_if_unreachable():
+            assert huggingface_hub.constants.HF_HUB_OFFLINE is not answers
+            logging.getLogger("library").error("said with the hub there" if answers else "said without")
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    assert caplog.messages == ["said with the hub there"]
 
 
 def test_a_hub_that_answers_is_reachable_whatever_it_says(monkeypatch):
