@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: read when torch loads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,10 +14,15 @@ import torch
 import generators
 from generators.sana import SanaSprint
 
+torch.set_num_threads(2)
 
-@pytest.fixture(autouse=True, scope="session")
-def _threads() -> None:
-    torch.set_num_threads(2)
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A run sets its process's threads, on which the last bits of the next test's floats depend."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
