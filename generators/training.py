@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,37 @@ class Average:
         for parameter, value in zip(self._parameters, self.values, strict=True):
             parameter.copy_(value)
 
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The averages in place of the parameters, for as long as this lasts."""
+        kept = [p.detach().clone() for p in self._parameters]
+        self.apply()
+        yield
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
+@dataclass(frozen=True)
+class Until:
+    """Ends a training early: `enough` is asked after step `first` and every `every` steps from there."""
+
+    enough: Callable[[], bool]
+    first: int
+    every: int
+
+    def reached(self, step: int, modules: Sequence[nn.Module], average: Average | None) -> bool:
+        """Asks, if it is time, with the averaged parameters in place and the modules as they will be used."""
+        if step < self.first or (step - self.first) % self.every:
+            return False
+        for module in modules:
+            module.eval()
+        with average.applied() if average else nullcontext():
+            answer = self.enough()
+        for module in modules:
+            module.train()
+        return answer
+
 
 def fit(
     name: str,
@@ -95,11 +126,9 @@ def fit(
     clip_grad: float = 1.0,
     report: Callable[[Progress], None] = lambda _: None,
     save_every_s: float = 60.0,
-    stop: int | None = None,
+    until: Until | None = None,
 ) -> float:
-    """Minimise loss(step) for `steps` steps; returns the seconds spent in them.
-
-    `stop` ends earlier, at that step of the schedule of `steps`.
+    """Minimise loss(step) for `steps` steps, or until enough; returns the seconds spent.
 
     `loss` must draw its data from the step's number alone: a run that was killed continues from
     `state_file` with the data that it would have seen. The state is written every `save_every_s`.
@@ -111,8 +140,7 @@ def fit(
     running: float | None = None
     for module in modules:
         module.train()
-    end = min(stop or steps, steps)
-    for step in range(first, end):
+    for step in range(first, steps):
         factor = schedule(step / steps)
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -129,11 +157,13 @@ def fit(
             average.update(step)
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
         now = time.monotonic()
-        report(Progress(name, step + 1, end, running, spent + now - started))
+        report(Progress(name, step + 1, steps, running, spent + now - started))
         if now - saved > save_every_s:
             spent_now = spent + now - started
             _save(state_file, modules, optimizers, average, step + 1, spent_now)
             saved = now
+        if until and until.reached(step + 1, modules, average):
+            break
     if average:
         average.apply()
     for module in modules:

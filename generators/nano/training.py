@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from generators.nano import models, teacher
 from generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE, Metadata
 from generators.nano.world import Array, random_scene, render
-from generators.training import Progress, fit, muon_and_adamw, trapezoid
+from generators.training import Progress, Until, fit, muon_and_adamw, trapezoid
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaSprintPipeline
@@ -95,14 +95,14 @@ def train_generator(
     seed: int,
     work: Path,
     report: Report,
-    stop: int | None = None,
+    until: Callable[[SanaSprintPipeline], Until] | None = None,
     batch: int = 32,
     device: str = "cpu",
 ) -> tuple[SanaSprintPipeline, dict[str, float]]:
     """Regress, in one forward, the latents of the teacher's picture from the same noise.
 
     At the one step's time (pi/2) SANA-Sprint's result is x0 = z - F(z), so the loss is on z - F.
-    `stop` ends at that step of the schedule, which leaves the generator imperfect.
+    `until` ends before the schedule does, which leaves the generator imperfect.
     Mean squared error for four fifths, then smooth L1, which forgives what cannot be told.
     """
     pipeline = models.build_pipeline(vae, seed).to(device)
@@ -134,6 +134,7 @@ def train_generator(
 
     seconds = fit(
         "generator", [dit, text], loss, muon_and_adamw([dit, text]), steps,
-        work / "generator.state", schedule=trapezoid, ema=0.998, report=report, stop=stop,
+        work / "generator.state", schedule=trapezoid, ema=0.998, report=report,
+        until=until(pipeline) if until else None,
     )  # fmt: skip
     return pipeline.to("cpu"), {"seconds": seconds}

@@ -12,7 +12,7 @@ from torch import nn
 from generators import nano as nano_package
 from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import SHAPES
-from generators.training import cosine, fit, muon_and_adamw, trapezoid
+from generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
 from harness.geneval.prompts import every
 from harness.train_nano import Recipe, train
 
@@ -49,25 +49,41 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_progress_ends_where_the_training_stops(tmp_path):
+def test_a_training_ends_when_it_is_enough_and_is_asked_with_the_average_in_place(tmp_path):
     model = nn.Sequential(nn.Linear(40, 40))
-    seen: list[tuple[int, int]] = []
+    steps: list[int] = []
+    asked: list[tuple[int, bool, torch.Tensor]] = []
 
     def loss(_: int) -> torch.Tensor:
+        assert model.training
         return model(torch.ones(1, 40)).square().mean()
 
-    optimizers = muon_and_adamw([model])
+    def enough() -> bool:
+        asked.append((len(steps), model.training, model[0].bias.detach().clone()))
+        return len(asked) == 3
+
     fit(
-        "t",
-        [model],
-        loss,
-        optimizers,
-        9,
-        tmp_path / "s",
-        report=lambda p: seen.append((p.step, p.steps)),
-        stop=2,
-    )
-    assert seen == [(1, 2), (2, 2)]
+        "t", [model], loss, muon_and_adamw([model]), 20, tmp_path / "s", ema=0.5,
+        report=lambda p: steps.append(p.step), until=Until(enough, first=3, every=2),
+    )  # fmt: skip
+    assert [(step, training) for step, training, _ in asked] == [(3, False), (5, False), (7, False)]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    assert torch.equal(model[0].bias, asked[-1][2])  # what was enough is what is kept
+    assert not torch.equal(asked[0][2], asked[1][2])
+
+
+def test_asking_does_not_change_the_training(tmp_path):
+    def trained(until: Until | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(40, 40))
+        optimizers = muon_and_adamw([model])
+        fit(
+            "t", [model], lambda _: model(torch.ones(1, 40)).square().mean(), optimizers, 9, tmp_path / "s",
+            ema=0.5, until=until,
+        )  # fmt: skip
+        return model[0].weight.detach()
+
+    assert torch.equal(trained(None), trained(Until(lambda: False, first=1, every=1)))
 
 
 def test_schedules():
