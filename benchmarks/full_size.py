@@ -82,15 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     matrix = [p for p in (TINY if options.tiny else MATRIX) if options.only in p.generator]
     device = "cpu" if options.tiny else "cuda"
     with RunStore(options.out, {"benchmark": "full_size", "tiny": options.tiny}) as store:
-        if not options.derive:
+        if options.derive:
+            summarise(options.out, store.info)
+        else:
             environments = [*store.info.get("environments", []), environment()]
             store.update(environments=environments, weights="bundled" if options.tiny else "random")
             store.update(matmul_tflops=store.info.get("matmul_tflops") or alone(matmul_tflops, device))
             measure_all(store, matrix, device, options)
-        store.consolidate()
-        summarise(options.out, store.info)
-        missing = [name for name in wanted(matrix, options) if not store.has("costs", name)]
-        store.update(status="incomplete" if missing else "complete", missing=missing)
+            store.consolidate()
+            summarise(options.out, store.info)
+            missing = [name for name in wanted(matrix, options) if not store.has("costs", name)]
+            store.update(status="incomplete" if missing else "complete", missing=missing)
 
 
 def wanted(matrix: Sequence[Pipeline], options: argparse.Namespace) -> list[str]:

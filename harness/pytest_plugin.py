@@ -114,6 +114,7 @@ class VerifierRegression:
 
     def _gate(self) -> tuple[GateConfig, str]:
         """The gate of the file and the marks, the nearest mark last; and what inconclusive does."""
+        from harness import yaml_files
         from harness.regress.gate import GateConfig, load_gate
 
         file = _setting(self._config, "vhs_gate")
@@ -123,7 +124,10 @@ class VerifierRegression:
         inconclusive = keys.pop("inconclusive", "fail")
         if inconclusive not in ("fail", "skip", "pass"):
             pytest.fail(f"vhs_gate: inconclusive is 'fail', 'skip' or 'pass', not {inconclusive!r}.", False)
-        return GateConfig.model_validate(keys), inconclusive
+        try:
+            return yaml_files.check(keys, "vhs_gate", GateConfig), inconclusive
+        except yaml_files.ConfigError as error:
+            pytest.fail(str(error), False)
 
 
 def _setting(config: pytest.Config, name: str) -> str | None:

@@ -19,13 +19,14 @@ import verifiers
 from generators.nano.world import SHAPES
 from generators.noise import candidate_seed
 from generators.prompts import PromptCache
-from generators.protocol import Block, Generator, HiddenStates
+from generators.protocol import Generator
+from harness.candidates import Candidates, generate
 from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
 from harness.kept_images import gallery_prompts, image_name
 from harness.memory import is_out_of_memory
-from verifiers.protocol import Verifier, blocks_read
+from verifiers.protocol import Verifier
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -168,22 +169,15 @@ class Worker:
             part.add(judging.result())
         return part
 
-    def _generate(self, seed: int, rows: _Rows) -> _Made:
+    def _generate(self, seed: int, rows: _Rows) -> Candidates:
         generator = self.generator
         ids = sorted({prompt_id for prompt_id, _ in rows})
         cond = self.encode([self.prompts[i]["prompt"] for i in ids])
         cond = cond.select([ids.index(prompt_id) for prompt_id, _ in rows])
         noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
-        hidden: dict[Block, HiddenStates] = {}
-        latents = None
-        for block in blocks_read(self.judges):
-            hidden[block] = generator.head(cond, noise, block)
-            latents = generator.tail(hidden[block]) if latents is None else latents
-        if latents is None:
-            latents = generator.denoise(cond, noise)
-        return _Made(cond.prompts, hidden, latents, generator.decode(latents))
+        return generate(generator, cond, noise, self.judges)
 
-    def _judge(self, seed: int, rows: _Rows, made: _Made) -> _Part:
+    def _judge(self, seed: int, rows: _Rows, made: Candidates) -> _Part:
         """Verdicts, scores and the gallery's pictures of a batch."""
         metadata = [self.prompts[p] for p, _ in rows]
         verdicts = judge(self.detector, made.images, metadata)
@@ -193,11 +187,7 @@ class Worker:
         frame["seed"] = seed
         scores = []
         for verifier in self.judges:
-            read: Any = made.images if verifier.needs == "images" else made.latents
-            if verifier.needs == "hidden":
-                assert verifier.block is not None
-                read = made.hidden[verifier.block].features
-            s = verifier.score(list(made.prompts), read)
+            s = verifier.score(list(made.prompts), made.read_by(verifier))
             marks = {k: getattr(s, k).cpu().numpy() for k in ("p_yes", "p_no", "score")}
             scores.append(frame.assign(verifier=verifier.name, **marks))
         candidates = frame.assign(
@@ -244,16 +234,6 @@ class Worker:
 
 
 _Rows = list[tuple[int, int]]  # prompt id and index of each candidate of a batch
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A generated batch, as the detector and the verifiers read it; hidden states by block."""
-
-    prompts: tuple[str, ...]
-    hidden: dict[Block, HiddenStates]
-    latents: torch.Tensor
-    images: Sequence[Image.Image]
 
 
 @dataclass

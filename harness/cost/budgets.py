@@ -56,7 +56,8 @@ def is_measured(
 def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "") -> CostModel:
     """Peak memory in GB over N, the least line above every measured end-to-end run (batch 1).
 
-    Where memory does not grow, per_candidate is 0 and any N that is measured to fit, fits.
+    Where memory does not grow (by a thousandth of it over all measured N), per_candidate is 0 and any N fits
+    if those do.
     Raises ValueError if nothing was measured.
     """
     rows = _sequential(costs, verifier, variant)
@@ -64,7 +65,9 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
     if peaks.empty:
         raise ValueError(f"no {column} was measured for verifier '{verifier}'.")
     n, gb = peaks.index.to_numpy(dtype=float), peaks.to_numpy(dtype=float)
-    slope = max(0.0, float(np.polyfit(n, gb, 1)[0])) if len(n) > 1 else 0.0
+    slope = float(np.polyfit(n, gb, 1)[0]) if len(n) > 1 else 0.0
+    if slope * np.ptp(n) < 1e-3 * gb.max():
+        slope = 0.0
     return CostModel(float((gb - slope * n).max()), slope)
 
 

@@ -15,11 +15,11 @@ import pandas as pd
 from generators.loading import add_lora, find_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
+from harness.candidates import generate
 from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
 from harness.statistics import REPLICATES, average_by_prompt, cluster_bootstrap, paired_difference
-from verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
     from generators.protocol import Generator
@@ -155,21 +155,15 @@ def _scored(
     rows = [(p, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
     correct: list[bool] = []
     scores: dict[str, list[float]] = {v.name: [] for v in judges}
-    blocks = blocks_read(judges)
     for start in range(0, len(rows), plan.batch):
         part = rows[start : start + plan.batch]
         texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]
         cond = generator.encode(texts)
         noise = generator.noise([candidate_seed(plan.seed, p, i) for p, i in part])
-        hidden = {block: generator.head(cond, noise, block) for block in blocks}
-        latents = generator.tail(hidden[blocks[0]]) if blocks else generator.denoise(cond, noise)
-        images = generator.decode(latents)
-        correct += [v.correct for v in judge(plan.detector, images, [plan.prompts[p] for p, _ in part])]
+        made = generate(generator, cond, noise, judges)
+        correct += [v.correct for v in judge(plan.detector, made.images, [plan.prompts[p] for p, _ in part])]
         for v in judges:
-            read: Any = images if v.needs == "images" else latents
-            if v.needs == "hidden" and v.block is not None:
-                read = hidden[v.block].features
-            scores[v.name] += v.score(texts, read).score.double().tolist()
+            scores[v.name] += v.score(texts, made.read_by(v)).score.double().tolist()
         progress(min(start + plan.batch, len(rows)), len(rows))
     shape = (len(plan.prompts), plan.size)
     return np.array(correct).reshape(shape), {k: np.array(s).reshape(shape) for k, s in scores.items()}

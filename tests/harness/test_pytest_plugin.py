@@ -98,11 +98,21 @@ def test_mistakes_are_one_sentence(pytester, project, tmp_path):
 
         def test_unnamed(verifier_regression):
             verifier_regression.check("vhs")
+
+        @pytest.mark.vhs_gate(alpa=0.1)
+        def test_mark(verifier_regression):
+            verifier_regression.check("vhs", "vhs")
         """
     )
     result = project()
-    result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*did you mean 'vhs'?*", "*give --vhs-candidate*"])
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*did you mean 'vhs'?*",
+            "*give --vhs-candidate*",
+            "*vhs_gate, key 'alpa': unknown key; did you mean 'alpha'?*",
+        ]
+    )
     project(pool=None).stdout.fnmatch_lines(["*vhs_pool needs --vhs-pool*"])
     project(pool=tmp_path).stdout.fnmatch_lines(["*is not a pool*"])
 

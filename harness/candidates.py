@@ -1,0 +1,45 @@
+"""A batch of finished candidates, as the detector and every verifier read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from verifiers.protocol import blocks_read
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from generators.protocol import Block, Conditioning, Generator, HiddenStates
+    from verifiers.protocol import Verifier
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """B candidates: hidden states by block, latents [B, C, h, w] and images."""
+
+    prompts: tuple[str, ...]
+    hidden: Mapping[Block, HiddenStates]
+    latents: torch.Tensor
+    images: Sequence[Image.Image]
+
+    def read_by(self, verifier: Verifier) -> Any:
+        """What `verifier.score` takes of them."""
+        if verifier.needs == "images":
+            return self.images
+        if verifier.needs == "latents":
+            return self.latents
+        assert verifier.block is not None
+        return self.hidden[verifier.block].features
+
+
+def generate(
+    generator: Generator, cond: Conditioning, noise: torch.Tensor, judges: Iterable[Verifier]
+) -> Candidates:
+    """Every candidate to its image, keeping what `judges` read; one head serves all that read its block."""
+    hidden = {block: generator.head(cond, noise, block) for block in blocks_read(judges)}
+    first = next(iter(hidden.values()), None)
+    latents = generator.denoise(cond, noise) if first is None else generator.tail(first)
+    return Candidates(cond.prompts, hidden, latents, generator.decode(latents))
