@@ -156,14 +156,14 @@ def fit(
         if average:
             average.update(step)
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
-        now = time.monotonic()
-        report(Progress(name, step + 1, steps, running, spent + now - started))
-        if now - saved > save_every_s:
-            spent_now = spent + now - started
-            _save(state_file, modules, optimizers, average, step + 1, spent_now)
-            saved = now
+        report(Progress(name, step + 1, steps, running, spent + time.monotonic() - started))
+        # before the state is saved: killed while it asks, a training asks again
         if until and until.reached(step + 1, modules, average):
             break
+        now = time.monotonic()
+        if now - saved > save_every_s:
+            _save(state_file, modules, optimizers, average, step + 1, spent + now - started)
+            saved = now
     if average:
         average.apply()
     for module in modules:

@@ -162,13 +162,20 @@ class Stages:
         r = self.recipe
         vae = AutoencoderDC.from_pretrained(self.out / "autoencoder")
         vae.requires_grad_(False)
+        steps = 0
+
+        def report(progress: Progress) -> None:
+            nonlocal steps
+            steps = progress.step
+            self.report(progress)
+
         pipeline, metrics = train_generator(
             vae,
             every(SHAPES),
             r.generator_steps,
             r.seed,
             self.out,
-            self.report,
+            report,
             lambda pipeline: Until(
                 lambda: self._enough(pipeline), r.generator_least_steps, r.generator_check_every
             ),
@@ -180,7 +187,7 @@ class Stages:
         pipeline.save_pretrained(folder)
         for file in folder.rglob("*.json"):  # diffusers notes the folders it loaded from
             file.write_text("".join(x for x in file.open() if '"_name_or_path"' not in x))
-        metrics |= self._quality(folder, "validation")
+        metrics |= {"steps": steps} | self._quality(folder, "validation")
         self._card(folder, "nano generator", metrics)
         return metrics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -70,6 +71,28 @@ def test_a_training_ends_when_it_is_enough_and_is_asked_with_the_average_in_plac
     assert steps == [1, 2, 3, 4, 5, 6, 7]
     assert torch.equal(model[0].bias, asked[-1][2])  # what was enough is what is kept
     assert not torch.equal(asked[0][2], asked[1][2])
+
+
+def test_killed_while_it_asks_a_training_asks_again(tmp_path):
+    asked: list[int] = []
+
+    def trained(answer: Callable[[], bool]) -> list[int]:
+        torch.manual_seed(0)
+        model, steps = nn.Sequential(nn.Linear(40, 40)), []
+        fit(
+            "t", [model], lambda _: model(torch.ones(1, 40)).square().mean(), muon_and_adamw([model]), 9,
+            tmp_path / "s", save_every_s=-1, report=lambda p: steps.append(p.step),
+            until=Until(answer, first=4, every=3),
+        )  # fmt: skip
+        return steps
+
+    def killed() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(killed)
+    assert trained(lambda: asked.append(1) is None) == [4]
+    assert asked == [1]
 
 
 def test_asking_does_not_change_the_training(tmp_path):
