@@ -91,20 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure_all(store, matrix, device, options)
             store.consolidate()
             summarise(options.out, store.info)
-            missing = [name for name in wanted(matrix, options) if not store.has("costs", name)]
+            missing = [name for name in wanted(options.tiny) if not store.has("costs", name)]
             store.update(status="incomplete" if missing else "complete", missing=missing)
 
 
-def wanted(matrix: Sequence[Pipeline], options: argparse.Namespace) -> list[str]:
+def wanted(tiny: bool) -> list[str]:
     """The cells that a whole measurement has."""
+    matrix = TINY if tiny else MATRIX
     plain = [cell_name(p.generator, p.steps, p.verifier or "", v) for p in matrix for v in p.variants]
-    return plain + [cell_name(generator, 1, verifier, "naive") for generator, verifier in loops(options)]
+    return plain + [cell_name(generator, 1, verifier, "naive") for generator, verifier in naive_loops(tiny)]
 
 
-def loops(options: argparse.Namespace) -> list[tuple[str, str]]:
+def naive_loops(tiny: bool) -> list[tuple[str, str]]:
     """The pairs whose naive loop is measured."""
-    pairs = [("nano", "vhs")] if options.tiny else [("sana-sprint", "vhs"), ("sana-sprint", "mllm-clip")]
-    return [pair for pair in pairs if options.only in pair[0]]
+    return [("nano", "vhs")] if tiny else [("sana-sprint", "vhs"), ("sana-sprint", "mllm-clip")]
 
 
 def measure_all(
@@ -116,8 +116,8 @@ def measure_all(
         for variant in pipeline.variants:
             if time.monotonic() - started < options.seconds:
                 one(store, pipeline, variant, device, options)
-    for generator, verifier in loops(options):
-        if time.monotonic() - started < options.seconds:
+    for generator, verifier in naive_loops(options.tiny):
+        if options.only in generator and time.monotonic() - started < options.seconds:
             naive(store, generator, verifier, device, (2,) if options.tiny else NAIVE_N, options.repeats)
 
 

@@ -19,9 +19,14 @@ def blocks_of(block: Block) -> tuple[int, ...]:
     return (block,) if isinstance(block, int) else block
 
 
-def read_block(value: Any) -> Any:
-    """A block as JSON or YAML gives it: a list is a tuple there."""
-    return tuple(value) if isinstance(value, list) else value
+def read_block(value: Any) -> Block | None:
+    """A block as YAML, JSON or a caller gives it: a number, or a list of them. Raises GeneratorError."""
+    if value is None:
+        return None
+    blocks = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not blocks or any(type(b) is not int or b < 0 for b in blocks) or list(blocks) != sorted(set(blocks)):
+        raise GeneratorError(f"a block, 0-based, or several in ascending order, not {value!r}")
+    return blocks if len(blocks) > 1 else int(blocks[0])
 
 
 def block_name(block: Block) -> str:

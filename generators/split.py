@@ -48,12 +48,19 @@ class BlockSplit:
     def head(
         self, blocks: Sequence[int], run: Callable[[], object], forwards: int = 1
     ) -> tuple[list[Tensors], Tensors]:
-        """Call `run` up to the end of the last of `blocks` (0-based, ascending) of its last forward of the model.
+        """Call `run` up to the end of the last of `blocks` (0-based, ascending) of its last forward.
 
         `forwards` is how often `run` calls the model. Returns each block's output and the outputs of the
         forwards before the last. Raises GeneratorError if there is no such block.
         """
         modules = [m for part in self._lists() for m in part]
+        if list(blocks) != sorted(set(blocks)):
+            raise GeneratorError(f"blocks are given in ascending order, each once, not {tuple(blocks)}.")
+        for block in blocks:
+            if not 0 <= block < len(modules):
+                raise GeneratorError(
+                    f"block {block} is out of range: the DiT has blocks 0 to {len(modules) - 1}."
+                )
         outputs: list[torch.Tensor] = []
         read: list[Tensors] = []
 
@@ -67,11 +74,6 @@ class BlockSplit:
                 if len(read) == len(blocks):
                     raise _Stopped
 
-        for block in blocks:
-            if not 0 <= block < len(modules):
-                raise GeneratorError(
-                    f"block {block} is out of range: the DiT has blocks 0 to {len(modules) - 1}."
-                )
         hooks = [self._model.register_forward_hook(record)]
         hooks += [modules[block].register_forward_hook(after_block) for block in blocks]
         try:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from verifiers.protocol import blocks_read
-
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -36,10 +34,10 @@ class Candidates:
 
 
 def generate(
-    generator: Generator, cond: Conditioning, noise: torch.Tensor, judges: Iterable[Verifier]
+    generator: Generator, cond: Conditioning, noise: torch.Tensor, blocks: Iterable[Block]
 ) -> Candidates:
-    """Every candidate to its image, keeping what `judges` read; one head serves all that read its block."""
-    hidden = {block: generator.head(cond, noise, block) for block in blocks_read(judges)}
+    """Every candidate to its image, keeping the hidden states of `blocks` (verifiers.protocol.blocks_read)."""
+    hidden = {block: generator.head(cond, noise, block) for block in blocks}
     first = next(iter(hidden.values()), None)
     latents = generator.denoise(cond, noise) if first is None else generator.tail(first)
     return Candidates(cond.prompts, hidden, latents, generator.decode(latents))

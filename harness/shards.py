@@ -26,7 +26,7 @@ from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
 from harness.kept_images import gallery_prompts, image_name
 from harness.memory import is_out_of_memory
-from verifiers.protocol import Verifier
+from verifiers.protocol import Verifier, blocks_read
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -175,7 +175,7 @@ class Worker:
         cond = self.encode([self.prompts[i]["prompt"] for i in ids])
         cond = cond.select([ids.index(prompt_id) for prompt_id, _ in rows])
         noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
-        return generate(generator, cond, noise, self.judges)
+        return generate(generator, cond, noise, blocks_read(self.judges))
 
     def _judge(self, seed: int, rows: _Rows, made: Candidates) -> _Part:
         """Verdicts, scores and the gallery's pictures of a batch."""

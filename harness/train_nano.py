@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from verifiers.verifier import NEEDS
 
 Report = Callable[[Progress], None]
 
-_QUALITY_ROOT = 1_000_009  # of noise that neither runs nor training data meet
+_QUALITY_ROOT, _CHECK_ROOT = 1_000_009, 1_000_010  # of noise that neither runs nor training data meet
 _READS: tuple[Needs, ...] = ("hidden", "latents", "images")
 _BATCH, _SHARD = 64, 2048
 
@@ -90,7 +91,8 @@ def train(
 ) -> Path:
     """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume.
 
-    `say` gets a line when a stage begins, and one of what it reached. `threads` and `device` ("cpu" or "cuda") change the time and the rounding, not the recipe.
+    `say` gets a line when a stage begins, and one of what it reached. `threads` and `device` ("cpu" or "cuda")
+    change the time and the rounding, not the recipe.
     """
     recipe = recipe or Recipe()
     as_device(device)  # told before anything is done
@@ -187,23 +189,22 @@ class Stages:
         pipeline.save_pretrained(folder)
         for file in folder.rglob("*.json"):  # diffusers notes the folders it loaded from
             file.write_text("".join(x for x in file.open() if '"_name_or_path"' not in x))
-        metrics |= {"steps": steps} | self._quality(folder, "validation")
+        metrics |= {"steps": steps} | self._quality(folder)
         self._card(folder, "nano generator", metrics)
         return metrics
 
     def _enough(self, pipeline: Any) -> bool:
         """Whether the generator can do nearly every validation prompt."""
-        trial = self.out / "generator-trial"
-        pipeline.save_pretrained(trial)
-        quality = self._quality(trial, "validation", 48)
-        shutil.rmtree(trial)
+        with TemporaryDirectory(dir=self.out) as folder:
+            pipeline.save_pretrained(folder)
+            quality = self._quality(Path(folder), 48, _CHECK_ROOT)
         self.say("generator: " + ", ".join(_reached(quality)))
         return quality["oracle_best_of_16_percent"] >= self.recipe.generator_oracle_percent
 
-    def _quality(self, folder: Path, part: str, prompts: int = 96) -> dict[str, float]:
-        """Best-of-1 and oracle best-of-16 accuracy, in percent, mean of the six tasks."""
+    def _quality(self, folder: Path, prompts: int = 96, root: int = _QUALITY_ROOT) -> dict[str, float]:
+        """Best-of-1 and oracle best-of-16 on validation prompts, in percent, mean of the six tasks."""
         pool = 16
-        chosen = balanced(nano_prompts()[part], prompts)
+        chosen = balanced(nano_prompts()["validation"], prompts)
         collector = Collector(
             generators.create("nano", weights=folder, device=self.device),
             (),
@@ -211,7 +212,7 @@ class Stages:
             batch_size=_BATCH,
         )
         samples = label_samples(chosen, pool)
-        made = collector.batches(Part("quality", "labels", samples, _QUALITY_ROOT, described=False))
+        made = collector.batches(Part("quality", "labels", samples, root, described=False))
         grid = np.array([row["correct"] for m in made for row in m.rows], dtype=float).reshape(-1, pool)
         return {
             "best_of_1_percent": 100 * float(grid.mean()),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from generators.protocol import Block, block_name, read_block
+from generators.protocol import Block, GeneratorError, block_name, read_block
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_card(folder: Path) -> VerifierCard:
     try:
         card = VerifierCard(**_json(folder, _CARD))
         return replace(card, block=read_block(card.block))
-    except TypeError as error:
+    except (TypeError, GeneratorError) as error:
         raise CheckpointError(f"{folder}/{_CARD} does not describe a verifier: {error}.") from error
 
 
@@ -71,13 +71,13 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
         raise CheckpointError(f"{folder}/config.json: 'mm_projector_type' is '{projector}', not {known}.")
     if tower.lower().startswith("hidden"):
         feature = str(config.get("mm_vision_select_feature") or "")
-        numbers = feature.removeprefix("block_").split("_")
-        if not all(number.isdigit() for number in numbers):
+        try:
+            block = read_block([int(n) for n in feature.removeprefix("block_").split("_")])
+        except (ValueError, GeneratorError):
             raise CheckpointError(
                 f"{folder}/config.json: 'mm_vision_select_feature' is '{feature}', not 'block_' and a number."
-            )
-        blocks = tuple(map(int, numbers))
-        return VerifierCard("vhs", "", blocks if len(blocks) > 1 else blocks[0], width, 0)
+            ) from None
+        return VerifierCard("vhs", "", block, width, 0)
     if "clip" in tower.lower():
         layer, feature = (
             config.get("mm_vision_select_layer", -2),

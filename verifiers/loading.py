@@ -12,7 +12,7 @@ import torch
 
 from generators import specs
 from generators.checks import as_device
-from generators.protocol import Block, blocks_of, read_block
+from generators.protocol import Block, GeneratorError, blocks_of, read_block
 from generators.registry import nearest
 from generators.specs import GeneratorSpec
 from verifiers.checkpoint import (
@@ -65,7 +65,11 @@ def create(
     for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
     Raises CheckpointError, or RegistryError for an unknown generator.
     """
-    device, block = as_device(device), read_block(block)
+    device = as_device(device)
+    try:
+        block = read_block(block)
+    except GeneratorError as error:
+        raise CheckpointError(f"verifier '{kind}', block: {error}.") from None
     if checkpoint == RANDOM:
         return random_verifier(kind, specs.get(generator or "nano"), block, device, _dtype(dtype, device))
     if checkpoint is None:
@@ -212,7 +216,7 @@ def random_verifier(
     """
     if kind == "vhs":
         block = (NANO_BLOCK if spec.name == "nano" else PAPER_BLOCK) if block is None else block
-        if blocks_of(block)[-1] >= spec.blocks or blocks_of(block)[0] < 0:
+        if blocks_of(block)[-1] >= spec.blocks:
             raise CheckpointError(f"'{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}.")
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
     extra = 0

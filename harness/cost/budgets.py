@@ -16,6 +16,7 @@ from harness.geneval.rules import TAGS
 __all__ = ["TOLERANCE", "CostModel", "parse_budget"]
 
 END_TO_END = "end_to_end"
+_ROUNDING_GB = 1e-3  # an allocator's blocks, not what a candidate keeps
 
 
 def fit(
@@ -56,8 +57,7 @@ def is_measured(
 def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "") -> CostModel:
     """Peak memory in GB over N, the least line above every measured end-to-end run (batch 1).
 
-    Where memory does not grow (by a thousandth of it over all measured N), per_candidate is 0 and any N fits
-    if those do.
+    Where memory does not grow, by a megabyte over all measured N, per_candidate is 0 and any N fits if those do.
     Raises ValueError if nothing was measured.
     """
     rows = _sequential(costs, verifier, variant)
@@ -66,7 +66,7 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
         raise ValueError(f"no {column} was measured for verifier '{verifier}'.")
     n, gb = peaks.index.to_numpy(dtype=float), peaks.to_numpy(dtype=float)
     slope = float(np.polyfit(n, gb, 1)[0]) if len(n) > 1 else 0.0
-    if slope * np.ptp(n) < 1e-3 * gb.max():
+    if slope * np.ptp(n) < _ROUNDING_GB:
         slope = 0.0
     return CostModel(float((gb - slope * n).max()), slope)
 

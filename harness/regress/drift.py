@@ -20,6 +20,7 @@ from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
 from harness.statistics import REPLICATES, average_by_prompt, cluster_bootstrap, paired_difference
+from verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
     from generators.protocol import Generator
@@ -155,12 +156,13 @@ def _scored(
     rows = [(p, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
     correct: list[bool] = []
     scores: dict[str, list[float]] = {v.name: [] for v in judges}
+    blocks = blocks_read(judges)
     for start in range(0, len(rows), plan.batch):
         part = rows[start : start + plan.batch]
         texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]
         cond = generator.encode(texts)
         noise = generator.noise([candidate_seed(plan.seed, p, i) for p, i in part])
-        made = generate(generator, cond, noise, judges)
+        made = generate(generator, cond, noise, blocks)
         correct += [v.correct for v in judge(plan.detector, made.images, [plan.prompts[p] for p, _ in part])]
         for v in judges:
             scores[v.name] += v.score(texts, made.read_by(v)).score.double().tolist()

@@ -282,22 +282,19 @@ class _Maker:
 
     def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
         from generators.noise import candidate_seed
+        from harness.candidates import generate
         from harness.geneval.detector import judge
 
         ids = sorted({p for p, _, _ in rows})
         cond = self.encode([self.prompts[i]["prompt"] for i in ids])
         cond = cond.select([ids.index(p) for p, _, _ in rows])
         noise = self.generator.noise([candidate_seed(s, p, i) for p, s, i in rows])
-        latents = None
-        for block in self.blocks:
-            hidden = self.generator.head(cond, noise, block)
+        made = generate(self.generator, cond, noise, self.blocks)
+        for block, hidden in made.hidden.items():
             self._tensor(feature_name("hidden", block, start), hidden.features)
-            latents = self.generator.tail(hidden) if latents is None else latents
-        if latents is None:
-            latents = self.generator.denoise(cond, noise)
         if "latents" in self.keep:
-            self._tensor(feature_name("latents", None, start), latents)
-        images = self.generator.decode(latents)
+            self._tensor(feature_name("latents", None, start), made.latents)
+        images = made.images
         if "images" in self.keep:
             for at, image in enumerate(images, start=start):
                 stream = io.BytesIO()

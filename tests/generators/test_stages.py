@@ -59,6 +59,11 @@ def test_a_block_out_of_range_is_refused(nano, block):
         nano.head(nano.encode(PROMPTS[:1]), nano.noise([0]), block)
 
 
+def test_blocks_out_of_order_are_refused(nano):
+    with pytest.raises(ValueError, match=r"ascending order, each once, not \(5, 3\)"):
+        nano.head(nano.encode(PROMPTS[:1]), nano.noise([0]), (5, 3))
+
+
 def test_noise_of_a_candidate_does_not_depend_on_its_batch(nano):
     together = nano.noise([7, 8, 9])
     assert torch.equal(together[1:2], nano.noise([8]))

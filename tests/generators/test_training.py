@@ -130,6 +130,19 @@ def test_autoencoder_and_generator_start_to_learn(tmp_path):
     assert metrics["psnr_db"] > 5
 
 
+def test_train_nano_ends_the_generators_training_by_what_it_can_do(nano, tmp_path, monkeypatch):
+    from harness.train_nano import Stages
+
+    said: list[str] = []
+    stages = Stages(tmp_path, Recipe(), lambda _: None, say=said.append)
+    assert stages._enough(nano.pipeline)  # the bundled one: every prompt is possible
+    assert said[0].startswith("generator: best_of_1_percent")
+    low = {"best_of_1_percent": 60.0, "oracle_best_of_16_percent": 94.9}
+    monkeypatch.setattr(stages, "_quality", lambda *_: low)
+    assert not stages._enough(nano.pipeline)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_path):
     """A minute's worth of the real command: every later stage, and a second call that does nothing."""
     import verifiers

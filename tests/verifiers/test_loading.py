@@ -41,6 +41,12 @@ def test_the_full_size_model_on_meta(kind, generator, width, tokens, connector):
     assert (found.score.shape, found.score.device.type) == ((2,), "meta")
 
 
+@pytest.mark.parametrize("block", ["five", [], [7, 3], [5, 5], 5.0, True, -1])
+def test_what_is_no_block_is_one_sentence(block):
+    with pytest.raises(CheckpointError, match="a block, 0-based, or several in ascending order, not"):
+        verifiers.create("vhs", checkpoint="random", generator="sana-sprint", device="meta", block=block)
+
+
 def test_the_full_size_clip_on_meta():
     verifier = verifiers.create("mllm-clip", checkpoint="random", generator="sana-sprint", device="meta")
     assert (verifier.info().tokens, verifier.info().feature_width) == (576, 1024)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from generators.protocol import Block
+from generators.protocol import Block, read_block
 from verifiers.mllm import PAPER_TEMPLATE
 
 CAPTION_TEMPLATE = "<image> describe the image"
@@ -56,13 +56,7 @@ class VerifierRecipe(Strict):
     @field_validator("block", mode="plain")
     @classmethod
     def _a_block(cls, value: Any) -> Block | None:
-        if value is None:
-            return None
-        blocks = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        numbers = blocks and all(type(b) is int and b >= 0 for b in blocks)
-        if not numbers or list(blocks) != sorted(set(blocks)):
-            raise ValueError(f"a block, 0-based, or several in ascending order, not {value!r}")
-        return blocks if len(blocks) > 1 else int(blocks[0])
+        return read_block(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> VerifierRecipe:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from generators.files import room_on_disk, write_atomic
-from generators.protocol import Block, read_block
+from generators.protocol import Block, GeneratorError, read_block
 from verifiers.protocol import Needs
 
 Stage = Literal["alignment", "labels"]
@@ -42,8 +42,8 @@ class Shard:
 class DataCard:
     """What a folder of shards holds: manifest.json.
 
-    Of hidden states only block `block` (l*), or the mean of several, is stored, [T, D] a sample; latents are [C, h, w]; images
-    uint8 [H, W, 3]. `dtype` is torch's name of it, without "torch.".
+    Of hidden states only block `block` (l*), or the mean of several, is stored, [T, D] a sample; latents are
+    [C, h, w]; images uint8 [H, W, 3]. `dtype` is torch's name of it, without "torch.".
     """
 
     stage: Stage
@@ -171,7 +171,7 @@ def read_data_card(folder: Path) -> DataCard:
         data["feature_shape"] = tuple(data["feature_shape"])
         data["block"] = read_block(data["block"])
         return DataCard(**data)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, GeneratorError) as error:
         raise ShardError(f"{file} does not describe shards: {error}.") from error
 
 

@@ -110,10 +110,10 @@ def test_sharded_over_two_processes_killed_and_resumed_the_loss_is_that_of_one(
     small, data, whole, tmp_path, monkeypatch
 ):
     """accelerate shards on GPUs alone; told that these two CPU processes are such, it does all the same here."""
-    whole_model = engine._accelerator
+    accelerator_of = engine._accelerator
 
     def sharded(recipe):
-        accelerator = whole_model(recipe)
+        accelerator = accelerator_of(recipe)
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = engine._fsdp()
