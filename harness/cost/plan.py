@@ -117,7 +117,9 @@ def _priced(costs: pd.DataFrame, cell: dict[str, Any]) -> Priced:
             models[unit] = budgeting.fit(costs, verifier, needs, column, variant)
             basis[unit] = "counted" if unit == "TFLOP" else f"measured on {device}"
     for column, what in (("peak_vram_gb", "VRAM"), ("peak_rss_gb", "resident set")):
-        if "GB" not in models and costs.loc[costs["stage"] == budgeting.END_TO_END, column].notna().any():
+        whole = costs[(costs["stage"] == budgeting.END_TO_END) & costs[column].notna()]
+        # one N says nothing of how memory grows; without a verifier there is no other
+        if "GB" not in models and whole["n"].nunique() >= (2 if verifier else 1):
             models["GB"] = budgeting.fit_memory(costs, verifier, column, variant)
             basis["GB"] = f"peak {what} measured on {device}"
     errors = (

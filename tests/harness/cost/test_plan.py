@@ -176,6 +176,13 @@ def test_a_run_plans_time_flops_memory_and_energy(finished):
     assert not math.isnan(vhs.error_percent)
 
 
+def test_memory_at_one_n_says_nothing_of_others(finished):
+    costs = pd.read_parquet(finished / "costs.parquet")
+    costs[(costs["stage"] != "end_to_end") | (costs["n"] == 1)].to_parquet(finished / "costs.parquet")
+    (row,) = (r for r in plan(from_run(finished), ["12GB"]) if r["verifier"] == "vhs")
+    assert (row["answer"], row["n"]) == ("unknown", None)
+
+
 def test_the_measured_h200_plans():
     pipelines = [p for p in from_run(Path(__file__).parents[3] / "results" / "h200") if not p.variant]
     rows = plan(pipelines, ["550ms", "40J"])
