@@ -55,8 +55,8 @@ class UnknownClass(ValueError):
     """A prompt for an object that the detector cannot find; the message is one sentence for a user."""
 
 
-def create(name: str, device: str | None = None, **options: Any) -> Detector:
-    """A registered detector, on `device` if it computes on one.
+def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
+    """A registered detector, on `device` if it computes on one and its options do not say another.
 
     Raises RegistryError for an unknown name or option, GeneratorError for a device that is none or not
     here, and what the detector raises for bad weights.

@@ -64,6 +64,9 @@ def test_the_detector_fits_the_prompts_or_is_refused():
     shapes = parse(CONFIG + "detector: {name: shapes}\n", "x")
     with pytest.raises(UnknownClass, match="prompt 0 of nano: class 'dog' is none that the detector shapes"):
         load_detector(shapes, [dog])
+    elsewhere = "detector: {name: mask2former, options: {checkpoint: random, colors: random, device: cpu}}\n"
+    config = parse(CONFIG + elsewhere, "x").model_copy(update={"device": "meta"})
+    assert load_detector(config, [dog]).model.device.type == "cpu"  # its own device, not the run's
     missing = parse(CONFIG + "detector: {name: mask2former, options: {checkpoint: none.pth}}\n", "x")
     with pytest.raises(ValueError, match=r"detector checkpoint none\.pth does not exist"):
         load_detector(missing, [dog])

@@ -72,7 +72,7 @@ def test_a_class_that_the_detector_does_not_know_is_one_sentence():
 
 def test_registered_by_name_and_options_checked():
     assert detectors.REGISTRY.names() == ["mask2former", "mmdet", "shapes"]
-    assert detectors.create("shapes", device="cpu").info() == {"name": "shapes"}
+    assert detectors.create("shapes", "cpu").info() == {"name": "shapes"}
     for device, said in (
         ("foo", "unknown device 'foo'; known: cpu, cuda"),
         ("cuda:99", "there is no device 'cuda:99' here: torch finds"),
@@ -81,5 +81,7 @@ def test_registered_by_name_and_options_checked():
             detectors.create("shapes", device)
     with pytest.raises(RegistryError, match="no option 'checkpoint'"):
         detectors.create("shapes", checkpoint="x")
+    with pytest.raises(RegistryError, match="'shapes' has no option 'device'"):
+        detectors.create("shapes", "cpu", device="cpu")
     with pytest.raises(RegistryError, match="did you mean 'mask2former'"):
         detectors.create("mask2fromer")
