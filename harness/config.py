@@ -100,6 +100,7 @@ class GeneratorConfig(_Strict):
     @classmethod
     def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name, steps = info.data.get("name"), options.get("steps")
+        told_elsewhere(options, device="the run's own 'device'")
         if name in generators.SPECS and steps is not None:
             check_steps(generators.SPECS[name], steps)
         return taken(generators.REGISTRY, name, options)
@@ -114,6 +115,9 @@ class GeneratorConfig(_Strict):
 
 
 class VerifierConfig(_Strict):
+    """What scores candidates, by name. Its options may say another device than the run's, and whose
+    `generator` it was trained on where that is not the one it scores."""
+
     name: str
     checkpoint: str | None = None
     options: dict[str, Any] = {}
@@ -126,6 +130,7 @@ class VerifierConfig(_Strict):
     @field_validator("options")
     @classmethod
     def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        told_elsewhere(options, checkpoint="the entry's own 'checkpoint'")
         return taken(verifiers.REGISTRY, info.data.get("name"), options)
 
 
@@ -269,6 +274,13 @@ def taken(registry: Registry[Any], name: str | None, options: dict[str, Any]) ->
     if name is not None and options:
         registry.check_options(name, options)
     return options
+
+
+def told_elsewhere(options: dict[str, Any], **places: str) -> None:
+    """Refuse options that are not the entry's to give; `places` are those that do. Raises ValueError."""
+    for key, place in places.items():
+        if key in options:
+            raise ValueError(f"'{key}' is no option here; it is given by {place}")
 
 
 def default_config() -> RunConfig:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from harness.config import ConfigError, default_config, load_config, parse
+from harness.shards import verifier_options
 
 
 def refused(text: str) -> str:
@@ -39,6 +40,9 @@ def test_the_default_is_nano_with_all_three_verifiers():
         ("generators:\n- name: nano\n  options: {steps: 0}\n", "line 3, key 'generators.0.options': steps is 0, but nano makes an image in 1 to 30 steps."),
         ("generators: [{name: pixart-alpha-dmd, options: {steps: 2}}]\n", "steps is 2, but pixart-alpha-dmd makes an image in 1 step only."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, options: {blocks: 3}}\n", "line 3, key 'verifiers.0.options': verifier 'vhs' has no option 'blocks'; did you mean 'block'?"),
+        ("generators:\n- name: nano\n  options: {device: cuda}\n", "line 3, key 'generators.0.options': 'device' is no option here; it is given by the run's own 'device'."),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, options: {checkpoint: x}}\n", "key 'verifiers.0.options': 'checkpoint' is no option here; it is given by the entry's own 'checkpoint'."),
+        ("generators: [{name: nano}]\ndetector: {name: shapes, options: {device: cpu}}\n", "key 'detector.options': detector 'shapes' has no option 'device'"),
         ("generators: [{name: nano}]\ndetector: {name: mask2former, options: {pipe: x}}\n", "key 'detector.options': detector 'mask2former' has no option 'pipe'"),
         ("pool: 4\n", "key 'generators': is required."),
         ("generators: [{name: nano}]\npool: 4\npool: 5\n", "line 3, key 'pool': is given twice."),
@@ -81,6 +85,13 @@ def test_an_entry_may_have_its_own_verifiers_and_pool():
     assert (
         said == "x.yaml: generator 'nano' asks for verifier 'vsh', which the run lacks; did you mean 'vhs'?"
     )
+
+
+def test_a_verifier_may_be_elsewhere_and_of_another_generator():
+    text = "generators: [{name: nano}]\nverifiers: [{name: vhs, options: {device: cpu, generator: sana-sprint}}]\n"
+    (entry,) = parse(text, "x.yaml").verifiers
+    given = verifier_options(entry, "cuda", "nano")
+    assert given == {"checkpoint": None, "device": "cpu", "generator": "sana-sprint"}
 
 
 def test_a_label_is_a_plain_name():

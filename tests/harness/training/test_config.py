@@ -53,6 +53,8 @@ def write(tmp_path, text: str) -> Path:
         (VHS + "finetun: {}\n", r"line 3, key 'finetun': unknown key; did you mean 'finetune'\?"),
         (VHS + "finetune:\n  batc: 3\n", r"line 4, key 'finetune.batc': unknown key; did you mean 'batch'\?"),
         (VHS.replace("nano}\nver", "nan}\nver"), "unknown generator 'nan'; did you mean 'nano'"),
+        (VHS.replace("nano}", "nano, options: {device: cuda}}", 1), "line 1, key 'generator.options': 'device' is no option here; it is given by the engine's 'device'"),
+        (VHS.replace("nano}", "nano, options: {stepz: 1}}", 1), "generator 'nano' has no option 'stepz'; did you mean 'steps'"),
         (VHS.replace("block: 5, ", ""), "a vhs needs its block"),
         (VHS.replace("5", "8"), "generator 'nano' has blocks 0 to 7, not block 8"),
         (VHS.replace("5", "[5, 8]"), r"generator 'nano' has blocks 0 to 7, not block \(5, 8\)"),
