@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from generators.protocol import GeneratorError
 
@@ -14,21 +17,44 @@ if TYPE_CHECKING:
     from generators.specs import GeneratorSpec
 
 _INDEX = "model_index.json"
-_ANSWER_S = 5.0  # in which a hub that is there answers
+_KNOWN_FOR_S = 60.0
+_known: dict[str, tuple[float, bool]] = {}  # by hub: when it was asked, and whether it answered
 
 
 def reachable() -> bool:
-    """Whether the hub answers at all, asked once and without the hub client's half minute of retries.
+    """Whether the hub answers at all, in the client's HF_HUB_ETAG_TIMEOUT and without its retries.
 
     What is to be had from the hub is then asked for with `local_files_only`, or with those retries.
     """
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
 
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_ANSWER_S)
-    except Exception:  # of requests or httpx, as the client's version has it, or its offline mode
+    if constants.HF_HUB_OFFLINE:
         return False
-    return True
+    hub = constants.ENDPOINT
+    asked_s, answers = _known.get(hub, (-math.inf, False))
+    if time.monotonic() - asked_s > _KNOWN_FOR_S:
+        answers = _answers(hub, constants.HF_HUB_ETAG_TIMEOUT)
+        _known[hub] = time.monotonic(), answers
+    return answers
+
+
+def _answers(hub: str, within_s: float) -> bool:
+    """Whether `hub` gives any HTTP answer; one that sends elsewhere (a mirror's root) is one."""
+    from huggingface_hub import get_session
+
+    answered: list[Any] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # of requests or httpx, as the client's version has it
+            session = get_session()
+            stay = {"follow_redirects": False} if hasattr(session, "follow_redirects") else {}
+            answered.append(session.head(hub, timeout=within_s, **stay))
+
+    # a client's timeout is for each address of the host, and none is for the name's look-up
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(within_s)
+    return bool(answered)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import socket
 import threading
 import time
@@ -36,6 +37,13 @@ def offline(tmp_path, monkeypatch):
     return tmp_path
 
 
+def as_hub(monkeypatch, endpoint: str) -> None:
+    """Have the client, not offline, think `endpoint` the hub, of which nothing is known yet."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr("generators.hub._known", {})
+
+
 def test_no_network_and_not_cached(offline):
     with pytest.raises(GeneratorError, match=r"FLUX.1-schnell' \(revision 'main'\) is not in the hub cache"):
         generators.create("flux-schnell")
@@ -57,10 +65,7 @@ def test_a_cached_model_is_resolved_to_its_commit_without_a_network(offline):
 def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch):
     with socket.socket() as taken:  # a port that nothing listens at
         taken.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(
-            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}"
-        )
+        as_hub(monkeypatch, f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
         started = time.monotonic()
         assert not reachable()
@@ -80,20 +85,50 @@ def test_a_library_that_asks_the_hub_itself_sees_only_the_cache_meanwhile(monkey
     assert caplog.messages == ["said with the hub there"]
 
 
-def test_a_hub_that_answers_is_reachable_whatever_it_says(monkeypatch):
-    class Refuses(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_error(503)
+@pytest.mark.parametrize("status", [200, 302, 503])
+def test_a_hub_that_answers_is_reachable_whatever_it_says(monkeypatch, status):
+    with socket.socket() as taken, HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        taken.bind(("127.0.0.1", 0))
+        elsewhere = f"http://127.0.0.1:{taken.getsockname()[1]}/"  # where nothing listens
 
-        def log_message(self, *_):
-            """Nothing on the terminal."""
+        class Answers(BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.send_response(status)
+                self.send_header("Location", elsewhere)
+                self.end_headers()
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+            def log_message(self, *_):
+                """Nothing on the terminal."""
+
+        server.RequestHandlerClass = Answers
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        as_hub(monkeypatch, f"http://127.0.0.1:{server.server_port}")
         assert reachable()
         server.shutdown()
+
+
+def test_a_hub_is_asked_once_and_not_waited_for_longer_than_the_clients_timeout(monkeypatch):
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    release = threading.Event()
+
+    class Stuck:  # as a host with many addresses that drop packets
+        def head(self, url, **_):
+            asked.put(url)
+            release.wait(60)
+
+    as_hub(monkeypatch, "http://stuck.example")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    monkeypatch.setattr(huggingface_hub, "get_session", Stuck)
+    started = time.monotonic()
+    assert not reachable()
+    assert not reachable()
+    assert time.monotonic() - started < 30
+    assert asked.get(timeout=60) == "http://stuck.example"
+    assert asked.empty()
+    release.set()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 60)
+    monkeypatch.setattr("generators.hub._KNOWN_FOR_S", -1.0)  # a minute later
+    assert reachable()
 
 
 @pytest.mark.parametrize(
