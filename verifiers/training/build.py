@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from generators.hub import reachable
 from verifiers.checkpoint import CheckpointError, VerifierCard
 from verifiers.mllm import Mllm, Question
 from verifiers.training.recipe import VerifierRecipe
@@ -26,7 +27,10 @@ def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, 
 def _pretrained(name: str, revision: str | None) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, Qwen2ForCausalLM
 
-    where: dict[str, Any] = {"local_files_only": True} if Path(name).is_dir() else {"revision": revision}
+    is_here = Path(name).is_dir()
+    where: dict[str, Any] = {"local_files_only": is_here or not reachable()}
+    if not is_here:
+        where["revision"] = revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         llm = Qwen2ForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa", **where)

@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import shutil
+import socket
+import time
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 import verifiers
 from generators.files import DiskFullError
 from verifiers.captions import captions
+from verifiers.checkpoint import CheckpointError
 from verifiers.training.data import Data
 from verifiers.training.engine import TrainingError
 from verifiers.training.log import read
@@ -162,6 +166,24 @@ def test_prompts_in_both_splits_and_labels_of_one_class_are_refused(small, data,
     recipe = small(engine=small().engine.model_dump() | {"verify_data": False})
     with pytest.raises(LabelError, match="all of one class"):
         train_verifier(recipe, "nano", Data(one, data.validation), tmp_path / "out")
+
+
+def test_an_llm_that_cannot_be_had_is_one_sentence_at_once(small, data, tmp_path, monkeypatch):
+    with socket.socket() as taken:  # a port that nothing listens at
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}"
+        )
+        verifier = small().verifier.model_dump() | {"llm": {"name": "Qwen/Qwen2.5-0.5B-Instruct"}}
+        started = time.monotonic()
+        with pytest.raises(
+            CheckpointError, match=r"the LLM 'Qwen/Qwen2.5-0.5B-Instruct' cannot be loaded"
+        ) as e:
+            train_verifier(small(verifier=verifier), "nano", data, tmp_path / "out")
+        assert time.monotonic() - started < 20  # the client's own retries take 49 s
+    assert "\n" not in str(e.value)
 
 
 def test_a_loss_that_diverges_is_one_sentence(small, data, tmp_path):
