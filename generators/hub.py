@@ -47,7 +47,7 @@ def _answers(hub: str, within_s: float) -> bool:
     def ask() -> None:
         with suppress(Exception):  # of requests or httpx, as the client's version has it
             session = get_session()
-            stay = {"follow_redirects": False} if hasattr(session, "follow_redirects") else {}
+            stay: dict[str, Any] = {"follow_redirects": False} if hasattr(session, "follow_redirects") else {}
             answered.append(session.head(hub, timeout=within_s, **stay))
 
     # a client's timeout is for each address of the host, and none is for the name's look-up
