@@ -48,7 +48,8 @@ def caption_winners(
     kind = _kind(aligned)
     config = kept_config(run)
     picks = _picks(run, kind, n)
-    rows = []
+    rows: list[pd.DataFrame] = []
+    progress(0, len(picks))
     for (shown, steps), part in picks.groupby(["generator", "steps"], sort=True):
         entry = _entry(path, config, str(shown), int(str(steps)))
         host = generators.create(entry.name, device=device, **entry.build_options)

@@ -104,13 +104,14 @@ def score_all(
         )
     frames = []
     for start in range(0, len(inputs.prompts), batch_size):
+        progress(start, len(inputs.prompts))
         part = slice(start, start + batch_size)
         prompts = list(inputs.prompts[part])
         read = [_open(file) for file in inputs.items[part]] if images else inputs.items[part]
         found = verifier.score(prompts, read)
         columns = {name: getattr(found, name).cpu().numpy() for name in ("p_yes", "p_no", "score")}
         frames.append(pd.DataFrame({"item": list(inputs.names[part]), "prompt": prompts, **columns}))
-        progress(min(start + batch_size, len(inputs.prompts)), len(inputs.prompts))
+    progress(len(inputs.prompts), len(inputs.prompts))
     scores = pd.concat(frames, ignore_index=True)
     scores.insert(0, "index", range(len(scores)))
     scores.insert(3, "verifier", verifier.name)

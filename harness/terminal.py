@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,8 +61,10 @@ class Bars:
 
 @dataclass
 class _Phase:
+    done: int
     began_s: float
     said_s: float
+    moved: bool = False  # since its first update
     unsaid: str = ""  # the latest state, if no line has told it
     complete: bool = False
 
@@ -71,23 +72,28 @@ class _Phase:
 class Lines:
     """A line when a phase begins, when it is complete, and about once a minute between; each flushed.
 
-    A line begins with the time since the first, as 1:02:03. `write` takes a line, `clock` gives seconds.
+    A line begins with the time since the first, as 1:02:03. A phase that is told of before its work begins
+    takes its time from when the one before it ended. `write` takes a line, `clock` gives seconds.
     """
 
     def __init__(
         self, write: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write, self._clock = write or _to_stderr, clock
-        self._began_s = clock()
+        self._began_s = self._moved_s = clock()
         self._phases: dict[str, _Phase] = {}
 
     def update(self, what: str, done: int, of: int, key: str) -> None:
         now = self._clock()
         phase = self._phases.get(key)
         is_new = phase is None
-        phase = self._phases.setdefault(key, _Phase(now, now))
+        phase = self._phases.setdefault(key, _Phase(done, now, now))
         if phase.complete:
             return
+        if done != phase.done:
+            if not phase.moved:
+                phase.moved, phase.began_s = True, max(phase.began_s, self._moved_s)
+            phase.done, self._moved_s = done, now
         phase.complete = done >= of
         phase.unsaid = f"{what}: {done} of {of}"
         if phase.complete and not is_new:
@@ -111,8 +117,9 @@ def _to_stderr(line: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Whole seconds as 1:02:03."""
-    return str(timedelta(seconds=int(seconds)))
+    """Whole seconds as 1:02:03, beyond a day as 49:02:03."""
+    minutes, s = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{s:02}"
 
 
 def console(stderr: bool = False) -> Console:

@@ -158,6 +158,7 @@ def _scored(
     scores: dict[str, list[float]] = {v.name: [] for v in judges}
     blocks = blocks_read(judges)
     for start in range(0, len(rows), plan.batch):
+        progress(start, len(rows))
         part = rows[start : start + plan.batch]
         texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]
         cond = generator.encode(texts)
@@ -166,7 +167,7 @@ def _scored(
         correct += [v.correct for v in judge(plan.detector, made.images, [plan.prompts[p] for p, _ in part])]
         for v in judges:
             scores[v.name] += v.score(texts, made.read_by(v)).score.double().tolist()
-        progress(min(start + plan.batch, len(rows)), len(rows))
+    progress(len(rows), len(rows))
     shape = (len(plan.prompts), plan.size)
     return np.array(correct).reshape(shape), {k: np.array(s).reshape(shape) for k, s in scores.items()}
 

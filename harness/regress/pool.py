@@ -265,8 +265,9 @@ class _Maker:
         rows = [(p, s, i) for p in range(len(self.prompts)) for s in sorted(seeds) for i in range(size)]
         frames = []
         for start in range(0, len(rows), self.config.batch_size):
+            self.progress("candidates", start, len(rows))
             frames.append(self._batch(start, rows[start : start + self.config.batch_size]))
-            self.progress("candidates", min(start + self.config.batch_size, len(rows)), len(rows))
+        self.progress("candidates", len(rows), len(rows))
         schema = SCHEMAS["candidates"]
         table = pa.Table.from_pandas(pd.concat(frames)[schema.names], schema, preserve_index=False)
         sink = pa.BufferOutputStream()

@@ -131,6 +131,7 @@ def score_pool(
         )
     parts: list[list[Any]] = [[], [], []]
     done, of = 0, len(pool.candidates)
+    progress(done, of)
     for texts, read in pool.batches(verifier.needs, verifier.block):
         scores = verifier.score(texts, read if isinstance(read, list) else read.to(_device(verifier)))
         for part, values in zip(parts, (scores.score, scores.p_yes, scores.p_no), strict=True):

@@ -323,12 +323,18 @@ class _Clock:
         self._name, self._of, self._report = f"data {part.name}", len(part.samples), report
         self._done, self._started = min(done * shard_size, self._of), time.monotonic()
 
+        if self._done < self._of:
+            self._tell()
+
     def over(self, batches: Iterator[Made]) -> Iterator[Made]:
         for made in batches:
             yield made
             self._done = min(self._done + len(made.rows), self._of)
-            seconds = time.monotonic() - self._started
-            self._report(Progress(self._name, self._done, self._of, float("nan"), seconds))
+            self._tell()
+
+    def _tell(self) -> None:
+        seconds = time.monotonic() - self._started
+        self._report(Progress(self._name, self._done, self._of, float("nan"), seconds))
 
 
 def _finish(writer: ShardWriter, part: Part) -> DataCard:

@@ -156,3 +156,10 @@ def test_features_of_another_width_or_name_are_refused(folder):
     save_file({"features": torch.zeros(3, 4)}, folder / "flat.safetensors")
     with pytest.raises(ScoringError, match=r"has shape \[3, 4\], not \[B, T, C\]"):
         load_inputs(folder / "prompts.txt", None, folder / "flat.safetensors")
+
+
+def test_progress_begins_at_none_and_ends_at_all(folder):
+    inputs = load_inputs(folder / "prompts.txt", None, folder / "latents.safetensors")
+    seen = []
+    score_all(verifiers.create("mllm-ae"), inputs, 2, lambda *counts: seen.append(counts))
+    assert seen == [(0, 3), (2, 3), (3, 3)]

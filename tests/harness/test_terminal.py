@@ -8,7 +8,7 @@ import sys
 import pytest
 import rich.console
 
-from harness.terminal import Bars, Lines
+from harness.terminal import Bars, Lines, duration
 
 
 @pytest.fixture
@@ -55,6 +55,29 @@ def test_where_an_unfinished_phase_stopped_is_told(log):
     assert said == ["0:00:00 images: 0 of 9", "0:00:05 images: 2 of 9"]
 
 
+def test_a_phases_time_begins_when_its_work_does_not_where_all_are_announced(log):
+    said, at, _ = log
+    at(0, "candidates of a", 0, 2, "a")
+    at(0, "candidates of b", 3, 4, "b")  # three are there from before
+    at(100, "candidates of a", 1, 2, "a")
+    at(200, "candidates of a", 2, 2, "a")
+    at(290, "candidates of b", 4, 4, "b")
+    at(300, "costs", 0, 1, "costs")
+    at(310, "costs", 0, 1, "costs")
+    at(330, "costs", 1, 1, "costs")
+    assert [line.partition(", in ")[::2] for line in said if ", in " in line] == [
+        ("0:03:20 candidates of a: 2 of 2", "0:03:20"),
+        ("0:04:50 candidates of b: 4 of 4", "0:01:30"),
+        ("0:05:30 costs: 1 of 1", "0:00:30"),
+    ]
+
+
+def test_durations_of_days_are_hours():
+    assert [duration(s) for s in (0, 59.9, 3723, 86400, 49 * 3600 + 61)] == [
+        "0:00:00", "0:00:59", "1:02:03", "24:00:00", "49:01:01"
+    ]  # fmt: skip
+
+
 class Stream(io.StringIO):
     """Counts flushes, and may call itself a terminal."""
 
@@ -81,8 +104,9 @@ def stderr(monkeypatch):
     return as_terminal
 
 
-def test_a_log_has_flushed_lines_at_once(stderr):
+def test_a_log_has_flushed_lines_at_once(stderr, monkeypatch):
     stream = stderr(False)
+    monkeypatch.setattr("harness.terminal.Lines", lambda: Lines(clock=lambda: 7.0))
     with Bars() as bars:
         bars.say("stage clip: begins")
         assert stream.getvalue() == "0:00:00 stage clip: begins\n"

@@ -193,7 +193,7 @@ def test_another_block_or_prompt_does_not_mix_in(whole, generator, tmp_path):
 def test_progress_counts_samples(generator, tmp_path):
     seen = []
     collector(generator).collect(part(), folders(tmp_path), SIZE, seen.append)
-    assert [(p.step, p.steps) for p in seen] == [(4, 10), (6, 10), (10, 10)]
+    assert [(p.step, p.steps) for p in seen] == [(0, 10), (4, 10), (6, 10), (10, 10)]
 
 
 def test_features_keep_the_generators_own_16_bits(tmp_path):
