@@ -19,10 +19,9 @@ torch.set_num_threads(2)
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    """A run sets its process's threads, on which the last bits of the next test's floats depend."""
-    threads = torch.get_num_threads()
+    """A run, also one in a module's fixture, sets its process's threads, on which floats' last bits depend."""
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

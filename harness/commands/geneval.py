@@ -56,11 +56,13 @@ def evaluate(
 ) -> None:
     """Judge a folder of images. Damaged images are listed beside the results, and the exit code is then 1."""
     quiet()
+    from generators.checks import as_device
     from harness.geneval.detector import create
     from harness.geneval.evaluation import damaged_file, evaluate_folder
     from harness.geneval.folders import read_folder
 
     read_folder(folder)  # its mistakes are told before a detector is loaded
+    as_device(device)  # a wrong one is told also where the detector computes on none
     given = {"checkpoint": checkpoint, "pipeline": pipeline, "colors": colors}
     judge = create(detector, device, **{k: v for k, v in given.items() if v is not None})
     with Bars() as bars:

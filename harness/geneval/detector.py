@@ -63,8 +63,8 @@ def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
     """
     if device and "device" in inspect.signature(REGISTRY.get(name)).parameters:
         options.setdefault("device", device)
-    for place in filter(None, (device, options.get("device"))):
-        as_device(place)
+    if "device" in options:
+        as_device(options["device"])
     return REGISTRY.create(name, **options)
 
 

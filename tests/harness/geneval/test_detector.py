@@ -78,7 +78,7 @@ def test_registered_by_name_and_options_checked():
         ("cuda:99", "there is no device 'cuda:99' here: torch finds"),
     ):
         with pytest.raises(GeneratorError, match=said):
-            detectors.create("shapes", device)
+            detectors.create("mask2former", device)
     with pytest.raises(RegistryError, match="no option 'checkpoint'"):
         detectors.create("shapes", checkpoint="x")
     with pytest.raises(RegistryError, match="'shapes' has no option 'device'"):

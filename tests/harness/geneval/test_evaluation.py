@@ -218,6 +218,7 @@ def test_users_mistakes_are_one_sentence_each(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no images; they are expected as" in error(tmp_path / "empty")
     assert "has no option 'checkpoint'" in error(folder, "--checkpoint", "x.pth")
+    assert "unknown device 'foo'" in error(folder, "--device", "foo")
     metadata = folder / "00001" / "metadata.jsonl"
     for content, sentence in {
         "{": "00001/metadata.jsonl: not the metadata of a GenEval prompt",

@@ -62,10 +62,15 @@ def small_recipe(**changes: Any) -> Recipe:
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
     """Sums of floats are the same here and in a forked process."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
