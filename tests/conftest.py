@@ -14,14 +14,18 @@ import torch
 import generators
 from generators.sana import SanaSprint
 
-torch.set_num_threads(2)
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> int:
+    """How many a module's tests have; a run sets its process's, and floats' last bits depend on them."""
+    torch.set_num_threads(2)
+    return 2
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """A run, also one in a module's fixture, sets its process's threads, on which floats' last bits depend."""
+def _threads(threads: int) -> Iterator[None]:
     yield
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

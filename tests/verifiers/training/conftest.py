@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +59,11 @@ def small_recipe(**changes: Any) -> Recipe:
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> int:
     """Sums of floats are the same here and in a forked process."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(2)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    yield
-    torch.set_num_threads(1)
+    return 1
 
 
 @pytest.fixture(scope="session")
