@@ -72,8 +72,9 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
     if tower.lower().startswith("hidden"):
         feature = str(config.get("mm_vision_select_feature") or "")
         try:
-            block = read_block([int(n) for n in feature.removeprefix("block_").split("_")])
-        except (ValueError, GeneratorError):
+            numbers = feature.removeprefix("block_").split("_")
+            block = read_block([int(n) if n.isdigit() else n for n in numbers])
+        except ValueError:
             raise CheckpointError(
                 f"{folder}/config.json: 'mm_vision_select_feature' is '{feature}', not 'block_' and a number."
             ) from None

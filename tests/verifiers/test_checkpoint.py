@@ -198,6 +198,7 @@ def test_a_generation_config_does_not_matter(official, statistics):
     [
         ("vhs", {"mm_vision_select_feature": "final"}, "'mm_vision_select_feature' is 'final', not 'block_'"),
         ("vhs", {"mm_vision_select_feature": "block_7_3"}, "is 'block_7_3', not 'block_' and a number"),
+        ("vhs", {"mm_vision_select_feature": "block_+7"}, "is 'block_\\+7', not 'block_' and a number"),
         ("vhs", {"mm_hidden_size": None}, "no usable 'mm_hidden_size'"),
         ("vhs", {"mm_vision_tower": ""}, "no usable 'mm_vision_tower'"),
         ("vhs", {"mm_projector_type": "resampler"}, "is 'resampler', not 'mlp2x_gelu' or 'linear'"),
