@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,12 @@ class Candidates:
             return self.latents
         assert verifier.block is not None
         return self.hidden[verifier.block].features
+
+
+def encoded(encode: Callable[[list[str]], Conditioning], prompts: Sequence[str]) -> Conditioning:
+    """A row a prompt, with the text encoder's work for each distinct one alone."""
+    distinct = list(dict.fromkeys(prompts))
+    return encode(distinct).select([distinct.index(p) for p in prompts])
 
 
 def generate(

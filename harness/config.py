@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -50,7 +51,36 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class GeneratorConfig(_Strict):
+class Registered(BaseModel):
+    """An entry that names something of `registry`, with the options that its factory takes.
+
+    `elsewhere` are options that are not the entry's to give, with what gives them.
+    """
+
+    registry: ClassVar[Registry[Any]]
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("name", check_fields=False)
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in cls.registry:
+            raise ValueError(f"unknown {cls.registry.kind} '{name}'; {nearest(name, cls.registry.names())}")
+        return name
+
+    @field_validator("options", check_fields=False)
+    @classmethod
+    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Imports the factory's module if there are any, but builds nothing."""
+        for key, place in cls.elsewhere.items():
+            if key in options:
+                raise ValueError(f"'{key}' is no option here; it is given by {place}")
+        name = info.data.get("name")
+        if name is not None and options:  # a name of None was refused before
+            cls.registry.check_options(name, options)
+        return options
+
+
+class GeneratorConfig(Registered, _Strict):
     """One pool of candidates.
 
     `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
@@ -58,6 +88,9 @@ class GeneratorConfig(_Strict):
     (nano's), added to the generator's at `lora_strength`; `drift` says how far that moved it, as a
     share of a LoRA epoch (the paper's Table 7), by default the strength.
     """
+
+    registry = generators.REGISTRY
+    elsewhere = {"device": "the run's own 'device'"}
 
     name: str
     options: dict[str, Any] = {}
@@ -91,19 +124,13 @@ class GeneratorConfig(_Strict):
         steps = self.options.get("steps")
         return self.shown if steps is None else f"{self.shown}_steps={steps}"
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return registered(generators.REGISTRY, name)
-
     @field_validator("options")
     @classmethod
-    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _possible_steps(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name, steps = info.data.get("name"), options.get("steps")
-        told_elsewhere(options, device="the run's own 'device'")
         if name in generators.SPECS and steps is not None:
             check_steps(generators.SPECS[name], steps)
-        return taken(generators.REGISTRY, name, options)
+        return options
 
     @model_validator(mode="after")
     def _one_lora(self) -> GeneratorConfig:
@@ -114,41 +141,25 @@ class GeneratorConfig(_Strict):
         return self
 
 
-class VerifierConfig(_Strict):
+class VerifierConfig(Registered, _Strict):
     """What scores candidates, by name. Its options may say another device than the run's, and whose
     `generator` it was trained on where that is not the one it scores."""
+
+    registry = verifiers.REGISTRY
+    elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
 
     name: str
     checkpoint: str | None = None
     options: dict[str, Any] = {}
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return registered(verifiers.REGISTRY, name)
 
-    @field_validator("options")
-    @classmethod
-    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        told_elsewhere(options, checkpoint="the entry's own 'checkpoint'")
-        return taken(verifiers.REGISTRY, info.data.get("name"), options)
-
-
-class DetectorConfig(_Strict):
+class DetectorConfig(Registered, _Strict):
     """GenEval's detector by name, with its options."""
+
+    registry = DETECTORS
 
     name: str
     options: dict[str, Any] = {}
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return registered(DETECTORS, name)
-
-    @field_validator("options")
-    @classmethod
-    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        return taken(DETECTORS, info.data.get("name"), options)
 
 
 class PromptsConfig(_Strict):
@@ -257,30 +268,6 @@ class RunConfig(_Strict):
     def pool_of(self, entry: GeneratorConfig) -> int:
         """Candidates a prompt and seed."""
         return entry.pool or self.pool
-
-
-def registered(registry: Registry[Any], name: str) -> str:
-    """`name`, if the registry has it. Raises ValueError with the nearest name."""
-    if name not in registry:
-        raise ValueError(f"unknown {registry.kind} '{name}'; {nearest(name, registry.names())}")
-    return name
-
-
-def taken(registry: Registry[Any], name: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """`options`, if the factory of `name` takes them. Raises RegistryError with the nearest option.
-
-    Imports the factory's module if there are any, but builds nothing; a `name` of None was refused before.
-    """
-    if name is not None and options:
-        registry.check_options(name, options)
-    return options
-
-
-def told_elsewhere(options: dict[str, Any], **places: str) -> None:
-    """Refuse options that are not the entry's to give; `places` are those that do. Raises ValueError."""
-    for key, place in places.items():
-        if key in options:
-            raise ValueError(f"'{key}' is no option here; it is given by {place}")
 
 
 def default_config() -> RunConfig:

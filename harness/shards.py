@@ -20,7 +20,7 @@ from generators.nano.world import SHAPES
 from generators.noise import candidate_seed
 from generators.prompts import PromptCache
 from generators.protocol import Generator
-from harness.candidates import Candidates, generate
+from harness.candidates import Candidates, encoded, generate
 from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
@@ -171,9 +171,7 @@ class Worker:
 
     def _generate(self, seed: int, rows: _Rows) -> Candidates:
         generator = self.generator
-        ids = sorted({prompt_id for prompt_id, _ in rows})
-        cond = self.encode([self.prompts[i]["prompt"] for i in ids])
-        cond = cond.select([ids.index(prompt_id) for prompt_id, _ in rows])
+        cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _ in rows])
         noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
         return generate(generator, cond, noise, blocks_read(self.judges))
 

@@ -283,12 +283,10 @@ class _Maker:
 
     def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
         from generators.noise import candidate_seed
-        from harness.candidates import generate
+        from harness.candidates import encoded, generate
         from harness.geneval.detector import judge
 
-        ids = sorted({p for p, _, _ in rows})
-        cond = self.encode([self.prompts[i]["prompt"] for i in ids])
-        cond = cond.select([ids.index(p) for p, _, _ in rows])
+        cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _, _ in rows])
         noise = self.generator.noise([candidate_seed(s, p, i) for p, s, i in rows])
         made = generate(self.generator, cond, noise, self.blocks)
         for block, hidden in made.hidden.items():

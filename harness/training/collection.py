@@ -16,6 +16,7 @@ from PIL import Image
 
 from generators.noise import candidate_seed
 from generators.training import Progress
+from harness.candidates import encoded
 from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
@@ -247,8 +248,7 @@ class Collector:
     ) -> tuple[dict[Needs, torch.Tensor], list[Image.Image]]:
         """What verifiers read of one image a prompt, on the CPU, and the images, if one is to `look` at them."""
         generator = self.generator
-        texts = list(dict.fromkeys(prompts))
-        cond = generator.encode(texts).select([texts.index(p) for p in prompts])
+        cond = encoded(generator.encode, prompts)
         noise = generator.noise([candidate_seed(root, s.prompt_id, s.index) for s in samples])
         found: dict[Needs, torch.Tensor] = {}
         hidden: HiddenStates | None = None

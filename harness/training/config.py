@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 import generators
 from generators.protocol import block_name, blocks_of
 from generators.registry import nearest
 from harness import yaml_files
-from harness.config import Positive, PromptsConfig, bundled, read_named, registered, taken, told_elsewhere
+from harness.config import Positive, PromptsConfig, Registered, bundled, read_named
 from harness.training.data_config import DataConfig
 from harness.yaml_files import ConfigError
 from verifiers.training.recipe import Recipe, Strict
@@ -23,22 +23,14 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")]
 BASE = "base"  # the training itself, among its ablations
 
 
-class SourceConfig(Strict):
+class SourceConfig(Registered, Strict):
     """The generator whose features are read, with its options."""
+
+    registry = generators.REGISTRY
+    elsewhere = {"device": "the engine's 'device'"}
 
     name: str
     options: dict[str, Any] = {}
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return registered(generators.REGISTRY, name)
-
-    @field_validator("options")
-    @classmethod
-    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        told_elsewhere(options, device="the engine's 'device'")
-        return taken(generators.REGISTRY, info.data.get("name"), options)
 
 
 class CompareConfig(Strict):

@@ -28,11 +28,9 @@ def model_card(
 ) -> str:
     """Markdown: what it reads, from which generator, the data's hashes, the recipe, what was measured."""
     made = data["train"]
-    numbers = ", ".join(map(str, blocks_of(card.block))) if card.block is not None else ""
-    several = "," in numbers
-    reads = _READS[card.kind].format(
-        blocks=f"the mean of blocks {numbers}" if several else f"block {numbers}"
-    )
+    blocks = () if card.block is None else blocks_of(card.block)
+    what = "the mean of blocks" if len(blocks) > 1 else "block"
+    reads = _READS[card.kind].format(blocks=f"{what} {', '.join(map(str, blocks))}")
     head = {"library_name": "vhsbench", "pipeline_tag": "image-text-to-text"}
     if recipe.verifier.llm.name != "nano" and not Path(recipe.verifier.llm.name).exists():
         head["base_model"] = recipe.verifier.llm.name
