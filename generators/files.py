@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.common.errors import VhsbenchError
 
-class DiskFullError(ValueError):
+
+class DiskFullError(VhsbenchError):
     """No room left on a disk; the message is one sentence for a user."""
 
 

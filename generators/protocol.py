@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from harness.common.errors import VhsbenchError
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -34,7 +36,7 @@ def block_name(block: Block) -> str:
     return "_".join(map(str, blocks_of(block)))
 
 
-class GeneratorError(ValueError):
+class GeneratorError(VhsbenchError):
     """A user's mistake about a generator: what, where, and what would be right, in one sentence."""
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
+from harness.common.errors import VhsbenchError
+
 T = TypeVar("T")
 
 
-class RegistryError(ValueError):
+class RegistryError(VhsbenchError):
     """An unknown name, or an entry that is duplicate or broken. The message is one sentence for a user."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from harness.common.errors import VhsbenchError
 from harness.config import ConfigError, RunConfig
 from harness.shards import Finished, Shard, Worker, lost
 
@@ -35,7 +36,7 @@ _END_S = 30.0
 _CLOCK_S = 5.0  # a clock that is set moves the time at which a process is said to have begun
 
 
-class EngineError(ValueError):
+class EngineError(VhsbenchError):
     """Workers that cannot do a run; the message is one sentence for a user."""
 
 

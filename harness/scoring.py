@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness.common.errors import VhsbenchError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -20,7 +22,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _TENSOR = "features"
 
 
-class ScoringError(ValueError):
+class ScoringError(VhsbenchError):
     """Inputs that cannot be scored; the message is one sentence for a user."""
 
 

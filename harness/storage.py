@@ -12,9 +12,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from generators.files import room_on_disk, write_atomic
+from harness.common.errors import VhsbenchError
 
 
-class StorageError(ValueError):
+class StorageError(VhsbenchError):
     """A directory that cannot be used; the message is one sentence for a user."""
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.common.errors import VhsbenchError
 from harness.storage import Folder
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ _ORDER = {
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 
 
-class StoreError(ValueError):
+class StoreError(VhsbenchError):
     """A run directory that cannot be used; the message is one sentence for a user."""
 
 

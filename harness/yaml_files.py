@@ -9,11 +9,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from generators.registry import nearest
+from harness.common.errors import VhsbenchError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(VhsbenchError):
     """A configuration that cannot be used; the message is one sentence for a user."""
 
 

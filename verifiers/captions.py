@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from harness.common.errors import VhsbenchError
 from verifiers.mllm import Question
 from verifiers.training.objectives import END
 from verifiers.training.recipe import CAPTION_TEMPLATE
@@ -14,7 +15,7 @@ from verifiers.verifier import MllmVerifier
 LONGEST = 96  # tokens
 
 
-class CaptionError(ValueError):
+class CaptionError(VhsbenchError):
     """A model that cannot be asked for a caption; the message is one sentence for a user."""
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from generators.protocol import Block, GeneratorError, block_name, read_block
+from harness.common.errors import VhsbenchError
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _CARD = "verifier.json"
 STATISTICS = "normalization.safetensors"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(VhsbenchError):
     """A verifier checkpoint that cannot be used; the message is one sentence for a user."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from generators.protocol import blocks_of
+from harness.common.errors import VhsbenchError
 from verifiers.checkpoint import VerifierCard
 from verifiers.mllm import Mllm, Question, StandInQuestion, answer_scores
 from verifiers.protocol import Needs, Scores, VerifierInfo
@@ -19,7 +20,7 @@ NEEDS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "
 _AXES = {"hidden": 3, "latents": 4}
 
 
-class HostError(ValueError):
+class HostError(VhsbenchError):
     """A verifier asked to read a generator that it was not made for; one sentence for a user."""
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from harness.common.errors import VhsbenchError
 from harness.config import TimingConfig
 from harness.cost import clocks, percentiles, variants
 from harness.cost.clocks import Repeats, first_line
@@ -37,7 +38,7 @@ _PHASE_TRIES = 3
 _SHORT_N = 4  # phases and energy are of runs up to this N: longer ones repeat the same stages
 
 
-class MeasureError(ValueError):
+class MeasureError(VhsbenchError):
     """A cell that could not be measured; the message is one sentence for a user."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from generators.registry import nearest
+from harness.common.errors import VhsbenchError
 from harness.cost import roofline
 from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
 
@@ -19,7 +20,7 @@ _COLUMN = {"ms": "wall_ms", "TFLOP": "tflop", "J": "energy_j"}
 WHAT = {"ms": "time", "TFLOP": "FLOPs", "GB": "memory", "J": "energy"}
 
 
-class PlanError(ValueError):
+class PlanError(VhsbenchError):
     """A plan that cannot be made; the message is one sentence for a user."""
 
 

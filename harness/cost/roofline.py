@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from generators.registry import nearest
+from harness.common.errors import VhsbenchError
 
 LABEL = "estimate, not measured"
 
 
-class DeviceError(ValueError):
+class DeviceError(VhsbenchError):
     """A device that no data sheet is known of; the message is one sentence for a user."""
 
 

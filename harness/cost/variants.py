@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from harness.common.errors import VhsbenchError
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,7 +17,7 @@ BATCHED = "batched"  # the label of rows whose candidates run several at a time
 LOOPS = ("naive", "staged")  # labels of whole loops measured against each other: no pipelines of stages
 
 
-class VariantError(ValueError):
+class VariantError(VhsbenchError):
     """A variant that a pipeline cannot have; the message is one sentence for a user."""
 
 

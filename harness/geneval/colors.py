@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from generators.hub import cached_if_unreachable
+from harness.common.errors import VhsbenchError
 from harness.geneval.rules import COLORS, Detection
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ BACKGROUND = "#999"
 TEMPLATES = ("a photo of a {c} {name}", "a photo of a {c}-colored {name}", "a photo of a {c} object")
 
 
-class ColorModelError(ValueError):
+class ColorModelError(VhsbenchError):
     """A colour model that cannot be loaded; the message is one sentence for a user."""
 
 

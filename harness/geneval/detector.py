@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from generators.checks import as_device
 from generators.registry import Registry, nearest
+from harness.common.errors import VhsbenchError
 from harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ REGISTRY: Registry[Detector] = Registry(
 )
 
 
-class UnknownClass(ValueError):
+class UnknownClass(VhsbenchError):
     """A prompt for an object that the detector cannot find; the message is one sentence for a user."""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from harness.common.errors import VhsbenchError
 from harness.geneval.detector import Judgement
 from harness.geneval.rules import Objects, evaluate
 
@@ -25,11 +26,11 @@ Row = dict[str, Any]
 KEYS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
 
 
-class FolderError(ValueError):
+class FolderError(VhsbenchError):
     """A folder or results file that cannot be used; the message is one sentence for a user."""
 
 
-class DamagedImage(ValueError):
+class DamagedImage(VhsbenchError):
     """An image that cannot be read."""
 
 

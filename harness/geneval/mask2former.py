@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.common.errors import VhsbenchError
 from harness.geneval import mask2former_weights
 from harness.geneval.colors import ColorNamer
 from harness.geneval.detector import ColorRequest
@@ -33,7 +34,7 @@ _MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)  # of RGB
 _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 
 
-class DetectorError(ValueError):
+class DetectorError(VhsbenchError):
     """A detector that cannot be made as asked; the message is one sentence for a user."""
 
 

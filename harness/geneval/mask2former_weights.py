@@ -18,6 +18,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from generators.files import file_sha256
 from generators.hub import reachable
+from harness.common.errors import VhsbenchError
 
 State = dict[str, torch.Tensor]
 
@@ -93,7 +94,7 @@ _RENAMES_2X = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(VhsbenchError):
     """A detector checkpoint that cannot be used; the message is one sentence for a user."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.common.errors import VhsbenchError
 from harness.geneval.rules import COLORS, RELATIONS, TAGS
 
 Metadata = dict[str, Any]
@@ -19,7 +20,7 @@ OFFICIAL_SEED = 43
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-class PromptError(ValueError):
+class PromptError(VhsbenchError):
     """Classes that no prompts can be made of; the message is one sentence for a user."""
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
 from harness.best_of_n import expected_accuracy
+from harness.common.errors import VhsbenchError
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
 from harness.regress.gate import GateConfig
@@ -32,7 +33,7 @@ from harness.statistics import average_by_prompt, paired_difference
 Floats = NDArray[np.float64]
 
 
-class ComparisonError(ValueError):
+class ComparisonError(VhsbenchError):
     """Two verifiers that cannot be compared; the message is one sentence for a user."""
 
 

@@ -16,6 +16,7 @@ from generators.loading import add_lora, find_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
 from harness.candidates import generate
+from harness.common.errors import VhsbenchError
 from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
@@ -44,7 +45,7 @@ COLUMNS = [
 ]
 
 
-class DriftError(ValueError):
+class DriftError(VhsbenchError):
     """A drift check that cannot be done; the message is one sentence for a user."""
 
 

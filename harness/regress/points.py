@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.common.errors import VhsbenchError
 from harness.cost.cost_model import parse_budget
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from harness.regress.gate import GateConfig
 
 
-class PointError(ValueError):
+class PointError(VhsbenchError):
     """A budget that gives no N; the message is one sentence for a user."""
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from generators.files import file_sha256
 from generators.protocol import Block, block_name
+from harness.common.errors import VhsbenchError
 from harness.store import SCHEMAS
 from verifiers.protocol import blocks_read
 
@@ -36,7 +37,7 @@ _FEATURES = "features"
 _ORDER = ["prompt_id", "seed", "index"]
 
 
-class PoolError(ValueError):
+class PoolError(VhsbenchError):
     """A pool that cannot be made or used; the message is one sentence for a user."""
 
 

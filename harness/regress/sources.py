@@ -13,6 +13,7 @@ import pandas as pd
 
 import verifiers
 from generators.registry import nearest
+from harness.common.errors import VhsbenchError
 from harness.regress.compare import Candidates, Judged
 from harness.regress.pool import Pool, PoolError
 
@@ -24,7 +25,7 @@ BASELINES = Path("results/baselines")
 _KEYS = ["prompt_id", "seed", "index"]
 
 
-class SourceError(ValueError):
+class SourceError(VhsbenchError):
     """A baseline or candidate that cannot be used; the message is one sentence for a user."""
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from generators.noise import candidate_seed
 from generators.training import Progress
 from harness.candidates import encoded
+from harness.common.errors import VhsbenchError
 from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
@@ -35,7 +36,7 @@ Report = Callable[[Progress], None]
 Row = dict[str, Any]
 
 
-class DataError(ValueError):
+class DataError(VhsbenchError):
     """Data that cannot be collected, or cannot train; the message is one sentence for a user."""
 
 

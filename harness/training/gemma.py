@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from generators.registry import nearest
+from harness.common.errors import VhsbenchError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +59,7 @@ CAPTION_PROMPT = (
 )
 
 
-class GemmaError(ValueError):
+class GemmaError(VhsbenchError):
     """A Gemma that cannot be loaded; the message is one sentence for a user."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from generators.files import write_atomic
+from harness.common.errors import VhsbenchError
 from harness.geneval import prompts as geneval
 from harness.geneval.detector import Detector, check_classes
 from harness.geneval.folders import FolderError, check_metadata
@@ -28,7 +29,7 @@ _SAMPLER_SEED = 44  # 43 draws the benchmark's own prompts
 Tag = Callable[[Sequence[str]], list[str]]  # prompts -> a tagger's answers
 
 
-class SourceError(ValueError):
+class SourceError(VhsbenchError):
     """Captions or prompts that cannot be used; the message is one sentence for a user."""
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.common.errors import VhsbenchError
 from harness.geneval import prompts as geneval
 from harness.geneval.prompts import Metadata
 from harness.geneval.rules import COLORS, TAGS
@@ -23,7 +24,7 @@ _IRREGULAR = {
 }  # fmt: skip
 
 
-class TagError(ValueError):
+class TagError(VhsbenchError):
     """A prompt whose words are not what its tag says; the message is why."""
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from generators.files import room_on_disk, write_atomic
 from generators.training import Progress
+from harness.common.errors import VhsbenchError
 from harness.training.config import TrainConfig
 from harness.training.data import collect_data
 from verifiers.training.data import Data, open_data
@@ -24,7 +25,7 @@ Report = Callable[[Progress], None]
 CONFIG = "train.yaml"
 
 
-class LaunchError(ValueError):
+class LaunchError(VhsbenchError):
     """Training processes that failed; the message is one sentence for a user."""
 
 

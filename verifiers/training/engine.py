@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from generators.training import Progress, attention, cosine, muon_and_adamw
+from harness.common.errors import VhsbenchError
 from verifiers.mllm import Mllm
 from verifiers.training.log import Log
 from verifiers.training.losses import focal_losses
@@ -28,7 +29,7 @@ Report = Callable[[Progress], None]
 Weights = dict[str, torch.Tensor]
 
 
-class TrainingError(ValueError):
+class TrainingError(VhsbenchError):
     """A training that cannot go on; the message is one sentence for a user."""
 
 

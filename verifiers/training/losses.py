@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from harness.common.errors import VhsbenchError
+
 IGNORED = -100
 
 
-class LabelError(ValueError):
+class LabelError(VhsbenchError):
     """Labels that nothing can be learnt from; the message is one sentence for a user."""
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from generators.files import room_on_disk, write_atomic
 from generators.protocol import Block, GeneratorError, read_block
+from harness.common.errors import VhsbenchError
 from verifiers.protocol import Needs
 
 Stage = Literal["alignment", "labels"]
@@ -25,7 +26,7 @@ _FEATURES = "features"
 _ROW_KEYS = ("prompt_id", "prompt", "tag", "seed", "index", "caption")
 
 
-class ShardError(ValueError):
+class ShardError(VhsbenchError):
     """Shards that cannot be used; the message is one sentence for a user."""
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from generators.files import DiskFullError, disk_full
+from harness.common.errors import VhsbenchError
 
 _POINT = "point.json"
 _NO_ROOM = 1 << 20  # bytes
 
 
-class InUseError(ValueError):
+class InUseError(VhsbenchError):
     """A folder in which another training is at work; the message is one sentence for a user."""
 
 

@@ -1,0 +1,1 @@
+"""What every package may import, and what itself imports nothing of the project."""
