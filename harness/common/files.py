@@ -1,0 +1,60 @@
+"""Bytes of files that others made: regular files only, and no more of them than a limit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.common.errors import VhsbenchError
+
+SMALL = 16 << 20  # bytes; configurations, manifests, lists of prompts
+LARGE = 1 << 30  # bytes; results and captions, a line or entry for each of up to a million images
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class ReadError(VhsbenchError):
+    """A file that cannot be read; the message is one sentence for a user."""
+
+
+@contextmanager
+def read_errors_as(kind: type[VhsbenchError]) -> Iterator[None]:
+    """Raise a ReadError of the block as `kind`, with the same sentence."""
+    try:
+        yield
+    except ReadError as error:
+        raise kind(str(error)) from error
+
+
+def read_bytes(file: Path, limit: int = SMALL) -> bytes:
+    """The whole file. Raises ReadError if it is missing, not a regular file, or larger than `limit` bytes."""
+    try:
+        _check_regular(file, os.stat(file))  # before it is opened: opening some devices has effects
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as stream:
+            _check_regular(file, os.fstat(descriptor))  # it may have been replaced in between
+            data = stream.read(limit + 1)  # a size can lie: /proc, or a file that grows
+            if len(data) > limit:
+                size = max(os.fstat(descriptor).st_size, len(data))
+                raise ReadError(f"{file} has {size:,} bytes; at most {limit:,} are read.")
+            return data
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, ReadError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ReadError(f"{file} cannot be read: {reason[0].lower()}{reason[1:]}.") from error
+
+
+def _check_regular(file: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise ReadError(f"{file} is {kind}, not a regular file.")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from harness.common.errors import VhsbenchError
+from harness.common.files import ReadError, read_bytes, read_errors_as
+
+
+class MineError(VhsbenchError):
+    pass
+
+
+def test_a_file_and_a_link_to_it_are_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"\x00\xff")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert read_bytes(tmp_path / "a") == read_bytes(tmp_path / "link") == b"\x00\xff"
+
+
+def test_the_limit_is_inclusive_and_said(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 1001)
+    assert len(read_bytes(tmp_path / "a", 1001)) == 1001
+    with pytest.raises(ReadError, match=r"a has 1,001 bytes; at most 1,000 are read\.$"):
+        read_bytes(tmp_path / "a", 1000)
+
+
+def test_a_file_that_says_it_is_empty_is_bounded_too():
+    with pytest.raises(ReadError, match=r"/proc/self/maps has .* bytes; at most 10 are read"):
+        read_bytes("/proc/self/maps", 10)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    cases = {"pipe": "is a pipe", "link": "is a device", ".": "is a folder", "none": "no such file or directory",
+             "loop": "cannot be read: too many levels", "nul\0": "cannot be read: embedded null byte"}  # fmt: skip
+    for name, said in cases.items():
+        with pytest.raises(ReadError, match=said):
+            read_bytes(tmp_path / name)
+
+
+def test_a_pipe_that_replaces_the_file_in_between_does_not_block(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from harness.common import files\n"
+        "file, stat = Path(sys.argv[1]), os.stat\n"
+        "def replaced(path):\n"
+        "    found = stat(path); file.unlink(); os.mkfifo(file); return found\n"
+        "os.stat = replaced\n"
+        "try: files.read_bytes(file)\n"
+        "except files.ReadError as error: print(error)\n"
+    )
+    (tmp_path / "a").write_text("x", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a")], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.endswith("a is a pipe, not a regular file.\n"), done.stderr
+
+
+def test_a_callers_own_error_says_the_same(tmp_path):
+    with (
+        pytest.raises(MineError, match=r"none cannot be read: no such file or directory\.$"),
+        read_errors_as(MineError),
+    ):
+        read_bytes(tmp_path / "none")
