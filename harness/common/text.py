@@ -139,7 +139,7 @@ def _deeper(value: Any, text: str) -> bool:
     if text.count("[") + text.count("{") <= DEPTH:
         return False
     level = [value]
-    for _ in range(DEPTH + 1):
+    for _ in range(DEPTH):
         inside = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
         level = [v for values in inside for v in values]
-    return bool(level)
+    return any(isinstance(v, (dict, list)) for v in level)
