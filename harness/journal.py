@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -19,11 +20,15 @@ _EVERY_S = 1.0
 
 
 class Journal:
-    """Passes progress on to the terminal, and once a second to progress.json."""
+    """Passes progress on to the terminal, and once a second to progress.json.
+
+    Intervals are of the monotonic clock, since the other may be set back; that one is for display.
+    """
 
     def __init__(self, folder: Folder, progress: Callable[[str, int, int], None]) -> None:
         self._folder, self._progress = folder, progress
-        self._written_s = 0.0
+        self._written_s = -math.inf
+        self._began_s: dict[str, float] = {}  # of each phase
         self.state: dict[str, Any] = {
             "status": "running",
             "pid": os.getpid(),
@@ -35,11 +40,13 @@ class Journal:
 
     def update(self, phase: str, done: int, of: int) -> None:
         """`done` of `of` shards or cells of a phase are there."""
+        now_s = time.monotonic()
         phases = self.state["phases"]
-        began = phases.get(phase, {"done_before": done, "began_s": time.time()})
-        phases[phase] = {**began, "done": done, "of": of, "last_s": time.time()}
+        before = phases.get(phase, {"done_before": done})["done_before"]
+        spent_s = now_s - self._began_s.setdefault(phase, now_s)
+        phases[phase] = {"done_before": before, "done": done, "of": of, "spent_s": spent_s}
         self._progress(phase, done, of)
-        if time.time() - self._written_s > _EVERY_S:
+        if now_s - self._written_s > _EVERY_S:
             self._write()
 
     def note(self, incidents: pd.DataFrame) -> None:
@@ -51,5 +58,6 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        self._written_s = self.state["updated_s"] = time.time()
+        self._written_s = time.monotonic()
+        self.state["updated_s"] = time.time()
         self._folder.write(NAME, json.dumps(self.state, indent=1).encode() + b"\n")

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # shards a worker has: one done while the next waits, so that results stay bounded
 DEATHS = 4  # of a worker in a shard, after which the shard counts as failed
 _END_S = 30.0
-_CLOCK_S = 5.0  # a clock that is set moves the time at which a process is said to have begun
+_CLOCK_S = 5.0  # by which two processes' views of when a third began may differ
 
 
 class EngineError(VhsbenchError):
@@ -134,7 +134,7 @@ class _Pool:
         self.deaths: dict[str, int] = {}
         self.steps: dict[int, int] = {}
         self.slots: list[_Slot] = []
-        self.processes: list[tuple[int, float]] = []  # pid, seconds since the epoch when it began
+        self.processes: list[psutil.Process] = []  # workers of this machine
 
     def fitting(self) -> int:
         """How many workers the cluster has room for. Raises ConfigError for none."""
@@ -198,7 +198,8 @@ class _Pool:
             return self._replace(slot, str(error).partition("\n")[0])
         if ref is slot.loading:
             pid, began_s, self.steps[slot.entry] = value
-            self.processes.append((pid, began_s))
+            if (process := _here(pid, began_s)) is not None:
+                self.processes.append(process)
             slot.loading = None
             self.loads_failed = 0
             return None
@@ -235,20 +236,22 @@ class _Pool:
         returns those that are not."""
         for slot in self.slots:
             ray.kill(slot.actor)
-        left = [pid for pid, began_s in self.processes if _lives(pid, began_s)]
         until = time.monotonic() + _END_S
-        while left and time.monotonic() < until:
+        while (left := [p.pid for p in self.processes if p.is_running()]) and time.monotonic() < until:
             time.sleep(0.05)
-            left = [pid for pid, began_s in self.processes if _lives(pid, began_s)]
         return left
 
 
-def _lives(pid: int, began_s: float) -> bool:
-    """Whether that process lives on this machine; another of its number, here or elsewhere, is not it."""
+def _here(pid: int, began_s: float) -> psutil.Process | None:
+    """That process, if it is of this machine; another of its number is not it.
+
+    The object knows its process whatever the clock is set to later.
+    """
     try:
-        return abs(psutil.Process(pid).create_time() - began_s) < _CLOCK_S
+        process = psutil.Process(pid)
+        return process if abs(process.create_time() - began_s) < _CLOCK_S else None
     except psutil.Error:
-        return False
+        return None
 
 
 def _room(have_cpus: float, have_gpus: float, cpus: float, gpus: float) -> int:

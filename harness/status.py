@@ -37,7 +37,7 @@ def status(where: str | Path, now_s: float | None = None) -> dict[str, Any]:
         raise StoreError(f"{folder}/{NAME} is damaged: {error}.") from error
     going = folder.local is not None and _held(folder.local)
     if folder.local is None:
-        going = said == "running" and now_s - updated_s < _SILENT_S
+        going = said == "running" and abs(now_s - updated_s) < _SILENT_S  # a clock may have been set back
     complete = info["status"] == "complete"
     failed = [i for i in incidents if i.get("kind") == "failed"]
     return {
@@ -76,7 +76,7 @@ def show(found: dict[str, Any], console: Console) -> None:
 def _phase(name: str, phase: dict[str, Any]) -> dict[str, Any]:
     done, of = int(phase["done"]), int(phase["of"])
     since = done - int(phase["done_before"])
-    spent_s = float(phase["last_s"]) - float(phase["began_s"])
+    spent_s = float(phase["spent_s"])
     per_s = since / spent_s if since and spent_s > 0 else None
     return {
         "phase": name,

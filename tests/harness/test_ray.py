@@ -224,7 +224,7 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
 
 def test_costs_are_not_measured_beside_a_worker_that_does_not_end(faults, tmp_path, cluster, monkeypatch):
     monkeypatch.setattr(ray_engine, "_END_S", 0.2)
-    monkeypatch.setattr(ray_engine, "_lives", lambda pid, began_s: True)
+    monkeypatch.setattr(psutil.Process, "is_running", lambda self: True)
     monkeypatch.setattr(harness.sweep, "_costs", lambda *_: pytest.fail("costs were measured"))
     with pytest.raises(ValueError, match=r"worker process \d+ has not ended within 0.2 s"):
         run(faults.config(limit=8, seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 1, None))
@@ -232,12 +232,12 @@ def test_costs_are_not_measured_beside_a_worker_that_does_not_end(faults, tmp_pa
 
 def test_a_process_is_its_number_and_its_beginning():
     me = psutil.Process()
-    assert ray_engine._lives(me.pid, me.create_time())
-    assert not ray_engine._lives(me.pid, me.create_time() - 60)
+    assert ray_engine._here(me.pid, me.create_time()) == me
+    assert ray_engine._here(me.pid, me.create_time() - 60) is None
     ended = subprocess.Popen(["true"])
     began_s = psutil.Process(ended.pid).create_time()
     ended.wait()
-    assert not ray_engine._lives(ended.pid, began_s)
+    assert ray_engine._here(ended.pid, began_s) is None
 
 
 @pytest.mark.parametrize(
