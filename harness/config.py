@@ -23,6 +23,7 @@ import verifiers
 from generators.checks import check_steps
 from generators.registry import Registry, nearest
 from harness import yaml_files
+from harness.cost.cost_model import TOLERANCE
 from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
 from harness.yaml_files import ConfigError, Model
@@ -226,7 +227,7 @@ class RunConfig(_Strict):
     pool: Positive = 16
     batch_size: Positive = 32
     budgets_ms: list[Annotated[float, Field(gt=0)]] | None = None
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
     bootstrap: Positive = 1000
     gallery_prompts: Annotated[int, Field(ge=0)] = 12
     device: str = "cpu"

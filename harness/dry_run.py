@@ -7,7 +7,7 @@ from typing import Any
 
 import generators
 from harness.config import GeneratorConfig, RunConfig
-from harness.cost.budgets import CostModel
+from harness.cost.cost_model import CostModel
 from harness.report.published import published_rows
 from harness.sweep import load_prompts
 from results.readers import a100_timings

@@ -56,7 +56,10 @@ def plan(
         Path | None, typer.Option(help="A finished run's directory, for what it measured.")
     ] = None,
     generator: Repeated = None,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="By how much a budget may be passed.")] = 0.05,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="By how much a budget may be passed; default: the run's, else 0.05."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what N every pipeline gets for each budget."""
@@ -75,6 +78,8 @@ def plan(
         pipelines = from_device(device or PAPER, units, generator or ())
     if not pipelines:
         raise PlanError(f"{costs} measured no pipeline of {', '.join(generator or ())}.")
+    if tolerance is None:
+        tolerance = pipelines[0].tolerance  # one run's, or the paper's
     rows = make(pipelines, budget, tolerance)
     if as_json:
         print(json.dumps({"tolerance": tolerance, "plan": rows}, indent=1))

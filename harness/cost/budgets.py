@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
+from harness.cost.cost_model import CostModel
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
-
-__all__ = ["TOLERANCE", "CostModel", "parse_budget"]
 
 END_TO_END = "end_to_end"
 _ROUNDING_GB = 1e-3  # an allocator's blocks, not what a candidate keeps
@@ -90,9 +88,7 @@ def _sequential(costs: pd.DataFrame, verifier: str, variant: str) -> pd.DataFram
     return rows[rows["variant"] == variant]
 
 
-def default_budgets(
-    model: CostModel, ns: Sequence[int] = (2, 4, 6), tolerance: float = TOLERANCE
-) -> list[float]:
+def default_budgets(model: CostModel, tolerance: float, ns: Sequence[int] = (2, 4, 6)) -> list[float]:
     """Time budgets at which the pipeline of `model` gets exactly `ns` (CLIP's 2, 4, 6 in the paper)."""
     return [_readable_budget(model, n, tolerance) for n in ns]
 
@@ -113,7 +109,7 @@ def budget_table(
     curves: pd.DataFrame,
     models: Mapping[tuple[str, int, str], CostModel | None],
     budgets: Sequence[float],
-    tolerance: float = TOLERANCE,
+    tolerance: float,
 ) -> pd.DataFrame:
     """Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
 

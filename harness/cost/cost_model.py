@@ -6,7 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 
-TOLERANCE = 0.05  # the paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget
+# The paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget. The default of a configuration
+# and of a plan from no run; all else takes the tolerance of its run.
+TOLERANCE = 0.05
 _UNITS = {"ms": ("ms", 1.0), "s": ("ms", 1e3), "tflop": ("TFLOP", 1.0), "gflop": ("TFLOP", 1e-3),
           "gb": ("GB", 1.0), "mb": ("GB", 1e-3), "j": ("J", 1.0)}  # fmt: skip
 
@@ -21,7 +23,7 @@ class CostModel:
     def predict(self, n: float) -> float:
         return self.fixed + n * self.per_candidate
 
-    def largest_n(self, budget: float, tolerance: float = TOLERANCE) -> int | None:
+    def largest_n(self, budget: float, tolerance: float) -> int | None:
         """The largest N within (1 + tolerance) x budget; None if not even one candidate fits.
 
         Raises ValueError where there is no such number: a candidate that costs nothing, or NaN.

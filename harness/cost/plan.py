@@ -35,6 +35,7 @@ class Priced:
     models: dict[str, CostModel]
     basis: dict[str, str]
     error_percent: float | None = None  # of T(N), the worst against end-to-end runs
+    tolerance: float = TOLERANCE  # by how much its run lets a budget be passed
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ class Planned:
 
 
 def plan(
-    pipelines: Sequence[Priced], budgets: Sequence[str], tolerance: float = TOLERANCE
+    pipelines: Sequence[Priced], budgets: Sequence[str], tolerance: float | None = None
 ) -> list[dict[str, Any]]:
-    """One row per budget and pipeline. Raises ValueError for what is no budget."""
+    """One row per budget and pipeline; `tolerance` stands for the pipelines' own.
+
+    Raises ValueError for what is no budget.
+    """
     parsed = [(text, *parse_budget(text)) for text in budgets]
     return [
-        asdict(_answer(p, text, value, unit, tolerance)) for text, value, unit in parsed for p in pipelines
+        asdict(_answer(p, text, value, unit, p.tolerance if tolerance is None else tolerance))
+        for text, value, unit in parsed
+        for p in pipelines
     ]
 
 
@@ -95,17 +101,30 @@ def from_run(path: Path) -> list[Priced]:
     from harness.store import load_costs
 
     costs, info = load_costs(path)
+    tolerance = _tolerance(path, info)
     cells = info.get("cells", {})
     keys = ["generator", "steps", "verifier", "variant"]
     found = []
     pipelines = (costs["batch"] == 1) & ~costs["variant"].isin(LOOPS)
     for _, key in costs.loc[pipelines, keys].drop_duplicates().iterrows():
         # one that failed has no cell, and so is of unknown cost
-        found.append(_priced(costs[(costs[keys] == key).all(axis=1)], cells.get(cell_name(*key), {})))
+        rows = costs[(costs[keys] == key).all(axis=1)]
+        found.append(_priced(rows, cells.get(cell_name(*key), {}), tolerance))
     return found
 
 
-def _priced(costs: pd.DataFrame, cell: dict[str, Any]) -> Priced:
+def _tolerance(path: Path, info: dict[str, Any]) -> float:
+    """The run's own; the paper's for a benchmark of costs, whose configuration has none."""
+    from harness.store import StoreError
+
+    config = info["config"]
+    said = config.get("tolerance", TOLERANCE) if isinstance(config, dict) else None
+    if not isinstance(said, int | float) or not 0 <= said < 1:
+        raise StoreError(f"{path}/run.json is damaged: its config has no tolerance from 0 to 1.")
+    return float(said)
+
+
+def _priced(costs: pd.DataFrame, cell: dict[str, Any], tolerance: float) -> Priced:
     """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
     from harness.cost import budgets as budgeting
 
@@ -130,7 +149,7 @@ def _priced(costs: pd.DataFrame, cell: dict[str, Any]) -> Priced:
     )
     return Priced(
         str(first["generator"]), int(first["steps"]), verifier or "none", variant, models, basis,
-        max(errors, default=None),
+        max(errors, default=None), tolerance,
     )  # fmt: skip
 
 

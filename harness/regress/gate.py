@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from generators.registry import nearest
-from harness.cost.cost_model import TOLERANCE, parse_budget
+from harness.cost.cost_model import parse_budget
 from harness.yaml_files import read
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class GateConfig(BaseModel):
 
     budgets, as "550ms" or "3TFLOP", give baseline and candidate the N that each affords, by `costs`: a
     finished run's folder, or a device ("a100-paper" for what was published). They come beside best_of_n.
+    tolerance null is that of the run, or of a device the paper's 0.05.
     alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
     each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
     candidate over baseline; null only reports them.
@@ -40,7 +41,7 @@ class GateConfig(BaseModel):
     best_of_n: tuple[Positive, ...] = (4,)
     budgets: tuple[str, ...] = ()
     costs: str | None = None
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
     margin_points: Annotated[float, Field(ge=0)] = 1.0
     auc_margin: Annotated[float, Field(ge=0)] | None = 0.01
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05

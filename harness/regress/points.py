@@ -79,7 +79,7 @@ def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: 
     )
 
 
-def _affords(priced: Priced, budget: str, tolerance: float) -> int:
+def _affords(priced: Priced, budget: str, tolerance: float | None) -> int:
     from harness.cost.plan import plan
 
     (row,) = plan([priced], [budget], tolerance)

@@ -95,7 +95,9 @@ class _Figures:
     def draw(self) -> None:
         if self.models:
             self._over_cost()
-            fig, steps = figures.n_per_budget(self.models, self.pool, self.derived.budgets, self.title)
+            fig, steps = figures.n_per_budget(
+                self.models, self.pool, self.derived.budgets, self.derived.config.tolerance, self.title
+            )
             self._save("n_per_budget", fig, steps)
             stages = self.derived.breakdown(self.generator, self.steps)
             fig = figures.latency_breakdown(stages, f"{self.title}, one candidate")

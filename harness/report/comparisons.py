@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.best_of_n import expected_accuracy
 from harness.cost import budgets as budgeting
-from harness.cost.budgets import CostModel
+from harness.cost.cost_model import CostModel
 from harness.derive import OVERALL, accuracy_curves
 from harness.statistics import Floats, Interval, paired_difference
 

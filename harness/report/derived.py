@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.config import RunConfig, kept_config
 from harness.cost import budgets as budgeting
-from harness.cost.budgets import CostModel
+from harness.cost.cost_model import CostModel
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import accuracy_curves, separation
 from harness.report import comparisons
@@ -107,7 +107,7 @@ def derive(run: Run) -> Derived:
     if not times:
         raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
     priced = times | _as_unmoved(times, config)
-    budgets = config.budgets_ms or _default_budgets(priced)
+    budgets = config.budgets_ms or _default_budgets(priced, config.tolerance)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(
         run, config, needs, curves, models, unmeasured, budgets, rows,
@@ -151,10 +151,10 @@ def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
     return {v.name: recorded[v.name] for v in config.verifiers}
 
 
-def _default_budgets(models: Models) -> list[float]:
+def _default_budgets(models: Models, tolerance: float) -> list[float]:
     """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the dearest pipeline's."""
     pool = {k: m for k, m in models.items() if k[2] == _REFERENCE} or models
-    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)))
+    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), tolerance)
 
 
 def _latency(costs: pd.DataFrame, models: Models) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
-from harness.cost.budgets import TOLERANCE, CostModel
+from harness.cost.cost_model import CostModel
 from harness.derive import OVERALL
 from harness.geneval.rules import TAGS
 from harness.report.style import COLUMN, STAGE_COLORS, TASK_NAMES, TWO_COLUMNS, figure, look, styled
@@ -165,13 +165,13 @@ def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, titl
 
 
 def n_per_budget(
-    models: Mapping[str, CostModel], pool: int, budgets: Sequence[float], title: str
+    models: Mapping[str, CostModel], pool: int, budgets: Sequence[float], tolerance: float, title: str
 ) -> tuple[Figure, pd.DataFrame]:
     """How many candidates a budget affords; the data behind it: verifier, budget_ms, n."""
     longest = max(m.predict(pool) for m in models.values())
     grid = np.unique([*np.linspace(0, longest, 200)[1:], *budgets])
     rows = [
-        (verifier, float(budget), model.largest_n(float(budget)) or 0)
+        (verifier, float(budget), model.largest_n(float(budget), tolerance) or 0)
         for verifier, model in models.items()
         for budget in grid
     ]
@@ -188,9 +188,8 @@ def n_per_budget(
         for budget in budgets:
             axes.axvline(budget, color="#888888", lw=0.6, ls="--", zorder=0)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(
-            xlabel=f"budget (ms; up to {TOLERANCE:.0%} above it)", ylabel="N", ylim=(0, pool + 1), title=title
-        )
+        above = f"budget (ms; up to {100 * tolerance:g}% above it)"
+        axes.set(xlabel=above, ylabel="N", ylim=(0, pool + 1), title=title)
         fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return fig, data
 

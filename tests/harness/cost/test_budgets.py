@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cost.budgets import (
-    CostModel,
-    budget_table,
-    check,
-    default_budgets,
-    fit,
-    fit_memory,
-    is_measured,
-    parse_budget,
-)
+from harness.cost.budgets import budget_table, check, default_budgets, fit, fit_memory, is_measured
+from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
 from harness.geneval.rules import TAGS
 
 # A100 timings read off the published curve and N (ms)
@@ -31,13 +23,13 @@ PUBLISHED = {
 @pytest.mark.parametrize("verifier", PUBLISHED)
 def test_the_published_n(verifier):
     model, expected = PUBLISHED[verifier]
-    assert [model.largest_n(b) for b in (550, 1100, 1650)] == expected
+    assert [model.largest_n(b, TOLERANCE) for b in (550, 1100, 1650)] == expected
 
 
 @given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(1, 1e5))
 def test_the_largest_n_fits_and_the_next_does_not(fixed, per_candidate, budget):
     model = CostModel(fixed, per_candidate)
-    n = model.largest_n(budget)
+    n = model.largest_n(budget, 0.05)
     limit = 1.05 * budget
     if n is None:
         assert model.predict(1) > limit * (1 - 1e-9)
@@ -47,23 +39,23 @@ def test_the_largest_n_fits_and_the_next_does_not(fixed, per_candidate, budget):
 
 
 def test_a_budget_below_one_candidate_is_no_n():
-    assert CostModel(163, 102).largest_n(100) is None
+    assert CostModel(163, 102).largest_n(100, TOLERANCE) is None
 
 
 @pytest.mark.parametrize(("per_candidate", "budget"), [(0.0, 1.0), (1.0, math.nan), (math.nan, 1.0)])
 def test_no_largest_n_is_said(per_candidate, budget):
     with pytest.raises(ValueError, match="no largest N"):
-        CostModel(1, per_candidate).largest_n(budget)
+        CostModel(1, per_candidate).largest_n(budget, TOLERANCE)
 
 
 def test_default_budgets_are_readable():
-    assert default_budgets(PUBLISHED["mllm-clip"][0]) == [550, 1100, 1700]
+    assert default_budgets(PUBLISHED["mllm-clip"][0], TOLERANCE) == [550, 1100, 1700]
 
 
 @given(st.floats(0.01, 500), st.floats(0, 5000), st.sampled_from([0.0, 0.05, 0.3]))
 def test_default_budgets_give_exactly_2_4_6(per_candidate, fixed, tolerance):
     model = CostModel(fixed, per_candidate)
-    budgets = default_budgets(model, tolerance=tolerance)
+    budgets = default_budgets(model, tolerance)
     assert [model.largest_n(b, tolerance) for b in budgets] == [2, 4, 6]
 
 
@@ -143,7 +135,7 @@ def test_what_moves_by_a_megabyte_does_not_grow(growth, grows):
 @given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(1, 1e5), st.floats(1, 1e5))
 def test_a_larger_budget_never_affords_less(fixed, per_candidate, one, other):
     model = CostModel(fixed, per_candidate)
-    small, large = (model.largest_n(b) or 0 for b in sorted((one, other)))
+    small, large = (model.largest_n(b, TOLERANCE) or 0 for b in sorted((one, other)))
     assert small <= large
 
 
@@ -152,7 +144,7 @@ def test_a_pipeline_without_a_model_has_an_empty_row():
         [("nano", 1, "vhs", t, 1, 50.0, 49.0, 60.0, 9) for t in [*TAGS, "overall", "geneval_overall"]],
         columns=["generator", "steps", "verifier", "tag", "n", "accuracy", "low", "high", "n_prompts"],
     )
-    row = budget_table(curves, {("nano", 1, "vhs"): None}, [100.0]).iloc[0]
+    row = budget_table(curves, {("nano", 1, "vhs"): None}, [100.0], TOLERANCE).iloc[0]
     assert pd.isna(row["best_of_n"])
     assert pd.isna(row["time_ms"])
     assert pd.isna(row["overall"])
@@ -181,7 +173,7 @@ def test_the_table_leaves_unknown_empty_and_marks_the_pools_end():
         columns=["generator", "steps", "verifier", "tag", "n", "accuracy", "low", "high", "n_prompts"],
     )
     models = {("nano", 1, "none"): CostModel(0, 20), ("nano", 1, "vhs"): CostModel(30, 10)}
-    table = budget_table(curves, models, [25.0, 500.0]).set_index(["budget_ms", "verifier"])
+    table = budget_table(curves, models, [25.0, 500.0], TOLERANCE).set_index(["budget_ms", "verifier"])
     assert pd.isna(table.loc[(25.0, "vhs"), "best_of_n"])
     assert math.isnan(table.loc[(25.0, "vhs"), "overall"])
     assert table.loc[(25.0, "none"), "best_of_n"] == 1
@@ -189,4 +181,4 @@ def test_the_table_leaves_unknown_empty_and_marks_the_pools_end():
     assert table.loc[(500.0, "vhs"), "pool_limited"]
     assert table.loc[(500.0, "vhs"), "overall"] == 52
     with pytest.raises(ValueError, match=r"no accuracy of nano .1 steps. with 'absent'"):
-        budget_table(curves, {("nano", 1, "absent"): CostModel(0, 1)}, [10.0])
+        budget_table(curves, {("nano", 1, "absent"): CostModel(0, 1)}, [10.0], TOLERANCE)

@@ -17,7 +17,7 @@ from harness.cost.measure import cell_name
 from harness.cost.plan import PAPER, PlanError, Priced, from_device, from_run, plan
 from harness.cost.roofline import DeviceError, device, measured_on
 from harness.cost.variants import LOOPS
-from harness.store import SCHEMAS, RunStore
+from harness.store import SCHEMAS, RunStore, StoreError
 
 BUDGETS = ["550ms", "1100 ms", "1.65s"]
 
@@ -222,3 +222,25 @@ def test_the_command_line(finished):
     found = json.loads(counted.stdout)
     assert found["total_tflop"] == pytest.approx(found["fixed_tflop"] + 3 * found["per_candidate_tflop"])
     assert "TFLOP(N) =" in command("cost", "nano").stdout
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.2])
+def test_a_runs_tolerance_is_the_default_of_the_command(finished, tolerance):
+    info = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps(info | {"config": {"tolerance": tolerance}}))
+
+    def said(*more):
+        command = ["plan", "--costs", str(finished), "--budget", "50ms", "--json", *more]
+        found = json.loads(CliRunner().invoke(app, command).stdout)
+        return found["tolerance"], [r["n"] for r in found["plan"] if r["verifier"] == "vhs"]
+
+    assert said() == (tolerance, [3 if tolerance else 2])  # 29 + 10 n
+    assert said("--tolerance", "0.9") == (0.9, [6])
+
+
+@pytest.mark.parametrize("tolerance", ["a lot", -1, 1, None, True])
+def test_a_damaged_tolerance_is_one_sentence(finished, tolerance):
+    info = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps(info | {"config": {"tolerance": tolerance}}))
+    with pytest.raises(StoreError, match=r"run\.json is damaged: its config has no tolerance from 0 to 1\."):
+        from_run(finished)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness.best_of_n import expected_accuracy
-from harness.cost.budgets import CostModel
+from harness.cost.cost_model import CostModel
 from harness.derive import OVERALL, accuracy_curves
 from harness.report.comparisons import headline, judged_yes_scores, paired_gain, time_saving
 from harness.report.derived import derive
