@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from generators.registry import Registry, RegistryError
@@ -10,7 +11,7 @@ from generators.specs import SPECS
 if TYPE_CHECKING:
     from generators.protocol import Generator, GeneratorInfo
 
-__all__ = ["REGISTRY", "SPECS", "Registry", "RegistryError", "create", "describe"]
+__all__ = ["REGISTRY", "SPECS", "Registry", "RegistryError", "create", "describe", "steps_of"]
 
 REGISTRY: Registry[Generator] = Registry(
     "generator",
@@ -34,3 +35,13 @@ def create(name: str, **options: Any) -> Generator:
 def describe(name: str) -> GeneratorInfo:
     """What is known of a generator, from its spec; one without a spec (a plugin's) is built for it."""
     return SPECS[name].info() if name in SPECS else create(name).info()
+
+
+def steps_of(name: str, options: Mapping[str, Any]) -> int:
+    """The denoising steps of what `create(name, **options)` builds, without building it.
+
+    One without a spec says them by its factory's default; one whose factory takes no `steps` has one.
+    Raises RegistryError for an unknown name.
+    """
+    default = SPECS[name].steps if name in SPECS else REGISTRY.default(name, "steps")
+    return int(options.get("steps") or default or 1)

@@ -83,6 +83,11 @@ class Registry(Generic[T]):
                         f"{self.kind} '{name}' has no option '{option}'; {nearest(option, known)}"
                     )
 
+    def default(self, name: str, option: str) -> Any:
+        """What the factory takes for an option that is not given; None if it has no such option, or no default."""
+        parameter = inspect.signature(self.get(name)).parameters.get(option)
+        return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
     def _load(self) -> dict[str, str]:
         if self._targets is None:
             targets = dict(self._builtin)

@@ -45,7 +45,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
 
 
 def _cell(config: RunConfig, entry: GeneratorConfig, verifier: str, prompts: int) -> dict[str, Any]:
-    steps = entry.options.get("steps") or generators.describe(entry.name).steps
+    steps = generators.steps_of(entry.name, entry.options)
     model, basis = _model(entry.name, steps, verifier)
     candidates = _candidates(config, entry, prompts)
     hours = None if model is None else round(candidates * model.per_candidate / 3.6e6, 2)

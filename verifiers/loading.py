@@ -33,7 +33,6 @@ from verifiers.verifier import MllmVerifier
 
 RANDOM = "random"
 PAPER_BLOCK = 7  # l*, 0-based, of every full-size generator
-NANO_BLOCK = 2
 # The authors' release: verifiers of SANA-Sprint, and the statistics of its hidden states.
 _OFFICIAL = {"vhs": "aimagelab/vhs-hidden-verifier", "mllm-clip": "aimagelab/vhs-mllm-clip-verifier"}
 _STATISTICS = ("aimagelab/vhs-checkpoints", ("block_7_mean_bf16.pt", "block_7_variance_bf16.pt"))
@@ -145,6 +144,12 @@ def _fitted(
     return replace(card, generator=spec.name, visual_tokens=_tokens(kind, spec))
 
 
+def _block(spec: GeneratorSpec) -> Block:
+    """The block that a VHS of this generator reads where nothing says another: as nano's bundled one, or the paper's."""
+    bundled = read_card(WEIGHTS / "vhs").block if spec.name == "nano" else None
+    return PAPER_BLOCK if bundled is None else bundled
+
+
 _READS = {"vhs": "hidden width", "mllm-ae": "latent channels"}
 
 
@@ -215,7 +220,7 @@ def random_verifier(
     For cost: its answers mean nothing. `llm` holds the LLM's sizes, by default Qwen2.5-0.5B's.
     """
     if kind == "vhs":
-        block = (NANO_BLOCK if spec.name == "nano" else PAPER_BLOCK) if block is None else block
+        block = _block(spec) if block is None else block
         if blocks_of(block)[-1] >= spec.blocks:
             raise CheckpointError(f"'{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}.")
     tokens: Callable[[Any], torch.Tensor] = flatten_latents

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import generators
 from harness.common.errors import VhsbenchError
 from harness.config import TimingConfig
 from harness.cost import clocks, percentiles, variants
@@ -148,7 +149,7 @@ def _report(cell: Cell, sender: Connection) -> None:
 
 def failed(cell: Cell, status: str, note: str) -> Measured:
     """Rows with a status and no numbers, one per end-to-end run that was asked for."""
-    steps = int(cell.generator_options.get("steps") or 1)
+    steps = generators.steps_of(cell.generator, cell.generator_options)
     rows = [
         _row(cell, cell.generator, steps, (END_TO_END, n, 1), status=status, note=note)
         for n in (cell.timing.best_of_n if cell.verifier else (1,))
@@ -161,7 +162,6 @@ def measure(cell: Cell) -> Measured:
     phases and energy."""
     import torch
 
-    import generators
     import verifiers
 
     if cell.threads:

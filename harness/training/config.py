@@ -61,7 +61,7 @@ class TrainConfig(Recipe):
         spec, block = generators.SPECS.get(self.generator.name), self.verifier.block
         if spec is None or block is None:  # a plugin's is asked when its data is collected
             return self
-        steps = int(self.generator.options.get("steps") or spec.steps)
+        steps = generators.steps_of(self.generator.name, self.generator.options)
         if steps != 1:
             raise ValueError(
                 f"a vhs reads hidden states of one-step generation, but generator '{spec.name}' takes {steps} steps"

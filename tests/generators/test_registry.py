@@ -22,6 +22,19 @@ def test_names_come_from_builtins_and_entry_points(monkeypatch):
     assert found.create("mine") == {}
 
 
+def test_steps_are_known_without_building(monkeypatch):
+    # factories that cannot be called: one says its steps, one takes none
+    monkeypatch.setattr(generators.registry, "four", lambda *, weights, steps=4: 1 / 0, raising=False)
+    monkeypatch.setattr(generators.registry, "once", lambda *, weights: 1 / 0, raising=False)
+    targets = {name: f"generators.registry:{name}" for name in ("four", "once")}
+    monkeypatch.setattr(generators, "REGISTRY", Registry("generator", "group", targets))
+    assert [generators.steps_of(name, {}) for name in ("four", "once")] == [4, 1]
+    assert generators.steps_of("four", {"steps": 2}) == 2
+    assert [generators.steps_of(name, {}) for name in ("sana-1.5", "sana-sprint")] == [16, 1]
+    with pytest.raises(RegistryError, match="did you mean 'four'"):
+        generators.steps_of("fuor", {})
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
     with pytest.raises(RegistryError, match="unknown generator 'nanoo'; did you mean 'nano'"):
         registry(monkeypatch).create("nanoo")

@@ -62,6 +62,12 @@ def test_the_stand_in_question_has_the_papers_eighty_tokens():
     assert lengths.tolist() == [32, 32]
 
 
+def test_a_random_vhs_reads_the_block_of_the_real_one():
+    made = verifiers.create("vhs", checkpoint="random", generator="nano", device="meta")
+    assert made.block == verifiers.create("vhs").block == 5
+    assert verifiers.create("vhs", checkpoint="random", generator="sana-sprint", device="meta").block == 7
+
+
 def test_an_unknown_generator_block_or_dtype_is_refused():
     with pytest.raises(RegistryError, match="did you mean 'sana-sprint'"):
         verifiers.create("vhs", checkpoint="random", generator="sana-sprnt", device="meta")

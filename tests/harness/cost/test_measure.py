@@ -153,6 +153,20 @@ def test_a_cell_over_time_has_rows_that_say_so():
     assert "0.05 s" in rows["note"].iloc[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "steps"),
+    [
+        ("nano", {}, 1),
+        ("sana-1.5", {}, 16),
+        ("sana-1.5", {"steps": 4}, 4),
+        ("sana-sprint", {"steps": None}, 1),
+    ],
+)
+def test_a_failed_cell_has_the_steps_that_its_generator_takes(name, options, steps):
+    failed = measuring.failed(cell(generator=name, generator_options=options), "oom", "too large")
+    assert {row["steps"] for row in failed.rows} == {steps}
+
+
 def test_a_users_mistake_comes_back_from_the_fresh_process_as_it_is():
     with pytest.raises(RegistryError, match="did you mean 'nano'") as error:
         measure_in_fresh_process(cell(generator="nanno"))
