@@ -195,11 +195,8 @@ def measure(cell: Cell) -> Measured:
     with found.taking("phases"):
         _phases(found, generator, verifier, cell, short)
     with found.taking("energy"):
-        _each(
-            short, found, lambda key, call: found.energy_j.update({key: energy_per_call(call, gpu, idle_w)})
-        )
-    if gpu.known and gpu.others() is None:
-        about["note"] = "NVML cannot tell this process from others: their presence was not checked."
+        _each(short, found, lambda key, call: _energy(found, key, energy_per_call(call, gpu, idle_w), idle_w))
+    found.remarks += gpu.limits()
     name = device_name(device)
     rows = []
     for key in work:
@@ -211,6 +208,12 @@ def measure(cell: Cell) -> Measured:
         )  # fmt: skip
         rows += _repeats(shared, key, times.get(key, Repeats()), found)
     return Measured(rows, about)
+
+
+def _energy(found: _Passes, key: Key, energy_j: float | None, idle_w: float | None) -> None:
+    found.energy_j[key] = energy_j
+    if energy_j is None and idle_w is not None:
+        found.notes.setdefault(key, []).append("energy left empty: other processes on the GPU")
 
 
 def _watch(gpu: Gpu, found: _Passes) -> str:

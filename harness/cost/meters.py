@@ -35,7 +35,8 @@ def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float |
 
 
 def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
-    """Joules of one call less what the idle GPU takes meanwhile; None without NVML's counter."""
+    """Joules of one call less what the idle GPU takes meanwhile; None without NVML's counter, which is of the
+    whole card, and where others compute on it."""
     before = gpu.energy_j()
     if before is None or idle_w is None:
         return None
@@ -45,7 +46,7 @@ def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
         _synchronize()
         calls += 1
     after, seconds = gpu.energy_j(), time.perf_counter() - started
-    return None if after is None else (after - before - idle_w * seconds) / calls
+    return None if after is None or gpu.others() else (after - before - idle_w * seconds) / calls
 
 
 def idle_power(gpu: Gpu) -> float | None:

@@ -24,6 +24,9 @@ class Gpu:
 
     def __init__(self, pci_bus_id: str | None = None, index: int = 0) -> None:
         """By PCI bus id, which holds whatever CUDA_VISIBLE_DEVICES says; else by NVML's index."""
+        self.mig: bool | None = (
+            None  # whether the card is cut into MIG instances; None where that is not known
+        )
         self._nvml: Any = None
         self._handle: Any = None
         try:
@@ -38,6 +41,8 @@ class Gpu:
             self._nvml = pynvml
         except Exception:  # NVML raises its own kinds; any of them means that there is nothing to ask
             return
+        mode = self._ask(lambda n, h: n.nvmlDeviceGetMigMode(h))  # now, and after the next reset
+        self.mig = None if mode is None else mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
 
     @classmethod
     def of(cls, device: Any) -> Gpu:
@@ -47,14 +52,19 @@ class Gpu:
         import torch
 
         p = torch.cuda.get_device_properties(device)
-        return cls(f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0")
+        gpu = cls(f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        gpu.mig = gpu.mig or any(name.strip().startswith("MIG-") for name in visible)
+        return gpu
 
     @property
     def known(self) -> bool:
         return self._nvml is not None
 
     def energy_j(self) -> float | None:
-        """Joules since the driver was loaded."""
+        """Joules of the whole card since the driver was loaded; None under MIG, where others share it."""
+        if self.mig:
+            return None
         millijoules = self._ask(lambda n, h: n.nvmlDeviceGetTotalEnergyConsumption(h))
         return None if millijoules is None else millijoules / 1e3
 
@@ -66,8 +76,8 @@ class Gpu:
         return None
 
     def others(self) -> list[int] | None:
-        """Pids of other processes that compute here, less the one that started this one and waits for it;
-        None where they cannot be told apart."""
+        """Pids of other processes that compute on the card, or on this process's MIG instance of it, less the
+        one that started this one and waits for it; None where they cannot be told apart."""
         processes = self._processes()
         if processes is None:
             return None
@@ -76,6 +86,20 @@ class Gpu:
             return None
         parent = multiprocessing.parent_process()
         return sorted(pids - {os.getpid(), parent.pid if parent else None})
+
+    def limits(self) -> list[str]:
+        """What NVML cannot tell of this process alone, in words for the rows that are measured so."""
+        if not self.known:
+            return []
+        found = (
+            ["energy left empty: this is a MIG instance, and NVML counts the whole card's"]
+            if self.mig
+            else []
+        )
+        if self.others() is None:
+            found.append("other processes on the GPU: unknown, NVML shows none of this process's namespace")
+            found += [] if self.mig else ["energy is the whole card's"]
+        return found
 
     def reasons(self, names: dict[str, str]) -> list[str]:
         """Which of the named reasons lower the clocks now; none where NVML cannot tell."""
@@ -87,7 +111,7 @@ class Gpu:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """Name, driver, memory, clocks (MHz) and power limit (W)."""
+        """Name, driver, memory, whether MIG is on, clocks (MHz) and power limit (W), of the whole card."""
         memory = self._ask(lambda n, h: n.nvmlDeviceGetMemoryInfo(h))
         limit = self._ask(lambda n, h: n.nvmlDeviceGetEnforcedPowerLimit(h))
         return {
@@ -95,6 +119,7 @@ class Gpu:
             "memory_gb": None if memory is None else round(memory.total / 1e9, 1),
             "free_gb": None if memory is None else round(memory.free / 1e9, 1),
             "driver": self._ask(lambda n, h: n.nvmlSystemGetDriverVersion()),
+            "mig": self.mig,
             "power_limit_w": None if limit is None else limit / 1e3,
             "sm_clock_mhz": self._ask(lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM)),
             "sm_clock_max_mhz": self._ask(lambda n, h: n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_SM)),
@@ -102,7 +127,20 @@ class Gpu:
         }
 
     def _processes(self) -> list[Any] | None:
-        return self._ask(lambda n, h: n.nvmlDeviceGetComputeRunningProcesses(h))
+        """What computes on the card; of a card in MIG instances, on the one that has this process."""
+        if not self.mig:
+            return self._ask(lambda n, h: n.nvmlDeviceGetComputeRunningProcesses(h))
+        instances = self._ask(lambda n, h: n.nvmlDeviceGetMaxMigDeviceCount(h)) or 0
+        for processes in map(self._on_instance, range(instances)):
+            if any(p.pid == os.getpid() for p in processes):
+                return processes
+        return None
+
+    def _on_instance(self, index: int) -> list[Any]:
+        instance = self._ask(lambda n, h: n.nvmlDeviceGetMigDeviceHandleByIndex(h, index))  # may be a gap
+        if instance is None:
+            return []
+        return self._ask(lambda n, _: n.nvmlDeviceGetComputeRunningProcesses(instance)) or []
 
     def _ask(self, question: Callable[[Any, Any], T]) -> T | None:
         if self._nvml is None:

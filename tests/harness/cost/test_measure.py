@@ -190,6 +190,49 @@ def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch, tmp_path)
         measure_in_fresh_process(cell())
 
 
+class Card:
+    """Stands for a GPU's NVML: 100 J between any two questions."""
+
+    known, joules = True, 0.0
+
+    def __init__(self, mig=False, others=()):
+        self.mig, self._others = mig, others
+
+    def energy_j(self):
+        self.joules += 100
+        return None if self.mig else self.joules
+
+    def others(self):
+        return self._others
+
+    def reasons(self, names):
+        return []
+
+    limits = Gpu.limits
+
+
+@pytest.mark.parametrize(
+    ("card", "energy", "note"),
+    [
+        (Card(), True, ""),
+        (Card(mig=True), False, "energy left empty: this is a MIG instance, and NVML counts the whole card's"),
+        (Card(others=None), True,
+         "other processes on the GPU: unknown, NVML shows none of this process's namespace; "
+         "energy is the whole card's"),
+        (Card(others=[77]), False, "energy left empty: other processes on the GPU"),
+    ],
+    ids=["alone", "MIG", "container", "others"],
+)  # fmt: skip
+def test_energy_of_a_card_that_others_use_is_not_this_process_own(monkeypatch, fake_time, card, energy, note):
+    monkeypatch.setattr(measuring.Gpu, "of", lambda device: card)
+    monkeypatch.setattr(meters, "_IDLE_S", 0)
+    monkeypatch.setattr(meters, "_ENERGY_S", 0)
+    monkeypatch.setattr(measuring, "taints", lambda gpu: [])
+    rows = table(measure(cell(verifier=None)).rows)
+    assert set(rows["energy_j"].notna()) == {energy}
+    assert all(note in said and (note or not said) for said in rows["note"])
+
+
 def test_channels_last_changes_the_layout_and_not_the_image():
     generator, plain = generators.create("nano"), generators.create("nano")
     moved = variants.apply("channels-last", generator, None, "a photo of a red heart")
@@ -246,10 +289,14 @@ def test_energy_is_above_idle_alone(monkeypatch, fake_time):
         busy_s += 0.02
 
     monkeypatch.setattr(meters, "time", fake_time)
-    gpu = SimpleNamespace(energy_j=energy_j)
+    gpu = SimpleNamespace(energy_j=energy_j, others=list)
     idle = meters.idle_power(gpu)
     assert idle == pytest.approx(40)
     assert meters.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02)
+    gpu.others = lambda: None  # cannot be told: the rows say so
+    assert meters.energy_per_call(work, gpu, idle) == pytest.approx(60 * 0.02)
+    gpu.others = lambda: [1234]
+    assert meters.energy_per_call(work, gpu, idle) is None
     cpu = Gpu.of(torch.device("cpu"))
     assert meters.idle_power(cpu) is None
     assert meters.energy_per_call(lambda: None, cpu, None) is None

@@ -28,13 +28,18 @@ def library(**answers):
 
     names = (
         "TotalEnergyConsumption", "ComputeRunningProcesses", "CurrentClocksThrottleReasons", "MemoryInfo",
-        "EnforcedPowerLimit", "Name", "ClockInfo", "MaxClockInfo",
+        "EnforcedPowerLimit", "Name", "ClockInfo", "MaxClockInfo", "MigMode", "MaxMigDeviceCount",
+        "MigDeviceHandleByIndex",
     )  # fmt: skip
     calls = {f"nvmlDeviceGet{name}": refuse for name in names}
-    calls |= {f"nvmlDeviceGet{name}": lambda *_, value=value: value for name, value in answers.items()}
+    calls |= {
+        f"nvmlDeviceGet{name}": value if callable(value) else lambda *_, value=value: value
+        for name, value in answers.items()
+    }
     return SimpleNamespace(
         NVMLError=NVMLError, nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda i: f"gpu{i}",
-        nvmlDeviceGetHandleByPciBusId=refuse, nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByPciBusId=lambda bus: f"gpu at {bus.decode()}" if bus != b"none" else refuse(),
+        nvmlDeviceGetCount=lambda: 1, NVML_DEVICE_MIG_ENABLE=1,
         nvmlSystemGetDriverVersion=lambda: "580.1", NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2,
         nvmlClocksThrottleReasonSwThermalSlowdown=32, nvmlClocksThrottleReasonHwSlowdown=8,
         nvmlClocksThrottleReasonSwPowerCap=4, **calls,
@@ -97,6 +102,73 @@ def test_another_process_taints_but_not_the_one_that_waits_for_this(gpu, monkeyp
     ]
     # pids of another namespace say nothing
     assert gpu(ComputeRunningProcesses=[process(1234567)]).others() is None
+
+
+def in_instances(*processes):
+    """Answers of a card in MIG instances: those that compute on each, and none at the card itself."""
+
+    def instance(card, index):
+        if index >= len(processes):
+            raise NVMLError("not found")
+        return index
+
+    return {
+        "MigMode": [1, 1], "MaxMigDeviceCount": 7, "MigDeviceHandleByIndex": instance,
+        "ComputeRunningProcesses": lambda handle: processes[handle] if handle in range(7) else [],
+        "TotalEnergyConsumption": 123456,
+    }  # fmt: skip
+
+
+def test_a_mig_instance_is_not_the_whole_card(gpu):
+    card = gpu(**in_instances([process(1234567, 30)], [process(os.getpid(), 2.5)]))
+    assert card.known
+    assert card.mig
+    assert card.energy_j() is None, "the whole card's, of all instances"
+    assert card.process_gb() == 2.5
+    assert card.others() == [], "of another instance"
+    assert taints(card) == []
+    assert card.limits() == [
+        "energy left empty: this is a MIG instance, and NVML counts the whole card's",
+    ]
+    assert card.describe()["mig"] is True
+
+
+def test_others_on_the_same_mig_instance_taint(gpu):
+    card = gpu(**in_instances([process(os.getpid()), process(1234567)]))
+    assert taints(card) == ["other processes on the GPU: 1234567"]
+
+
+def test_a_mig_instance_whose_processes_are_hidden_is_unknown(gpu):
+    card = gpu(**in_instances([process(1234567, 30)]))
+    assert card.process_gb() is None
+    assert card.others() is None
+    assert len(card.limits()) == 2
+
+
+def test_mig_by_what_cuda_is_given_where_nvml_may_not_say(gpu, monkeypatch):
+    gpu(TotalEnergyConsumption=123456, ComputeRunningProcesses=[process(os.getpid())])
+    place = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x17, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: place)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert Gpu.of(torch.device("cuda")).energy_j() == pytest.approx(123.456)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5c1a6a3f-0000-0000-0000-000000000000")
+    card = Gpu.of(torch.device("cuda"))
+    assert card.known
+    assert card.energy_j() is None
+    assert card.process_gb() is None
+
+
+def test_in_a_container_that_hides_processes_nothing_is_taken_for_this_one(gpu):
+    card = gpu(TotalEnergyConsumption=123456, ComputeRunningProcesses=[])
+    assert card.process_gb() is None
+    assert card.others() is None
+    assert card.limits() == [
+        "other processes on the GPU: unknown, NVML shows none of this process's namespace",
+        "energy is the whole card's",
+    ]
+    whole = gpu(MigMode=[0, 0], ComputeRunningProcesses=[process(os.getpid())])
+    assert whole.limits() == []
+    assert whole.describe()["mig"] is False
 
 
 def test_throttling_taints_and_a_power_cap_is_only_noted(gpu):
