@@ -15,6 +15,7 @@ from harness.store import Run, StoreError, load_run
 _SAME = ("pool", "prompts", "tolerance", "budgets_ms")
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 _PIPELINE = ["generator", "steps", "verifier"]
+_Pipeline = tuple[Any, ...]
 
 
 def load_runs(paths: Sequence[Path]) -> Run:
@@ -53,10 +54,26 @@ def _check(first: Run, other: Run) -> None:
     for verifier in its.verifiers:
         if verifier.name in settings and verifier.options != settings[verifier.name].options:
             raise StoreError(f"{refuse} the verifier '{verifier.name}' has other settings.")
-    checkpoints = first.info.get("checkpoints", {})
-    for name, digest in other.info.get("checkpoints", {}).items():
-        if checkpoints.get(name, digest) != digest:
-            raise StoreError(f"{refuse} the verifier '{name}' is another checkpoint.")
+    if differing := _other_models(first.info, other.info):
+        raise StoreError(f"{refuse} {differing}.")
+
+
+def _other_models(mine: dict[str, Any], its: dict[str, Any]) -> str:
+    """The first of what two runs loaded under one name that is not the same, in words; "" if all is."""
+    for kind, said in (
+        ("checkpoints", "the verifier '{}' is another checkpoint"),
+        ("generators", "the generator '{}' is of another revision"),
+    ):
+        known = mine.get(kind, {})
+        for name, one in its.get(kind, {}).items():
+            if known.get(name, one) != one:
+                return said.format(name) + f" ({known[name]} in one and {one} in the other)"
+    one, other = (info.get("detector") or {} for info in (mine, its))
+    if one and other and one != other:
+        key = next(k for k in sorted({*one, *other}) if one.get(k) != other.get(k))
+        values = f"{one.get(key, 'unknown')} in one and {other.get(key, 'unknown')} in the other"
+        return f"they were judged by different detectors ('{key}' is {values})"
+    return ""
 
 
 def _said(value: Any) -> str:
@@ -93,19 +110,36 @@ def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
 
 
 def _costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """The costs of one device: the first that measured every pipeline. Times of two never mix."""
-    pipelines = {pipeline for r in runs for pipeline in _distinct(r.costs, _PIPELINE)}
-    costs = pd.concat([r.costs.assign(_run=i) for i, r in enumerate(runs)], ignore_index=True)
-    for device in costs["device"].unique():
-        here = costs[costs["device"].isna() if pd.isna(device) else costs["device"] == device]
-        if set(_distinct(here, _PIPELINE)) == pipelines:
-            # a pipeline that several runs measured counts in the first
-            first = here.groupby(_PIPELINE)["_run"].transform("min")
-            return here[here["_run"] == first].drop(columns="_run").reset_index(drop=True)
-    devices = ", ".join(sorted({str(d) for d in costs["device"].dropna()}))
+    """The costs of one device: the first on which every pipeline was measured. Times of two never mix.
+
+    A pipeline that was measured nowhere keeps the rows that say why.
+    """
+    tried: dict[_Pipeline, int] = {}  # the first run that has rows of it
+    measured: dict[Any, dict[_Pipeline, int]] = {}  # by device, the first run that measured it there
+    for i, run in enumerate(runs):
+        for pipeline in _distinct(run.costs, _PIPELINE):
+            tried.setdefault(pipeline, i)
+        for found in _distinct(run.costs[run.costs["wall_ms"].notna()], [*_PIPELINE, "device"]):
+            known = measured.setdefault(None if pd.isna(found[-1]) else found[-1], {})
+            known.setdefault(found[:-1], i)
+    everywhere = {pipeline for known in measured.values() for pipeline in known}
+    for device, known in measured.items() or [(None, {})]:
+        if known.keys() == everywhere:
+            chosen = {p: i for p, i in tried.items() if p not in everywhere} | known
+            parts = [
+                _costs_of(r.costs, {p for p in chosen if chosen[p] == i}, device) for i, r in enumerate(runs)
+            ]
+            return pd.concat(parts, ignore_index=True)
+    devices = ", ".join(sorted(map(str, measured)))
     raise StoreError(
         f"the runs cannot be combined: no one device measured the cost of every pipeline (there are {devices})."
     )
+
+
+def _costs_of(costs: pd.DataFrame, pipelines: set[_Pipeline], device: Any) -> pd.DataFrame:
+    """Rows of some pipelines, measured on `device` or nowhere."""
+    mine = pd.MultiIndex.from_frame(costs[_PIPELINE]).isin(pipelines)
+    return costs[mine & (costs["device"].isna() | (costs["device"] == device))]
 
 
 def _info(runs: Sequence[Run]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -60,6 +62,70 @@ def test_another_checkpoint_is_refused(make_run, tmp_path, made):
     (other / "run.json").write_text(text)
     with pytest.raises(StoreError, match="the verifier 'vhs' is another checkpoint"):
         load_runs([made, other])
+
+
+@pytest.mark.parametrize(
+    ("key", "mine", "its", "said"),
+    [
+        ("detector", {"name": "shapes"}, {"name": "mask2former"},
+         "judged by different detectors ('name' is shapes in one and mask2former in the other)"),
+        ("detector", {"name": "m", "checkpoint_sha256": "aa"}, {"name": "m", "checkpoint_sha256": "bb"},
+         "judged by different detectors ('checkpoint_sha256' is aa in one and bb in the other)"),
+        ("generators", {"nano": "o/n@1"}, {"nano": "o/n@2"},
+         "the generator 'nano' is of another revision (o/n@1 in one and o/n@2 in the other)"),
+    ],
+)  # fmt: skip
+def test_other_detectors_and_other_revisions_are_refused(make_run, tmp_path, key, mine, its, said):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
+    note(a, **{key: mine})
+    note(b, **{key: its})
+    with pytest.raises(StoreError) as error:
+        load_runs([a, b])
+    assert said in str(error.value)
+    note(b, **{key: mine})
+    assert len(load_runs([a, b]).info["combined"]) == 2
+
+
+def note(run, **known):
+    """Put something into a finished run's run.json."""
+    file = run / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | known))
+
+
+def test_a_pipeline_that_ran_out_of_memory_does_not_keep_runs_apart(make_run, tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
+    whole = load_runs([a, b]).costs
+    for run, lost in ((a, "mllm-clip"), (b, "mllm-clip"), (b, "vhs")):
+        fail(run, lost)
+    costs = load_runs([a, b]).costs
+    kept = costs[costs["verifier"] != "mllm-clip"]
+    pd.testing.assert_frame_equal(
+        kept.reset_index(drop=True), whole[whole["verifier"] != "mllm-clip"].reset_index(drop=True)
+    )
+    assert costs.loc[costs["verifier"] == "mllm-clip", "status"].tolist() == ["oom"]
+    fail(a, "vhs")
+    assert set(load_runs([a, b]).costs.loc[lambda c: c["status"] == "oom", "verifier"]) == {
+        "vhs",
+        "mllm-clip",
+    }
+    assert not derive(load_runs([a, b])).curves.empty
+
+
+def test_what_one_run_could_not_measure_counts_in_the_other(make_run, tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
+    fail(a, "vhs")
+    costs = load_runs([a, b]).costs
+    assert set(costs["status"]) == {"ok"}
+    assert len(costs) == len(load_runs([b]).costs)
+
+
+def fail(run, verifier):
+    """Have one pipeline's process end for want of memory before it knew its device."""
+    costs = pd.read_parquet(run / "costs.parquet")
+    row = costs[costs["verifier"] == verifier].iloc[[0]]
+    row = row.assign(wall_ms=None, tflop=None, device=None, stage="end_to_end", status="oom")
+    rows = pd.concat([costs[costs["verifier"] != verifier], row]).astype(costs.dtypes)
+    rows.to_parquet(run / "costs.parquet")
 
 
 def test_times_of_two_machines_never_mix(make_run, tmp_path, made):
