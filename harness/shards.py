@@ -6,7 +6,7 @@ A shard depends on the configuration and the prompts alone, so that it may be do
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -275,10 +275,15 @@ def why(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
+    """The configuration's detector; by default `shapes` where it knows every class of the prompts."""
+    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
+    return config.detector or DetectorConfig(name="shapes" if known else "mask2former")
+
+
 def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
     """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
-    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
-    chosen = config.detector or DetectorConfig(name="shapes" if known else "mask2former")
+    chosen = chosen_detector(config, prompts)
     detector = create_detector(chosen.name, config.device, **chosen.options)
     for index, prompt in enumerate(prompts):
         check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")

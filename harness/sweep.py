@@ -17,10 +17,20 @@ from harness.config import ConfigError, RunConfig
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
-from harness.geneval.rules import TAGS
+from harness.geneval.detector import check_classes, vocabulary
+from harness.geneval.metadata import check
 from harness.journal import Journal
 from harness.nano_prompts import balanced, nano_prompts
-from harness.shards import FAILED, TABLES, Finished, Shard, Worker, shards, verifier_options
+from harness.shards import (
+    FAILED,
+    TABLES,
+    Finished,
+    Shard,
+    Worker,
+    chosen_detector,
+    shards,
+    verifier_options,
+)  # fmt: skip
 from harness.shards import load_detector as load_detector
 from harness.storage import StorageError
 from harness.store import RunStore
@@ -82,13 +92,30 @@ def run(
 
 
 def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
-    """The prompts of a run, as GenEval metadata. Raises ConfigError for a bad file."""
+    """The prompts of a run, as GenEval metadata, all checked against the rules and the detector's classes.
+
+    Raises ConfigError for a file that cannot be read, MetadataError or UnknownClass naming its line.
+    """
     source, limit = config.prompts.source, config.prompts.limit
     if source == "nano":
         prompts = nano_prompts()[config.prompts.split]
-        return balanced(prompts, limit) if limit else prompts
-    if source == "geneval":
-        return geneval_prompts.official()[:limit]
+        prompts = balanced(prompts, limit) if limit else prompts
+        places = [f"prompt {i} of nano" for i in range(len(prompts))]
+    elif source == "geneval":
+        prompts = geneval_prompts.official()[:limit]
+        places = [f"prompt {i} of geneval" for i in range(len(prompts))]
+    else:
+        found = _read_prompts(source)
+        places, prompts = list(found)[:limit], list(found.values())[:limit]
+    known = vocabulary(chosen_detector(config, prompts).name)
+    for place, prompt in zip(places, prompts, strict=True):
+        if known is not None:  # a plugin's detector is asked when it is loaded
+            check_classes(known, prompt, place)
+    return prompts
+
+
+def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
+    """The metadata of a file of JSON lines, by file and line. Raises ConfigError or MetadataError."""
     try:
         lines = Path(source).read_text().rstrip("\n").split("\n")
     except (OSError, ValueError) as error:
@@ -96,18 +123,14 @@ def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
         raise ConfigError(
             f"prompts.source is 'nano', 'geneval' or a file; '{source}' cannot be read: {reason}."
         ) from error
-    prompts = []
+    prompts = {}
     for number, line in enumerate(lines, start=1):
+        place = f"{source}, line {number}"
         try:
-            prompt = json.loads(line)
-            if prompt["tag"] not in TAGS or not isinstance(prompt["prompt"], str):
-                raise ValueError("no such tag")
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ConfigError(f"{source}, line {number}: not a GenEval metadata object.") from None
-        prompts.append(prompt)
-    if not prompts:
-        raise ConfigError(f"{source}: has no prompts.")
-    return prompts[:limit]
+            prompts[place] = check(json.loads(line), place)
+        except (json.JSONDecodeError, RecursionError):
+            raise ConfigError(f"{place}: not JSON.") from None
+    return prompts
 
 
 def _candidates(

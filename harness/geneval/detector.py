@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from generators.checks import as_device
+from generators.nano.world import SHAPES
 from generators.registry import Registry, nearest
 from harness.common.errors import VhsbenchError
+from harness.geneval.prompts import coco_classes
 from harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
 
 if TYPE_CHECKING:
@@ -56,6 +58,19 @@ class UnknownClass(VhsbenchError):
     """A prompt for an object that the detector cannot find; the message is one sentence for a user."""
 
 
+class Vocabulary(NamedTuple):
+    """A detector's name, and the classes that it knows."""
+
+    name: str
+    classes: Sequence[str]
+
+
+def vocabulary(name: str) -> Vocabulary | None:
+    """What a bundled detector knows, without loading it; None for another package's."""
+    classes = {"mask2former": coco_classes, "mmdet": coco_classes, "shapes": lambda: SHAPES}.get(name)
+    return Vocabulary(name, classes()) if classes else None
+
+
 def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
     """A registered detector, on `device` if it computes on one and its options do not say another.
 
@@ -69,8 +84,8 @@ def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
     return REGISTRY.create(name, **options)
 
 
-def check_classes(detector: Detector, metadata: Mapping[str, Any], where: str) -> None:
-    """Refuse a prompt that no image could fulfil. Raises UnknownClass."""
+def check_classes(detector: Detector | Vocabulary, metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse a prompt for an object that the detector cannot find. Raises UnknownClass."""
     for name in classes_of(metadata):
         if name not in detector.classes:
             raise UnknownClass(

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from harness.geneval import folders
-from harness.geneval.detector import Detector, check_classes, judge
+from harness.geneval.detector import Detector, judge
 from harness.geneval.folders import DamagedImage, FolderError, Row, Sample
 
 Progress = Callable[[int, int], None]  # images done, of how many
@@ -35,11 +35,10 @@ def evaluate_folder(
 ) -> Outcome:
     """Judge every image of `folder` that `out` has no row of; what is damaged goes to a list beside it.
 
-    A killed run loses the batch at hand. Raises FolderError, UnknownClass or what the detector raises.
+    A killed run loses the batch at hand. Raises what read_folder raises, FolderError for results of
+    another run, or what the detector raises.
     """
-    samples, empty = folders.read_folder(folder)
-    for metadata, file in {id(s.metadata): (s.metadata, s.file) for s in samples}.values():
-        check_classes(detector, metadata, str(file.parent.parent / "metadata.jsonl"))
+    samples, empty = folders.read_folder(folder, detector)
     record = json.dumps(detector.info())
     done = _done(out, samples, record)
     out.parent.mkdir(parents=True, exist_ok=True)

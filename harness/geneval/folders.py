@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from harness.common.errors import VhsbenchError
-from harness.geneval.detector import Judgement
-from harness.geneval.rules import Objects, evaluate
+from harness.geneval.detector import Detector, Judgement, check_classes
+from harness.geneval.metadata import check
+from harness.geneval.rules import Objects
 
 Row = dict[str, Any]
 KEYS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
@@ -42,10 +43,11 @@ class Sample:
     metadata: Mapping[str, Any]
 
 
-def read_folder(folder: Path) -> tuple[list[Sample], list[Path]]:
+def read_folder(folder: Path, detector: Detector | None = None) -> tuple[list[Sample], list[Path]]:
     """The images of a folder, by prompt and then by name; and its prompts' folders that hold none.
 
-    Raises FolderError if there are no images at all or a prompt's metadata is none.
+    Raises FolderError if there are no images at all, MetadataError for a prompt's metadata, and UnknownClass
+    for a prompt that `detector` cannot judge.
     """
     if not folder.is_dir():
         raise FolderError(f"{folder} is no folder; give one that holds 00000/metadata.jsonl, 00001/...")
@@ -55,6 +57,8 @@ def read_folder(folder: Path) -> tuple[list[Sample], list[Path]]:
     samples, empty = [], []
     for prompt in prompts:
         metadata = read_metadata(prompt / "metadata.jsonl")
+        if detector is not None:
+            check_classes(detector, metadata, str(prompt / "metadata.jsonl"))
         files = sorted((prompt / "samples").glob("*"))
         # no end anchor: the official evaluator also takes 0000.png.bak
         images = [f for f in files if f.is_file() and re.match(r"\d+\.png", f.name)]
@@ -67,24 +71,12 @@ def read_folder(folder: Path) -> tuple[list[Sample], list[Path]]:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """A prompt's metadata. Raises FolderError."""
+    """A prompt's metadata. Raises FolderError for a file that cannot be read, MetadataError for what it says."""
     try:
-        return check_metadata(json.loads(file.read_text()), str(file))
-    except FolderError:
-        raise
+        metadata = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise FolderError(f"{file}: not the metadata of a GenEval prompt ({error!s}).") from None
-
-
-def check_metadata(metadata: Any, where: str) -> dict[str, Any]:
-    """A prompt's metadata, as the rules can judge by it. Raises FolderError."""
-    try:
-        if not all(isinstance(metadata[key], str) for key in ("tag", "prompt")):
-            raise ValueError("tag and prompt are texts.")
-        evaluate(metadata, {}, lambda _name, found: [""] * len(found))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise FolderError(f"{where}: not the metadata of a GenEval prompt ({error!s}).") from None
-    return dict(metadata)
+    return check(metadata, str(file))
 
 
 def read_image(file: Path) -> Image.Image:

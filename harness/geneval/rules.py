@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-COLORS = (
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
-)  # fmt: skip
-RELATIONS = ("left of", "right of", "above", "below")
+from harness.geneval.metadata import COLORS as COLORS
+from harness.geneval.metadata import MAX_OBJECTS, check_clauses
+from harness.geneval.metadata import RELATIONS as RELATIONS
+from harness.geneval.metadata import TAGS as TAGS
 
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9
-MAX_OBJECTS = 16
 MAX_OVERLAP = 1.0  # of IoU; 1.0 is no suppression
 POSITION_THRESHOLD = 0.1
 
@@ -115,13 +113,13 @@ def evaluate(
 ) -> Verdict:
     """Judge selected objects (by falling score) against a prompt's include and exclude clauses.
 
-    classify_colors(class_name, detections) names one colour per detection. Raises ValueError for a
-    clause that is no GenEval clause.
+    classify_colors(class_name, detections) names one colour per detection. Raises MetadataError for
+    clauses that these rules cannot judge by.
     """
+    check_clauses(metadata, "GenEval metadata")
     reasons: list[str] = []
     groups: list[Sequence[Detection] | None] = []
-    for clause in metadata.get("include", []):
-        _check(clause, len(groups))
+    for clause in metadata["include"]:
         found = list(objects.get(clause["class"], []))[: clause["count"]]
         reason = _count_and_color(clause, found, classify_colors)
         if not reason and "position" in clause:
@@ -130,7 +128,6 @@ def evaluate(
             reasons.append(reason)
         groups.append(None if reason else found)
     for clause in metadata.get("exclude", []):
-        _check(clause, len(groups))
         found = list(objects.get(clause["class"], []))
         if len(found) >= clause["count"]:
             reasons.append(f"expected {clause['class']}<{clause['count']}, found {len(found)}")
@@ -171,19 +168,3 @@ def _position(
                     f"expected {clause['class']} {expected} target, found {' and '.join(sorted(true))} target"
                 )
     return ""
-
-
-def _check(clause: Mapping[str, Any], position: int) -> None:
-    """Refuse a clause that the rules do not cover; `position` is how many clauses came before."""
-    where = f"clause {position} ({dict(clause)})"
-    if not isinstance(clause.get("class"), str) or not isinstance(clause.get("count"), int):
-        raise ValueError(f"GenEval metadata, {where}: needs a class name and a whole count.")
-    if "color" in clause and clause["color"] not in COLORS:
-        raise ValueError(f"GenEval metadata, {where}: the colour is not one of {', '.join(COLORS)}.")
-    if "position" in clause:
-        relation, target = clause["position"]
-        if relation not in RELATIONS or not 0 <= target < position:
-            raise ValueError(
-                f"GenEval metadata, {where}: position is [relation, index of an earlier clause], "
-                f"with a relation of {', '.join(RELATIONS)}."
-            )

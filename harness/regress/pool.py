@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from generators.files import file_sha256
 from generators.protocol import Block, block_name
 from harness.common.errors import VhsbenchError
+from harness.geneval.metadata import check
 from harness.store import SCHEMAS
 from verifiers.protocol import blocks_read
 
@@ -143,7 +144,10 @@ def feature_name(needs: Keep, block: Block | None, start: int) -> str:
 
 
 def load_pool(path: Path) -> Pool:
-    """Read a pool and verify the hash of every file in it. Raises PoolError naming the first that is wrong."""
+    """Read a pool and verify the hash of every file in it.
+
+    Raises PoolError naming the first that is wrong, or MetadataError for a prompt that nothing can be judged by.
+    """
     try:
         text = (path / MANIFEST).read_bytes()
     except OSError:
@@ -175,9 +179,7 @@ def _prompts(file: Path) -> list[dict[str, Any]]:
         prompts = [json.loads(line) for line in file.read_text().splitlines()]
     except (ValueError, RecursionError) as error:
         raise PoolError(f"{file} is not JSON lines: {error}.") from error
-    if not all(isinstance(p, dict) and isinstance(p.get("prompt"), str) for p in prompts):
-        raise PoolError(f"{file} has a line that is no object with a prompt.")
-    return prompts
+    return [check(p, f"{file}, line {number}") for number, p in enumerate(prompts, start=1)]
 
 
 def _verify(path: Path, name: str, entry: PoolFile) -> None:

@@ -16,9 +16,8 @@ from generators.files import write_atomic
 from harness.common.errors import VhsbenchError
 from harness.geneval import prompts as geneval
 from harness.geneval.detector import Detector, check_classes
-from harness.geneval.folders import FolderError, check_metadata
+from harness.geneval.metadata import TAGS, check
 from harness.geneval.prompts import Metadata
-from harness.geneval.rules import TAGS
 from harness.nano_prompts import as_evaluated, nano_prompts
 from harness.training.tagging import tag_all
 
@@ -105,7 +104,7 @@ def label_prompts(
         found = [{k: v for k, v in p.items() if k != "variant"} for p in drawn]
     else:
         file = Path(config.prompts)
-        texts = _read_prompts(file)
+        texts = _read_prompts(file, detector)
         if isinstance(texts[0], str):
             if tag is None:
                 raise SourceError(f"{file} has no GenEval metadata; set data.labels.tagger to gemma.")
@@ -115,8 +114,6 @@ def label_prompts(
         else:
             found = texts
     unique = list({p["prompt"]: p for p in found}.values())[: config.limit]
-    for number, prompt in enumerate(unique):
-        check_classes(detector, prompt, f"prompt {number} of {config.prompts}")
     if len(unique) < 2:
         raise SourceError(
             f"{config.prompts} gives {len(unique)} prompt(s) with metadata; at least 2 are split."
@@ -191,8 +188,8 @@ def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
     return answers
 
 
-def _read_prompts(file: Path) -> list[Any]:
-    """All texts, or all metadata. Raises SourceError."""
+def _read_prompts(file: Path, detector: Detector) -> list[Any]:
+    """All texts, or all metadata. Raises SourceError, MetadataError or UnknownClass."""
     text = _read_text(file)
     if text.lstrip().startswith("["):
         texts = _read_json(file)
@@ -203,19 +200,19 @@ def _read_prompts(file: Path) -> list[Any]:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = lines
         if lines and lines[0].startswith("{"):
-            found = [_metadata(line, f"{file}, line {n}") for n, line in enumerate(lines, start=1)]
+            found = [_metadata(line, f"{file}, line {n}", detector) for n, line in enumerate(lines, start=1)]
     if not found:
         raise SourceError(f"{file} has no prompts.")
     return list({json.dumps(p): p for p in found}.values())
 
 
-def _metadata(line: str, where: str) -> Metadata:
+def _metadata(line: str, where: str, detector: Detector) -> Metadata:
     try:
-        metadata = check_metadata(json.loads(line), where)
-    except (FolderError, ValueError) as error:
-        raise SourceError(f"{where}: not the metadata of a GenEval prompt.") from error
-    if metadata["tag"] not in TAGS or not metadata.get("include"):
-        raise SourceError(f"{where}: a tag of {', '.join(TAGS)} and an include list are needed.")
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        raise SourceError(f"{where}: not JSON.") from None
+    metadata = check(said, where)
+    check_classes(detector, metadata, where)
     return {k: v for k, v in metadata.items() if k != "variant"}
 
 

@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.config import ConfigError, parse
+from harness.geneval.detector import UnknownClass
 from harness.geneval.folders import DamagedImage, FolderError, read_image, read_metadata, read_results
+from harness.geneval.metadata import MetadataError
 from harness.geneval.scores import official_summary, scores
 from harness.journal import NAME
 from harness.regress.pool import MANIFEST, PoolError, load_pool
@@ -41,7 +43,7 @@ def config(data: bytes) -> None:
 
 
 def prompts(data: bytes) -> None:
-    with _file(data, "prompts.jsonl") as file, suppress(ConfigError):
+    with _file(data, "prompts.jsonl") as file, suppress(ConfigError, MetadataError, UnknownClass):
         load_prompts(parse(f"generators: [{{name: nano}}]\nprompts: {{source: '{file}'}}\n", "x"))
 
 
@@ -53,7 +55,7 @@ def results(data: bytes) -> None:
 
 
 def metadata(data: bytes) -> None:
-    with _file(data, "metadata.jsonl") as file, suppress(FolderError):
+    with _file(data, "metadata.jsonl") as file, suppress(FolderError, MetadataError):
         read_metadata(file)
 
 
@@ -92,13 +94,18 @@ def run_table(data: bytes) -> None:
     _run("candidates.parquet", data)
 
 
+PROMPT = (
+    b'{"tag": "colors", "include": [{"class": "star", "count": 1, "color": "red"}], "prompt": "a red star"}\n'
+)
+
+
 def pool_files() -> dict[str, bytes]:
     """The files of a pool of one candidate."""
     row = {"generator": "g", "steps": 1, "prompt_id": 0, "seed": 0, "index": 0, "tag": "colors",
            "correct": True, "reason": ""}  # fmt: skip
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(pd.DataFrame([row]), SCHEMAS["candidates"]), sink)
-    return {"prompts.jsonl": b'{"tag": "colors", "prompt": "a"}\n', "candidates.parquet": sink.getvalue()}
+    return {"prompts.jsonl": PROMPT, "candidates.parquet": sink.getvalue()}
 
 
 def _pool(files: dict[str, bytes], manifest: bytes | None = None) -> None:
@@ -112,7 +119,7 @@ def _pool(files: dict[str, bytes], manifest: bytes | None = None) -> None:
             (Path(folder) / name).parent.mkdir(exist_ok=True)
             (Path(folder) / name).write_bytes(data)
         (Path(folder) / MANIFEST).write_bytes(manifest if manifest is not None else json.dumps(said).encode())
-        with suppress(PoolError):
+        with suppress(PoolError, MetadataError):
             pool = load_pool(Path(folder))
             pool.texts(0, len(pool.candidates))
             if "latents" in pool.manifest.keep:

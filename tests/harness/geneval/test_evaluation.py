@@ -222,10 +222,10 @@ def test_users_mistakes_are_one_sentence_each(folder, tmp_path):
     metadata = folder / "00001" / "metadata.jsonl"
     for content, sentence in {
         "{": "00001/metadata.jsonl: not the metadata of a GenEval prompt",
-        json.dumps({"tag": "colors"}): "('prompt')",
+        json.dumps({"tag": "colors"}): "00001/metadata.jsonl, key 'include': is required.",
         json.dumps(
             {**PROMPTS[1], "include": [{"class": "star", "count": 1, "color": "teal"}]}
-        ): "colour is not one",
+        ): "00001/metadata.jsonl, key 'include.0.color': unknown colour 'teal'; known: black, blue, brown",
         json.dumps(
             single("starr")
         ): "class 'starr' is none that the detector shapes knows; did you mean 'star'?",

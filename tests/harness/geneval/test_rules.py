@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.geneval import Detection, evaluate, select
+from harness.geneval.metadata import MetadataError
 from harness.geneval.rules import COLORS, RELATIONS, iou, relations
 
 
@@ -201,17 +202,23 @@ def test_iou_counts_pixels_inclusively():
 
 
 @pytest.mark.parametrize(
-    "clause",
+    ("clause", "key"),
     [
-        {"class": "cat"},
-        {"class": "cat", "count": 1, "color": "mauve"},
-        {"class": "cat", "count": 1, "position": ["near", 0]},
-        {"class": "cat", "count": 1, "position": ["above", 0]},
+        ({"class": "cat"}, "count"),
+        ({"class": "cat", "count": 1, "color": "mauve"}, "color"),
+        ({"class": "cat", "count": 1, "position": ["near", 0]}, "position.0"),
+        ({"class": "cat", "count": 1, "position": ["above", 0]}, "position"),
     ],
 )
-def test_a_clause_that_is_none_is_refused_in_one_sentence(clause):
-    with pytest.raises(ValueError, match="GenEval metadata, clause 0"):
+def test_a_clause_that_is_none_is_refused_in_one_sentence(clause, key):
+    with pytest.raises(MetadataError, match=f"^GenEval metadata, key 'include.0.{key}': ") as error:
         judge([clause], {"cat": [box(0, 0)]})
+    assert "\n" not in str(error.value)
+
+
+def test_clauses_that_are_not_there_are_not_taken_for_fulfilled():
+    with pytest.raises(MetadataError, match=r"^GenEval metadata, key 'include': is required"):
+        evaluate({"inclde": [{"class": "cat", "count": 1}]}, {}, no_color)
 
 
 boxes = st.builds(box, st.floats(0, 500), st.floats(0, 500), st.floats(1, 100), st.floats(0, 1, width=32))

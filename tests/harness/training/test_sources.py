@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from generators.nano.world import SHAPES
 from harness.geneval import prompts as geneval
 from harness.geneval.detector import UnknownClass
+from harness.geneval.metadata import MetadataError
 from harness.geneval.shapes import ShapeDetector
 from harness.training.data_config import CaptionsConfig, LabelsConfig
 from harness.training.sources import (
@@ -159,12 +160,13 @@ def test_nano_and_geneval_have_prompts_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error", "sentence"),
     [
-        ('{"tag": "colors"}', SourceError, "line 1: not the metadata"),
-        ('{"tag": "colours", "prompt": "x", "include": [{"class": "star", "count": 1}]}', SourceError,
-         "a tag of single_object"),
+        ('{"tag": "colors"', SourceError, r"p\.jsonl, line 1: not JSON"),
+        ('{"tag": "colors"}', MetadataError, r"p\.jsonl, line 1, key 'include': is required"),
+        ('{"tag": "colours", "prompt": "x", "include": [{"class": "star", "count": 1}]}', MetadataError,
+         r"p\.jsonl, line 1, key 'tag': unknown tag 'colours'; did you mean 'colors'\?"),
         ("", SourceError, "has no prompts"),
         (json.dumps(EVERY[0]), SourceError, "at least 2 are split"),
-        (json.dumps(geneval.single("cat")) + "\n" + json.dumps(EVERY[0]), UnknownClass, "class 'cat'"),
+        (json.dumps(geneval.single("cat")) + "\n" + json.dumps(EVERY[0]), UnknownClass, r"p\.jsonl, line 1: class 'cat'"),
     ],
 )  # fmt: skip
 def test_bad_prompts_are_one_sentence(tmp_path, text, error, sentence):
