@@ -1,0 +1,107 @@
+"""Sweeps and trainings on several GPUs of one machine, at full size with random weights.
+
+    python benchmarks/multi_gpu.py --out results/h100x2 [--gpus 2] [--seconds 540] [--only sweep] [--tiny]
+
+Each part runs the command line itself in processes of its own, within a time limit, and leaves parts/<name>.json;
+started again with the same --out, what is not done is done. A part that fails says so in its file, and the next
+begins. The summaries (multi_gpu_tables.py) are derived from those files alone: `--derive` only does that.
+`--tiny` is nano and tiny LLMs on the CPU, Ray with logical GPUs, gloo: a dry run of this very script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import multi_gpu_tables
+from multi_gpu_parts import FULL, TINY, Bench, parts
+from processes import Cards, TooSlow
+
+from generators.files import write_atomic
+from harness.cost import nvml
+from harness.environment import environment
+
+ROOT = Path(__file__).parents[1]
+# NVLink multicast stays off wherever GPUs are shared with others; and no model is looked for on the hub
+for name, value in {
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NVSHMEM_DISABLE_NVLS": "1",
+    "HF_HUB_OFFLINE": "1",
+}.items():
+    os.environ.setdefault(name, value)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="results, all small")
+    parser.add_argument(
+        "--work", type=Path, help="features, runs and checkpoints; default: a temporary folder"
+    )
+    parser.add_argument("--gpus", type=int, default=nvml.count() or 2, help="how many to use")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end within this time")
+    parser.add_argument("--only", default="", help="parts whose names begin with one of these, by commas")
+    parser.add_argument("--rounds", type=int, help="shards a GPU and sweep")
+    parser.add_argument("--steps", type=int, help="optimiser steps of fine-tuning")
+    parser.add_argument("--tiny", action="store_true", help="small models on the CPU: a dry run")
+    parser.add_argument("--derive", action="store_true", help="run nothing: only the summaries of --out")
+    options = parser.parse_args(arguments)
+    (options.out / "parts").mkdir(parents=True, exist_ok=True)
+    sizes = TINY if options.tiny else FULL
+    given = {key: value for key in ("rounds", "steps") if (value := getattr(options, key))}
+    with tempfile.TemporaryDirectory() as temporary:
+        bench = Bench(options.work or Path(temporary), options.gpus, dataclasses.replace(sizes, **given))
+        if not options.derive:
+            here = {**environment(), "topology": topology()}
+            write_atomic(options.out / "environment.json", json.dumps(here, indent=1).encode() + b"\n")
+            measure(bench, options.out, options.only.split(","), time.monotonic() + options.seconds)
+    multi_gpu_tables.write(options.out)
+
+
+def topology() -> list[str]:
+    """How the GPUs are linked, as nvidia-smi draws it."""
+    try:
+        drawn = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return drawn.stdout.splitlines()
+
+
+def measure(bench: Bench, out: Path, only: Sequence[str], until: float) -> None:
+    """Every part that is not done, while there is time for all that it may take."""
+    for part in parts(bench):
+        file = out / "parts" / f"{part.name}.json"
+        if not part.name.startswith(tuple(only)):
+            continue
+        if file.exists() and json.loads(file.read_text())["status"] == "ok":
+            continue
+        if time.monotonic() + part.expected_s > until:
+            print(f"{part.name}: no time is left for it.", flush=True)
+            continue
+        started = time.monotonic()
+        with Cards() as cards:
+            try:
+                found = {"status": "ok", **part.run(min(until, started + part.limit_s))}
+            except TooSlow as error:
+                found = {"status": f"not done: {error}"}
+            except Exception as error:  # whatever it is, the next part can do without this one
+                found = {"status": f"failed: {type(error).__name__}: {error}"}
+        found["seconds"] = round(time.monotonic() - started, 1)
+        found["cards"] = cards.rows
+        write_atomic(file, json.dumps(found, indent=None, separators=(",", ":")).encode() + b"\n")
+        print(f"{part.name}: {found['status']}, {found['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
