@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.images import DamagedImage, ignored_sentence, list_images, read_image
+from harness.common.text import read_text
+from harness.prompt_files import parse_texts
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from verifiers.protocol import Verifier
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _TENSOR = "features"
 
 
@@ -33,6 +35,7 @@ class Inputs:
     prompts: Sequence[str]
     items: Any
     names: Sequence[str]  # of the image files, or the rows' numbers
+    ignored: str = ""  # a sentence, of what lies beside the images
 
 
 def load_inputs(prompts: Path, images: Path | None, features: Path | None) -> Inputs:
@@ -41,34 +44,35 @@ def load_inputs(prompts: Path, images: Path | None, features: Path | None) -> In
     if images is not None:
         if not images.is_dir():
             raise ScoringError(f"--images {images} is not a folder.")
-        items: Any = sorted(f for f in images.iterdir() if f.suffix.lower() in _SUFFIXES)
+        listing = list_images(images)
+        _refuse_doubles(images, listing.files)
+        ignored = ignored_sentence(images, listing.ignored)
+        items: Any = listing.files
         names, what = [f.name for f in items], f"{len(items)} images in {images}"
     else:
         assert features is not None
+        ignored = ""
         items = _read_features(features)
         names, what = [str(i) for i in range(len(items))], f"{len(items)} rows of features in {features}"
     if len(texts) != len(items) or not texts:
         raise ScoringError(f"{len(texts)} prompts in {prompts} do not fit {what}; there must be one each.")
-    return Inputs(texts, items, names)
+    return Inputs(texts, items, names, ignored)
+
+
+def _refuse_doubles(folder: Path, files: Sequence[Path]) -> None:
+    seen: dict[str, str] = {}
+    for file in files:
+        if file.stem in seen:
+            raise ScoringError(
+                f"{folder} holds {seen[file.stem]} and {file.name}; keep one picture of a name."
+            )
+        seen[file.stem] = file.name
 
 
 def read_prompts(file: Path) -> list[str]:
     """JSON lines with "prompt" where the first line is a JSON object, else plain lines. Raises ScoringError."""
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ScoringError(f"{file} is not a UTF-8 text file.") from error
-    if not lines or not lines[0].lstrip().startswith("{"):
-        return lines
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            prompts.append(json.loads(line)["prompt"])
-            if not isinstance(prompts[-1], str):
-                raise TypeError("not a text")
-        except (ValueError, KeyError, TypeError):
-            raise ScoringError(f"{file}, line {number}: no JSON object with a text 'prompt'.") from None
-    return prompts
+    with read_errors_as(ScoringError):
+        return [prompt for _, prompt in parse_texts(read_text(file), str(file))]
 
 
 def _read_features(file: Path) -> Any:
@@ -109,7 +113,7 @@ def score_all(
         progress(start, len(inputs.prompts))
         part = slice(start, start + batch_size)
         prompts = list(inputs.prompts[part])
-        read = [_open(file) for file in inputs.items[part]] if images else inputs.items[part]
+        read = [_read_image(file) for file in inputs.items[part]] if images else inputs.items[part]
         found = verifier.score(prompts, read)
         columns = {name: getattr(found, name).cpu().numpy() for name in ("p_yes", "p_no", "score")}
         frames.append(pd.DataFrame({"item": list(inputs.names[part]), "prompt": prompts, **columns}))
@@ -120,14 +124,11 @@ def score_all(
     return scores
 
 
-def _open(file: Path) -> Image.Image:
-    from PIL import Image
-
+def _read_image(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ScoringError(f"the image {file} cannot be read: {error}.") from error
+        return read_image(file)
+    except DamagedImage as error:
+        raise ScoringError(str(error)) from error
 
 
 def write(scores: pd.DataFrame, out: Path | None) -> None:

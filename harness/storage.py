@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from generators.files import room_on_disk, write_atomic
 from harness.common.errors import VhsbenchError
+from harness.common.files import LARGE, ReadError, read_bytes
 
 
 class StorageError(VhsbenchError):
@@ -42,8 +43,16 @@ class Folder:
         return bool(self.fs.exists(self._at(name)))
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
-        return bytes(self.fs.cat_file(self._at(name)))
+        """Raises FileNotFoundError; StorageError for what is no regular file, or larger than LARGE."""
+        at = self._at(name)
+        if self.local is None:
+            return bytes(self.fs.cat_file(at))
+        try:
+            return read_bytes(Path(at), LARGE)
+        except ReadError as error:
+            if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+                raise error.__cause__ from None
+            raise StorageError(str(error)) from error
 
     def write(self, name: str, data: bytes) -> None:
         """The whole file or none of it, kept when this returns. Raises StorageError if the disk is full."""

@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.text import decode, parse_json
+from harness.prompt_files import parse_prompts
 from harness.storage import Folder
 
 log = logging.getLogger(__name__)
@@ -246,16 +249,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _read_prompts(folder: Folder) -> list[dict[str, Any]]:
+    name = f"{folder}/prompts.jsonl"
     try:
-        lines = folder.read("prompts.jsonl").decode().splitlines()
-        prompts = [json.loads(line) for line in lines]
+        data = folder.read("prompts.jsonl")
     except FileNotFoundError:
         raise StoreError(f"the run in {folder} has no prompts.jsonl.") from None
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{folder}/prompts.jsonl is damaged: {error}.") from error
-    if not all(isinstance(p, dict) and isinstance(p.get("prompt"), str) for p in prompts):
-        raise StoreError(f"{folder}/prompts.jsonl is damaged: a line is no object with a prompt.")
-    return prompts
+    with read_errors_as(StoreError):
+        return [prompt for _, prompt in parse_prompts(decode(data, name), name)]
 
 
 def _sha256(data: bytes) -> str:
@@ -302,11 +302,11 @@ def _adopt(path: Folder, config: dict[str, Any], resume: bool) -> dict[str, Any]
 def read_info(folder: Folder) -> dict[str, Any] | None:
     """run.json, or None where there is none. Raises StoreError if it is damaged."""
     try:
-        info = json.loads(folder.read("run.json"))
+        data = folder.read("run.json")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{folder}/run.json is damaged: {error}.") from error
+    with read_errors_as(StoreError):
+        info = parse_json(decode(data, f"{folder}/run.json"), f"{folder}/run.json")
     if not isinstance(info, dict) or not {"status", "config"} <= info.keys():
         raise StoreError(f"{folder}/run.json is damaged: it has no status and config.")
     return info

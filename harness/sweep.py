@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,6 +12,8 @@ import pandas as pd
 import torch
 
 from generators.loading import find_lora
+from harness.common.files import ReadError, read_errors_as
+from harness.common.text import parse_json_lines, read_text
 from harness.config import ConfigError, RunConfig
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
 from harness.environment import environment
@@ -117,20 +118,14 @@ def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
 def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
     """The metadata of a file of JSON lines, by file and line. Raises ConfigError or MetadataError."""
     try:
-        lines = Path(source).read_text().rstrip("\n").split("\n")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise ConfigError(
-            f"prompts.source is 'nano', 'geneval' or a file; '{source}' cannot be read: {reason}."
-        ) from error
-    prompts = {}
-    for number, line in enumerate(lines, start=1):
-        place = f"{source}, line {number}"
-        try:
-            prompts[place] = check(json.loads(line), place)
-        except (json.JSONDecodeError, RecursionError):
-            raise ConfigError(f"{place}: not JSON.") from None
-    return prompts
+        text = read_text(Path(source))
+    except ReadError as error:
+        raise ConfigError(f"prompts.source is 'nano', 'geneval' or a file; {error}") from error
+    with read_errors_as(ConfigError):
+        found = {f"{source}, line {number}": prompt for number, prompt in parse_json_lines(text, source)}
+    if not found:
+        raise ConfigError(f"{source}: has no prompts.")
+    return {place: check(prompt, place) for place, prompt in found.items()}
 
 
 def _candidates(

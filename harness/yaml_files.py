@@ -10,8 +10,13 @@ from pydantic import BaseModel, ValidationError
 
 from generators.registry import nearest
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.text import DEPTH, read_text
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_LIMIT = 1 << 20  # bytes of a file
+_NODES = 100_000  # keys and values of a file, once its aliases are written out
 
 
 class ConfigError(VhsbenchError):
@@ -20,11 +25,8 @@ class ConfigError(VhsbenchError):
 
 def read(path: Path, model: type[Model], example: str) -> Model:
     """Read a file as `model`; `example` is a line that such a file may have. Raises ConfigError."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise ConfigError(f"{path}: cannot be read: {reason}.") from error
+    with read_errors_as(ConfigError):
+        text = read_text(path, _LIMIT)
     return parse(text, str(path), model, example)
 
 
@@ -54,6 +56,7 @@ def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
     """The text's tree, which knows lines, and its data."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_bombs(tree, file)
         _refuse_duplicates(tree, file)
         return tree, yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -62,8 +65,10 @@ def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(f"{file}{where}: not YAML: {error.problem}.") from error
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        # no mark: a character that YAML forbids, an impossible date, a key that is a list, endless nesting
+    except RecursionError:
+        raise ConfigError(f"{file}: nested more than {DEPTH} deep.") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        # no mark: a character that YAML forbids, an impossible date, a key that is a list
         said = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigError(f"{file}: not YAML: {said}.") from error
 
@@ -113,6 +118,28 @@ def _line(node: yaml.Node | None, place: list[str | int]) -> int:
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
+
+
+def _refuse_bombs(tree: yaml.Node | None, file: str) -> None:
+    """Raise ConfigError where the tree is too deep, holds itself, or grows too large by its aliases."""
+    sizes: dict[yaml.Node, int] = {}  # once aliases are written out; 0 while it is counted
+
+    def size(node: yaml.Node, depth: int) -> int:
+        if depth > DEPTH:
+            raise ConfigError(f"{file}: nested more than {DEPTH} deep.")
+        if node not in sizes:
+            sizes[node] = 0
+            inside = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [p for part in inside for p in (part if isinstance(part, tuple) else (part,))]
+            sizes[node] = 1 + sum(size(part, depth + 1) for part in parts)
+        if not sizes[node]:
+            raise ConfigError(f"{file}, line {node.start_mark.line + 1}: an alias of what it stands in.")
+        if sizes[node] > _NODES:
+            raise ConfigError(f"{file}: more than {_NODES:,} keys and values, with its aliases written out.")
+        return sizes[node]
+
+    if tree is not None:
+        size(tree, 1)
 
 
 def _refuse_duplicates(node: yaml.Node | None, file: str) -> None:

@@ -57,6 +57,7 @@ def evaluate(
     """Judge a folder of images. Damaged images are listed beside the results, and the exit code is then 1."""
     quiet()
     from generators.checks import as_device
+    from harness.common.images import ignored_sentence
     from harness.geneval.detector import create
     from harness.geneval.evaluation import damaged_file, evaluate_folder
     from harness.geneval.folders import read_folder
@@ -72,9 +73,12 @@ def evaluate(
     damaged = len(outcome.damaged)
     if as_json:
         found = {"evaluated": outcome.evaluated, "resumed": outcome.resumed, "damaged": outcome.damaged}
+        found["ignored"] = outcome.ignored
         print(json.dumps({"out": str(out), "detector": judge.info(), **found}, indent=1))
     else:
         print(f"{outcome.evaluated} images in {out} ({outcome.resumed} from before), {damaged} damaged")
+    if outcome.ignored:
+        print(ignored_sentence(folder, outcome.ignored), file=sys.stderr)
     if damaged:
         first = outcome.damaged[0]
         print(f"damaged, in no score: {damaged}, listed in {damaged_file(out)}; the first: {first['filename']}: "
@@ -88,23 +92,30 @@ def summary(
     as_json: Json = False,
 ) -> None:
     """Print the official summary, then both overalls with 95% intervals and the reasons for failures."""
+    from harness.common.files import LARGE, read_errors_as
+    from harness.common.text import read_lines
     from harness.geneval.evaluation import damaged_file
     from harness.geneval.folders import FolderError, read_results
     from harness.geneval.scores import official_summary, scores
 
-    rows = read_results(results)
+    read = read_results(results)
+    rows = read.rows
     if not rows:
         raise FolderError(f"{results} has no results yet.")
     found = scores(rows)
     listed = damaged_file(results)
-    damaged = len(listed.read_text().splitlines()) if listed.exists() else 0
+    with read_errors_as(FolderError):
+        damaged = len(read_lines(listed, LARGE)) if listed.exists() else 0
     detectors = sorted({str(row.get("detector", "not recorded")) for row in rows})
     if as_json:
-        print(json.dumps({**found.as_dict(), "damaged": damaged, "detectors": detectors}, indent=1))
+        about = {"damaged": damaged, "doubles": read.doubles, "detectors": detectors}
+        print(json.dumps({**found.as_dict(), **about}, indent=1))
         return
     print(official_summary(rows))
     print(f"\nDetector: {'; '.join(detectors)}")
     print(f"Damaged, in no score: {damaged}")
+    if read.doubles:
+        print(f"Rows that repeat an image's row, counted once: {len(read.doubles)}, first {read.doubles[0]}")
     _show(found)
 
 

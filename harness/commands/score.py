@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,9 @@ from harness.terminal import Bars, quiet
 def score(
     verifier: Annotated[str, typer.Argument(help="vhs, mllm-clip or mllm-ae.")],
     prompts: Annotated[Path, typer.Option(help='One prompt a line, or JSON lines with "prompt".')],
-    images: Annotated[Path | None, typer.Option(help="A folder of images, in order of name.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of images, in natural order: 2.png before 10.png.")
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(help='Safetensors with "features": hidden [B, T, C] or latents [B, C, h, w].'),
@@ -39,6 +42,8 @@ def score(
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise ScoringError(f"--out is a .parquet or a .csv file, not '{out}'.")
     inputs = load_inputs(prompts, images, features)
+    if inputs.ignored:
+        print(inputs.ignored, file=sys.stderr)
     quiet()
     import verifiers
 

@@ -7,12 +7,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from harness.common.files import read_errors_as
+from harness.common.images import DamagedImage, read_image
+from harness.common.text import parse_json
 from harness.geneval import folders
 from harness.geneval.detector import Detector, judge
-from harness.geneval.folders import DamagedImage, FolderError, Row, Sample
+from harness.geneval.folders import FolderError, Row, Sample
 
 Progress = Callable[[int, int], None]  # images done, of how many
 
@@ -24,6 +28,7 @@ class Outcome:
     evaluated: int
     resumed: int
     damaged: list[Row]  # filename, error
+    ignored: list[str]  # names beside the images
 
 
 def evaluate_folder(
@@ -38,7 +43,8 @@ def evaluate_folder(
     A killed run loses the batch at hand. Raises what read_folder raises, FolderError for results of
     another run, or what the detector raises.
     """
-    samples, empty = folders.read_folder(folder, detector)
+    found = folders.read_folder(folder, detector)
+    samples, empty = found.samples, found.empty
     record = json.dumps(detector.info())
     done = _done(out, samples, record)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,12 +62,16 @@ def evaluate_folder(
     progress(len(samples), len(samples))
     _list_damaged(damaged_file(out), damaged)
     broken_images = len(damaged) - len(empty)
-    return Outcome(len(samples) - broken_images, len(done), damaged)
+    return Outcome(len(samples) - broken_images, len(done), damaged, found.ignored)
 
 
 def damaged_file(out: Path) -> Path:
-    """Where what could not be judged is listed: results.damaged.jsonl beside results.jsonl."""
-    return out.with_suffix(".damaged.jsonl")
+    """Where what could not be judged is listed: results.damaged.jsonl beside results.jsonl.
+
+    Every results file has its own: results.seed0.damaged.jsonl, and results.json.damaged for another end.
+    """
+    stem = out.name.removesuffix(".jsonl")
+    return out.parent / (f"{out.name}.damaged" if stem == out.name else f"{stem}.damaged.jsonl")
 
 
 def _done(out: Path, samples: Sequence[Sample], record: str) -> set[str]:
@@ -71,13 +81,13 @@ def _done(out: Path, samples: Sequence[Sample], record: str) -> set[str]:
     folders.mend(out)
     metadata = {os.path.abspath(s.file): s.metadata for s in samples}
     done = set()
-    for row in folders.read_results(out):
+    for row in folders.read_results(out).rows:
         file = os.path.abspath(row["filename"])
         if row.get("detector") != record:
             raise FolderError(
                 f"{out} was judged by another detector ({row.get('detector', 'not recorded')}); give another --out."
             )
-        if file not in metadata or json.loads(row["metadata"]) != metadata[file]:
+        if file not in metadata or _metadata(row, out) != metadata[file]:
             raise FolderError(
                 f"{out} has a row of {row['filename']} that the folder does not; give another --out."
             )
@@ -85,11 +95,16 @@ def _done(out: Path, samples: Sequence[Sample], record: str) -> set[str]:
     return done
 
 
+def _metadata(row: Row, out: Path) -> Any:
+    with read_errors_as(FolderError):
+        return parse_json(row["metadata"], f"{out}, metadata of {row['filename']}")
+
+
 def _read(batch: Sequence[Sample]) -> tuple[dict[Path, Image.Image], list[Row]]:
     images, broken = {}, []
     for sample in batch:
         try:
-            images[sample.file] = folders.read_image(sample.file)
+            images[sample.file] = read_image(sample.file)
         except DamagedImage as error:
             broken.append({"filename": str(sample.file), "error": str(error)})
     return images, broken

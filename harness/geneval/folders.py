@@ -9,30 +9,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from harness.common.errors import VhsbenchError
+from harness.common.files import LARGE, read_bytes, read_errors_as
+from harness.common.images import Listing, list_images
+from harness.common.text import decode, parse_json_lines, read_json
 from harness.geneval.detector import Detector, Judgement, check_classes
 from harness.geneval.metadata import check
 from harness.geneval.rules import Objects
 
 Row = dict[str, Any]
 KEYS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
+_NEEDED = ("filename", "tag", "correct", "metadata")  # the others explain, and may be missing or null
 
 
 class FolderError(VhsbenchError):
     """A folder or results file that cannot be used; the message is one sentence for a user."""
-
-
-class DamagedImage(VhsbenchError):
-    """An image that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -43,52 +41,46 @@ class Sample:
     metadata: Mapping[str, Any]
 
 
-def read_folder(folder: Path, detector: Detector | None = None) -> tuple[list[Sample], list[Path]]:
-    """The images of a folder, by prompt and then by name; and its prompts' folders that hold none.
+@dataclass(frozen=True)
+class Folder:
+    """The images of a folder, by prompt and then in natural order of names."""
 
-    Raises FolderError if there are no images at all, MetadataError for a prompt's metadata, and UnknownClass
+    samples: list[Sample]
+    empty: list[Path]  # prompts' folders without images
+    ignored: list[str]  # what lies beside images and is none, as 00000/samples/notes.txt
+
+
+def read_folder(folder: Path, detector: Detector | None = None) -> Folder:
+    """Raises FolderError if there are no images at all, MetadataError for a prompt's metadata, and UnknownClass
     for a prompt that `detector` cannot judge.
     """
     if not folder.is_dir():
         raise FolderError(f"{folder} is no folder; give one that holds 00000/metadata.jsonl, 00001/...")
     prompts = sorted(
-        (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name)
+        (p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name)
     )
-    samples, empty = [], []
+    found = Folder([], [], [])
     for prompt in prompts:
         metadata = read_metadata(prompt / "metadata.jsonl")
         if detector is not None:
             check_classes(detector, metadata, str(prompt / "metadata.jsonl"))
-        files = sorted((prompt / "samples").glob("*"))
+        inside = prompt / "samples"
         # no end anchor: the official evaluator also takes 0000.png.bak
-        images = [f for f in files if f.is_file() and re.match(r"\d+\.png", f.name)]
-        samples += [Sample(f, metadata) for f in images]
-        if not images:
-            empty.append(prompt)
-    if not samples:
+        listing = list_images(inside, r"\d+\.png") if inside.is_dir() else Listing([], [])
+        found.samples.extend(Sample(f, metadata) for f in listing.files)
+        found.ignored.extend(f"{prompt.name}/samples/{name}" for name in listing.ignored)
+        if not listing.files:
+            found.empty.append(prompt)
+    if not found.samples:
         raise FolderError(f"{folder} holds no images; they are expected as 00000/samples/0000.png.")
-    return samples, empty
+    return found
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
     """A prompt's metadata. Raises FolderError for a file that cannot be read, MetadataError for what it says."""
-    try:
-        metadata = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FolderError(f"{file}: not the metadata of a GenEval prompt ({error!s}).") from None
+    with read_errors_as(FolderError):
+        metadata = read_json(file)
     return check(metadata, str(file))
-
-
-def read_image(file: Path) -> Image.Image:
-    """An image as RGB, upright by its EXIF. Raises DamagedImage."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits: OpenCV keeps the high byte, Pillow would clip
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DamagedImage(f"{file}: {error}") from None
 
 
 def as_row(sample: Sample, judgement: Judgement, detector: str) -> Row:
@@ -113,32 +105,54 @@ def boxes(objects: Objects) -> dict[str, list[list[float]]]:
     }
 
 
-def read_results(file: Path) -> list[Row]:
-    """All whole rows; a torn last line, left by a killed run, is not one. Raises FolderError."""
-    rows = []
-    for number, line in enumerate(_whole_lines(file), start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise FolderError(f"{file}, line {number}: not JSON.") from None
-        if not isinstance(row, dict):
-            raise FolderError(f"{file}, line {number}: no GenEval result, which is an object with {KEYS[0]}.")
-        for key in KEYS:
-            if key not in row:
-                raise FolderError(f"{file}, line {number}: no GenEval result: '{key}' is missing.")
-            wanted, name = (bool, "true or false") if key == "correct" else (str, "a text")
-            if not isinstance(row[key], wanted):
-                raise FolderError(f"{file}, line {number}: no GenEval result: '{key}' is not {name}.")
-        rows.append(row)
-    return rows
+@dataclass(frozen=True)
+class Results:
+    """The rows of a results file, each image's once, and the filenames of rows that came again."""
+
+    rows: list[Row]
+    doubles: list[str]
+
+
+def read_results(file: Path) -> Results:
+    """All whole rows; a torn last line, left by a killed run, is not one.
+
+    Merged files may have an image's row several times; it counts once. Raises FolderError for a line that is
+    no result, or where two rows of one image differ.
+    """
+    with read_errors_as(FolderError):
+        found = parse_json_lines(decode(_whole(file), str(file)), str(file))
+    first: dict[str, tuple[int, Row]] = {}
+    doubles = []
+    for number, row in found:
+        _check_result(row, f"{file}, line {number}")
+        name = row["filename"]
+        before, same = first.setdefault(name, (number, row))
+        if same != row:
+            raise FolderError(
+                f"{file}, lines {before} and {number}: two results of one image, {name}, that differ; keep one."
+            )
+        if before != number:
+            doubles.append(name)
+    return Results([row for _, row in first.values()], doubles)
+
+
+def _check_result(row: Row, where: str) -> None:
+    for key in KEYS:
+        if key not in row and key in _NEEDED:
+            raise FolderError(f"{where}: no GenEval result: '{key}' is missing.")
+        if row.get(key) is None and key not in _NEEDED:
+            row[key] = ""
+        wanted, name = (bool, "true or false") if key == "correct" else (str, "a text")
+        if not isinstance(row[key], wanted):
+            raise FolderError(f"{where}: no GenEval result: '{key}' is not {name}.")
 
 
 def mend(file: Path) -> None:
-    """Make the file end with a whole line: what a killed run left half written is cut off."""
-    whole = b"".join(line + b"\n" for line in _whole_lines(file))
-    if len(whole) <= file.stat().st_size:
-        os.truncate(file, len(whole))
-    else:  # only the line's end was missing
+    """Make the file end with a whole line: what a killed run left half written is cut off. Raises FolderError."""
+    with read_errors_as(FolderError):
+        whole = _whole(file)
+    os.truncate(file, len(whole))
+    if whole and not whole.endswith(b"\n"):
         with file.open("ab") as stream:
             stream.write(b"\n")
 
@@ -151,10 +165,12 @@ def append(file: Path, rows: Iterable[Row]) -> None:
         os.fsync(stream.fileno())
 
 
-def _whole_lines(file: Path) -> list[bytes]:
-    *lines, last = file.read_bytes().split(b"\n")
+def _whole(file: Path) -> bytes:
+    """The file's bytes, without a last line that lacks its end and is no JSON. Raises ReadError."""
+    data = read_bytes(file, LARGE)
+    cut = data.rfind(b"\n") + 1
     try:
-        json.loads(last)
+        json.loads(data[cut:])  # not by our own rules: a whole line that they refuse is told, not cut off
     except (ValueError, RecursionError):
-        return lines
-    return [*lines, last]
+        return data[:cut]
+    return data

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.text import read_lines
 from harness.geneval.rules import COLORS, RELATIONS, TAGS
 
 Metadata = dict[str, Any]
@@ -26,7 +28,7 @@ class PromptError(VhsbenchError):
 
 def coco_classes() -> tuple[str, ...]:
     """The 80 class names of GenEval's detector, in its order."""
-    text = files("harness.geneval").joinpath("object_names.txt").read_text()
+    text = files("harness.geneval").joinpath("object_names.txt").read_text(encoding="utf-8")
     return tuple(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n"))
 
 
@@ -83,7 +85,8 @@ def training(classes: Sequence[str], seed: int, n: int = 100, variants: int = 20
 
 def read_classes(file: Path) -> tuple[str, ...]:
     """Class names, one a line. Raises PromptError."""
-    classes = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    with read_errors_as(PromptError):
+        classes = tuple(line.strip() for _, line in read_lines(file))
     if len(classes) < 2 or len(set(classes) - {"person"}) < 2 or len(set(classes)) < len(classes):
         raise PromptError(
             f"{file}: needs at least two distinct class names other than 'person', one a line, none twice."

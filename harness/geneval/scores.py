@@ -73,7 +73,10 @@ def scores(rows: Sequence[Mapping[str, Any]], replicates: int = REPLICATES, seed
         {tag: score(tags == tag) for tag in present},
         score(everything),
         score(everything, by_task=True),
-        {tag: _failures([row["reason"] for row in rows if row["tag"] == tag]) for tag in present},
+        {
+            tag: _failures([row["reason"] for row in rows if row["tag"] == tag and not row["correct"]])
+            for tag in present
+        },
     )
 
 
@@ -83,7 +86,7 @@ def failure(line: str) -> str:
 
 
 def _failures(reasons: Sequence[str]) -> dict[str, int]:
-    counts = Counter(kind for reason in reasons for kind in {failure(line) for line in reason.splitlines()})
+    counts = Counter(kind for reason in reasons for kind in {failure(line) for line in reason.split("\n")})
     return {kind: counts[kind] for kind in [*FAILURES.values(), "other"] if counts[kind]}
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from generators.files import file_sha256
+from harness.common.files import read_errors_as
+from harness.common.text import read_json_lines, read_json_object
 from harness.regress.pool import Pool, load_pool
 from harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
 
@@ -71,11 +73,12 @@ def accept(
 def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
     """The manifest of a baseline, its files verified. Raises SourceError if it is none or damaged."""
     file = folder / name / MANIFEST
+    if not file.is_file():
+        raise SourceError(f"there is no baseline '{name}' in {folder}.")
+    with read_errors_as(SourceError):
+        entry = read_json_object(file)
     try:
-        entry: dict[str, Any] = json.loads(file.read_text())
         recorded: dict[str, str] = dict(entry["files"])
-    except OSError:
-        raise SourceError(f"there is no baseline '{name}' in {folder}.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{file} is damaged: {error}.") from None
     content = folder / name / CONTENT
@@ -112,7 +115,8 @@ def listing(folder: Path = BASELINES) -> list[dict[str, Any]]:
 def history(folder: Path = BASELINES) -> list[dict[str, Any]]:
     """The log, oldest first."""
     file = folder / LOG
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    with read_errors_as(SourceError):
+        return [entry for _, entry in read_json_lines(file)] if file.is_file() else []
 
 
 def _origin(source: Source) -> Path:

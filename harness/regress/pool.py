@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from generators.files import file_sha256
 from generators.protocol import Block, block_name
 from harness.common.errors import VhsbenchError
+from harness.common.files import LARGE, read_bytes, read_errors_as
+from harness.common.text import decode, parse_json, read_json_lines
 from harness.geneval.metadata import check
 from harness.store import SCHEMAS
 from verifiers.protocol import blocks_read
@@ -88,11 +90,13 @@ class Pool:
         """The picture of a candidate; None if the pool keeps none."""
         if "images" not in self.manifest.keep:
             return None
-        from PIL import Image
+        from harness.common.images import DamagedImage, decode_image
 
-        data = self._read(image_name(row))
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            return picture.convert("RGB")
+        name = image_name(row)
+        try:
+            return decode_image(self._read(name), str(self.path / name))
+        except DamagedImage as error:
+            raise PoolError(str(error)) from error
 
     def batches(self, needs: Keep, block: Block | None) -> Iterator[tuple[list[str], Any]]:
         """(prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
@@ -122,7 +126,8 @@ class Pool:
     def _read(self, name: str) -> bytes:
         if name not in self.manifest.files:
             raise PoolError(f"the pool {self.path} lists no file '{name}'.")
-        return (self.path / name).read_bytes()
+        with read_errors_as(PoolError):
+            return read_bytes(self.path / name, self.manifest.files[name].size)
 
 
 def kinds_to_keep(names: Sequence[str] | None) -> list[Keep] | None:
@@ -148,12 +153,13 @@ def load_pool(path: Path) -> Pool:
 
     Raises PoolError naming the first that is wrong, or MetadataError for a prompt that nothing can be judged by.
     """
+    if not (path / MANIFEST).exists():
+        raise PoolError(f"{path} is not a pool: it has no {MANIFEST}; `vhsbench pool` makes one.")
+    with read_errors_as(PoolError):
+        text = read_bytes(path / MANIFEST)
+        said = parse_json(decode(text, str(path / MANIFEST)), str(path / MANIFEST))
     try:
-        text = (path / MANIFEST).read_bytes()
-    except OSError:
-        raise PoolError(f"{path} is not a pool: it has no {MANIFEST}; `vhsbench pool` makes one.") from None
-    try:
-        manifest = Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate(said)
     except ValidationError as error:
         first: Any = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its text"
@@ -163,7 +169,9 @@ def load_pool(path: Path) -> Pool:
     for name in (PROMPTS, CANDIDATES):
         if name not in manifest.files:
             raise PoolError(f"{path / MANIFEST} lists no {name}.")
-    prompts = _prompts(path / PROMPTS)
+    with read_errors_as(PoolError):
+        found = read_json_lines(path / PROMPTS, LARGE)
+    prompts = [check(p, f"{path / PROMPTS}, line {number}") for number, p in found]
     try:
         candidates = pq.read_table(path / CANDIDATES).cast(SCHEMAS["candidates"]).to_pandas()
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -172,14 +180,6 @@ def load_pool(path: Path) -> Pool:
     if not candidates["prompt_id"].between(0, len(prompts) - 1).all():
         raise PoolError(f"{path / CANDIDATES} has a candidate of a prompt that {PROMPTS} lacks.")
     return Pool(path, hashlib.sha256(text).hexdigest(), manifest, prompts, candidates)
-
-
-def _prompts(file: Path) -> list[dict[str, Any]]:
-    try:
-        prompts = [json.loads(line) for line in file.read_text().splitlines()]
-    except (ValueError, RecursionError) as error:
-        raise PoolError(f"{file} is not JSON lines: {error}.") from error
-    return [check(p, f"{file}, line {number}") for number, p in enumerate(prompts, start=1)]
 
 
 def _verify(path: Path, name: str, entry: PoolFile) -> None:

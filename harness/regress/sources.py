@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import pandas as pd
 import verifiers
 from generators.registry import nearest
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.text import read_json_object
 from harness.regress.compare import Candidates, Judged
 from harness.regress.pool import Pool, PoolError
 
@@ -84,10 +85,8 @@ def kind_of(folder: Path) -> str:
     file = folder / "verifier.json"
     card = file.is_file()
     file = file if card else folder / "config.json"
-    try:
-        said = json.loads(file.read_text())
-    except ValueError as error:
-        raise SourceError(f"{file} is damaged: {error}.") from error
+    with read_errors_as(SourceError):
+        said = read_json_object(file)
     if card:
         kind = str(said.get("kind"))
     else:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from harness.common.images import read_image
 from harness.kept_images import image_file
 from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
 from harness.store import Run
@@ -41,11 +42,11 @@ class Pictures:
         return None
 
     def image(self, row: Any) -> Image.Image:
-        """Raises FileNotFoundError if it was not kept."""
+        """Raises FileNotFoundError if it was not kept, DamagedImage if it cannot be read."""
         file = self.file(row)
         if file is None:
             raise FileNotFoundError(f"no picture of prompt {row['prompt_id']}, candidate {row['index']}.")
-        return Image.open(file).convert("RGB")
+        return read_image(file)
 
     def kept(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows whose picture was kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,10 @@ from generators.noise import candidate_seed
 from generators.training import Progress
 from harness.candidates import encoded
 from harness.common.errors import VhsbenchError
+from harness.common.files import LARGE
+from harness.common.images import DamagedImage, read_image
+from harness.common.text import read_json_lines
 from harness.geneval.detector import Detector, judge
-from harness.geneval.folders import DamagedImage, read_image
 from harness.geneval.rules import TAGS
 from harness.memory import is_out_of_memory
 from harness.training.sources import Sample, samples_sha256
@@ -341,9 +342,7 @@ class _Clock:
 def _finish(writer: ShardWriter, part: Part) -> DataCard:
     if writer.finished:
         return read_data_card(writer.folder)
-    rows = [
-        json.loads(x) for f in sorted(writer.folder.glob("shard-*.jsonl")) for x in f.open(encoding="utf-8")
-    ]
+    rows = [row for f in sorted(writer.folder.glob("shard-*.jsonl")) for _, row in read_json_lines(f, LARGE)]
     return writer.finish(summarise(rows, part.name))
 
 

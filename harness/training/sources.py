@@ -14,11 +14,14 @@ import numpy as np
 
 from generators.files import write_atomic
 from harness.common.errors import VhsbenchError
+from harness.common.files import LARGE, read_errors_as
+from harness.common.text import parse_json, parse_json_lines, read_json, read_text
 from harness.geneval import prompts as geneval
 from harness.geneval.detector import Detector, check_classes
 from harness.geneval.metadata import TAGS, check
 from harness.geneval.prompts import Metadata
 from harness.nano_prompts import as_evaluated, nano_prompts
+from harness.prompt_files import parse_texts
 from harness.training.tagging import tag_all
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ class Sample:
 
 def caption_samples(config: CaptionsConfig) -> list[Sample]:
     """A sample a caption, in the file's order. Raises SourceError."""
-    entries = _read_json(config.source)
+    with read_errors_as(SourceError):
+        entries = read_json(config.source, LARGE)
     if not isinstance(entries, list) or not entries:
         raise SourceError(f"{config.source} is no JSON list of captions.")
     found = []
@@ -180,7 +184,7 @@ def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
     digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
     file = work / f"tags-{digest[:16]}.json"
     if file.exists():
-        answers: list[str] = json.loads(file.read_text())
+        answers: list[str] = read_json(file, LARGE)
         return answers
     answers = tag(texts)
     work.mkdir(parents=True, exist_ok=True)
@@ -190,42 +194,24 @@ def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
 
 def _read_prompts(file: Path, detector: Detector) -> list[Any]:
     """All texts, or all metadata. Raises SourceError, MetadataError or UnknownClass."""
-    text = _read_text(file)
-    if text.lstrip().startswith("["):
-        texts = _read_json(file)
-        if not all(isinstance(t, str) and t.strip() for t in texts):
-            raise SourceError(f"{file} is no JSON list of texts.")
-        found: list[Any] = [" ".join(t.split()) for t in texts]
-    else:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        found = lines
-        if lines and lines[0].startswith("{"):
-            found = [_metadata(line, f"{file}, line {n}", detector) for n, line in enumerate(lines, start=1)]
+    with read_errors_as(SourceError):
+        text = read_text(file, LARGE)
+        if text.lstrip().startswith("["):
+            texts = parse_json(text, str(file))
+            if not all(isinstance(t, str) and t.strip() for t in texts):
+                raise SourceError(f"{file} is no JSON list of texts.")
+            found: list[Any] = [" ".join(t.split()) for t in texts]
+        elif text.lstrip().startswith("{"):
+            rows = parse_json_lines(text, str(file))
+            found = [_metadata(row, f"{file}, line {n}", detector) for n, row in rows]
+        else:
+            found = [line.strip() for _, line in parse_texts(text, str(file))]
     if not found:
         raise SourceError(f"{file} has no prompts.")
     return list({json.dumps(p): p for p in found}.values())
 
 
-def _metadata(line: str, where: str, detector: Detector) -> Metadata:
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        raise SourceError(f"{where}: not JSON.") from None
-    metadata = check(said, where)
+def _metadata(row: Metadata, where: str, detector: Detector) -> Metadata:
+    metadata = check(row, where)
     check_classes(detector, metadata, where)
     return {k: v for k, v in metadata.items() if k != "variant"}
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise SourceError(f"{file} cannot be read: {reason}.") from error
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(_read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise SourceError(f"{file} is not JSON: {error}.") from error

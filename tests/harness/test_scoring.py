@@ -133,7 +133,7 @@ def test_prompts_that_do_not_fit_are_refused(folder):
     with pytest.raises(ScoringError, match=r"bad\.jsonl, line 2: no JSON object with a text 'prompt'"):
         load_inputs(folder / "bad.jsonl", folder / "images", None)
     (folder / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ScoringError, match="is not a UTF-8 text file"):
+    with pytest.raises(ScoringError, match=r"bad\.txt, line 1: not text in UTF-8"):
         load_inputs(folder / "bad.txt", folder / "images", None)
 
 

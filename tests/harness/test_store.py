@@ -222,9 +222,9 @@ def test_reading_what_is_no_finished_run(tmp_path):
     (tmp_path / "scores.parquet").unlink()
     with pytest.raises(StoreError, match=r"no scores\.parquet"):
         load_run(tmp_path)
-    for text in ("{", "[]", "{}"):
+    for text, said in (("{", "not JSON"), ("[]", "is damaged"), ("{}", "is damaged")):
         (tmp_path / "run.json").write_text(text)
-        with pytest.raises(StoreError, match="damaged"):
+        with pytest.raises(StoreError, match=rf"run\.json:? {said}"):
             load_run(tmp_path)
 
 

@@ -17,9 +17,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.common.images import DamagedImage, read_image
 from harness.config import ConfigError, parse
 from harness.geneval.detector import UnknownClass
-from harness.geneval.folders import DamagedImage, FolderError, read_image, read_metadata, read_results
+from harness.geneval.folders import FolderError, read_metadata, read_results
 from harness.geneval.metadata import MetadataError
 from harness.geneval.scores import official_summary, scores
 from harness.journal import NAME
@@ -49,7 +50,7 @@ def prompts(data: bytes) -> None:
 
 def results(data: bytes) -> None:
     with _file(data, "results.jsonl") as file, suppress(FolderError):
-        if rows := read_results(file):
+        if rows := read_results(file).rows:
             scores(rows, replicates=2)
             official_summary(rows)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from generators.nano.world import SHAPES
 from harness.cli import app
-from harness.config import parse
+from harness.config import ConfigError, parse
 from harness.geneval import evaluate, folders
 from harness.geneval import prompts as geneval
 from harness.geneval.detector import UnknownClass
@@ -23,7 +23,7 @@ from harness.nano_prompts import nano_prompts
 from harness.regress.pool import make_pool
 from harness.sweep import load_prompts, run
 from harness.training.data_config import LabelsConfig
-from harness.training.sources import label_prompts
+from harness.training.sources import SourceError, label_prompts
 
 HEART = {"tag": "single_object", "include": [{"class": "heart", "count": 1}], "prompt": "a photo of a heart"}
 
@@ -95,10 +95,14 @@ MISTAKES = [
     (without("prompt"), ", key 'prompt': is required."),
     (heart(prompt=" "), ", key 'prompt': a text is needed, not ' '."),
     (heart(prompt="a" * (LONGEST + 1)), ", key 'prompt': at most 10,000 characters are allowed, not 10,001."),
-    (heart(prompt="a \ud800"), ", key 'prompt': 'a \\ud800' has half of a character (a lone surrogate)."),
     (heart(variant="0"), ", key 'variant': a whole number from 0 to 1000000000 is needed, not '0'."),
-    (["a heart"], ": an object with tag, include, exclude, prompt, variant is needed, not ['a heart']."),
-    (None, ": an object with tag, include, exclude, prompt, variant is needed, not None."),
+]  # fmt: skip
+NO_OBJECTS = [  # and what the reader of JSON lines says
+    (heart(prompt="a \ud800"), ", key 'prompt': 'a \\ud800' has half of a character (a lone surrogate).",
+     r": \ud800 is half of a surrogate pair, which is no character."),
+    (["a heart"], ": an object with tag, include, exclude, prompt, variant is needed, not ['a heart'].",
+     ": not a JSON object."),
+    (None, ": an object with tag, include, exclude, prompt, variant is needed, not None.", ": not a JSON object."),
 ]  # fmt: skip
 
 
@@ -132,6 +136,19 @@ def test_a_mistake_is_named_by_file_line_and_key_wherever_it_enters(mistake, tmp
     alone.parent.mkdir(parents=True)
     alone.write_text(json.dumps(metadata))
     assert refused(lambda: folders.read_folder(tmp_path / "images")) == f"{alone}{said}"
+
+
+@pytest.mark.parametrize(("value", "said", "read"), NO_OBJECTS)
+def test_what_is_no_object_of_texts_is_refused_by_the_check_and_by_the_reader(tmp_path, value, said, read):
+    assert refused(lambda: check(value, "x")) == f"x{said}"
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f"{json.dumps(HEART)}\n{json.dumps(value)}\n")
+    labels = LabelsConfig(prompts=str(file))
+    with pytest.raises(ConfigError) as run_error:
+        load_prompts(config(file))
+    with pytest.raises(SourceError) as training_error:
+        label_prompts(labels, ShapeDetector(), 0, tmp_path / "work")
+    assert str(run_error.value) == str(training_error.value) == f"{file}, line 2{read}"
 
 
 @pytest.mark.parametrize("command", ["dry", "run", "pool"])

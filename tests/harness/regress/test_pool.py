@@ -69,7 +69,10 @@ def test_a_lost_file_and_a_torn_manifest(copy):
     with pytest.raises(PoolError, match=r"has lost its file 'images/000003\.png'"):
         load_pool(copy)
     (copy / MANIFEST).write_text("{")
-    with pytest.raises(PoolError, match=r"manifest\.json is damaged"):
+    with pytest.raises(PoolError, match=r"manifest\.json: not JSON"):
+        load_pool(copy)
+    (copy / MANIFEST).write_text("{}")
+    with pytest.raises(PoolError, match=r"manifest\.json is damaged: generator"):
         load_pool(copy)
     (copy / MANIFEST).unlink()
     with pytest.raises(PoolError, match="is not a pool"):

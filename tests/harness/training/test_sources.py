@@ -57,7 +57,7 @@ def test_captions_are_strings_or_llavas_conversations(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ("[", "is not JSON"),
+        ("[", r"c\.json: not JSON"),
         ({}, "no JSON list of captions"),
         ([], "no JSON list of captions"),
         (["a", 3], "entry 1: neither a text nor a LLaVA conversation"),

@@ -1,0 +1,95 @@
+"""Pictures that others made: one reader for every command, and which files of a folder are pictures."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from harness.common.errors import VhsbenchError
+from harness.common.files import ReadError, read_bytes
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+NAMES = r"(?i:.*\.(png|jpe?g|webp|bmp|tiff?)$)"  # of pictures
+PIXELS = 1 << 26  # 8192 x 8192
+BYTES = 256 << 20
+
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class DamagedImage(VhsbenchError):
+    """A picture that cannot be read; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The picture files of a folder in natural order, and the names of what else lies there, hidden files not."""
+
+    files: list[Path]
+    ignored: list[str]
+
+
+def read_image(file: Path) -> Image.Image:
+    """A picture as 8-bit RGB, upright by its EXIF; see `decode_image`. Raises DamagedImage."""
+    try:
+        return decode_image(read_bytes(file, BYTES), str(file))
+    except ReadError as error:
+        raise DamagedImage(str(error)) from error
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The first picture in a file's bytes, as GenEval's evaluator sees it: RGB of 8 bits, upright by its EXIF.
+
+    Of 16 bits the high byte is kept; transparency is dropped, and what lies under it is seen. `name` names the
+    file in errors. Raises DamagedImage: truncated, larger than PIXELS, of another format than FORMATS, or of
+    32-bit values, of which nobody knows what is white.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if opened.width * opened.height > PIXELS:
+                size = f"{opened.width:,} x {opened.height:,}"
+                raise DamagedImage(f"{name}: {size} pixels; at most {PIXELS:,} are read.")
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode == "F" or (upright.mode == "I" and opened.format != "PNG"):
+                raise DamagedImage(f"{name}: its pixels are 32-bit values; save it with 8 or 16 bits.")
+            if upright.mode in (*_SIXTEEN_BITS, "I"):  # a PNG is never of 32 bits: "I" is older Pillows' 16
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return upright.convert("RGB")
+    except DamagedImage:
+        raise
+    except UnidentifiedImageError:
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise DamagedImage(f"{name} cannot be read: it is damaged, or no {formats}.") from None
+    except Exception as error:  # decoders of damaged data raise anything: struct.error, IndexError, ...
+        said = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        raise DamagedImage(f"{name} cannot be read: {said}.") from error
+
+
+def list_images(folder: Path, names: str = NAMES) -> Listing:
+    """The regular files in `folder` whose name matches the regular expression `names` from its start."""
+    found = Listing([], [])
+    for entry in sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=natural):
+        if entry.is_file() and re.match(names, entry.name):
+            found.files.append(entry)
+        else:
+            found.ignored.append(entry.name)
+    return found
+
+
+def natural(file: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sorts names with numbers as people do: 0, 1, 2, ..., 10, 11."""
+    parts = re.split(r"([0-9]+)", file.name)
+    return [(int(p), "") if i % 2 else (0, p) for i, p in enumerate(parts)], file.name
+
+
+def ignored_sentence(folder: Path, ignored: Sequence[str]) -> str:
+    """What a user is told of names that are no pictures; "" where there are none."""
+    if not ignored:
+        return ""
+    count = "1 name that is no picture" if len(ignored) == 1 else f"{len(ignored)} names that are no pictures"
+    return f"ignored in {folder}: {count}, first {ignored[0]}"

@@ -1,0 +1,37 @@
+"""Prompts in files, for every command: JSON lines with a text "prompt", or plain lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.common.files import ReadError
+from harness.common.text import lines, parse_json_lines
+from harness.geneval.metadata import LONGEST
+
+
+def parse_prompts(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object with "prompt") of JSON lines. Raises ReadError, with the line."""
+    found = parse_json_lines(text, name)
+    for number, row in found:
+        if not isinstance(row.get("prompt"), str):
+            raise ReadError(f"{name}, line {number}: no JSON object with a text 'prompt'.")
+        _bounded(row["prompt"], f"{name}, line {number}")
+    return found
+
+
+def parse_texts(text: str, name: str) -> list[tuple[int, str]]:
+    """(line number from 1, prompt): JSON lines where the first line is an object, else plain lines.
+
+    Raises ReadError, with the line.
+    """
+    plain = lines(text)
+    if plain and plain[0][1].lstrip().startswith("{"):
+        return [(number, row["prompt"]) for number, row in parse_prompts(text, name)]
+    for number, line in plain:
+        _bounded(line, f"{name}, line {number}")
+    return plain
+
+
+def _bounded(prompt: str, where: str) -> None:
+    if len(prompt) > LONGEST:
+        raise ReadError(f"{where}: the prompt has {len(prompt):,} characters; at most {LONGEST:,} are read.")
