@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,11 @@ from harness.commands.run import Engine
 from harness.commands.score import score
 from harness.commands.status import status
 from harness.commands.train import app as train_app
+from harness.common.errors import VhsbenchError
+from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
 from harness.terminal import Json, console, quiet
+
+DEBUG = "--debug"
 
 app = typer.Typer(
     name="vhsbench",
@@ -32,47 +38,32 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence on stderr and exit code 2, never a traceback."""
+    """Entry point: a user's mistake is one sentence on stderr; a bug of ours keeps its traceback.
+
+    `--debug`, anywhere on the line, shows the traceback of a user's mistake too.
+    """
     # torch's CPU threads sleep while they wait: spinning, they slow a shared machine by tens of times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    debug = DEBUG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     try:
         app()
-    except (ValueError, OSError) as error:
-        if not _is_users(error):
-            raise
-        print(f"error: {_said(error)}", file=sys.stderr)
-        sys.exit(2)
+    except VhsbenchError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)
     except KeyboardInterrupt:
         print("stopped; nothing that was finished is lost: run the same command to resume.", file=sys.stderr)
-        sys.exit(130)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}."
-    return str(error)
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether an error is one of this project's own sentences (or the system refusing a file)."""
-    ours = ("harness", "verifiers", "generators", "results")
-    return (
-        isinstance(error, OSError)
-        or type(error).__module__.split(".")[0] in ours
-        or (type(error) is ValueError and _raised_in(error).split(".")[0] in ours)
-    )
-
-
-def _raised_in(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
+        sys.exit(INTERRUPTED + signal.SIGINT)
 
 
 @app.callback(invoke_without_command=True)
 def version(
     show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[  # for --help: `main` takes it from wherever it stands
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
 ) -> None:
     if show:
         print(__version__)
@@ -123,7 +114,7 @@ def run(
     _report([where], as_json)
     if failed:
         print(failed, file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURES)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.best_of_n import expected_accuracy, oracle, random_choice
+from harness.common.errors import VhsbenchError
 from harness.geneval.rules import TAGS
 from harness.statistics import (
     REPLICATES,
@@ -35,10 +36,10 @@ def accuracy_curves(
     Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
     over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low,
     high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
-    Raises ValueError for no candidates, pools of different sizes, or a candidate without a score.
+    Raises DerivationError for no candidates, pools of different sizes, or a candidate without a score.
     """
     if candidates.empty:
-        raise ValueError("there are no candidates to derive an accuracy from.")
+        raise DerivationError("there are no candidates to derive an accuracy from.")
     frames = []
     for _, pool in candidates.groupby(["generator", "steps"], sort=True):
         generator, steps = pool["generator"].iloc[0], pool["steps"].iloc[0]
@@ -55,6 +56,10 @@ def accuracy_curves(
     return pd.concat(frames, ignore_index=True)[columns]
 
 
+class DerivationError(VhsbenchError):
+    """Tables that no accuracy can be derived from; the message is one sentence for a user."""
+
+
 class _Grid:
     """Candidates of one generator as pools [P * S, M]: one row a prompt and seed."""
 
@@ -64,7 +69,7 @@ class _Grid:
         pools = ordered.groupby(["prompt_id", "seed"], sort=True)
         sizes = pools.size()
         if sizes.nunique() != 1:
-            raise ValueError(
+            raise DerivationError(
                 f"the pools are of different sizes ({sizes.min()} to {sizes.max()}): the run is not whole."
             )
         self.size = int(sizes.iloc[0])

@@ -37,6 +37,7 @@ from verifiers.nano.models import clip_config, clip_ids, clip_tokenizer
 from verifiers.protocol import Needs
 from verifiers.training.clip import train_clip
 from verifiers.training.data import Data
+from verifiers.training.engine import TrainingError
 from verifiers.training.recipe import Recipe as VerifierTraining
 from verifiers.training.train import train_verifier
 from verifiers.verifier import NEEDS
@@ -113,7 +114,7 @@ def _same_recipe(out: Path, recipe: Recipe) -> None:
     file = out / "recipe.json"
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if file.exists() and file.read_text() != text:
-        raise ValueError(f"{out} holds a training with another recipe; choose another folder.")
+        raise TrainingError(f"{out} holds a training with another recipe; choose another folder.")
     file.write_text(text)
 
 

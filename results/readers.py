@@ -6,16 +6,22 @@ from importlib.resources import files
 
 import pandas as pd
 
+from harness.common.errors import VhsbenchError
+
 TABLES = ("table1", "table5", "table6", "table7")
 CLAIMS, SHARES = "claims", "figure6"
 # GenEval's prompts by task, with which the paper weighs its Overall
 PROMPTS = {"single": 80, "two": 99, "counting": 80, "color": 94, "position": 100, "attribution": 100}
 
 
+class PublishedError(VhsbenchError):
+    """A published table that there is not; the message is one sentence for a user."""
+
+
 def table(name: str) -> pd.DataFrame:
-    """A published table as printed, in percent. Raises ValueError for an unknown name."""
+    """A published table as printed, in percent. Raises PublishedError for an unknown name."""
     if name not in TABLES:
-        raise ValueError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
+        raise PublishedError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
     return _read(name)
 
 

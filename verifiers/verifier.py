@@ -24,6 +24,10 @@ class HostError(VhsbenchError):
     """A verifier asked to read a generator that it was not made for; one sentence for a user."""
 
 
+class FeatureError(VhsbenchError):
+    """Features that a verifier cannot read; the message is one sentence for a user."""
+
+
 class MllmVerifier:
     """A model that scores features: one forward a batch, the answer position's logits alone.
 
@@ -67,15 +71,15 @@ class MllmVerifier:
     def visual(self, prompts: Sequence[str], features: Any) -> torch.Tensor:
         """Visual tokens [B, T, C] in the model's dtype and on its device, checked."""
         if not prompts or len(prompts) != len(features):
-            raise ValueError(f"{len(prompts)} prompts do not fit {len(features)} features.")
+            raise FeatureError(f"{len(prompts)} prompts do not fit {len(features)} features.")
         if isinstance(features, torch.Tensor):
             if features.dim() != _AXES.get(self.needs):
-                raise ValueError(
+                raise FeatureError(
                     f"verifier '{self.name}' reads {self.needs}, not a tensor {list(features.shape)}."
                 )
             channels = features.shape[1 if self.needs == "latents" else -1]
             if channels != self.card.feature_width:
-                raise ValueError(
+                raise FeatureError(
                     f"verifier '{self.name}' reads features of width {self.card.feature_width}, "
                     f"but was given {list(features.shape)}."
                 )

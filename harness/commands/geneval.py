@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.common.exit_codes import FAILURES
 from harness.terminal import Bars, Json, console, quiet
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def evaluate(
         first = outcome.damaged[0]
         print(f"damaged, in no score: {damaged}, listed in {damaged_file(out)}; the first: {first['filename']}: "
               f"{first['error']}", file=sys.stderr)  # fmt: skip
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURES)
 
 
 @app.command()

@@ -63,7 +63,7 @@ def regress(
     directory: Baselines = _DIR,
     as_json: Json = False,
 ) -> None:
-    """Compare a verifier's checkpoint with a baseline: exit code 0 pass, 1 fail, 2 inconclusive."""
+    """Compare a verifier's checkpoint with a baseline: exit code 0 pass, 1 fail, 3 inconclusive."""
     from harness.regress.baselines import pool_of
     from harness.regress.gate import load_gate
     from harness.regress.pool import load_pool

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from harness.common.exit_codes import INTERRUPTED
 from harness.terminal import Bars
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def sweep(
             raise
         again = shlex.join(["vhsbench", *sys.argv[1:]])
         print(f"stopped; nothing that was finished is lost: resume with `{again}`.", file=sys.stderr)
-        raise typer.Exit(128 + asked[0]) from None
+        raise typer.Exit(INTERRUPTED + asked[0]) from None
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from harness.cost.cost_model import CostModel
+from harness.cost.cost_model import CostError, CostModel
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
@@ -28,16 +28,16 @@ def fit(
     """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
 
     costs: rows of one generator. statistic: "min" instead tells what a host that others slow down
-    at times can do. Raises ValueError for more than one, or a stage not measured.
+    at times can do. Raises CostError for more than one, or a stage not measured.
     """
     rows = _sequential(costs, verifier, variant)
     if len(rows[["generator", "steps"]].drop_duplicates()) > 1:
-        raise ValueError(f"the costs of verifier '{verifier}' are of more than one generator.")
+        raise CostError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].agg(statistic).dropna()
     wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
     missing = sorted(wanted - set(medians.index))
     if missing:
-        raise ValueError(f"no {column} was measured for {', '.join(missing)} of verifier '{verifier}'.")
+        raise CostError(f"no {column} was measured for {', '.join(missing)} of verifier '{verifier}'.")
     return CostModel(
         float(sum(medians[s] for s in FIXED[needs])),
         float(sum(medians[s] for s in PER_CANDIDATE[needs])),
@@ -56,12 +56,12 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
     """Peak memory in GB over N, the least line above every measured end-to-end run (batch 1).
 
     Where memory does not grow, by a megabyte over all measured N, per_candidate is 0 and any N fits if those do.
-    Raises ValueError if nothing was measured.
+    Raises CostError if nothing was measured.
     """
     rows = _sequential(costs, verifier, variant)
     peaks = rows[rows["stage"] == END_TO_END].groupby("n")[column].max().dropna()
     if peaks.empty:
-        raise ValueError(f"no {column} was measured for verifier '{verifier}'.")
+        raise CostError(f"no {column} was measured for verifier '{verifier}'.")
     n, gb = peaks.index.to_numpy(dtype=float), peaks.to_numpy(dtype=float)
     slope = float(np.polyfit(n, gb, 1)[0]) if len(n) > 1 else 0.0
     if slope * np.ptp(n) < _ROUNDING_GB:
@@ -116,7 +116,7 @@ def budget_table(
     A budget below one candidate leaves best_of_n and all accuracies empty, and so does a pipeline
     without a model (its measuring ran out of memory or time). An N beyond the pool is
     cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
-    Raises ValueError for a pipeline that no curve is of.
+    Raises CostError for a pipeline that no curve is of.
     """
     rows = []
     for budget in budgets:
@@ -124,7 +124,7 @@ def budget_table(
             curve = curves[(curves["generator"] == generator) & (curves["steps"] == steps)]
             curve = curve[curve["verifier"] == ("random" if verifier == "none" else verifier)]
             if curve.empty:
-                raise ValueError(f"no accuracy of {generator} ({steps} steps) with '{verifier}'.")
+                raise CostError(f"no accuracy of {generator} ({steps} steps) with '{verifier}'.")
             pool = int(curve["n"].max())
             affordable = model.largest_n(budget, tolerance) if model else None
             if verifier == "none" and affordable is not None:

@@ -6,11 +6,17 @@ import math
 import re
 from dataclasses import dataclass
 
+from harness.common.errors import VhsbenchError
+
 # The paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget. The default of a configuration
 # and of a plan from no run; all else takes the tolerance of its run.
 TOLERANCE = 0.05
 _UNITS = {"ms": ("ms", 1.0), "s": ("ms", 1e3), "tflop": ("TFLOP", 1.0), "gflop": ("TFLOP", 1e-3),
           "gb": ("GB", 1.0), "mb": ("GB", 1e-3), "j": ("J", 1.0)}  # fmt: skip
+
+
+class CostError(VhsbenchError):
+    """Costs or a budget that cannot be compared; the message is one sentence for a user."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,10 @@ class CostModel:
     def largest_n(self, budget: float, tolerance: float) -> int | None:
         """The largest N within (1 + tolerance) x budget; None if not even one candidate fits.
 
-        Raises ValueError where there is no such number: a candidate that costs nothing, or NaN.
+        Raises CostError where there is no such number: a candidate that costs nothing, or NaN.
         """
         if not (self.per_candidate > 0 and math.isfinite(self.fixed) and math.isfinite(budget)):
-            raise ValueError(f"no largest N for a budget of {budget} under {self}.")
+            raise CostError(f"no largest N for a budget of {budget} under {self}.")
         limit = budget * (1 + tolerance)
         # a candidate that fits exactly must not be lost to rounding
         n = math.floor((limit - self.fixed) / self.per_candidate + 1e-9)
@@ -39,11 +45,11 @@ class CostModel:
 def parse_budget(text: str) -> tuple[float, str]:
     """("550ms" | "0.55 s" | "3TFLOP" | "24GB" | "40J") -> (value, unit), in ms, TFLOP, GB or J.
 
-    Raises ValueError for another unit, none, or a number that is not above zero.
+    Raises CostError for another unit, none, or a number that is not above zero.
     """
     match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-z]+)\s*", text, re.IGNORECASE)
     unit, factor = _UNITS.get(match[2].lower(), ("", 0.0)) if match else ("", 0.0)
     value = float(match[1]) * factor if match else 0.0
     if not 0 < value < math.inf:
-        raise ValueError(f"'{text}' is no budget; write a number and ms, s, GFLOP, TFLOP, MB, GB or J.")
+        raise CostError(f"'{text}' is no budget; write a number and ms, s, GFLOP, TFLOP, MB, GB or J.")
     return value, unit

@@ -54,7 +54,11 @@ REGISTRY: Registry[Detector] = Registry(
 )
 
 
-class UnknownClass(VhsbenchError):
+class DetectorError(VhsbenchError):
+    """A detector that cannot do what is asked of it; the message is one sentence for a user."""
+
+
+class UnknownClass(DetectorError):
     """A prompt for an object that the detector cannot find; the message is one sentence for a user."""
 
 

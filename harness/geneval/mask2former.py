@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.common.errors import VhsbenchError
 from harness.geneval import mask2former_weights
 from harness.geneval.colors import ColorNamer
-from harness.geneval.detector import ColorRequest
+from harness.geneval.detector import ColorRequest, DetectorError
 from harness.geneval.prompts import coco_classes
 from harness.geneval.rules import THRESHOLD, Detection, Objects
 
@@ -32,10 +31,6 @@ _MULTIPLE = 32  # sides are padded to it
 _MASKS_AT_ONCE = 25  # full-size float masks held at a time
 _MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)  # of RGB
 _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
-
-
-class DetectorError(VhsbenchError):
-    """A detector that cannot be made as asked; the message is one sentence for a user."""
 
 
 class Mask2FormerDetector:

@@ -18,7 +18,8 @@ import torch
 
 from harness.geneval import mask2former_weights
 from harness.geneval.colors import ColorNamer
-from harness.geneval.mask2former import SCALE, DetectorError, Mask2FormerDetector
+from harness.geneval.detector import DetectorError
+from harness.geneval.mask2former import SCALE, Mask2FormerDetector
 from harness.geneval.rules import Objects
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from generators.nano.world import BACKGROUND, COLORS, PALETTE, SHAPES, SIZE, shape_mask
-from harness.geneval.detector import ColorRequest
+from harness.geneval.detector import ColorRequest, DetectorError
 from harness.geneval.rules import Detection, Objects
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ShapeDetector:
 
 def _pixels(image: Image.Image) -> Array:
     if image.size != (SIZE, SIZE):
-        raise ValueError(f"the shape detector reads {SIZE}x{SIZE} images, not {image.size}.")
+        raise DetectorError(f"the shape detector reads {SIZE}x{SIZE} images, not {image.size}.")
     return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
 
 

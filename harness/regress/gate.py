@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from generators.registry import nearest
+from harness.common import exit_codes
 from harness.cost.cost_model import parse_budget
 from harness.yaml_files import read
 
@@ -22,7 +23,11 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 PASS: Outcome = "pass"
 FAIL: Outcome = "fail"
 INCONCLUSIVE: Outcome = "inconclusive"
-EXIT_CODES: dict[Outcome, int] = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
+EXIT_CODES: dict[Outcome, int] = {
+    PASS: exit_codes.DONE,
+    FAIL: exit_codes.FAILURES,
+    INCONCLUSIVE: exit_codes.INCONCLUSIVE,
+}
 
 
 class GateConfig(BaseModel):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from generators.nano.world import CELL, Item, Scene, caption
 from harness.geneval.rules import THRESHOLD, Objects
 from harness.geneval.shapes import ShapeDetection, ShapeDetector
+from harness.yaml_files import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,10 +49,10 @@ def _scene(objects: Objects) -> Scene:
 
 
 def create(config: CaptionerConfig, device: str) -> Captioner:
-    """The captioner of a configuration. Raises ValueError for options that it does not have."""
+    """The captioner of a configuration. Raises ConfigError for options that it does not have."""
     if config.name == "scene":
         if config.options:
-            raise ValueError("data.captioner 'scene' has no options.")
+            raise ConfigError("data.captioner 'scene' has no options.")
         return SceneCaptioner()
     from harness.training.gemma import create_gemma
 

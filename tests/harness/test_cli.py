@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app, main
+from harness.common.errors import VhsbenchError
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "transformers", "diffusers", "pydantic")
 
@@ -39,6 +41,56 @@ def test_doctor_as_json():
     assert found["environment"]["cores"] >= 1
 
 
+PLUGINS = """
+class Picky:
+    def info(self):
+        raise KeyError("weights")
+
+def picky(device="cpu"):
+    return Picky()
+
+def needs_an_option(size, device="cpu"):
+    return Picky()
+"""
+
+
+def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_path):
+    package = tmp_path / "theirs-1.0.dist-info"
+    package.mkdir()
+    (tmp_path / "theirs.py").write_text(PLUGINS, encoding="utf-8")
+    (tmp_path / "raises.py").write_text("raise OSError('no driver')", encoding="utf-8")
+    (package / "METADATA").write_text("Name: theirs\nVersion: 1.0\n", encoding="utf-8")
+    points = (
+        "raises = raises:create\npicky = theirs:picky\nneedy = theirs:needs_an_option\nnano = theirs:picky\n"
+    )
+    verifier = "vhs = theirs:picky\n"
+    (package / "entry_points.txt").write_text(
+        f"[vhsbench.generators]\n{points}[vhsbench.verifiers]\n{verifier}", encoding="utf-8"
+    )
+    code = "import sys; sys.argv = ['vhsbench', *sys.argv[1:]]; from harness.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+
+    def said(*arguments):
+        command = [sys.executable, "-c", code, *arguments]
+        return json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
+
+    found = said("list", "--json")
+    broken = {e["name"]: e["error"] for entries in found.values() for e in entries if "error" in e}
+    assert broken == {
+        "raises": "generator 'raises' cannot be loaded from 'raises:create': OSError: no driver.",
+        "picky": "a plugin that raises KeyError: 'weights'",
+        "needy": "generator 'needy' needs the option 'size'.",
+        "nano = theirs:picky": "'nano' is one of vhsbench's own; theirs:picky needs another name",
+        "vhs = theirs:picky": "'vhs' is one of vhsbench's own; theirs:picky needs another name",
+    }
+    assert {"nano", "sana-sprint"} <= {e["name"] for e in found["generators"] if "error" not in e}
+    models = said("doctor", "--json")["models"]
+    assert (models["generators"]["nano"], models["generators"]["raises"]) == ("ready", broken["raises"])
+    config = tmp_path / "run.yaml"
+    config.write_text("generators: [{name: nano}]\n", encoding="utf-8")
+    assert said("run", str(config), "--dry-run", "--json")
+
+
 def test_version():
     from harness import __version__
 
@@ -68,6 +120,36 @@ def test_a_users_mistake_is_a_sentence_and_exit_code_2(arguments, said, monkeypa
         main()
     assert end.value.code == 2
     assert said in " ".join(capsys.readouterr().err.replace("\u2502", " ").split())
+
+
+def _ends(monkeypatch, error, *arguments):
+    """Run `vhsbench doctor` where diagnosing raises `error`."""
+
+    def diagnose():
+        raise error
+
+    monkeypatch.setattr("harness.doctor.diagnose", diagnose)
+    monkeypatch.setattr(sys, "argv", ["vhsbench", *arguments])
+    main()
+
+
+@pytest.mark.parametrize("arguments", [("doctor", "--debug"), ("--debug", "doctor")])
+def test_debug_adds_the_traceback_of_a_mistake(arguments, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        _ends(monkeypatch, VhsbenchError("it is wrong."), *arguments)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith("Traceback")
+    assert said.endswith("error: it is wrong.\n")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("ours"), OSError(2, "No such file or directory", "x"), KeyError("k")]
+)
+def test_a_bug_of_ours_keeps_its_traceback(error, monkeypatch):
+    with pytest.raises(type(error)) as kept:
+        _ends(monkeypatch, error, "doctor")
+    assert kept.value is error
 
 
 def test_no_baselines_are_a_sentence(tmp_path):

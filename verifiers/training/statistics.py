@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from verifiers.training.shards import ShardError
+
 if TYPE_CHECKING:
     from verifiers.training.shards import ShardDataset
 
@@ -51,7 +53,7 @@ def feature_moments(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance [D] float32 over the tokens of `samples` drawn samples (all, if there are fewer).
 
-    The paper's A.2 takes 50k of the alignment set. Features are [T, D] a sample. Raises ValueError for
+    The paper's A.2 takes 50k of the alignment set. Features are [T, D] a sample. Raises ShardError for
     statistics that are not finite.
     """
     tokens, width = dataset.card.feature_shape
@@ -65,7 +67,7 @@ def feature_moments(
         moments.add(dataset.batch(rows[start : start + size].tolist())[0])
     mean, variance = moments.mean.float(), moments.variance.float()
     if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
-        raise ValueError(
+        raise ShardError(
             f"{dataset.folder}: some features are not finite; collect them in bfloat16 or float32."
         )
     return mean, variance

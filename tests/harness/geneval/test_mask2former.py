@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from harness.geneval import mask2former_weights as weights
-from harness.geneval.detector import judge
-from harness.geneval.mask2former import DetectorError, Mask2FormerDetector, instances, prepare
+from harness.geneval.detector import DetectorError, judge
+from harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
 from harness.geneval.mask2former_weights import CheckpointError
 from harness.geneval.prompts import single
 
