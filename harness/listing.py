@@ -12,7 +12,8 @@ from rich.table import Table
 
 import generators
 import verifiers
-from generators.registry import RegistryError, nearest
+from generators.registry import RegistryError, nearest, one_line
+from harness.common.errors import VhsbenchError
 
 _KINDS = {"generators": generators, "verifiers": verifiers}
 _FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all
@@ -24,21 +25,26 @@ _HEADINGS = {
 
 
 def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """The entries of one registry or both; an entry that cannot be loaded says why under "error"."""
+    """The entries of one registry or both; one that cannot be used says why under "error"."""
     if kind is not None and kind not in _KINDS:
         raise RegistryError(f"nothing to list as '{kind}'; {nearest(kind, list(_KINDS))}")
     found = {}
     for name, package in _KINDS.items():
         if kind in (None, name):
             found[name] = [_entry(package, entry) for entry in package.REGISTRY.names()]
+            found[name] += [{"name": k, "error": why} for k, why in package.REGISTRY.refused().items()]
     return found
 
 
 def _entry(package: Any, name: str) -> dict[str, Any]:
     try:
         return asdict(generators.describe(name) if package is generators else package.create(name).info())
-    except (RegistryError, ValueError, OSError) as error:
+    except VhsbenchError as error:
         return {"name": name, "error": str(error)}
+    except (Exception, SystemExit) as error:
+        if package.REGISTRY.is_builtin(name):
+            raise
+        return {"name": name, "error": f"a plugin that raises {one_line(error)}"}
 
 
 def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 
 import generators.registry
@@ -40,9 +43,45 @@ def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
         registry(monkeypatch).create("nanoo")
 
 
-def test_a_duplicate_entry_is_refused(monkeypatch):
-    with pytest.raises(RegistryError, match="'nano' is registered twice"):
-        registry(monkeypatch, Point("nano", "x:y")).names()
+@pytest.mark.parametrize(
+    ("point", "why"),
+    [
+        (Point("nano", "x:y"), "'nano' is one of vhsbench's own; x:y needs another name"),
+        (Point("mine", "x:y"), "'mine' is registered twice: collections:Counter and x:y"),
+        (Point("../up", "x:y"), "'../up' names files: letters, digits, '.', '_', '+' and '-' alone, no '.' at the beginning"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_cannot_be_added_breaks_no_other(monkeypatch, point, why):
+    found = registry(monkeypatch, Point("mine", "collections:Counter"), point)
+    assert found.names() == ["mine", "nano"]
+    assert found.create("mine") == {}
+    assert found.refused() == {f"{point.name} = x:y": why}
+    with pytest.raises(RegistryError, match=re.escape(f"generator {why}.")):
+        found.register(point.name, "x:y")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence."),
+        ("import sys; sys.exit(3)", "SystemExit: 3."),
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'."),
+        ("def create(: pass", "SyntaxError: invalid syntax (broken_plugin.py, line 1)."),
+    ],
+)
+def test_a_plugin_that_raises_at_import_is_a_sentence(monkeypatch, tmp_path, code, said):
+    (tmp_path / "broken_plugin.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
+    with pytest.raises(RegistryError) as error:
+        registry(monkeypatch, Point("broken", "broken_plugin:create")).create("broken")
+    assert str(error.value) == f"generator 'broken' cannot be loaded from 'broken_plugin:create': {said}"
+
+
+def test_an_option_that_is_needed_is_named(monkeypatch):
+    found = registry(monkeypatch, Point("one_option", f"{__name__}:one_option"))
+    with pytest.raises(RegistryError, match="generator 'one_option' needs the option 'size'"):
+        found.create("one_option")
 
 
 @pytest.mark.parametrize("target", ["no.such.module:f", "collections:Missing", "collections:abc"])

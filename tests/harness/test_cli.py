@@ -102,7 +102,7 @@ def test_version():
     [
         (
             ("score", "vhs", "--prompts", "nowhere", "--images", "."),
-            "error: nowhere: No such file or directory.",
+            "error: nowhere cannot be read: no such file or directory.",
         ),
         (
             ("best-of-n", "nano", "vhs", "a", "--out", "sheet.xyz"),
