@@ -76,26 +76,81 @@ def cached_if_unreachable() -> Iterator[None]:
 
 def resolve(hub_id: str, revision: str) -> str:
     """The commit that `revision` of a hub repository is, from the hub or else from the cache."""
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         index = hf_hub_download(hub_id, _INDEX, revision=revision, local_files_only=not reachable())
-    except errors.GatedRepoError as error:
-        raise GeneratorError(
-            f"'{hub_id}' is gated: accept its licence on the hub, then log in with 'hf auth login' or set HF_TOKEN."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise GeneratorError(f"the hub has no repository '{hub_id}', or it is private.") from error
-    except errors.RevisionNotFoundError as error:
-        raise GeneratorError(f"'{hub_id}' has no revision '{revision}'.") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise GeneratorError(
-            f"'{hub_id}' (revision '{revision}') is not in the hub cache and the hub cannot be reached; "
-            "connect once, or give weights=<folder> or weights='random'."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise GeneratorError(f"'{hub_id}' is not a diffusers pipeline: no {_INDEX}.") from error
+    except Exception as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise GeneratorError(f"'{hub_id}' is not a diffusers pipeline: no {_INDEX}.") from error
+        said = refusal(hub_id, error, revision, "connect once, or give weights=<folder> or weights='random'")
+        if said is None:
+            raise
+        raise GeneratorError(said) from error
     return Path(index).parent.name
+
+
+def refusal(
+    repository: str, error: BaseException, revision: str | None = None, instead: str = "give a local folder"
+) -> str | None:
+    """Why the hub did not give a repository's files, as one sentence; None if the error is not about that.
+
+    `instead` is what a user without the hub can do.
+    """
+    from huggingface_hub import errors
+
+    causes = list(_causes(error))  # a failed request is the cause of the client's "not in the cache"
+    if _any(causes, errors.GatedRepoError):
+        return (
+            f"'{repository}' is gated: accept its licence on the hub, then log in with 'hf auth login' "
+            "or set HF_TOKEN."
+        )
+    if _any(causes, errors.RevisionNotFoundError):
+        named = f"revision '{revision}'" if revision else "such revision"
+        return f"'{repository}' has no {named}."
+    if _any(causes, errors.RepositoryNotFoundError):
+        return f"the hub has no repository '{repository}', or it is private and your token may not read it."
+    if _any(causes, errors.HFValidationError):
+        return f"'{repository}' is no name of a hub repository (owner/name)."
+    for cause in causes:
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int) and (said := _of_status(status)):
+            return f"'{repository}' cannot be had: {said}"
+        if "Timeout" in type(cause).__name__:  # of httpx, requests or the system
+            return f"'{repository}' cannot be had: the hub took too long to answer; try again, or {instead}."
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
+        at = f" (revision '{revision}')" if revision else ""
+        return f"'{repository}'{at} is not in the hub cache and the hub cannot be reached; {instead}."
+    return None
+
+
+def _any(causes: list[BaseException], kind: type[BaseException]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes)
+
+
+def _of_status(status: int) -> str:
+    """What an HTTP status of the hub means, or "" for one that is no refusal."""
+    if status == 401:
+        return "the hub refused your token (401); log in with 'hf auth login' or set HF_TOKEN."
+    if status == 403:
+        return "your token may not read it (403); ask its owner, or use another token."
+    if status == 404:
+        return "the hub has no such file (404)."
+    if status == 429:
+        return "the hub takes no more requests for now (429); wait some minutes, or log in."
+    if status >= 500:
+        return f"the hub has a fault of its own ({status}); try again later."
+    return f"the hub answered with status {status}." if status >= 400 else ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def weights_state(spec: GeneratorSpec) -> str:

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 
 from generators.checks import as_device, check_memory, check_resolution, check_steps, free_bytes, needed_bytes
-from generators.hub import reachable, resolve
+from generators.hub import reachable, refusal, resolve
 from generators.nano import LORA, WEIGHTS
 from generators.protocol import GeneratorError
-from generators.registry import nearest
+from generators.registry import nearest, one_line
 
 if TYPE_CHECKING:
     from generators.pipeline import StagedPipeline
@@ -172,8 +172,8 @@ def _load(
             spec.pipeline, hub_id, dtype=dtype, revision=commit, local_files_only=not reachable()
         )
     except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GeneratorError(f"'{hub_id}' cannot be loaded as a {spec.pipeline}: {reason}") from error
+        unloaded = f"'{hub_id}' cannot be loaded as a {spec.pipeline}: {one_line(error)}."
+        raise GeneratorError(refusal(hub_id, error, commit) or unloaded) from error
     return pipeline, f"{hub_id}@{commit}", commit
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from generators.hub import reachable
+from generators.hub import reachable, refusal
 from verifiers.checkpoint import CheckpointError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -28,7 +28,7 @@ def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
         raise CheckpointError(f"there is no folder '{name}', and it is no hub id (owner/name[@revision]).")
     from huggingface_hub import snapshot_download
 
-    with _one_sentence(str(name)):
+    with _one_sentence(match["repo"], match["revision"]):
         folder = snapshot_download(
             match["repo"],
             revision=match["revision"],
@@ -42,31 +42,20 @@ def dataset_files(repo: str, files: tuple[str, ...], revision: str | None = None
     """Local copies of a hub dataset's files. Raises CheckpointError where they cannot be had."""
     from huggingface_hub import hf_hub_download
 
-    with _one_sentence(f"{repo} (dataset)"):
+    with _one_sentence(repo, revision):
         where: dict[str, Any] = {"revision": revision, "local_files_only": not reachable()}
         return [Path(hf_hub_download(repo, f, repo_type="dataset", **where)) for f in files]
 
 
 @contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
-    """Turn the hub client's errors into a CheckpointError about `what`."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
+def _one_sentence(repository: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub refuses into a CheckpointError."""
     try:
         yield
-    except GatedRepoError as error:
-        raise CheckpointError(f"'{what}' is gated: ask for access on the hub and log in.") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"'{what}': the hub has no such revision.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(f"'{what}' is neither a local folder nor on the hub.") from error
-    except OSError as error:
-        raise CheckpointError(
-            f"'{what}' is not in the local cache and the hub cannot be reached; "
-            "download it where there is a network, or give a local folder."
-        ) from error
+    except Exception as error:
+        said = refusal(
+            repository, error, revision, "download it where there is a network, or give a local folder"
+        )
+        if said is None:
+            raise
+        raise CheckpointError(said) from error

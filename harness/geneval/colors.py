@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from generators.hub import cached_if_unreachable
+from generators.hub import cached_if_unreachable, refusal
+from generators.registry import one_line
 from harness.common.errors import VhsbenchError
 from harness.geneval.rules import COLORS, Detection
 
@@ -96,9 +97,8 @@ def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tupl
                 model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
             )
     except Exception as error:
-        raise ColorModelError(
-            f"the {what} {model} ({pretrained}) cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+        unloaded = f"the {what} {model} ({pretrained}) cannot be loaded: {one_line(error)}."
+        raise ColorModelError(refusal(f"{model} ({pretrained})", error) or unloaded) from error
     return built, transform, open_clip.get_tokenizer(model)
 
 

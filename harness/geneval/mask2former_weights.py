@@ -17,7 +17,7 @@ import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from generators.files import file_sha256
-from generators.hub import reachable
+from generators.hub import reachable, refusal
 from harness.common.errors import VhsbenchError
 
 State = dict[str, torch.Tensor]
@@ -224,10 +224,11 @@ def _download() -> Path:
             hf_hub_download(HUB_DATASET, HUB_FILE, repo_type="dataset", local_files_only=not reachable())
         )
     except Exception as error:
-        raise CheckpointError(
-            f"the detector's weights ({HUB_FILE}) cannot be fetched from the hub dataset {HUB_DATASET}: "
-            "give a downloaded file as checkpoint, or 'random' to try without."
-        ) from error
+        instead = "give a downloaded file as checkpoint, or 'random' to try without"
+        said = refusal(HUB_DATASET, error, None, instead)
+        if said is None:
+            raise
+        raise CheckpointError(f"the detector's weights ({HUB_FILE}): {said}") from error
 
 
 def random_state(shapes: Mapping[str, torch.Size], seed: int = 0) -> State:

@@ -151,6 +151,65 @@ def test_what_the_hub_refuses(monkeypatch, error, sentence):
         generators.create("flux-schnell")
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "sentence"),
+    [
+        (401, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: the hub refused your token (401); log in with 'hf auth login' or set HF_TOKEN."),
+        (401, {"X-Error-Code": "RepoNotFound"}, "the hub has no repository 'black-forest-labs/FLUX.1-schnell', or it is private and your token may not read it."),
+        (403, {"X-Error-Code": "GatedRepo"}, "'black-forest-labs/FLUX.1-schnell' is gated: accept its licence on the hub, then log in with 'hf auth login' or set HF_TOKEN."),
+        (403, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: your token may not read it (403); ask its owner, or use another token."),
+        (404, {"X-Error-Code": "RepoNotFound"}, "the hub has no repository 'black-forest-labs/FLUX.1-schnell', or it is private and your token may not read it."),
+        (404, {"X-Error-Code": "RevisionNotFound"}, "'black-forest-labs/FLUX.1-schnell' has no revision 'main'."),
+        (404, {"X-Error-Code": "EntryNotFound"}, "'black-forest-labs/FLUX.1-schnell' is not a diffusers pipeline: no model_index.json."),
+        (429, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: the hub takes no more requests for now (429); wait some minutes, or log in."),
+        (500, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: the hub has a fault of its own (500); try again later."),
+    ],
+)  # fmt: skip
+def test_what_a_hub_answers_is_told_as_what_it_is(monkeypatch, tmp_path, status, headers, sentence):
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            """Nothing on the terminal."""
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the client's pauses between tries
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = f"http://127.0.0.1:{server.server_port}"
+        as_hub(monkeypatch, hub)
+        # the client knows its hub's address from when it was imported
+        monkeypatch.setattr("huggingface_hub.file_download.hf_hub_url", lambda *_, **__: f"{hub}/file")
+        with pytest.raises(GeneratorError) as error:
+            generators.create("flux-schnell")
+        server.shutdown()
+    assert str(error.value) == sentence
+
+
+def test_a_hub_that_takes_too_long_is_told_as_such(monkeypatch):
+    def slow(*_args, **_kwargs):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache") from TimeoutError("read")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", slow)
+    with pytest.raises(GeneratorError, match="the hub took too long to answer; try again, or connect once"):
+        generators.create("flux-schnell")
+
+
+def test_an_error_that_is_not_the_hubs_is_not_told_as_the_hubs(monkeypatch):
+    def bug(*_args, **_kwargs):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", bug)
+    with pytest.raises(KeyError, match="ours"):
+        generators.create("flux-schnell")
+
+
 def test_a_wrong_folder(small, tmp_path):
     with pytest.raises(GeneratorError, match=r"is not a pipeline folder: it has no model_index.json"):
         generators.create("flux-schnell", weights=tmp_path)

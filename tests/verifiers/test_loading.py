@@ -182,7 +182,9 @@ def test_a_hub_id_with_its_revision(monkeypatch, official):
 def test_offline_and_unknown_names_are_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"'someone/verifier@main' is not in the local cache") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"'someone/verifier' \(revision 'main'\) is not in the hub cache"
+    ) as caught:
         verifiers.create("vhs", checkpoint="someone/verifier@main")
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match=r"there is no folder '\./nowhere/at/all'"):

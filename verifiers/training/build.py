@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from generators.hub import reachable
+from generators.hub import reachable, refusal
+from generators.registry import one_line
 from verifiers.checkpoint import CheckpointError, VerifierCard
 from verifiers.mllm import Mllm, Question
 from verifiers.training.recipe import VerifierRecipe
@@ -35,8 +36,8 @@ def _pretrained(name: str, revision: str | None) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         llm = Qwen2ForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa", **where)
     except Exception as error:  # hub and files fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise CheckpointError(f"the LLM '{name}' cannot be loaded as a Qwen2: {reason}.") from error
+        unloaded = f"the LLM '{name}' cannot be loaded as a Qwen2: {one_line(error)}."
+        raise CheckpointError(refusal(name, error, revision) or unloaded) from error
     if not tokenizer.chat_template:
         raise CheckpointError(f"the tokenizer of the LLM '{name}' has no chat template.")
     return llm, tokenizer
