@@ -12,6 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from generators.files import room_on_disk, write_atomic
+from generators.registry import one_line
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE, ReadError, read_bytes
 
@@ -21,7 +22,11 @@ class StorageError(VhsbenchError):
 
 
 class Folder:
-    """A directory; names inside are relative, with forward slashes."""
+    """A directory; names inside are relative, with forward slashes.
+
+    What the system or a store refuses is raised as a StorageError that names the file; only a file that is
+    not there is a FileNotFoundError.
+    """
 
     def __init__(self, where: str | Path) -> None:
         """Raises StorageError for a URL whose kind is unknown or whose package is not installed."""
@@ -40,13 +45,20 @@ class Folder:
         return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
 
     def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self._at(name)))
+        at = self._at(name)
+        with self._telling("looked for", name):
+            try:
+                self.fs.info(at)  # not fs.exists, which takes every refusal for "not there"
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError; StorageError for what is no regular file, or larger than LARGE."""
         at = self._at(name)
         if self.local is None:
-            return bytes(self.fs.cat_file(at))
+            with self._telling("read", name):
+                return bytes(self.fs.cat_file(at))
         try:
             return read_bytes(Path(at), LARGE)
         except ReadError as error:
@@ -57,30 +69,51 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         """The whole file or none of it, kept when this returns. Raises StorageError if the disk is full."""
         at = self._at(name)
-        if self.local is None:
-            self.fs.pipe_file(at, data)  # object stores put a whole object or none
-            return
-        with room_on_disk(self, StorageError):
-            Path(at).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(Path(at), data)
+        with self._telling("written", name):
+            if self.local is None:
+                self.fs.pipe_file(at, data)  # object stores put a whole object or none
+                return
+            with room_on_disk(self, StorageError):
+                Path(at).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(Path(at), data)
 
     def remove(self, name: str) -> None:
-        self.fs.rm_file(self._at(name))
+        at = self._at(name)
+        with self._telling("removed", name):
+            self.fs.rm_file(at)
+
+    def files(self) -> list[str]:
+        """Paths of all files below, as the store names them."""
+        with self._telling("listed", ""):
+            return [str(at) for at in self.fs.find(self.root)]
 
     def names(self, under: str, suffix: str) -> list[str]:
         """Names of the files directly in `under` that end in `suffix`, without it, sorted; hidden ones not."""
         at = self._at(under)
         self.fs.invalidate_cache(at)
-        try:
-            found = [str(file).rsplit("/", 1)[-1] for file in self.fs.ls(at, detail=False)]
-        except FileNotFoundError:
-            return []
+        with self._telling("listed", under):
+            try:
+                found = [str(file).rsplit("/", 1)[-1] for file in self.fs.ls(at, detail=False)]
+            except FileNotFoundError:
+                return []
         return sorted(n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith("."))
 
     def _at(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
             raise StorageError(f"'{name}' would leave {self}.")
         return f"{self.root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _telling(self, doing: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (VhsbenchError, FileNotFoundError, NotADirectoryError):
+            raise
+        except Exception as error:  # a store's client has errors of its own
+            if self.local is not None and not isinstance(error, OSError):
+                raise
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise StorageError(f"{self}/{name} cannot be {doing}: {reason.rstrip('.')}.") from error
 
 
 @contextmanager
@@ -93,7 +126,7 @@ def local_copy(where: str | Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="vhsbench-") as temporary:
         copy = Path(temporary)
-        for at in folder.fs.find(folder.root):
+        for at in folder.files():
             name = str(at).removeprefix(folder.root.rstrip("/") + "/")
             if name.startswith("shards/"):
                 continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import uuid
 
 import fsspec
@@ -78,3 +80,49 @@ def test_names_stay_inside(tmp_path, name):
     for act in (folder.read, folder.exists, folder.remove, lambda n: folder.write(n, b"")):
         with pytest.raises(StorageError, match="would leave"):
             act(name)
+
+
+ACTS = {
+    "read": lambda folder: folder.read("run.json"),
+    "written": lambda folder: folder.write("run.json", b"{}"),
+    "looked for": lambda folder: folder.exists("run.json"),
+}
+
+
+@pytest.mark.parametrize("doing", ACTS)
+def test_a_store_that_refuses_is_one_sentence(monkeypatch, doing):
+    pytest.importorskip("s3fs", reason="s3fs is not installed (the extra vhsbench[test]): S3 is untested")
+    with socket.socket() as taken:  # a port that nothing listens at
+        taken.bind(("127.0.0.1", 0))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # another test's endpoint
+        with pytest.raises(StorageError) as error:
+            ACTS[doing](Folder("s3://runs/refused"))
+    assert str(error.value).startswith(
+        f"s3://runs/refused/run.json cannot be {doing}: EndpointConnectionError: "
+    )
+    assert endpoint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("doing", ACTS)
+def test_a_store_without_permission_is_not_an_empty_one(memory, monkeypatch, doing):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError("Access Denied")
+
+    folder = Folder(memory)
+    for act in ("info", "cat_file", "pipe_file"):
+        monkeypatch.setattr(folder.fs, act, refuse)
+    with pytest.raises(StorageError, match=f"/run.json cannot be {doing}: PermissionError: Access Denied"):
+        ACTS[doing](folder)
+
+
+def test_a_file_that_is_none_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(StorageError, match=r"/run.json is a pipe, not a regular file"):
+        Folder(tmp_path).read("run.json")
