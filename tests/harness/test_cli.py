@@ -67,14 +67,19 @@ def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_pat
     (package / "entry_points.txt").write_text(
         f"[vhsbench.generators]\n{points}[vhsbench.verifiers]\n{verifier}", encoding="utf-8"
     )
-    code = "import sys; sys.argv = ['vhsbench', *sys.argv[1:]]; from harness.cli import main; main()"
+    config = tmp_path / "run.yaml"
+    config.write_text("generators: [{name: nano}]\n", encoding="utf-8")
+    code = """if True:
+        import sys
+        from typer.testing import CliRunner
+        from harness.cli import app
+        for command in (["list"], ["doctor"], ["run", sys.argv[1], "--dry-run"]):
+            print(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout, end="\\0")
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
-
-    def said(*arguments):
-        command = [sys.executable, "-c", code, *arguments]
-        return json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
-
-    found = said("list", "--json")
+    command = [sys.executable, "-c", code, str(config)]
+    said = subprocess.run(command, capture_output=True, check=True, env=environment, text=True).stdout
+    found, doctor, plan = (json.loads(part) for part in said.split("\0")[:3])
     broken = {e["name"]: e["error"] for entries in found.values() for e in entries if "error" in e}
     assert broken == {
         "raises": "generator 'raises' cannot be loaded from 'raises:create': OSError: no driver.",
@@ -84,11 +89,9 @@ def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_pat
         "vhs = theirs:picky": "'vhs' is one of vhsbench's own; theirs:picky needs another name",
     }
     assert {"nano", "sana-sprint"} <= {e["name"] for e in found["generators"] if "error" not in e}
-    models = said("doctor", "--json")["models"]
+    models = doctor["models"]
     assert (models["generators"]["nano"], models["generators"]["raises"]) == ("ready", broken["raises"])
-    config = tmp_path / "run.yaml"
-    config.write_text("generators: [{name: nano}]\n", encoding="utf-8")
-    assert said("run", str(config), "--dry-run", "--json")
+    assert plan
 
 
 def test_version():

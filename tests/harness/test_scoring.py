@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import verifiers
 from harness import cli
+from harness.common.errors import VhsbenchError
 from harness.scoring import ScoringError, load_inputs, score_all
 from verifiers.checkpoint import save_checkpoint
 
@@ -122,7 +123,7 @@ def test_a_mistake_is_one_sentence(folder, monkeypatch, arguments, said):
     error = invoke(*arguments).exception
     assert said in str(error)
     assert "\n" not in str(error)
-    assert cli._is_users(error)
+    assert isinstance(error, VhsbenchError)
 
 
 def test_prompts_that_do_not_fit_are_refused(folder):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from generators.nano import world
 from harness import cli
+from harness.common.errors import VhsbenchError
 from harness.common.images import read_image
 from harness.geneval import folders
 from harness.geneval.evaluation import damaged_file, evaluate_folder
@@ -53,7 +54,7 @@ def rows_of(file):
 def invoke(*arguments):
     """Run a command as `vhsbench` does; what main would print for an error is in `error`."""
     result = CliRunner().invoke(cli.app, ["geneval", *map(str, arguments)])
-    error = str(result.exception) if result.exception and cli._is_users(result.exception) else ""
+    error = str(result.exception) if isinstance(result.exception, VhsbenchError) else ""
     return result, error
 
 
