@@ -30,6 +30,7 @@ from harness.cost import budgets
 from harness.cost.clocks import interleaved
 from harness.cost.cost_model import TOLERANCE
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
+from harness.cost.sound import sound
 from harness.cost.variants import LOOPS
 from harness.environment import environment
 from harness.report.costs import cost_table
@@ -193,7 +194,8 @@ def naive(
 def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, Any]]:
     import generators
     import verifiers
-    from harness.cost.measure import device_name
+    from harness.cost.measure import device_name, taints
+    from harness.cost.nvml import Gpu
     from harness.pipeline import best_of_n, naive_best_of_n
     from harness.store import SCHEMAS
 
@@ -204,16 +206,19 @@ def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, 
     calls |= {
         ("staged", n): lambda n=n: best_of_n(g, v, PROMPT, range(n), batch=n) for n in pipeline.best_of_n
     }
-    times = interleaved(calls, g.device, repeats=repeats, warm_up=1)
+    gpu = Gpu.of(g.device)
+    times = interleaved(calls, g.device, repeats=repeats, warm_up=1, taint=lambda: "; ".join(taints(gpu)))
     empty = dict.fromkeys(SCHEMAS["costs"].names)
     return [
         empty | {
             "generator": g.name, "steps": g.steps, "verifier": v.name, "variant": kind, "stage": "end_to_end",
             "n": n, "batch": n if kind == "staged" else 1, "repeat": i, "wall_ms": wall, "event_ms": event,
-            "device": device_name(g.device), "status": "ok", "note": "",
+            "device": device_name(g.device), "status": "tainted" if taint else "ok", "note": taint,
         }
         for (kind, n), found in times.items()
-        for i, (wall, event) in enumerate(zip(found.wall_ms, found.event_ms, strict=True))
+        for i, (wall, event, taint) in enumerate(
+            zip(found.wall_ms, found.event_ms, found.taints, strict=True)
+        )
     ]  # fmt: skip
 
 
@@ -231,7 +236,7 @@ def matmul_tflops(device: str, size: int = 8192) -> float | None:
 def summarise(out: Path, info: dict[str, Any]) -> None:
     """T(N), N for the paper's budgets, FLOPs and memory by pipeline; all stages; naive against staged;
     VHS against MLLM w/ CLIP."""
-    costs = pd.read_parquet(out / "costs.parquet")
+    costs = sound(pd.read_parquet(out / "costs.parquet"))
     looped = costs["variant"].isin(LOOPS)
     stages = cost_table(costs[~looped])
     peak = info.get("matmul_tflops")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from harness.cost.sound import sound
 from harness.report.style import COLUMN, STAGE_COLORS, TWO_COLUMNS, figure, label, look, save, styled
 
 NAMES = {"sana-sprint": "SANA-Sprint", "pixart-alpha-dmd": "PixArt-\u03b1-DMD"}
@@ -18,7 +19,7 @@ STAGES = ("encode", "noise", "head", "denoise", "tail", "decode", "score")
 
 
 def main(run: Path, out: Path) -> None:
-    costs = pd.read_parquet(run / "costs.parquet")
+    costs = sound(pd.read_parquet(run / "costs.parquet"))
     device = str(costs["device"].dropna().iloc[0])
     out.mkdir(exist_ok=True)
     for name, draw in (("time_over_n", time_over_n), ("stages", stages), ("speedups", speedups)):

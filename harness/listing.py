@@ -88,8 +88,11 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for row in summary["auc"]:
         console.print(f"AUC of {row['verifier']}: {row['auc']:.3f} (n = {row['n']})", highlight=False)
-    errors = [abs(row["error_percent"]) for row in summary["latency"]]
-    console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
+    errors = [abs(row["error_percent"]) for row in summary["latency"] if row["error_percent"] is not None]
+    if errors:
+        console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
+    if summary["left_out"]:
+        console.print(f"costs left out: {summary['left_out']}", highlight=False, markup=False)
     for reason in summary["unmeasured"]:
         console.print(f"left out: {reason}", highlight=False, markup=False)
     failed = summary["failed_prompts"]

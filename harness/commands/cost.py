@@ -96,6 +96,11 @@ def plan(
             name = "+".join(filter(None, (p.verifier, p.variant)))
             text = f"T(N) of {p.generator} with {name}: at most {p.error_percent:.1f}% off end-to-end medians"
             console().print(text, highlight=False)
+        if p.left_out:
+            name = "+".join(filter(None, (p.verifier, p.variant)))
+            console().print(
+                f"left out of {p.generator} with {name}: {p.left_out}", highlight=False, markup=False
+            )
 
 
 @contextmanager

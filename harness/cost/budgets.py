@@ -1,4 +1,4 @@
-"""T(N) = fixed + N x per-candidate, from measured stages; and the N that a budget affords."""
+"""T(N) = fixed + N x per-candidate, from the sound rows of measured stages; and the N that a budget affords."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import numpy as np
 import pandas as pd
 
 from harness.cost.cost_model import CostError, CostModel
+from harness.cost.sound import OK, left_out, sound
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
 
 END_TO_END = "end_to_end"
 _ROUNDING_GB = 1e-3  # an allocator's blocks, not what a candidate keeps
+
+
+class UnmeasuredError(CostError):
+    """A cost of which no row counts. `why`: how many rows were left out, "" where there never was a number."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(f"{message}: {why}." if why else f"{message}.")
+        self.why = why
 
 
 def fit(
@@ -28,7 +37,7 @@ def fit(
     """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
 
     costs: rows of one generator. statistic: "min" instead tells what a host that others slow down
-    at times can do. Raises CostError for more than one, or a stage not measured.
+    at times can do. Raises CostError for more than one, UnmeasuredError for a stage without a row that counts.
     """
     rows = _sequential(costs, verifier, variant)
     if len(rows[["generator", "steps"]].drop_duplicates()) > 1:
@@ -37,7 +46,12 @@ def fit(
     wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
     missing = sorted(wanted - set(medians.index))
     if missing:
-        raise CostError(f"no {column} was measured for {', '.join(missing)} of verifier '{verifier}'.")
+        lost = rows[rows["stage"].isin(missing)]
+        lost = rows if lost.empty else lost  # a cell that failed has rows of whole runs alone
+        raise UnmeasuredError(
+            f"no {column} was measured for {', '.join(missing)} of verifier '{verifier}'",
+            left_out(lost[~lost["stage"].isin(lost.loc[lost["status"] == OK, "stage"])]),
+        )
     return CostModel(
         float(sum(medians[s] for s in FIXED[needs])),
         float(sum(medians[s] for s in PER_CANDIDATE[needs])),
@@ -72,9 +86,12 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
 def check(
     costs: pd.DataFrame, verifier: str, model: CostModel, variant: str = "", statistic: str = "median"
 ) -> pd.DataFrame:
-    """The model against measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent."""
+    """The model against measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent.
+
+    Of an N whose runs were all spoiled or failed, what was measured is NaN.
+    """
     rows = _sequential(costs, verifier, variant)
-    measured = rows[rows["stage"] == END_TO_END].groupby("n")["wall_ms"].agg(statistic).dropna()
+    measured = rows[rows["stage"] == END_TO_END].groupby("n")["wall_ms"].agg(statistic)
     frame = pd.DataFrame({"n": measured.index, "measured_ms": measured.to_numpy()})
     frame.insert(0, "verifier", verifier)
     frame["predicted_ms"] = [model.predict(n) for n in frame["n"]]
@@ -83,9 +100,9 @@ def check(
 
 
 def _sequential(costs: pd.DataFrame, verifier: str, variant: str) -> pd.DataFrame:
-    """The rows of one pipeline with one candidate at a time, the paper's way."""
+    """The sound rows of one pipeline with one candidate at a time, the paper's way."""
     rows = costs[(costs["verifier"] == verifier) & (costs["batch"] == 1)]
-    return rows[rows["variant"] == variant]
+    return sound(rows[rows["variant"] == variant])
 
 
 def default_budgets(model: CostModel, tolerance: float, ns: Sequence[int] = (2, 4, 6)) -> list[float]:

@@ -305,7 +305,8 @@ def _phases(
 def _repeats(shared: dict[str, Any], key: Key, times: Repeats, found: _Passes) -> list[dict[str, Any]]:
     """One row a repeat; one row without times for a call that ran out of memory before its first."""
     notes = [*found.notes.get(key, []), *found.remarks]
-    if (off := percentiles.drift(times.wall_ms)) and abs(off) > percentiles.DRIFT:
+    sound = [wall for wall, taint in zip(times.wall_ms, times.taints, strict=True) if not taint]
+    if (off := percentiles.drift(sound)) and abs(off) > percentiles.DRIFT:
         notes.append(f"unstable: the later half's median is {100 * off:+.0f}% of the earlier's")
     rows = [
         shared | {

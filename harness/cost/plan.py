@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,8 @@ class Priced:
     basis: dict[str, str]
     error_percent: float | None = None  # of T(N), the worst against end-to-end runs
     tolerance: float = TOLERANCE  # by how much its run lets a budget be passed
+    left_out: str = ""  # how many of its measured rows do not count, and why
+    lost: dict[str, str] = field(default_factory=dict)  # units that are unknown because of such rows
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
     model = p.models.get(unit)
     if model is None:
-        return planned("unknown", note=f"{WHAT[unit]} not known")
+        why = f": {p.lost[unit]}" if unit in p.lost else ""
+        return planned("unknown", note=f"{WHAT[unit]} not known{why}")
     if model.predict(1) > value * (1 + tolerance) * (1 + 1e-12):
         return planned("below one candidate", note=f"one candidate costs {model.predict(1):.4g} {unit}")
     if p.verifier == "none":
@@ -127,29 +130,37 @@ def _tolerance(path: Path, info: dict[str, Any]) -> float:
 def _priced(costs: pd.DataFrame, cell: dict[str, Any], tolerance: float) -> Priced:
     """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
     from harness.cost import budgets as budgeting
+    from harness.cost.sound import OK, left_out, sound
 
+    why, costs = left_out(costs), sound(costs)
     first = costs.iloc[0]
     verifier, variant, needs = str(first["verifier"]), str(first["variant"]), cell.get("needs")
     device = next(iter(costs["device"].dropna()), "")
     models, basis = {}, {}
-    for unit, column in _COLUMN.items():
-        if cell and budgeting.is_measured(costs, verifier, needs, column, variant):
+    lost = {} if cell or not why else dict.fromkeys(WHAT, why)
+    for unit, column in _COLUMN.items() if cell else ():
+        try:
             models[unit] = budgeting.fit(costs, verifier, needs, column, variant)
             basis[unit] = "counted" if unit == "TFLOP" else f"measured on {device}"
+        except budgeting.UnmeasuredError as error:
+            lost |= {unit: error.why} if error.why else {}
     for column, what in (("peak_vram_gb", "VRAM"), ("peak_rss_gb", "resident set")):
         whole = costs[(costs["stage"] == budgeting.END_TO_END) & costs[column].notna()]
         # one N says nothing of how memory grows; without a verifier there is no other
         if "GB" not in models and whole["n"].nunique() >= (2 if verifier else 1):
             models["GB"] = budgeting.fit_memory(costs, verifier, column, variant)
             basis["GB"] = f"peak {what} measured on {device}"
+    whole = costs[costs["stage"] == budgeting.END_TO_END]
+    if "GB" not in models and not (whole["status"] == OK).any() and (why_whole := left_out(whole)):
+        lost["GB"] = why_whole
     errors = (
-        budgeting.check(costs, verifier, models["ms"], variant)["error_percent"].abs().tolist()
+        budgeting.check(costs, verifier, models["ms"], variant)["error_percent"].abs().dropna().tolist()
         if "ms" in models
         else []
     )
     return Priced(
         str(first["generator"]), int(first["steps"]), verifier or "none", variant, models, basis,
-        max(errors, default=None), tolerance,
+        max(errors, default=None), tolerance, why, lost,
     )  # fmt: skip
 
 

@@ -128,7 +128,12 @@ def judge(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) 
             failures.append(f"the AUC of {auc.tag} falls from {auc.baseline:.4f} to {auc.candidate:.4f}.")
     for what, ratio, limit in _ratios(speed, gate):
         if ratio is None:
-            doubts.append(f"the {what} ratio has a limit of {limit:g}, but it was not measured.")
+            why = (
+                f": all {speed.repeats} rounds were tainted ({speed.taint})"
+                if speed and speed.tainted
+                else ""
+            )
+            doubts.append(f"the {what} ratio has a limit of {limit:g}, but it was not measured{why}.")
         elif ratio[1] > limit:
             failures.append(f"the {what} ratio is {ratio[0]:.2f}, over the limit of {limit:g}.")
         elif ratio[2] > limit:
@@ -153,7 +158,14 @@ def _ratios(
     """(what, (ratio, low, high) or None if not measured, limit) of what has a limit."""
     found: list[tuple[str, tuple[float, float, float] | None, float]] = []
     if gate.max_time_ratio is not None:
-        measured = (speed.time_ratio, speed.time_low, speed.time_high) if speed else None
+        measured = None
+        if (
+            speed
+            and speed.time_ratio is not None
+            and speed.time_low is not None
+            and speed.time_high is not None
+        ):
+            measured = (speed.time_ratio, speed.time_low, speed.time_high)
         found.append(("time", measured, gate.max_time_ratio))
     if gate.max_memory_ratio is not None:
         # a count of bytes, not a sample: it has no interval

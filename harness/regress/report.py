@@ -67,8 +67,10 @@ def facts(regression: Regression) -> list[str]:
     ]
     if s := regression.speed:
         lines += [
-            f"scoring {s.baseline_ms:.2f} -> {s.candidate_ms:.2f} ms a candidate on {s.device}: ratio "
-            f"{s.time_ratio:.2f} [{s.time_low:.2f}, {s.time_high:.2f}]",
+            f"scoring {_number(s.baseline_ms, '{:.2f}')} -> {_number(s.candidate_ms, '{:.2f}')} ms a candidate on "
+            f"{s.device}: ratio {_number(s.time_ratio, '{:.2f}')} [{_number(s.time_low, '{:.2f}')}, "
+            f"{_number(s.time_high, '{:.2f}')}]"
+            + (f"; {s.tainted} of {s.repeats} rounds left out: {s.taint}" if s.tainted else ""),
             f"memory {s.baseline_gb:.4f} -> {s.candidate_gb:.4f} GB: ratio {s.memory_ratio:.2f}",
         ]
     return lines

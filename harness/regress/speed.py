@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from harness.cost.nvml import Gpu
 from harness.regress.pool import Pool
 from harness.statistics import LEVEL
 
@@ -24,39 +25,60 @@ Call = Callable[[], object]
 class Speed:
     """Per candidate and in whole. The time ratio is the median over rounds, with its 95% interval.
 
-    Memory is weights and the peak of what scoring one batch allocates beside them.
+    Rounds in which the GPU was throttled or another process computed on it are left out: `tainted` of
+    `repeats`, `taint` says why. Times are None where no round is left. Memory is weights and the peak of what scoring one
+    batch allocates beside them.
     """
 
     device: str
     batch: int
     repeats: int
-    baseline_ms: float
-    candidate_ms: float
-    time_ratio: float
-    time_low: float
-    time_high: float
+    baseline_ms: float | None
+    candidate_ms: float | None
+    time_ratio: float | None
+    time_low: float | None
+    time_high: float | None
     baseline_gb: float
     candidate_gb: float
     memory_ratio: float
+    tainted: int = 0
+    taint: str = ""
 
 
 def side_by_side(
     baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int, seed: int = 0
 ) -> Speed:
     """Time both on the pool's first candidates: once each a round, in alternating order."""
+    from harness.cost.measure import taints
+
+    gpus = _gpus(baseline, candidate)
     calls = [scoring(v, pool, batch) for v in (baseline, candidate)]
     memory = [_peak_gb(v, call) for v, call in zip((baseline, candidate), calls, strict=True)]
     times: list[list[float]] = [[], []]
+    spoiled: list[str] = []
     for turn in range(warm_up + repeats):
+        wall_ms = [0.0, 0.0]
         for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            wall_ms = _wall_ms(calls[which], baseline)
-            if turn >= warm_up:
-                times[which].append(wall_ms / batch)
-    ratio, low, high = paired_ratio(times[0], times[1], seed=seed)
+            wall_ms[which] = _wall_ms(calls[which], baseline)
+        if turn < warm_up:
+            continue
+        if why := "; ".join(reason for gpu in gpus for reason in taints(gpu)):
+            spoiled.append(why)
+            continue
+        for kept, wall in zip(times, wall_ms, strict=True):
+            kept.append(wall / batch)
+    medians = [float(np.median(kept)) if kept else None for kept in times]
+    ratio, low, high = paired_ratio(times[0], times[1], seed=seed) if times[0] else (None, None, None)
     return Speed(
-        _device_name(baseline), batch, repeats, float(np.median(times[0])), float(np.median(times[1])),
-        ratio, low, high, memory[0], memory[1], memory[1] / memory[0],
+        _device_name(baseline), batch, repeats, medians[0], medians[1], ratio, low, high,
+        memory[0], memory[1], memory[1] / memory[0], len(spoiled), "; ".join(dict.fromkeys(spoiled)),
     )  # fmt: skip
+
+
+def _gpus(*verifiers: Verifier) -> list[Gpu]:
+    """The GPUs that the verifiers are on, each once."""
+    devices = {getattr(v, "device", None) for v in verifiers}
+    return [Gpu.of(device) for device in devices if device is not None]
 
 
 def paired_ratio(

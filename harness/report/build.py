@@ -195,6 +195,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "auc": records(derived.auc),
         "at_n": records(at[keep]),
         "unmeasured": derived.unmeasured,
+        "left_out": derived.left_out,
         "failed_prompts": records(derived.failed),
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
         "report": str(out / "report.html"),

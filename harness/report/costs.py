@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.cost.percentiles import summary
 from harness.cost.roofline import measured_on
+from harness.cost.sound import sound
 
 KEYS = ["generator", "steps", "verifier", "variant", "stage", "n", "batch"]
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",
@@ -17,9 +18,10 @@ _WORST = ("oom", "timeout", "tainted", "ok")
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per stage or run: median and its 95% interval, percentiles where there are repeats enough,
-    FLOPs, memory, energy, the worst status of its repeats, and how often it was tainted."""
+    FLOPs, memory, energy, the worst status of its repeats, and how many were tainted and left out."""
     rows = [
-        dict(zip(KEYS, key, strict=True)) | _row(repeats) for key, repeats in costs.groupby(KEYS, sort=True)
+        dict(zip(KEYS, key, strict=True)) | _row(repeats)
+        for key, repeats in sound(costs).groupby(KEYS, sort=True)
     ]
     return pd.DataFrame(rows)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from harness.config import RunConfig, kept_config
 from harness.cost import budgets as budgeting
 from harness.cost.cost_model import CostModel
+from harness.cost.sound import left_out, sound
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import accuracy_curves, separation
 from harness.report import comparisons
@@ -24,11 +25,12 @@ _REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets
 
 @dataclass(frozen=True)
 class Derived:
-    """A run and what follows from it.
+    """A run and what follows from it; of its costs, the sound rows alone.
 
     models: cost models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none;
-    latency: T(N) against whole runs; costs: every stage; tables: the paper's comparisons; failed: the pools
-    that no table counts, with their prompts and reasons.
+    left_out: how many rows of costs do not count, and why; latency: T(N) against whole runs; costs: every
+    stage; tables: the paper's comparisons; failed: the pools that no table counts, with their prompts and
+    reasons.
     """
 
     run: Run
@@ -37,6 +39,7 @@ class Derived:
     curves: pd.DataFrame
     models: dict[str, Models]
     unmeasured: list[str]
+    left_out: str
     budgets: list[float]
     budget_rows: pd.DataFrame
     latency: pd.DataFrame
@@ -86,8 +89,9 @@ class Derived:
 def derive(run: Run) -> Derived:
     """Derive everything. Raises StoreError if no pipeline of the run has a cost."""
     config = kept_config(run)
+    all_costs = sound(run.costs)
     # named speed-ups are no part of the paper's comparison
-    all_costs, run = run.costs, replace(run, costs=run.costs[run.costs["variant"] == ""])
+    run = replace(run, costs=all_costs[all_costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
     needs = _needs(run, config)
     pairs = run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False)
@@ -105,12 +109,12 @@ def derive(run: Run) -> Derived:
                     unmeasured.append(f"{generator} ({steps} steps): {error}")
     times = models["wall_ms"]
     if not times:
-        raise StoreError(f"the run in {run.path} has no pipeline with a measured time.")
+        raise StoreError(f"the run in {run.path} has no pipeline with a measured time: {unmeasured[0]}")
     priced = times | _as_unmoved(times, config)
     budgets = config.budgets_ms or _default_budgets(priced, config.tolerance)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(
-        run, config, needs, curves, models, unmeasured, budgets, rows,
+        run, config, needs, curves, models, unmeasured, left_out(all_costs), budgets, rows,
         latency=_latency(run.costs, times), costs=cost_table(all_costs),
         auc=separation(run.candidates, run.scores),
         headline=_headlines(run.costs, models, rows),

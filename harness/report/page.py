@@ -41,6 +41,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         tables=_tables(derived, with_published),
         headline=Markup(tables.html_plain(_headline(derived, with_published))),
         plain=_plain(derived),
+        unmeasured=derived.unmeasured,
         failed=Markup(tables.html_plain(derived.failed)) if len(derived.failed) else "",
         tasks=charts.task_names(derived),
         gallery=cards,
@@ -100,6 +101,7 @@ def _facts(derived: Derived) -> list[tuple[str, str]]:
         ("verifiers", ", ".join(label(v) for v in derived.needs) or "none"),
         ("seeds", seeds),
         ("times measured on", devices),
+        ("costs left out", derived.left_out or "none"),
     ]
 
 

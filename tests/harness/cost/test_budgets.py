@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cost.budgets import budget_table, check, default_budgets, fit, fit_memory, is_measured
+from harness.cost.budgets import (
+    UnmeasuredError,
+    budget_table,
+    check,
+    default_budgets,
+    fit,
+    fit_memory,
+    is_measured,
+)
 from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
 from harness.geneval.rules import TAGS
 
@@ -85,11 +93,49 @@ def costs() -> pd.DataFrame:
     ]
     rows += [("vhs", "end_to_end", n, 0, 29 + 14 * n) for n in (1, 2)]
     frame = pd.DataFrame(rows, columns=["verifier", "stage", "n", "repeat", "wall_ms"])
-    return frame.assign(batch=1, generator="nano", steps=1, variant="")
+    return frame.assign(batch=1, generator="nano", steps=1, variant="", status="ok", note="")
 
 
 def test_the_fit_is_the_sum_of_the_stages_medians():
     assert fit(costs(), "vhs", "hidden") == CostModel(29, 14)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["encode", "head", "score", "end_to_end"]), st.floats(0.1, 1e6))))
+@settings(max_examples=30, deadline=None)
+def test_tainted_rows_move_nothing(spoiled):
+    clean = costs().assign(peak_vram_gb=3.0)
+    more = [
+        clean.iloc[:1].assign(
+            stage=stage, wall_ms=ms, peak_vram_gb=ms, status="tainted", note="thermal slowdown"
+        )
+        for stage, ms in spoiled
+    ]
+    mixed = pd.concat([clean, *more])
+    assert fit(mixed, "vhs", "hidden") == fit(clean, "vhs", "hidden") == CostModel(29, 14)
+    pd.testing.assert_frame_equal(
+        check(mixed, "vhs", CostModel(29, 14)), check(clean, "vhs", CostModel(29, 14))
+    )
+    assert fit_memory(mixed, "vhs", "peak_vram_gb") == fit_memory(clean, "vhs", "peak_vram_gb")
+
+
+def test_a_stage_with_tainted_rows_alone_is_unknown_and_says_why():
+    rows = costs().assign(tflop=1.0)
+    rows.loc[rows["stage"] == "head", ["status", "note"]] = ["tainted", "thermal slowdown"]
+    assert not is_measured(rows, "vhs", "hidden")
+    said = r"no wall_ms was measured for head of verifier 'vhs': 3 of 3 rows tainted \(thermal slowdown\)\."
+    with pytest.raises(UnmeasuredError, match=said):
+        fit(rows, "vhs", "hidden")
+    assert fit(rows, "vhs", "hidden", "tflop") == CostModel(3, 3)  # counted, not measured
+    # energy was never known: tainted rows are not why
+    mixed = pd.concat([costs(), costs().assign(status="tainted")]).assign(energy_j=math.nan)
+    with pytest.raises(UnmeasuredError, match=r"tail of verifier 'vhs'\.$"):
+        fit(mixed, "vhs", "hidden", "energy_j")
+    whole = rows["stage"] == "end_to_end"
+    rows.loc[whole & (rows["n"] == 2), "status"] = "tainted"
+    checked = check(rows, "vhs", CostModel(29, 14)).set_index("n")
+    assert checked.loc[1, "error_percent"] == pytest.approx(0)
+    assert math.isnan(checked.loc[2, "measured_ms"])
+    assert math.isnan(checked.loc[2, "error_percent"])
 
 
 def test_the_check_compares_with_whole_runs():

@@ -244,3 +244,29 @@ def test_a_damaged_tolerance_is_one_sentence(finished, tolerance):
     (finished / "run.json").write_text(json.dumps(info | {"config": {"tolerance": tolerance}}))
     with pytest.raises(StoreError, match=r"run\.json is damaged: its config has no tolerance from 0 to 1\."):
         from_run(finished)
+
+
+def test_tainted_rows_plan_nothing_and_are_said(finished):
+    costs = pd.read_parquet(finished / "costs.parquet")
+    slow = costs[costs["verifier"] == "vhs"].assign(
+        repeat=1, status="tainted", note="thermal slowdown", wall_ms=lambda c: 9 * c["wall_ms"], energy_j=9.0
+    )
+    both = pd.concat([costs, slow])
+    both.to_parquet(finished / "costs.parquet")
+
+    def rows(verifier):
+        found = plan(from_run(finished), ["60ms", "5TFLOP", "12GB", "0.5J"], 0)
+        return {r["unit"]: r for r in found if r["verifier"] == verifier}
+
+    assert [rows("vhs")[u]["n"] for u in ("ms", "TFLOP", "GB", "J")] == [3, 2, 4, 2]
+    assert rows("mllm-clip")["ms"]["note"] == "time not known: 1 of 1 rows oom (lost)"
+    shown = CliRunner().invoke(app, ["plan", "--costs", str(finished), "--budget", "60ms"]).stdout
+    assert "left out of g with vhs: 9 of 18 rows tainted (thermal slowdown)" in " ".join(shown.split())
+    both.loc[(both["verifier"] == "vhs") & (both["stage"] == "head"), "status"] = "tainted"
+    both.loc[(both["verifier"] == "vhs") & (both["stage"] == "end_to_end"), "status"] = "tainted"
+    both.to_parquet(finished / "costs.parquet")
+    vhs = rows("vhs")
+    assert vhs["ms"]["answer"] == vhs["GB"]["answer"] == vhs["J"]["answer"] == "unknown"
+    assert vhs["ms"]["note"] == "time not known: 2 of 2 rows tainted (thermal slowdown)"
+    assert vhs["GB"]["note"] == "memory not known: 6 of 6 rows tainted (thermal slowdown)"
+    assert vhs["TFLOP"]["n"] == 2

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
 from harness.config import ConfigError
+from harness.cost import measure as measuring
 from harness.geneval.rules import TAGS
+from harness.regress import speed as speeds
 from harness.regress.compare import (
     Difference,
     Separation,
@@ -188,3 +192,40 @@ def test_gate_files(tmp_path):
         assert said in str(error.value)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_gate(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("spoil", ["some", "all"])
+def test_tainted_rounds_are_left_out_of_the_time_ratio(monkeypatch, fake_time, spoil):
+    """The candidate takes twice as long, and a hundred times in a spoiled round."""
+    done = 0
+
+    def taints(gpu):
+        nonlocal done
+        done += 1
+        return ["other processes on the GPU: 7"] if spoil == "all" or done % 2 == 0 else []
+
+    def scoring(seconds):
+        # the second, fourth ... round is the spoiled one
+        return lambda: fake_time.sleep(seconds * (50 if seconds == 0.02 and done % 2 else 1))
+
+    side = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(measuring, "taints", taints)
+    monkeypatch.setattr(speeds, "time", fake_time)
+    monkeypatch.setattr(speeds, "_peak_gb", lambda *_: 1.0)
+    calls = iter([scoring(0.01), scoring(0.02)])
+    monkeypatch.setattr(speeds, "scoring", lambda *_: next(calls))
+    speed = speeds.side_by_side(side, side, None, batch=1, repeats=8, warm_up=1)
+    gate = GateConfig(max_time_ratio=3.0)
+    if spoil == "some":
+        assert (speed.baseline_ms, speed.candidate_ms) == (pytest.approx(10), pytest.approx(20))
+        assert (speed.time_ratio, speed.time_low, speed.time_high) == pytest.approx((2, 2, 2))
+        assert (speed.tainted, speed.repeats) == (4, 8)
+        assert judge(_Only([]), gate, speed).outcome == "pass"
+        return
+    assert (speed.baseline_ms, speed.time_ratio, speed.time_high, speed.tainted) == (None, None, None, 8)
+    verdict = judge(_Only([]), gate, speed)
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reasons == (
+        "the time ratio has a limit of 3, but it was not measured: all 8 rounds were tainted "
+        "(other processes on the GPU: 7).",
+    )

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import html
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from harness.best_of_n import expected_accuracy
 from harness.cost.cost_model import CostModel
 from harness.derive import OVERALL, accuracy_curves
+from harness.listing import show_summary
+from harness.report.build import _cost_points, _summary
 from harness.report.comparisons import headline, judged_yes_scores, paired_gain, time_saving
 from harness.report.derived import derive
+from harness.report.figures import overall
+from harness.report.page import write_page
 from harness.store import StoreError, load_run
 
 
@@ -130,3 +138,68 @@ def test_a_pipeline_without_cost_is_left_out_and_named(loaded):
     assert "vhs" not in set(derived.budget_rows["verifier"])
     assert derived.headline.empty
     assert any("head" in reason and "vhs" in reason for reason in derived.unmeasured)
+
+
+def spoiled(run, share):
+    """The run with its slower repeats tainted: all of a stage's, or two of three, ten times as slow."""
+    costs = run.costs.copy()
+    these = costs["repeat"] >= (0 if share == "all" else 1)
+    if share == "all":
+        these &= (costs["verifier"] == "vhs") & costs["stage"].isin(["head", "end_to_end"])
+    costs.loc[these, "wall_ms"] *= 10
+    costs.loc[these, "peak_rss_gb"] *= 10
+    costs.loc[these, ["status", "note"]] = ["tainted", "thermal slowdown"]
+    return replace(run, costs=costs), int(these.sum())
+
+
+def test_tainted_repeats_enter_no_number(made, tmp_path):
+    clean = load_run(made)
+    mixed, rows = spoiled(clean, "two of three")
+    one, other = derive(clean), derive(mixed)
+    assert one.models == other.models
+    assert one.budgets == other.budgets
+    pd.testing.assert_frame_equal(one.budget_rows, other.budget_rows)
+    pd.testing.assert_frame_equal(one.latency, other.latency)
+    pd.testing.assert_frame_equal(one.headline, other.headline)
+    pd.testing.assert_frame_equal(one.breakdown("nano", 1), other.breakdown("nano", 1))
+    for ours, theirs in zip(_cost_points_of(one), _cost_points_of(other), strict=True):
+        pd.testing.assert_frame_equal(ours, theirs)
+    same = [c for c in one.costs if c not in ("status", "tainted", "note", "repeats")]
+    pd.testing.assert_frame_equal(one.costs[same], other.costs[same])
+    assert (one.costs["repeats"] == 3).all()
+    assert (other.costs[["repeats", "tainted"]] == [1, 2]).all().all()
+    assert other.left_out == f"{rows} of {len(clean.costs)} rows tainted (thermal slowdown)"
+    assert one.left_out == ""
+
+
+def test_a_stage_with_tainted_repeats_alone_is_empty_and_says_why(made, tmp_path, capsys):
+    run, rows = spoiled(load_run(made), "all")
+    derived = derive(run)
+    why = "no wall_ms was measured for head of verifier 'vhs': 3 of 3 rows tainted (thermal slowdown)."
+    assert derived.unmeasured == [f"nano (1 steps): {why}"]
+    assert ("nano", 1, "vhs") in derived.models["tflop"]
+    assert "vhs" not in set(derived.budget_rows["verifier"])
+    head = derived.costs.set_index(["verifier", "stage"]).loc[("vhs", "head")]
+    assert pd.isna(head["median_ms"])
+    assert pd.isna(head["peak_rss_gb"])
+    assert (head["status"], head["tainted"], head["note"]) == ("tainted", 3, "thermal slowdown")
+    write_page(derived, tmp_path / "report.html")
+    page = html.unescape((tmp_path / "report.html").read_text())
+    said = f"{rows} of {len(run.costs)} rows tainted (thermal slowdown)"
+    assert why in page
+    assert said in page
+    show_summary(_summary(derived, run.path), Console(width=200))
+    shown = capsys.readouterr().out
+    assert f"left out: nano (1 steps): {why}" in shown
+    assert f"costs left out: {said}" in shown
+
+
+def test_a_run_with_no_sound_time_says_why(made):
+    run = load_run(made)
+    with pytest.raises(StoreError, match=r"no pipeline with a measured time: nano .* rows tainted"):
+        derive(replace(run, costs=run.costs.assign(status="tainted")))
+
+
+def _cost_points_of(derived):
+    curves = derived.curves[derived.curves["verifier"].isin(derived.models_of("nano", 1))]
+    return [points for _, _, points in _cost_points(overall(curves), derived, "nano", 1)]
