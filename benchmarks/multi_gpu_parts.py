@@ -15,6 +15,7 @@ from typing import Any
 
 import full_size_training
 import pandas as pd
+import psutil
 import yaml
 from processes import Command, CommandFailed
 
@@ -58,7 +59,7 @@ FULL = Sizes(
                       for v in ("vhs", "mllm-clip", "mllm-ae")],
         "prompts": {"source": "geneval"},
         "detector": {"name": "mask2former", "options": {"checkpoint": "random", "colors": "random"}},
-        "pool": 8, "batch_size": 8, "threads": 8,
+        "pool": 4, "batch_size": 4, "threads": 8,
     },
     data={
         "generator": {"name": "sana-sprint", "options": {"weights": "random", **_RANDOM}},
@@ -73,7 +74,7 @@ FULL = Sizes(
         "sana-sprint", {"weights": "random", **_BOTH},
         "vhs", {"checkpoint": "random", "generator": "sana-sprint", **_BOTH},
     ),
-    rounds=8, prompts=32, align_batch=512, align_steps=6, batch=64, steps=30, micro_batch=64, save_every=8,
+    rounds=12, prompts=32, align_batch=512, align_steps=5, batch=64, steps=25, micro_batch=64, save_every=8,
     data_images=192, reduced_bytes=2 * 10**9,
 )  # fmt: skip
 TINY = Sizes(
@@ -139,21 +140,23 @@ class Part:
 
 def parts(bench: Bench) -> list[Part]:
     """All, in the order of what is missed most if time runs out."""
-    g = bench.gpus
+    g, half = bench.gpus, bench.sizes.rounds // 2
     every = [
-        Part("sweep-1", partial(sweep, bench, "sweep-1", 1, 1, 1.0), 60, 200),
-        Part("sweep-all", partial(sweep, bench, "sweep-all", g, g, 1.0), 60, 200),
-        Part("sweep-halves", partial(sweep, bench, "sweep-halves", g, 2 * g, 0.5), 60, 240),
-        Part("costs", partial(costs, bench), 90, 240),
-        Part("train-1", partial(train, bench, "train-1", 1), 60, 180),
-        Part("train-ddp", partial(train, bench, "train-ddp", g), 60, 150),
-        Part("train-fsdp", partial(train, bench, "train-fsdp", g, sharding="fsdp"), 60, 150),
-        Part("sweep-killed", partial(sweep, bench, "sweep-killed", g, g, 1.0, rounds=4, kill=True), 70, 180),
-        Part("train-sixteenth", partial(train, bench, "train-sixteenth", 1, fraction=FRACTION), 40, 100),
-        Part("reduce", partial(reduce, bench), 15, 60),
-        Part("data-1", partial(data, bench, "data-1", 1), 40, 100),
-        Part("data-all", partial(data, bench, "data-all", g), 40, 100),
-        Part("train-killed", partial(train_killed, bench), 80, 200),
+        Part("sweep-1", partial(sweep, bench, "sweep-1", 1, 1, 1.0), 110, 200),
+        Part("sweep-all", partial(sweep, bench, "sweep-all", g, g, 1.0), 110, 200),
+        Part("sweep-halves", partial(sweep, bench, "sweep-halves", g, 2 * g, 0.5), 125, 240),
+        Part("costs", partial(costs, bench), 140, 240),
+        Part("train-1", partial(train, bench, "train-1", 1), 120, 200),
+        Part("train-ddp", partial(train, bench, "train-ddp", g), 75, 150),
+        Part("train-fsdp", partial(train, bench, "train-fsdp", g, sharding="fsdp"), 80, 150),
+        Part(
+            "sweep-killed", partial(sweep, bench, "sweep-killed", g, g, 1.0, rounds=half, kill=True), 105, 200
+        ),
+        Part("train-sixteenth", partial(train, bench, "train-sixteenth", 1, fraction=FRACTION), 65, 120),
+        Part("reduce", partial(reduce, bench), 25, 60),
+        Part("data-1", partial(data, bench, "data-1", 1), 60, 100),
+        Part("data-all", partial(data, bench, "data-all", g), 60, 100),
+        Part("train-killed", partial(train_killed, bench), 110, 200),
     ]
     several = {"costs"} if g == 1 else set()
     sharded = set() if bench.on_gpu else {"train-fsdp"}  # accelerate offers it on GPUs alone
@@ -164,16 +167,15 @@ def sweep(
     bench: Bench, name: str, gpus: int, workers: int, share: float, until: float,
     *, rounds: int | None = None, kill: bool = False,
 ) -> Facts:  # fmt: skip
-    """A sweep by Ray; `kill` ends a worker once two shards are there."""
-    rounds = rounds or bench.sizes.rounds + (2 if workers > gpus else 0)
-    folder = bench.folder(name)
+    """A sweep by Ray, of so many shards a GPU; `kill` ends a worker once two shards are there."""
+    folder, shards = bench.folder(name), gpus * (rounds or bench.sizes.rounds)
     ray = ["--engine", "ray", "--workers", str(workers), "--gpus-per-worker", str(share)]
-    with sweeping(bench, folder, gpus * rounds, ray, until, bench.cards(*range(gpus))) as command:
+    with sweeping(bench, folder, shards, ray, until, bench.cards(*range(gpus))) as command:
         killed: float | None = None
         if kill:
             command.wait(lambda: len(finished(folder)) >= 2)
-            killed = command.kill_one(lambda process: process.name().startswith("ray::_Actor"))
-        whole(command, folder)
+            killed = command.kill_one(is_worker)
+        all_shards(command, folder, shards)
     return {
         "gpus": gpus, "workers": workers, "gpus_per_worker": share, "killed": killed,
         **shards_of(folder, command.started), "same": same(bench.work, folder),
@@ -183,64 +185,73 @@ def sweep(
 def sweeping(
     bench: Bench, folder: Path, shards: int, engine: list[str], until: float, env: Mapping[str, str]
 ) -> Command:
-    """The command of a sweep of so many shards of eight prompts, whose costs are cut short: they are a part of their own."""
+    """The command of a sweep of so many shards of eight prompts."""
     limit = min(bench.sizes.prompts, 8 * shards)
     config = {
         **bench.sizes.sweep,
         "prompts": {**bench.sizes.sweep["prompts"], "limit": limit},
-        "seeds": list(range(-(-8 * shards // limit))),
+        "seeds": list(range(8 * shards // limit)),
         "device": bench.sizes.device, "gallery_prompts": 0,
-        "timing": {"best_of_n": [1], "repeats": 1, "warm_up": 0, "timeout_s": 0.001},
     }  # fmt: skip
     (folder / "sweep.yaml").write_text(yaml.safe_dump(config))
     run = ["run", str(folder / "sweep.yaml"), "--out", str(folder / "run"), "--json"]
     return Command([sys.executable, *CLI, *run, *engine], folder / "log.txt", until, env)
 
 
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is a worker of Ray's."""
+    return process.name().startswith("ray::_Actor")
+
+
 def finished(folder: Path) -> list[float]:
     """When each shard of a sweep was there (seconds since the epoch), in order."""
-    found = (folder / "run" / "shards" / "candidates").glob("[!.]*.parquet")
-    return sorted(file.stat().st_mtime for file in found)
+    return sorted(file.stat().st_mtime for file in shard_files(folder, "candidates"))
 
 
-def whole(command: Command, folder: Path) -> None:
-    """Wait for a sweep's whole tables; the report of costs without a time, which follows, is none."""
-    file = folder / "run" / "run.json"
+def shard_files(folder: Path, table: str) -> list[Path]:
+    return list((folder / "run" / "shards" / table).glob("[!.]*.parquet"))
 
-    def complete() -> bool:
-        return file.exists() and json.loads(file.read_text())["status"] == "complete"
 
-    status = command.wait(complete, check=False)
-    if not complete():
+def all_shards(command: Command, folder: Path, shards: int) -> None:
+    """Wait for the shards and the workers' end; costs, which come next, are a part of their own."""
+
+    def done() -> bool:
+        return len(finished(folder)) == shards and not any(is_worker(p) for p in command.family())
+
+    status = command.wait(done, check=False)
+    if len(finished(folder)) != shards:
         command.failed(status)
 
 
 def shards_of(folder: Path, started: float) -> Facts:
-    candidates = len(pd.read_parquet(folder / "run" / "candidates.parquet"))
-    times = finished(folder)
     return {
-        "started": started,
-        "candidates": candidates,
-        "finished_s": [round(t - started, 3) for t in times],
-    }
+        "started": started, "candidates": len(table_of(folder, "candidates")),
+        "finished_s": [round(t - started, 3) for t in finished(folder)],
+    }  # fmt: skip
+
+
+def table_of(folder: Path, table: str) -> pd.DataFrame:
+    """All rows of a sweep's table, in one order."""
+    rows = pd.concat([pd.read_parquet(file) for file in shard_files(folder, table)])
+    order = [key for key in ("generator", "verifier", "seed", "prompt_id", "index") if key in rows]
+    return rows.sort_values(order, ignore_index=True)
 
 
 def same(work: Path, folder: Path) -> Facts:
     """Whether tables equal those of every other sweep, in the seeds that both have; and by how much they differ."""
     found = {}
-    for other in sorted(work.glob("*/run/candidates.parquet")):
-        if other.parents[1] == folder:
-            continue
+    for other in sorted(f.parent for f in work.glob("sweep-*/run") if f.parent != folder):
         for table in ("candidates", "scores"):
-            a, b = (pd.read_parquet(run / f"{table}.parquet") for run in (folder / "run", other.parent))
+            a, b = table_of(folder, table), table_of(other, table)
             shared = set(a["seed"]) & set(b["seed"])
             a, b = (t[t["seed"].isin(shared)].reset_index(drop=True) for t in (a, b))
             facts: Facts = {"rows": len(a), "equal": a.equals(b)}
             if table == "scores" and len(a) == len(b):
                 facts["largest_difference"] = float((a["score"] - b["score"]).abs().max())
+                facts["distinct"] = int(a["score"].nunique())
             if table == "candidates" and len(a) == len(b):
                 facts["other_verdicts"] = int((a["correct"] != b["correct"]).sum())
-            found[f"{other.parents[1].name}/{table}"] = facts
+            found[f"{other.name}/{table}"] = facts
     return found
 
 
@@ -254,7 +265,7 @@ def costs(bench: Bench, until: float) -> Facts:
         began = time.time()
         rows += [row | {"neighbour": "busy"} for row in cell(bench, until)]
         busy_s, left = time.time() - began, shards - len(finished(folder))
-        whole(command, folder)
+        all_shards(command, folder, shards)
     began = time.time()
     rows += [row | {"neighbour": "idle"} for row in cell(bench, until)]
     return {
