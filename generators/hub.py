@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generators.protocol import GeneratorError
+from harness.common.models import reason
 
 if TYPE_CHECKING:
     from generators.specs import GeneratorSpec
@@ -151,6 +152,22 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def download(hub_id: str, commit: str, class_name: str) -> Path:
+    """The snapshot of a pipeline's files at a commit, fetched if they are not cached. Raises GeneratorError."""
+    import diffusers
+
+    try:
+        return Path(
+            getattr(diffusers, class_name).download(
+                hub_id, revision=commit, use_safetensors=True, trust_remote_code=False,
+                local_files_only=not reachable(),
+            )
+        )  # fmt: skip
+    except (OSError, ValueError, TypeError) as error:
+        unloaded = f"'{hub_id}' cannot be loaded as a {class_name}: {reason(error)}."
+        raise GeneratorError(refusal(hub_id, error, commit) or unloaded) from error
 
 
 def weights_state(spec: GeneratorSpec) -> str:

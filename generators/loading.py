@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 
 from generators.checks import as_device, check_memory, check_resolution, check_steps, free_bytes, needed_bytes
-from generators.hub import reachable, refusal, resolve
-from generators.nano import LORA, WEIGHTS
+from generators.hub import download, resolve
+from generators.lora import find_lora, merge_lora
+from generators.nano import WEIGHTS
 from generators.protocol import GeneratorError
-from generators.registry import nearest, one_line
+from generators.registry import nearest
+from harness.common.files import ReadError, read_errors_as
+from harness.common.models import check_links, check_model, model_files, no_code, plain_name, reason
+from harness.common.text import read_json_object
 
 if TYPE_CHECKING:
     from generators.pipeline import StagedPipeline
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 Family = TypeVar("Family", bound="StagedPipeline")
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+Files = dict[str, list[Path]]
+
+_INDEX = "model_index.json"
+_LIBRARIES = (None, "diffusers", "transformers")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -47,7 +54,8 @@ def open_generator(
     weights: None for the family's own, "random" (of the true architecture, drawn from `seed`), a
     pipeline folder, or a hub id, whose `revision` is a branch, tag or commit. device "meta" needs
     weights="random". text_encoder_device keeps the text encoders elsewhere, as on "cpu". lora is a
-    folder or file of LoRA weights, or "bundled"; it is merged into the weights, so that it costs nothing.
+    folder or safetensors file of LoRA weights, or "bundled"; it is merged into the weights of every component
+    that it is for, so that it costs nothing. No code of a folder is run; weights are finite floats.
     Raises GeneratorError with a sentence for the user.
     """
     lora_path = None if lora is None else find_lora(spec.name, lora)
@@ -66,16 +74,18 @@ def open_generator(
             check_memory(spec.name, needed_bytes(spec, numbers.itemsize, text_place == place), free)
     if weights == "random":
         pipeline, source, commit = _random(spec, place, numbers, seed, text_place), "random weights", ""
+        files: Files = {}
     elif place.type == "meta":
         raise GeneratorError(f"{spec.name}: device 'meta' holds no weights; say weights='random' with it.")
     else:
-        pipeline, source, commit = _load(spec, weights, folder, revision, numbers)
+        home, source, commit = _find(spec, weights, folder, revision)
+        pipeline, files = load_pipeline(home, spec.pipeline, numbers)
         _place(pipeline, place, text_place)
+    applied: dict[str, int] = {}
     if lora_path is not None:
-        add_lora(pipeline, spec.name, lora_path, lora_strength)
-        pipeline.fuse_lora()
-        pipeline.unload_lora_weights()
+        applied = merge_lora(pipeline, spec.name, lora_path, lora_strength)
         source += f" with LoRA {lora} at {lora_strength:g}"
+    _check_finite(spec.name, pipeline, files)
     return family(
         spec,
         pipeline,
@@ -85,6 +95,7 @@ def open_generator(
         source=source,
         revision=commit,
         text_device=None if text_place == place else text_place,
+        lora=applied,
     )
 
 
@@ -107,59 +118,57 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The pipeline saved in `folder`, from safetensors only, without reaching for a hub."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise GeneratorError(f"'{folder}' is not a pipeline folder: it has no model_index.json.")
-    found = json.loads(index.read_text()).get("_class_name")
-    if found != class_name:
-        raise GeneratorError(f"'{folder}' holds a {found}, but a {class_name} is needed.")
+def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Files]:
+    """The pipeline saved in `folder`, and the files of each component's weights.
+
+    From safetensors only, without reaching for a hub. Raises GeneratorError.
+    """
+    if not (folder / _INDEX).is_file():
+        raise GeneratorError(f"'{folder}' is not a pipeline folder: it has no {_INDEX}.")
+    with read_errors_as(GeneratorError):
+        index = read_json_object(folder / _INDEX)
+        found = index.get("_class_name")
+        if found != class_name:
+            raise GeneratorError(f"'{folder}' holds a {found}, but a {class_name} is needed.")
+        files = _files(folder, index)
     try:
-        return _from_pretrained(class_name, folder, dtype=dtype, local_files_only=True)
+        return _from_pretrained(class_name, folder, dtype), files
     except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GeneratorError(f"'{folder}' cannot be loaded as a {class_name}: {reason}") from error
+        raise GeneratorError(f"'{folder}' cannot be loaded as a {class_name}: {reason(error)}.") from error
 
 
-def find_lora(name: str, lora: str | Path) -> Path:
-    """Where a LoRA lies: a folder or file, or the one bundled with nano. Raises GeneratorError."""
-    if str(lora) == "bundled":
-        if name != "nano":
-            raise GeneratorError(f"{name}: no LoRA is bundled for it; give lora a folder.")
-        return LORA
-    if not Path(lora).exists():
-        raise GeneratorError(f"{name}: there are no LoRA weights at '{lora}'.")
-    return Path(lora)
+def _files(folder: Path, index: Mapping[str, Any]) -> Files:
+    """The files of each component's weights, checked. Raises ReadError, also for a component that is code."""
+    check_links(folder)
+    files: Files = {}
+    for part, named in index.items():
+        if not isinstance(named, list):
+            continue
+        if not named or named[0] not in _LIBRARIES:
+            raise ReadError(
+                f"{folder / _INDEX}: '{part}' is {named}, a class of neither diffusers nor transformers, "
+                "and code that comes with a model is never run."
+            )
+        where = folder / plain_name(part, str(folder / _INDEX))
+        files[part] = model_files(where if where.is_dir() else folder)
+    return files
 
 
-def add_lora(pipeline: Any, name: str, path: Path, strength: float) -> None:
-    """Load LoRA weights saved in diffusers' format, applied at `strength` (0: none, 1: as trained)."""
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise GeneratorError(f"{name}: diffusers has no LoRA for {type(pipeline).__name__}; leave lora out.")
-    where = {"weight_name": path.name} if path.is_file() else {}
-    folder = path.parent if path.is_file() else path
-    try:
-        pipeline.load_lora_weights(
-            folder, adapter_name="lora", local_files_only=True, use_safetensors=True, **where
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GeneratorError(f"{name}: the LoRA at '{path}' does not fit: {reason}") from error
-    pipeline.set_adapters(["lora"], adapter_weights=[strength])
+def _check_finite(name: str, pipeline: Any, files: Files) -> None:
+    """Look at what was loaded and merged. Raises GeneratorError with file and key."""
+    with read_errors_as(GeneratorError):
+        for part, found in files.items():
+            module = getattr(pipeline, part, None)
+            if isinstance(module, torch.nn.Module):
+                check_model(module, found, f"{name}, {part}")
 
 
-def _load(
-    spec: GeneratorSpec,
-    weights: str | Path | None,
-    folder: Path | None,
-    revision: str | None,
-    dtype: torch.dtype,
-) -> tuple[Any, str, str]:
-    """The pipeline, its source for the user to read, and its revision."""
+def _find(
+    spec: GeneratorSpec, weights: str | Path | None, folder: Path | None, revision: str | None
+) -> tuple[Path, str, str]:
+    """The pipeline's folder, its source for the user to read, and its revision."""
     if folder is not None:
-        source = "bundled" if folder == WEIGHTS else str(folder)
-        return load_pipeline(folder, spec.pipeline, dtype), source, ""
+        return folder, "bundled" if folder == WEIGHTS else str(folder), ""
     hub_id = str(weights or spec.hub_id)
     if not _HUB_ID.fullmatch(hub_id):
         raise GeneratorError(
@@ -167,17 +176,10 @@ def _load(
         )
     asked = revision or (spec.revision if hub_id == spec.hub_id else "main")
     commit = resolve(hub_id, asked)
-    try:
-        pipeline = _from_pretrained(
-            spec.pipeline, hub_id, dtype=dtype, revision=commit, local_files_only=not reachable()
-        )
-    except (OSError, ValueError, TypeError) as error:
-        unloaded = f"'{hub_id}' cannot be loaded as a {spec.pipeline}: {one_line(error)}."
-        raise GeneratorError(refusal(hub_id, error, commit) or unloaded) from error
-    return pipeline, f"{hub_id}@{commit}", commit
+    return download(hub_id, commit, spec.pipeline), f"{hub_id}@{commit}", commit
 
 
-def _from_pretrained(class_name: str, where: str | Path, **options: Any) -> Any:
+def _from_pretrained(class_name: str, folder: Path, dtype: torch.dtype) -> Any:
     import diffusers
     from diffusers.utils import logging
 
@@ -185,7 +187,10 @@ def _from_pretrained(class_name: str, where: str | Path, **options: Any) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        pipeline = getattr(diffusers, class_name).from_pretrained(where, use_safetensors=True, **options)
+        with no_code():
+            pipeline = getattr(diffusers, class_name).from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, dtype=dtype, local_files_only=True
+            )
     finally:
         logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)

@@ -50,6 +50,7 @@ class StagedPipeline:
         source: str,
         revision: str = "",
         text_device: str | torch.device | None = None,
+        lora: Mapping[str, int] | None = None,
     ) -> None:
         self.name = spec.name
         self.steps = steps
@@ -57,7 +58,7 @@ class StagedPipeline:
         self.resolution = resolution
         self.guidance_scale = guidance_scale
         self.revision = revision or source
-        self._spec, self._source = spec, source
+        self._spec, self._source, self._lora = spec, source, dict(lora or {})
         self._split = BlockSplit(pipeline.transformer, self.block_lists, self.streams)
         names = [n for n in pipeline.components if n.startswith("text_encoder")]
         self._encoders = {n: getattr(pipeline, n) for n in names}
@@ -174,6 +175,7 @@ class StagedPipeline:
             steps=self.steps,
             licence=self._spec.licence,
             source=self._source,
+            lora=self._lora,
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.common.errors import VhsbenchError
@@ -54,6 +54,7 @@ class GeneratorInfo:
     steps: int
     licence: str
     source: str  # hub id and revision, or "bundled"
+    lora: Mapping[str, int] = field(default_factory=dict)  # keys of a LoRA applied, by component
 
 
 @dataclass(frozen=True)

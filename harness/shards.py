@@ -94,10 +94,12 @@ class Worker:
         for wanted in config.verifiers_of(self.entry):
             self.judges.append(create_verifier(wanted, config.device, self.generator.name))
             self.judges[-1].check_host(self.generator)
+        info = self.generator.info()
         self.about: dict[str, dict[str, Any]] = {
             "checkpoints": {v.name: v.checkpoint_sha256 for v in self.judges},
             "needs": {v.name: v.needs for v in self.judges},
-            "generators": {self.entry.key: self.generator.info().source},
+            "generators": {self.entry.key: info.source},
+            "loras": {self.entry.key: dict(info.lora)} if info.lora else {},
             "detector": self.detector.info(),
         }
         on_gpu = torch.device(self.generator.device).type != "cpu"

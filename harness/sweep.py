@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from generators.loading import find_lora
+from generators.lora import find_lora
 from harness.common.files import ReadError, read_errors_as
 from harness.common.text import parse_json_lines, read_text
 from harness.config import ConfigError, RunConfig

@@ -163,7 +163,9 @@ class Stages:
         from diffusers import AutoencoderDC
 
         r = self.recipe
-        vae = AutoencoderDC.from_pretrained(self.out / "autoencoder")
+        vae = AutoencoderDC.from_pretrained(
+            self.out / "autoencoder", use_safetensors=True, trust_remote_code=False
+        )
         vae.requires_grad_(False)
         steps = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +14,16 @@ from torch import nn
 
 from generators.protocol import Block, GeneratorError, block_name, read_block
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.models import (
+    check_links,
+    check_model,
+    check_tokenizer,
+    check_type,
+    no_code,
+    reason,
+    weight_files,
+)
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
 if TYPE_CHECKING:
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
 _PROJECTOR = "model.mm_projector."
 _TOWER = "model.vision_tower."  # a copy of the vision tower, which the official code does not read either
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
-_INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _CARD = "verifier.json"
 STATISTICS = "normalization.safetensors"
@@ -98,8 +106,11 @@ def load_model(
 ) -> tuple[Mllm, Question]:
     """The model in `folder`, read straight to `device` as `dtype`, and its question.
 
-    Raises CheckpointError naming the file, or the key and both shapes.
+    Raises CheckpointError naming the file, or the key and what is wrong with it: its shapes, its type, or that
+    it is not finite. Refuses links out of the folder; runs no code of it.
     """
+    with read_errors_as(CheckpointError):
+        check_links(folder)
     config = _json(folder, "config.json")
     try:
         with torch.device("meta"):
@@ -107,12 +118,14 @@ def load_model(
     except CheckpointError:
         raise
     except Exception as error:  # a damaged configuration can raise anything
-        raise CheckpointError(f"{folder}/config.json describes no Qwen2: {_reason(error)}.") from error
+        raise CheckpointError(f"{folder}/config.json describes no Qwen2: {reason(error)}.") from error
     with ExitStack() as stack:
         tensors = _Tensors(folder, device, stack)
         _fill(model.connector, tensors, _PROJECTOR, {}, dtype)
         optional = {_HEAD: _EMBEDDINGS} if model.llm.config.tie_word_embeddings else {}  # type: ignore[union-attr]
         _fill(model.llm, tensors, "", optional, dtype)
+        with read_errors_as(CheckpointError):
+            check_model(model, tensors.files, tensors.name)
     return ready(model, device), _question(folder, card.template)
 
 
@@ -148,12 +161,8 @@ def _question(folder: Path, template: str) -> Question:
         return Question(tokenizer, template)
     except Exception as error:  # a chat template is a program, and a damaged one can raise anything
         raise CheckpointError(
-            f"verifier checkpoint {folder}: its tokenizer and chat template cannot ask the question: {_reason(error)}."
+            f"verifier checkpoint {folder}: its tokenizer and chat template cannot ask the question: {reason(error)}."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -164,9 +173,13 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        check_tokenizer(folder)
+        with no_code():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer can raise anything
-        raise CheckpointError(f"verifier checkpoint {folder} has no tokenizer that can be read.") from error
+        raise CheckpointError(
+            f"verifier checkpoint {folder} has no tokenizer that can be read: {reason(error)}."
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     if not tokenizer.chat_template:
@@ -181,28 +194,34 @@ class _Tensors:
         from safetensors import SafetensorError, safe_open
 
         self.name = str(folder / _WEIGHTS)
-        if (folder / _INDEX).is_file():
-            shards = sorted(set(_json(folder, _INDEX).get("weight_map", {}).values()))
-        else:
-            shards = [_WEIGHTS]
-        self._files: dict[str, Any] = {}
-        for shard in shards:
-            if not (folder / shard).is_file():
-                raise CheckpointError(f"verifier checkpoint {folder} has no {shard}.")
+        with read_errors_as(CheckpointError):
+            self.files = weight_files(folder, _WEIGHTS)
+        if not self.files:
+            raise CheckpointError(f"verifier checkpoint {folder} has no {_WEIGHTS}.")
+        self._opened: dict[str, Any] = {}
+        self._file: dict[str, Path] = {}
+        for file in self.files:
             try:
-                file = stack.enter_context(safe_open(folder / shard, "pt", device=str(device)))
+                opened = stack.enter_context(safe_open(file, "pt", device=str(device)))
             except SafetensorError as error:
-                raise CheckpointError(f"{folder / shard} is damaged: {error}.") from error
-            self._files |= dict.fromkeys(file.keys(), file)
+                raise CheckpointError(f"{file} is damaged: {error}.") from error
+            for key in opened.keys():  # noqa: SIM118
+                if key in self._file:
+                    raise CheckpointError(f"{self._file[key]} and {file.name} both have the key '{key}'.")
+                self._opened[key], self._file[key] = opened, file
 
     def keys(self) -> set[str]:
-        return set(self._files)
+        return set(self._opened)
 
     def shape(self, key: str) -> list[int]:
-        return list(self._files[key].get_slice(key).get_shape())
+        """Raises CheckpointError where the tensor is not of floating-point numbers."""
+        part = self._opened[key].get_slice(key)
+        with read_errors_as(CheckpointError):
+            check_type(part.get_dtype(), f"{self._file[key]}: '{key}'")
+        return list(part.get_shape())
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._files[key].get_tensor(key)
+        tensor: torch.Tensor = self._opened[key].get_tensor(key)
         return tensor
 
 
@@ -313,15 +332,3 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{folder}/{name} is not a JSON object.")
     return data
-
-
-def checkpoint_sha256(folder: Path, also: tuple[Path, ...] = ()) -> str:
-    """SHA-256 over what scores depend on in a folder, by name, and over the files `also`: its identity."""
-    digest = hashlib.sha256()
-    files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".json", ".jinja", ".txt")]
-    for file in [*files, *also]:
-        digest.update((file.name if file in also else file.relative_to(folder).as_posix()).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

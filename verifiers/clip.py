@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from harness.common.files import read_errors_as
+from harness.common.models import check_links, check_model, check_weights, model_files, reason
+from harness.common.text import read_json_object
 from verifiers.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ OFFICIAL_CONFIG = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14, "projection_dim": 768, "hidden_act": "quick_gelu",
 }  # fmt: skip
-_OPEN_CLIP = "open_clip_config.json"
+PICKLED = "pytorch_model.bin"
+_OPEN_CLIP, _OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 class ClipPatches:
@@ -96,20 +100,32 @@ class OpenClipPatches:
         return features
 
 
-def load_tower(name: str | Path, device: torch.device, dtype: torch.dtype) -> ClipPatches | OpenClipPatches:
-    """The vision tower in a folder or on the hub: an open_clip folder of ours, or a CLIP of transformers."""
+def tower_folder(name: str | Path) -> Path:
+    """The folder `name`, or the local snapshot of hub id `name`. Raises CheckpointError."""
     from verifiers.hub import model_folder
 
-    folder = model_folder(name, also=("pytorch_model.bin",))
+    return model_folder(name, also=(PICKLED,))  # OpenAI's CLIP has no safetensors on the hub
+
+
+def load_tower(folder: Path, device: torch.device, dtype: torch.dtype) -> ClipPatches | OpenClipPatches:
+    """The vision tower in a folder: an open_clip folder of ours, or a CLIP of transformers.
+
+    Raises CheckpointError, also for weights that are not finite floating-point numbers.
+    """
     if (folder / _OPEN_CLIP).is_file():
         return load_clip(folder, device)
     from transformers import CLIPVisionModel
 
-    try:
-        model = CLIPVisionModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no CLIP that can be read: {error}") from error
-    return ClipPatches(model.to(device))
+    with read_errors_as(CheckpointError):
+        files = model_files(folder, pickles=True)
+        try:
+            model = CLIPVisionModel.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # a damaged configuration can raise anything
+            raise CheckpointError(f"{folder} holds no CLIP that can be read: {reason(error)}.") from error
+        check_model(model.to(device), files, str(folder))
+    return ClipPatches(model)
 
 
 def empty_tower() -> nn.Module:
@@ -125,18 +141,34 @@ def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / _OPEN_CLIP_WEIGHTS, metadata={"format": "pt"})
     (folder / _OPEN_CLIP).write_text(json.dumps(config, indent=1) + "\n")
 
 
 def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
-    """Read what `save_clip` wrote, as float32."""
+    """Read what `save_clip` wrote, as float32. Raises CheckpointError."""
     from open_clip import CLIP
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = json.loads((folder / _OPEN_CLIP).read_text())
-    model = CLIP(**config)
-    model.load_state_dict(
-        {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
-    )
+    file = folder / _OPEN_CLIP_WEIGHTS
+    with read_errors_as(CheckpointError):
+        check_links(folder)
+        config = read_json_object(folder / _OPEN_CLIP)
+        try:
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {reason(error)}.") from error
+        check_weights(tensors, file)
+    try:
+        if elsewhere := {"hf_model_name", "timm_model_name"} & {*config["vision_cfg"], *config["text_cfg"]}:
+            raise CheckpointError(
+                f"{folder / _OPEN_CLIP} has '{elsewhere.pop()}', a model that is elsewhere."
+            )
+        model = CLIP(**config)
+        model.load_state_dict(tensors)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged configuration can raise anything
+        raise CheckpointError(f"{folder} holds no open_clip model of ours: {reason(error)}.") from error
     return OpenClipPatches(model.to(device).eval().requires_grad_(False), config)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.common.files import read_errors_as
+from harness.common.models import FLOATS, check_weights
 from verifiers.checkpoint import STATISTICS, CheckpointError
 
 _EPSILON = 1e-6
@@ -57,6 +59,8 @@ def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -
             if key not in found:
                 raise CheckpointError(f"{file} lacks the key '{key}'.")
         mean, variance = found["mean"], found["variance"]
+        with read_errors_as(CheckpointError):
+            check_weights({"mean": mean, "variance": variance}, file)
         names = [f"{file}: 'mean'", f"{file}: 'variance'"]
     mean = _oriented(mean, width, tokens, names[0])
     variance = _oriented(variance, width, tokens, names[1])
@@ -74,7 +78,7 @@ def _tensor(file: Path) -> torch.Tensor:
         value: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"the statistics file {file} is not a tensor saved by torch.") from error
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+    if not isinstance(value, torch.Tensor) or value.dtype not in FLOATS:
         raise CheckpointError(f"the statistics file {file} holds no tensor of floating-point numbers.")
     return value.detach()
 

@@ -11,8 +11,13 @@ from typing import Any
 from generators.hub import reachable, refusal
 from verifiers.checkpoint import CheckpointError
 
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is owner/name[@revision]."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:

@@ -15,18 +15,19 @@ from generators.checks import as_device
 from generators.protocol import Block, GeneratorError, blocks_of, read_block
 from generators.registry import nearest
 from generators.specs import GeneratorSpec
+from harness.common.files import read_errors_as
+from harness.common.models import files_read, folder_sha256, plain_name
 from verifiers.checkpoint import (
     CheckpointError,
     VerifierCard,
-    checkpoint_sha256,
     empty_model,
     load_model,
     read_card,
     ready,
 )
-from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, empty_tower, load_tower
+from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, empty_tower, load_tower, tower_folder
 from verifiers.features import Normalize, flatten_latents, read_statistics
-from verifiers.hub import dataset_files, model_folder
+from verifiers.hub import dataset_files, is_hub_id, model_folder
 from verifiers.mllm import StandInQuestion
 from verifiers.nano import WEIGHTS
 from verifiers.verifier import MllmVerifier
@@ -81,17 +82,19 @@ def create(
     statistics = tuple(map(Path, normalization)) if normalization else ()
     model, question = load_model(folder, card, device, dtype)
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
-    extra = 0
+    extra, read = 0, list(statistics)
     if card.kind == "vhs":
         pair = (statistics[0], statistics[1]) if statistics else folder
         tokens = read_statistics(pair, card.feature_width, card.visual_tokens).to(device)
     elif card.kind == "mllm-clip":
-        tokens = _tower(folder, card, clip, device, dtype)
+        tower = _tower_folder(folder, card, clip)
+        tokens = _tower(tower, card, device, dtype)
+        read += files_read(tower, pickles=True)
         extra = tokens.parameters
         card = replace(card, visual_tokens=tokens.tokens)
     return MllmVerifier(
         kind, model, question, card, tokens,
-        checkpoint_sha256=checkpoint_sha256(folder, statistics), extra_parameters=extra,
+        checkpoint_sha256=folder_sha256(folder, read), extra_parameters=extra,
         source=_source(checkpoint, folder),
     )  # fmt: skip
 
@@ -172,13 +175,25 @@ def _only_fit(kind: str, folder: Path, card: VerifierCard) -> GeneratorSpec:
     )
 
 
+def _tower_folder(folder: Path, card: VerifierCard, clip: str | Path | None) -> Path:
+    """Where the vision tower is: as the user says, else in the checkpoint's folder or on the hub, as it says."""
+    if clip or card.vision_tower is None:
+        return tower_folder(clip or WEIGHTS / "clip")
+    if (folder / card.vision_tower).is_dir():
+        with read_errors_as(CheckpointError):
+            return folder / plain_name(card.vision_tower, f"{folder}: its vision tower")
+    if not is_hub_id(card.vision_tower) or Path(card.vision_tower).is_dir():
+        raise CheckpointError(
+            f"{folder}: its vision tower is '{card.vision_tower}', neither a folder in the checkpoint nor a hub id "
+            "(owner/name[@revision]); give clip=."
+        )
+    return tower_folder(card.vision_tower)
+
+
 def _tower(
-    folder: Path, card: VerifierCard, clip: str | Path | None, device: torch.device, dtype: torch.dtype
+    folder: Path, card: VerifierCard, device: torch.device, dtype: torch.dtype
 ) -> ClipPatches | OpenClipPatches:
-    own: str | Path = card.vision_tower or WEIGHTS / "clip"
-    if (folder / own).is_dir():  # a tower of the user's own lies in the checkpoint
-        own = folder / own
-    tower = load_tower(clip or own, device, dtype)
+    tower = load_tower(folder, device, dtype)
     if tower.width != card.feature_width:
         raise CheckpointError(
             f"the CLIP model's features are {tower.width} wide, but the checkpoint's "

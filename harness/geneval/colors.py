@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from generators.hub import cached_if_unreachable, refusal
-from generators.registry import one_line
+from generators.registry import nearest
 from harness.common.errors import VhsbenchError
+from harness.common.files import ReadError
+from harness.common.models import check_model, check_types, no_code, reason
 from harness.geneval.rules import COLORS, Detection
 
 if TYPE_CHECKING:
@@ -81,25 +83,49 @@ class ColorNamer:
 def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tuple[Any, Any, Any]:
     """An open_clip model, its image transform and its tokenizer; `what` it is for names it in errors.
 
-    `pretrained` is a tag, a file, or "random". Raises ColorModelError.
+    `model` is one of open_clip's own; `pretrained` is a tag, a file (safetensors, or tensors saved by torch), or
+    "random". No code of a model is run. Raises ColorModelError, also for weights that are not finite floats.
     """
     import open_clip
 
-    weights = None if pretrained == "random" else pretrained
-    known = pretrained == "random" or pretrained in open_clip.list_pretrained_tags_by_model(model)
-    if not known and not Path(pretrained).is_file():
+    if model not in open_clip.list_models():
+        raise ColorModelError(
+            f"{what}: '{model}' is no model of open_clip's; {nearest(model, open_clip.list_models())}"
+        )
+    here = Path(pretrained).is_file()
+    if (
+        pretrained != "random"
+        and not here
+        and pretrained not in open_clip.list_pretrained_tags_by_model(model)
+    ):
         raise ColorModelError(
             f"{what} '{pretrained}' is neither a file, 'random', nor a pretrained tag of {model}."
         )
     try:
-        with nullcontext() if Path(pretrained).is_file() or weights is None else cached_if_unreachable():
+        with nullcontext() if here or pretrained == "random" else cached_if_unreachable(), no_code():
+            files = [] if pretrained == "random" else [_weights(model, pretrained)]
+            for file in files:
+                check_types(file)
             built, _, transform = open_clip.create_model_and_transforms(
-                model, pretrained=weights, device=device, force_quick_gelu="quickgelu" in model
-            )
+                model, pretrained=pretrained if files else None, device=device,
+                force_quick_gelu="quickgelu" in model,
+            )  # fmt: skip
+            check_model(built, files, f"{model} ({pretrained})")
+            return built, transform, open_clip.get_tokenizer(model)
     except Exception as error:
-        unloaded = f"the {what} {model} ({pretrained}) cannot be loaded: {one_line(error)}."
+        unloaded = f"the {what} {model} ({pretrained}) cannot be loaded: {reason(error)}."
         raise ColorModelError(refusal(f"{model} ({pretrained})", error) or unloaded) from error
-    return built, transform, open_clip.get_tokenizer(model)
+
+
+def _weights(model: str, pretrained: str) -> Path:
+    """The file of a tag's weights, fetched if it is not cached, or the file that is named."""
+    import open_clip
+
+    tag = None if Path(pretrained).is_file() else open_clip.get_pretrained_cfg(model, pretrained)
+    file = Path(open_clip.download_pretrained(tag) if tag else pretrained)
+    if file.suffix in (".npz", ".npy"):
+        raise ReadError(f"{file} is of NumPy; weights are safetensors, or tensors saved by torch.")
+    return file
 
 
 def crop(image: Image.Image, detection: Detection) -> Image.Image:

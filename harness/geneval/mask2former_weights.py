@@ -19,6 +19,8 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from generators.files import file_sha256
 from generators.hub import reachable, refusal
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.models import check_weights, read_pickle
 
 State = dict[str, torch.Tensor]
 
@@ -195,7 +197,10 @@ def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversal
 
 
 def read(path: Path) -> tuple[State, str]:
-    """A checkpoint's tensors and SHA-256, which must begin as its name says. Raises CheckpointError."""
+    """A checkpoint's tensors, finite floats, and its SHA-256, which must begin as its name says.
+
+    Raises CheckpointError.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"detector checkpoint {path} does not exist; give mmdet's .pth file, or 'random' to try without."
@@ -206,13 +211,9 @@ def read(path: Path) -> tuple[State, str]:
         raise CheckpointError(
             f"{path}: its SHA-256 begins with {sha256[:8]}, not {promised[1]} as its name says; download it again."
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: holds no plain tensors ({str(error).splitlines()[0]})") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise CheckpointError(f"{path}: holds no state_dict of tensors.")
+    with read_errors_as(CheckpointError):
+        state = read_pickle(path)
+        check_weights(state, path)
     return state, sha256
 
 

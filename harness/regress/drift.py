@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from generators.loading import add_lora, find_lora
+from generators.lora import add_lora, find_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
 from harness.candidates import generate

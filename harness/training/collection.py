@@ -19,12 +19,12 @@ from harness.candidates import encoded
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE
 from harness.common.images import DamagedImage, read_image
+from harness.common.models import folder_sha256
 from harness.common.text import read_json_lines
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
 from harness.memory import is_out_of_memory
 from harness.training.sources import Sample, samples_sha256
-from verifiers.checkpoint import checkpoint_sha256
 from verifiers.protocol import Needs
 from verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_card
 
@@ -159,7 +159,7 @@ class Collector:
         probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root, False)[0]
         revision = str(getattr(generator, "revision", "") or generator.info().source)
         if Path(revision).is_dir():
-            revision = checkpoint_sha256(Path(revision))
+            revision = folder_sha256(Path(revision))
         cards = {
             kind: DataCard(
                 stage=part.stage,

@@ -11,6 +11,7 @@ import torch
 
 from generators.registry import nearest
 from harness.common.errors import VhsbenchError
+from harness.common.models import check_model, model_files, no_code, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,16 +91,20 @@ class Gemma:
 
         folder = model_folder(self.weights)
         try:
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            files = model_files(folder)
+            with no_code():
+                processor = AutoProcessor.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
             model = Gemma3ForConditionalGeneration.from_pretrained(
-                folder, dtype=getattr(torch, self.dtype), local_files_only=True
-            )
+                folder, dtype=getattr(torch, self.dtype), use_safetensors=True,
+                local_files_only=True, trust_remote_code=False,
+            ).to(self.device)  # fmt: skip
+            check_model(model, files, str(folder))
         except (OSError, ValueError, KeyError) as error:
-            raise GemmaError(
-                f"{folder} holds no Gemma 3 that can be read: {str(error).splitlines()[0]}."
-            ) from error
+            raise GemmaError(f"{folder} holds no Gemma 3 that can be read: {reason(error)}.") from error
         processor.tokenizer.padding_side = "left"  # answers begin at the same place
-        return model.to(self.device).eval(), processor
+        return model.eval(), processor
 
     def caption(self, images: Sequence[Image.Image], seen: object = None) -> list[str]:
         """See Captioner: one sentence each, by the paper's prompt."""

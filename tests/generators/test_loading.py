@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
+import shutil
 import socket
 import threading
 import time
@@ -382,19 +384,38 @@ def test_the_source_says_what_was_loaded(small, lora, nano):
     assert sana(small, lora=lora, lora_strength=0.5).info().source.endswith(f" with LoRA {lora} at 0.5")
 
 
-def test_a_hub_model_is_loaded_at_one_commit_which_is_remembered(small, monkeypatch):
-    commit, asked = "0123456789abcdef0123456789abcdef01234567", []
+def cached(folder, cache, hub_id=FLUX, commit="0123456789abcdef0123456789abcdef01234567"):
+    """A folder as the hub client keeps it: a snapshot of links to blobs. Returns the commit."""
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v2").write_text(commit)
+    for number, file in enumerate(f for f in sorted(folder.rglob("*")) if f.is_file()):
+        blob, link = (
+            repository / "blobs" / f"{number:040x}",
+            repository / "snapshots" / commit / file.relative_to(folder),
+        )
+        shutil.copy(file, blob)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return commit
+
+
+def test_a_hub_model_is_loaded_at_one_commit_which_is_remembered(small, offline, monkeypatch):
+    commit, asked = cached(small("flux-schnell"), offline), []
+    find, fetch = generators.loading.resolve, generators.loading.download
     monkeypatch.setattr(
-        "generators.loading.resolve", lambda hub_id, revision: asked.append(revision) or commit
+        "generators.loading.resolve",
+        lambda hub_id, revision: asked.append(revision) or find(hub_id, revision),
     )
-    load = generators.loading._from_pretrained
-
-    def from_hub(class_name, hub_id, revision, **options):
-        asked.append((hub_id, revision))
-        return load(class_name, small("flux-schnell"), **options)
-
-    monkeypatch.setattr("generators.loading._from_pretrained", from_hub)
+    monkeypatch.setattr(
+        "generators.loading.download",
+        lambda hub_id, revision, name: asked.append((hub_id, revision)) or fetch(hub_id, revision, name),
+    )
     generator = generators.create("flux-schnell", resolution=32, revision="v2", dtype="float32")
     assert asked == ["v2", (FLUX, commit)]
     assert generator.revision == commit
     assert generator.info().source == f"{FLUX}@{commit}"
+    local = generators.create("flux-schnell", weights=small("flux-schnell"), resolution=32, dtype="float32")
+    theirs, ours = (g.pipeline.transformer.state_dict() for g in (generator, local))
+    assert all(torch.equal(theirs[k], ours[k]) for k in ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import json
 import runpy
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import diffusers
 import pytest
 import safetensors.torch
 import torch
@@ -150,6 +152,88 @@ def test_a_pickle_is_not_opened(tmp_path, checkpoint):
     weights.unlink()
     with pytest.raises(ValueError, match=str(tmp_path)):
         create("vhs", checkpoint=str(tmp_path))
+
+
+# calls that load a model, tokenizer or processor, by which a folder's own code could run
+LOADERS = {
+    "from_pretrained",
+    "from_config",
+    "download",
+    "load_custom_generate",
+    "get_class_from_dynamic_module",
+}
+FUNCTIONS = {"pipeline", "transformers.pipeline"}
+NO_SUCH_PARAMETER = {  # with settings of our own, and no parameter that they could reach
+    "generators/random_weights.py: getattr(diffusers, class_name).from_config": (
+        diffusers.ConfigMixin.from_config, diffusers.ConfigMixin.extract_init_dict,
+    ),
+}  # fmt: skip
+
+
+def loading(tree: ast.Module) -> list[tuple[str, ast.Call | None]]:
+    """What the module names that loads, with the call where it is called there."""
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return [
+        (ast.unparse(node), calls.get(id(node)))
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in LOADERS)
+        or (isinstance(node, (ast.Attribute, ast.Name)) and ast.unparse(node) in FUNCTIONS
+            and isinstance(node.ctx, ast.Load) and id(node) in calls)
+    ]  # fmt: skip
+
+
+def refuses_code(call: ast.Call | None) -> bool:
+    """Whether it is written out, not left to a default or to what ** holds."""
+    given = {k.arg: k.value for k in call.keywords} if call else {}
+    value = given.get("trust_remote_code")
+    return isinstance(value, ast.Constant) and value.value is False
+
+
+def test_every_loader_refuses_code_in_so_many_words():
+    root = Path(harness.__file__).parents[1]
+    found, exempt = 0, set()
+    for package in ("generators", "verifiers", "harness", "benchmarks"):
+        for file in sorted((root / package).rglob("*.py")):
+            tree = ast.parse(file.read_text())
+            for name, call in loading(tree):
+                where = f"{file.relative_to(root)}: {name}"
+                if where in NO_SUCH_PARAMETER:
+                    exempt.add(where)
+                    continue
+                found += 1
+                assert refuses_code(call), f"{where} lacks trust_remote_code=False"
+            imported = {
+                alias.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers")
+                for alias in node.names
+            }
+            assert "pipeline" not in imported, file
+            called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            assert not called & {"torch.hub.load", "torch.jit.load", "exec", "eval"}, file
+    assert found >= 9
+    assert exempt == set(NO_SUCH_PARAMETER)
+    for functions in NO_SUCH_PARAMETER.values():
+        assert all("trust_remote_code" not in inspect.getsource(f) for f in functions)
+
+
+@pytest.mark.parametrize(
+    ("source", "right"),
+    [
+        ("AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)", True),
+        ("AutoTokenizer.from_pretrained(folder, local_files_only=True)", False),
+        ("AutoTokenizer.from_pretrained(folder, trust_remote_code=True)", False),
+        ("AutoTokenizer.from_pretrained(folder, trust_remote_code=None)", False),
+        ("AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)", False),
+        ("AutoTokenizer.from_pretrained(folder, **{'trust_remote_code': False})", False),
+        ("load = getattr(diffusers, name).from_pretrained", False),
+        ("transformers.pipeline('text-generation', model)", False),
+        ("self.pipeline(prompt_embeds=x)", None),
+    ],
+)
+def test_the_walk_sees_an_absent_argument(source, right):
+    found = [refuses_code(call) for _, call in loading(ast.parse(source))]
+    assert found == ([] if right is None else [right])
 
 
 def test_no_module_reads_or_writes_pickles_of_files():

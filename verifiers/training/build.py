@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from generators.hub import reachable, refusal
-from generators.registry import one_line
+from harness.common.models import check_model, model_files, no_code, reason
 from verifiers.checkpoint import CheckpointError, VerifierCard
+from verifiers.hub import model_folder
 from verifiers.mllm import Mllm, Question
 from verifiers.training.recipe import VerifierRecipe
 
@@ -26,18 +26,21 @@ def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, 
 
 
 def _pretrained(name: str, revision: str | None) -> tuple[Any, Any]:
+    """A folder's or hub id's Qwen2 and its tokenizer: no code of theirs is run, weights are finite floats."""
     from transformers import AutoTokenizer, Qwen2ForCausalLM
 
-    is_here = Path(name).is_dir()
-    where: dict[str, Any] = {"local_files_only": is_here or not reachable()}
-    if not is_here:
-        where["revision"] = revision
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        llm = Qwen2ForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa", **where)
+        folder = model_folder(name if revision is None or Path(name).is_dir() else f"{name}@{revision}")
+        files = model_files(folder)
+        with no_code():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        llm = Qwen2ForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True,
+            local_files_only=True, trust_remote_code=False,
+        )  # fmt: skip
+        check_model(llm, files, name)
     except Exception as error:  # hub and files fail in many ways
-        unloaded = f"the LLM '{name}' cannot be loaded as a Qwen2: {one_line(error)}."
-        raise CheckpointError(refusal(name, error, revision) or unloaded) from error
+        raise CheckpointError(f"the LLM '{name}' cannot be loaded as a Qwen2: {reason(error)}.") from error
     if not tokenizer.chat_template:
         raise CheckpointError(f"the tokenizer of the LLM '{name}' has no chat template.")
     return llm, tokenizer

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from generators.files import room_on_disk, write_atomic
 from verifiers.checkpoint import STATISTICS, VerifierCard, empty_model, load_model, save_checkpoint
-from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, load_tower
+from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, load_tower, tower_folder
 from verifiers.features import Normalize, flatten_latents
 from verifiers.mllm import Mllm, Question
 from verifiers.nano import WEIGHTS
@@ -104,7 +104,7 @@ class _Training:
             width, height, across = self.train.card.feature_shape
             tokens = height * across
         else:
-            clip = load_tower(_clip(v, self.generator), self.engine.device, torch.float32)
+            clip = load_tower(tower_folder(_clip(v, self.generator)), self.engine.device, torch.float32)
             self.tokens, width, tokens = _Pictures(clip), clip.width, clip.tokens
             tower = v.clip if self.generator == "nano" else v.clip or OFFICIAL
             tower = TOWER if tower and Path(tower).is_dir() else tower

@@ -1,0 +1,208 @@
+"""LoRA weights that others made: found, checked key by key against the pipeline, and put on it or merged into it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generators.nano import LORA
+from generators.protocol import GeneratorError
+from harness.common.files import ReadError
+from harness.common.models import check_weights, reason
+from harness.common.text import parse_json
+
+Tensors = dict[str, torch.Tensor]
+
+FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
+ADAPTER = "lora"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_KEY = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?)")
+_UP, _DOWN = "lora_B.weight", "lora_A.weight"
+_METADATA = "lora_adapter_metadata"
+_FOREIGN = ("megatron_config", "layer_replication")  # these import a module by name, and rebuild the model
+
+
+def find_lora(name: str, lora: str | Path) -> Path:
+    """The safetensors file of a LoRA: that file, the one of a folder, or the one bundled with nano.
+
+    Raises GeneratorError for none, for several, and for a pickle.
+    """
+    if str(lora) == "bundled":
+        if name != "nano":
+            raise GeneratorError(f"{name}: no LoRA is bundled for it; give lora a folder.")
+        return LORA / FILE
+    path = Path(lora)
+    if not path.exists():
+        raise GeneratorError(f"{name}: there are no LoRA weights at '{lora}'.")
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            kind = "a pickle" if path.suffix in _PICKLES else "no .safetensors file"
+            raise GeneratorError(f"{name}: the LoRA '{lora}' is {kind}; only safetensors are read.")
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    usual = [f for f in files if f.name == FILE] or files
+    if len(usual) == 1:
+        return usual[0]
+    said = "holds several .safetensors files, give one of them" if files else "holds no .safetensors file"
+    raise GeneratorError(f"{name}: the LoRA at '{lora}' does not fit: the folder {said}.")
+
+
+def add_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str, int]:
+    """Put LoRA weights beside those of a pipeline, at `strength` (0: none, 1: as trained).
+
+    Returns the number of keys applied, by component. Raises GeneratorError unless every key of `file` fits.
+    """
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise GeneratorError(f"{name}: diffusers has no LoRA for {type(pipeline).__name__}; leave lora out.")
+    with _fitting(name, file):
+        wanted = _checked(pipeline, file)
+        pipeline.load_lora_weights(
+            file.parent,
+            weight_name=file.name,
+            adapter_name=ADAPTER,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        _all_applied(pipeline, wanted)
+        pipeline.set_adapters([ADAPTER], adapter_weights=[strength])
+    return {part: len(keys) for part, keys in wanted.items()}
+
+
+def merge_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str, int]:
+    """`add_lora`, merged into the weights of every component it is for, so that it costs nothing."""
+    applied = add_lora(pipeline, name, file, strength)
+    pipeline.fuse_lora(components=list(applied))  # by default FLUX's text encoder is left out
+    pipeline.unload_lora_weights()
+    return applied
+
+
+@contextmanager
+def _fitting(name: str, file: Path) -> Iterator[None]:
+    """Turn what is wrong with a LoRA into a GeneratorError."""
+    try:
+        yield
+    except Exception as error:  # a damaged file, or one of another model, can raise anything
+        raise GeneratorError(f"{name}: the LoRA at '{file}' does not fit: {reason(error)}.") from error
+
+
+def _checked(pipeline: Any, file: Path) -> dict[str, set[str]]:
+    """The keys of a LoRA by component, as peft names them. Raises ReadError unless each fits a layer."""
+    tensors = _read(file)
+    converted, complaint = _convert(pipeline, tensors)
+    layers = {key.partition(".lora")[0] for key in converted}
+    unmatched = [key for key in tensors if _is_orphan(pipeline, key, layers)]
+    wanted: dict[str, set[str]] = {}
+    for part, given in _by_component(converted).items():
+        component = getattr(pipeline, part, None) if part in pipeline._lora_loadable_modules else None
+        if component is None:
+            unmatched += [f"{part}.{key}" if part else key for key in given]
+            continue
+        named = _as_peft(part, component, given)
+        modules = dict(component.named_modules())
+        misses = [key for key in named if not _is_layer(key, modules)]
+        unmatched += [f"{part}.{key}" for key in misses]
+        if not misses:
+            _check_shapes(part, modules, named)
+            wanted[part] = set(named)
+    if unmatched:
+        few = ", ".join(f"'{key}'" for key in unmatched[:3])
+        raise ReadError(f"{len(unmatched)} of its {len(tensors)} keys match nothing in the generator: {few}.")
+    if complaint or not wanted:
+        raise ReadError(complaint or "it holds no tensors.")
+    return wanted
+
+
+def _read(file: Path) -> Tensors:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as content:
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+        metadata = parse_json((content.metadata() or {}).get(_METADATA, "{}"), _METADATA)
+    check_weights(tensors)
+    for key, value in metadata.items() if isinstance(metadata, dict) else ():
+        if value and key.rpartition(".")[2] in _FOREIGN:
+            raise ReadError(f"its metadata has '{key}', which is not supported.")
+    return tensors
+
+
+def _convert(pipeline: Any, tensors: Tensors) -> tuple[Tensors, str]:
+    """A LoRA in diffusers' keys, whichever tool wrote it, and diffusers' complaint of what it dropped."""
+    said: list[str] = []
+
+    class Complaints(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    log, handler = logging.getLogger("diffusers"), Complaints(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        return pipeline.lora_state_dict(dict(tensors)), " ".join(said)
+    finally:
+        log.removeHandler(handler)
+
+
+def _is_orphan(pipeline: Any, key: str, layers: set[str]) -> bool:
+    """Whether a scale is of a layer that the file does not hold, or of a kind that diffusers drops."""
+    ours = key.partition(".")[0] in pipeline._lora_loadable_modules
+    return "dora_scale" in key or (ours and key.endswith(".alpha") and key[: -len(".alpha")] not in layers)
+
+
+def _is_layer(key: str, modules: Mapping[str, Any]) -> bool:
+    match = _KEY.fullmatch(key)
+    return match is not None and getattr(modules.get(match[1]), "weight", None) is not None
+
+
+def _by_component(converted: Tensors) -> dict[str, Tensors]:
+    parts: dict[str, Tensors] = {}
+    for key, tensor in converted.items():
+        part, dot, rest = key.partition(".")
+        parts.setdefault(part if dot else "", {})[rest if dot else key] = tensor
+    return parts
+
+
+def _as_peft(part: str, component: torch.nn.Module, given: Tensors) -> Tensors:
+    """The keys of one component as diffusers hands them to peft, from any of its older formats."""
+    from diffusers.utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    if part.startswith("text_encoder"):
+        named: Tensors = convert_state_dict_to_peft(convert_state_dict_to_diffusers(given))
+        flat = not hasattr(component, "text_model")
+        return {k.removeprefix("text_model.") if flat else k: v for k, v in named.items()}
+    old = "lora_A" not in next(iter(given))
+    return dict(convert_unet_state_dict_to_peft(given)) if old else given
+
+
+def _check_shapes(part: str, modules: Mapping[str, Any], named: Tensors) -> None:
+    """Down [r, in, ...] and up [out, r, ...] of each layer fit its weight [out, in, ...]."""
+    for key, tensor in named.items():
+        module, kind = key.rsplit(".lora_", 1)
+        down, up = (named.get(f"{module}.{half}") for half in (_DOWN, _UP))
+        if down is None or up is None:
+            raise ReadError(f"'{part}.{key}' has no {_UP if up is None else _DOWN} beside it.")
+        weight = modules[module].weight
+        wanted = {
+            "A.weight": [len(down), *weight.shape[1:]],
+            "B.weight": [len(weight), len(down), *(1 for _ in weight.shape[2:])],
+        }.get(kind, [len(weight)])
+        if list(tensor.shape) != wanted:
+            raise ReadError(f"'{part}.{key}' has shape {list(tensor.shape)}, but its layer needs {wanted}.")
+
+
+def _all_applied(pipeline: Any, wanted: Mapping[str, set[str]]) -> None:
+    """Look at what peft holds after loading. Raises ReadError for a key that it left out."""
+    from peft import get_peft_model_state_dict
+
+    for part, keys in wanted.items():
+        applied = get_peft_model_state_dict(getattr(pipeline, part), adapter_name=ADAPTER)
+        if left := sorted(keys - set(applied)):
+            raise ReadError(f"{len(left)} of its keys were not applied: {', '.join(left[:3])}.")

@@ -1,0 +1,247 @@
+"""Models that others made: which files they are read from, no code among them, and weights that are finite floats.
+
+What a folder's own files name is never read elsewhere, so that a digest of the folder covers all that a model
+is made of. All checks raise ReadError, with file and key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.common.files import ReadError
+from harness.common.text import read_json_object
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+_FLOATS = ("BF16", "F16", "F32", "F64")  # the same, as safetensors names them
+NOT_FINITE = "holds NaN or infinite numbers"
+_WANTED = "but weights are bfloat16, float16, float32 or float64"
+# positions and counters, which no loader turns into weights
+_INDICES = ("position_ids", "num_batches_tracked", "relative_position_index")
+_SAFE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_PICKLED = ("pytorch_model.bin",)
+_INDEX = ".index.json"
+_READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
+_CODE = "trust_remote_code"  # in each message of transformers and diffusers that asks for consent
+
+
+@contextmanager
+def no_code() -> Iterator[None]:
+    """Have transformers refuse a folder's own code where a library loads in turn and says nothing of it.
+
+    By default it then asks on the terminal, for 15 seconds; with 0 it raises.
+    """
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+def reason(error: BaseException) -> str:
+    """Why a library could not load something: its first line without a period, or that it wanted to run code."""
+    said = str(error).strip()
+    if _CODE in said:
+        return "it needs code of its own, and code that comes with a model is never run"
+    return (said.splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def plain_name(name: object, where: str) -> str:
+    """`name`, which must name a file directly in its folder; `where` says who names it."""
+    if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\\\0"):
+        raise ReadError(f"{where} names {name!r}, but only files directly in the same folder are read.")
+    return name
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links out of a folder; those of a hub snapshot lead to the blobs of the same cache."""
+    roots = [folder.resolve(), *_blobs(folder)]
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not any(path.resolve().is_relative_to(root) for root in roots):
+                raise ReadError(f"{path} is a link out of its folder; put what it points to in its place.")
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """Where the links of a hub snapshot (<repository>/snapshots/<commit>/...) may lead."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path.parent.name == "snapshots":
+            blobs = path.parent.parent / "blobs"
+            return [blobs.resolve()] if blobs.is_dir() and not blobs.is_symlink() else []
+    return []
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The files of a model's weights: those that `name`'s index lists, or without one the file `name`, if any.
+
+    Refuses an index that lists others than files of the same folder, or files that are not there.
+    """
+    index = folder / (name + _INDEX)
+    if not index.is_file():
+        return [folder / name] if (folder / name).is_file() else []
+    shards = read_json_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ReadError(f"{index} has no 'weight_map' of keys to files.")
+    names = sorted({plain_name(shard, f"{index}: '{key}'") for key, shard in shards.items()})
+    for shard in names:
+        if not (folder / shard).is_file():
+            raise ReadError(f"{folder} has no {shard}, which {index.name} names.")
+    return [folder / shard for shard in names]
+
+
+def model_files(folder: Path, pickles: bool = False) -> list[Path]:
+    """The files of weights in a folder that transformers or diffusers is to read, with their types checked.
+
+    Safetensors; if there are none and `pickles` is true, torch's .bin files. Refuses links out of the folder,
+    and a PEFT adapter, whose configuration names a base model anywhere.
+    """
+    check_links(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ReadError(f"{folder} holds an adapter (adapter_config.json); merge it into its model first.")
+    check_tokenizer(folder)
+    files: list[Path] = []
+    for names in (_SAFE, _PICKLED) if pickles else (_SAFE,):
+        for name in () if files else names:
+            # libraries differ in which of the two they prefer
+            single = [folder / name] if (folder / name).is_file() else []
+            files += [*dict.fromkeys([*weight_files(folder, name), *single])]
+    for file in files:
+        check_types(file)
+    return files
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer_config.json that names files elsewhere."""
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    config = read_json_object(file)
+    names = config.get("fast_tokenizer_files") or []
+    for name in [*names, *([config["gguf_file"]] if config.get("gguf_file") else [])]:
+        plain_name(name, str(file))
+
+
+def check_types(file: Path) -> None:
+    """Refuse a file of weights in which a tensor is not of floating-point numbers; reads no values."""
+    for key, dtype in _types(file):
+        if not _is_index(key):
+            check_type(dtype, f"{file}: '{key}'")
+
+
+def _types(file: Path) -> Iterator[tuple[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118
+                    yield key, tensors.get_slice(key).get_dtype()
+        except SafetensorError as error:
+            raise ReadError(f"{file} is damaged: {error}.") from error
+        return
+    for key, tensor in read_pickle(file, "meta").items():
+        yield key, tensor.dtype
+
+
+def read_pickle(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The plain tensors of a file of torch's, or of its 'state_dict'; nothing else is unpickled."""
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ReadError(f"{file}: holds no plain tensors ({reason(error)}).") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise ReadError(f"{file}: holds no state_dict of tensors.")
+    return state
+
+
+def check_type(dtype: object, name: str) -> None:
+    """Refuse a type, of torch or as safetensors names it, that is not of floating-point numbers."""
+    if dtype not in FLOATS and dtype not in _FLOATS:
+        raise ReadError(f"{name} holds {str(dtype).removeprefix('torch.')}, {_WANTED}.")
+
+
+def _is_index(key: str) -> bool:
+    return key.rpartition(".")[2] in _INDICES
+
+
+def check_weights(tensors: Mapping[str, torch.Tensor], file: Path | None = None) -> None:
+    """Refuse tensors, read from `file`, that are not of floating-point numbers, or not finite."""
+    where = f"{file}: " if file else ""
+    for key, tensor in tensors.items():
+        if not _is_index(key):
+            check_type(tensor.dtype, f"{where}'{key}'")
+    if bad := first_not_finite(tensors):
+        raise ReadError(f"{where}'{bad}' {NOT_FINITE}.")
+
+
+def check_model(module: torch.nn.Module, files: Iterable[Path], name: str) -> None:
+    """Refuse a model with weights that are not finite, by file and key; `files` are what it was read from.
+
+    One pass over the weights where they lie, and no copy. The files are read again only where that fails.
+    """
+    bad = first_not_finite(module.state_dict())
+    if bad is None:
+        return
+    for file in files:
+        for key, tensor in _tensors(file):
+            if first_not_finite({key: tensor}):
+                raise ReadError(f"{file}: '{key}' {NOT_FINITE}.")
+    dtype = str(module.state_dict()[bad].dtype).removeprefix("torch.")
+    raise ReadError(f"{name}: '{bad}' is not finite as {dtype}; load it as bfloat16 or float32.")
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    if file.suffix != ".safetensors":
+        yield from read_pickle(file).items()
+        return
+    with safe_open(file, "pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118
+            yield key, tensors.get_tensor(key)
+
+
+def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The first key whose floating-point tensor holds NaN or an infinity.
+
+    Minimum and maximum carry both: one pass, no copy, and one wait for each device.
+    """
+    extremes: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+            ends = torch.stack(torch.aminmax(tensor.detach())).double()
+            extremes.setdefault(tensor.device, {})[key] = ends
+    for found in extremes.values():
+        finite = torch.isfinite(torch.stack([*found.values()])).all(1).tolist()
+        if not all(finite):
+            return [*found][finite.index(False)]
+    return None
+
+
+def files_read(folder: Path, pickles: bool = False) -> list[Path]:
+    """What may be read of a model's folder: weights, configurations, tokenizers, chat templates."""
+    files = [f for f in sorted(folder.rglob("*")) if f.suffix in _READ and f.is_file()]
+    return files + [f for f in model_files(folder, pickles) if f not in files] if pickles else files
+
+
+def folder_sha256(folder: Path, also: Iterable[Path] = ()) -> str:
+    """SHA-256 over `files_read` of a folder, by name, and over the files `also`: the identity of a model."""
+    files = {f: f.relative_to(folder).as_posix() for f in files_read(folder)}
+    digest = hashlib.sha256()
+    for file, name in (files | {f: f.name for f in also if f not in files}).items():
+        digest.update(name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
