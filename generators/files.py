@@ -11,9 +11,31 @@ from pathlib import Path
 
 from harness.common.errors import VhsbenchError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-class DiskFullError(VhsbenchError):
+
+class WriteError(VhsbenchError):
+    """A file that cannot be written; the message is one sentence for a user."""
+
+
+class DiskFullError(WriteError):
     """No room left on a disk; the message is one sentence for a user."""
+
+
+def write_output(file: Path, data: bytes | str) -> None:
+    """A file that a user asked for, whole or not at all, and the folder it is in; text is written in UTF-8.
+
+    Raises WriteError, and DiskFullError where the disk is full.
+    """
+    with room_on_disk(file.parent):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            reason = (error.strerror or str(error)).lower()
+            raise WriteError(f"{file} cannot be written: {reason}.") from error
 
 
 def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
@@ -52,6 +74,6 @@ def room_on_disk(folder: object, kind: type[ValueError] = DiskFullError) -> Iter
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             raise
         raise kind(disk_full(folder)) from error

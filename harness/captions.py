@@ -10,8 +10,9 @@ import pandas as pd
 
 import generators
 import verifiers
-from generators.files import write_atomic
+from generators.files import write_output
 from generators.noise import candidate_seed
+from harness.common.shown import csv_bytes
 from harness.config import GeneratorConfig, RunConfig, kept_config
 from harness.derive import winners
 from harness.pipeline import features
@@ -61,7 +62,7 @@ def caption_winners(
             rows.append(_captioned(host, model, part.iloc[start : start + batch]))
             progress(sum(map(len, rows)), len(picks))
     table = pd.concat(rows, ignore_index=True)[COLUMNS]
-    write_atomic(path / FILE, table.to_csv(index=False).encode())
+    write_output(path / FILE, csv_bytes(table))
     return table
 
 

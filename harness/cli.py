@@ -24,6 +24,7 @@ from harness.commands.status import status
 from harness.commands.train import app as train_app
 from harness.common.errors import VhsbenchError
 from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
+from harness.common.shown import printable_lines
 from harness.terminal import Json, console, quiet
 
 DEBUG = "--debug"
@@ -51,7 +52,7 @@ def main() -> None:
     except VhsbenchError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         print("stopped; nothing that was finished is lost: run the same command to resume.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from generators.files import write_output
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.images import DamagedImage, ignored_sentence, list_images, read_image
+from harness.common.shown import csv_bytes
 from harness.common.text import read_text
 from harness.prompt_files import parse_texts
 
@@ -134,10 +137,10 @@ def _read_image(file: Path) -> Image.Image:
 def write(scores: pd.DataFrame, out: Path | None) -> None:
     """As Parquet or CSV by the file's suffix; as CSV on the standard output where there is no file."""
     if out is None:
-        scores.to_csv(sys.stdout, index=False)
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".parquet":
-        scores.to_parquet(out, index=False)
+        sys.stdout.write(csv_bytes(scores).decode())
+    elif out.suffix == ".parquet":
+        stream = io.BytesIO()
+        scores.to_parquet(stream, index=False)
+        write_output(out, stream.getvalue())
     else:
-        scores.to_csv(out, index=False)
+        write_output(out, csv_bytes(scores))

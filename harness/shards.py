@@ -5,7 +5,6 @@ A shard depends on the configuration and the prompts alone, so that it may be do
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from generators.noise import candidate_seed
 from generators.prompts import PromptCache
 from generators.protocol import Generator
 from harness.candidates import Candidates, encoded, generate
+from harness.common.images import encode_image
 from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from harness.geneval.detector import Detector, check_classes, classes_of, judge
 from harness.geneval.detector import create as create_detector
@@ -204,9 +204,7 @@ class Worker:
         kept = {}
         for (prompt_id, index), image in zip(rows, images, strict=True):
             if prompt_id in self.gallery:
-                stream = io.BytesIO()
-                image.save(stream, "png")
-                kept[image_name(self.entry.key, prompt_id, index)] = stream.getvalue()
+                kept[image_name(self.entry.key, prompt_id, index)] = encode_image(image)
         return kept
 
     def _note(

@@ -45,14 +45,16 @@ def generate(
 ) -> None:
     """Make images of a prompt."""
     quiet()
+    from generators.files import write_output
+    from harness.common.images import encode_image
+
     painter = _generator(generator, device, steps, resolution, weights, dtype)
     cond = painter.encode([prompt])
-    out.mkdir(parents=True, exist_ok=True)
     files = []
     for index, candidate in enumerate(_seeds(seed, count)):
         image = painter.decode(painter.denoise(cond, painter.noise([candidate])))[0]
         files.append(out / f"{index:04d}.png")
-        image.save(files[-1])
+        write_output(files[-1], encode_image(image))
     if as_json:
         print(json.dumps({"prompt": prompt, "images": [str(f) for f in files]}, indent=1))
         return
@@ -82,6 +84,8 @@ def best_of_n(
         raise typer.BadParameter(f"--out is a picture, such as best-of-n.png, not '{out}'.")
     quiet()
     import verifiers
+    from generators.files import write_output
+    from harness.common.images import encode_image
     from harness.contact_sheet import contact_sheet
     from harness.pipeline import best_of_n as choose
 
@@ -97,8 +101,8 @@ def best_of_n(
     images[chosen.index] = chosen.image
     scores = chosen.scores.tolist()
     subtitle = f"{generator}, best of {count} by {verifier}, seed {seed}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(images, scores, chosen.index, prompt, subtitle).save(out)
+    sheet = contact_sheet(images, scores, chosen.index, prompt, subtitle)
+    write_output(out, encode_image(sheet, Image.registered_extensions()[out.suffix.lower()]))
     if as_json:
         found = {"prompt": prompt, "scores": scores, "winner": chosen.index, "sheet": str(out)}
         print(json.dumps(found, indent=1))

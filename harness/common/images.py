@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -68,6 +69,13 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except Exception as error:  # decoders of damaged data raise anything: struct.error, IndexError, ...
         said = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
         raise DamagedImage(f"{name} cannot be read: {said}.") from error
+
+
+def encode_image(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
+    """An image as the bytes of a file of that kind."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def list_images(folder: Path, names: str = NAMES) -> Listing:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from generators.files import write_output
 from generators.lora import add_lora, find_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
 from harness.candidates import generate
 from harness.common.errors import VhsbenchError
+from harness.common.shown import csv_bytes
 from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
@@ -208,10 +210,9 @@ def _by_task(values: np.ndarray[Any, Any], tags: np.ndarray[Any, Any]) -> tuple[
 
 def write(table: pd.DataFrame, out: Path, about: Mapping[str, Any]) -> None:
     """drift.csv, drift.md as the paper's Table 7, and drift.json with what it is of, in `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "drift.csv", index=False)
-    (out / "drift.md").write_text(markdown(table))
-    (out / "drift.json").write_text(as_json(table, about) + "\n")
+    write_output(out / "drift.csv", csv_bytes(table))
+    write_output(out / "drift.md", markdown(table))
+    write_output(out / "drift.json", as_json(table, about) + "\n")
 
 
 def as_json(table: pd.DataFrame, about: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from generators.files import file_sha256
 from generators.protocol import Block, block_name
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE, read_bytes, read_errors_as
+from harness.common.images import encode_image
 from harness.common.text import decode, parse_json, read_json_lines
 from harness.geneval.metadata import check
 from harness.store import SCHEMAS
@@ -299,9 +299,7 @@ class _Maker:
         images = made.images
         if "images" in self.keep:
             for at, image in enumerate(images, start=start):
-                stream = io.BytesIO()
-                image.save(stream, "PNG")
-                self._write(image_name(at), stream.getvalue())
+                self._write(image_name(at), encode_image(image))
         metadata = [self.prompts[p] for p, _, _ in rows]
         verdicts = judge(self.detector, images, metadata)
         return pd.DataFrame(rows, columns=_ORDER).assign(

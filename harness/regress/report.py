@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from generators.files import write_output
 from harness.regress.gate import FAIL, INCONCLUSIVE, PASS
 
 if TYPE_CHECKING:
@@ -210,9 +211,9 @@ def picture(regression: Regression, file: Path) -> Path | None:
     pool = regression.pool
     if not worst or pool is None or "images" not in pool.manifest.keep:
         return None
-    from matplotlib.figure import Figure
+    from harness.report import style
 
-    figure = Figure(figsize=(4.6, 2.4 * len(worst)), layout="constrained")
+    figure = style.figure(4.6, 2.4 * len(worst))
     axes = figure.subplots(len(worst), 2, squeeze=False)
     for pair, pick in zip(axes, worst, strict=True):
         shown = (
@@ -222,8 +223,8 @@ def picture(regression: Regression, file: Path) -> Path | None:
         for axis, (side, index, right, score) in zip(pair, shown, strict=True):
             _panel(axis, pool.image(pick.row * pool.manifest.size + index), right)
             axis.set_xlabel(f"{side}: {'right' if right else 'wrong'} ({score:+.3f})", fontsize=8)
-        pair[0].set_title(_wrapped(pick.prompt), fontsize=8, loc="left", parse_math=False)
-    figure.savefig(file, dpi=150)
+        pair[0].set_title(_wrapped(pick.prompt), fontsize=8, loc="left")
+    write_output(file, style.drawn(figure, "png", dpi=150))
     return file
 
 

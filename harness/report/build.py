@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from generators.files import write_output
+from harness.common.shown import csv_bytes
 from harness.cost import budgets as budgeting
 from harness.derive import GENEVAL_OVERALL, OVERALL, winners
 from harness.kept_images import gallery_prompts
@@ -54,7 +56,7 @@ def _tables(derived: Derived, folder: Path, with_published: bool) -> None:
     tables.write_table(derived.latency, folder / "latency")
     tables.write_table(derived.costs, folder / "costs")
     tables.write_table(derived.auc, folder / "auc")
-    derived.curves.to_csv(folder / "curves.csv", index=False)
+    write_output(folder / "curves.csv", csv_bytes(derived.curves))
 
 
 def draw_captions(run: Run, folder: Path) -> Path | None:

@@ -38,9 +38,9 @@ def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
             axes.spines[:].set_visible(False)
-            axes.set_title(_wrapped(row["prompt"], 30, 2), fontsize=6.5, style="italic", parse_math=False)
+            axes.set_title(_wrapped(row["prompt"], 30, 2), fontsize=6.5, style="italic")
             said = row["caption"] or "(no words)"
-            axes.set_xlabel(_wrapped(said, 34, 5), fontsize=6, labelpad=2, parse_math=False)
+            axes.set_xlabel(_wrapped(said, 34, 5), fontsize=6, labelpad=2)
         headed(
             fig,
             f"{label(rows['verifier'].iloc[0])} after alignment: its caption of its pick for the prompt above",

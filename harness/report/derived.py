@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.common.shown import printable
 from harness.config import RunConfig, kept_config
 from harness.cost import budgets as budgeting
 from harness.cost.cost_model import CostModel
@@ -87,8 +88,13 @@ class Derived:
 
 
 def derive(run: Run) -> Derived:
-    """Derive everything. Raises StoreError if no pipeline of the run has a cost."""
+    """Derive everything. Raises StoreError if no pipeline of the run has a cost, or all prompts failed."""
+    run = _shown(run)
     config = kept_config(run)
+    failed = failed_prompts(run)
+    if run.candidates.empty:
+        reason = failed["reason"].iloc[0] if len(failed) else "it has no rows"
+        raise StoreError(f"the run in {run.path} has no candidates to report on: {reason.rstrip('.')}.")
     all_costs = sound(run.costs)
     # named speed-ups are no part of the paper's comparison
     run = replace(run, costs=all_costs[all_costs["variant"] == ""])
@@ -118,8 +124,15 @@ def derive(run: Run) -> Derived:
         latency=_latency(run.costs, times), costs=cost_table(all_costs),
         auc=separation(run.candidates, run.scores),
         headline=_headlines(run.costs, models, rows),
-        tables=_tables(run, config, curves, times, budgets, rows), failed=failed_prompts(run),
+        tables=_tables(run, config, curves, times, budgets, rows), failed=failed,
     )  # fmt: skip
+
+
+def _shown(run: Run) -> Run:
+    """The run with its texts as they are shown: control characters escaped."""
+    prompts = [{**p, "prompt": printable(p["prompt"])} for p in run.prompts]
+    reasons = run.candidates["reason"].map(printable)
+    return replace(run, prompts=prompts, candidates=run.candidates.assign(reason=reasons))
 
 
 def failed_prompts(run: Run) -> pd.DataFrame:
@@ -128,7 +141,7 @@ def failed_prompts(run: Run) -> pd.DataFrame:
     try:
         rows = [
             (str(f["generator"]), int(f["seed"]), int(f["prompt_id"]),
-             prompts[int(f["prompt_id"])]["prompt"], str(f["reason"]))
+             prompts[int(f["prompt_id"])]["prompt"], printable(str(f["reason"])))
             for f in run.info.get("failed_prompts", [])
         ]  # fmt: skip
     except (LookupError, TypeError, ValueError, OverflowError) as error:

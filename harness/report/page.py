@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +14,9 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from generators.files import write_output
 from harness import __version__
+from harness.common.images import encode_image
 from harness.derive import winners
 from harness.report import captions, charts, published, tables
 from harness.report.derived import Derived
@@ -56,7 +57,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         script=Markup(assets.joinpath("report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
     )
-    file.write_text(page)
+    write_output(file, page)
 
 
 def _data(derived: Derived) -> dict[str, Any]:
@@ -170,7 +171,6 @@ def _data_uri(pictures: Pictures, row: Any) -> str:
     image = pictures.image(row)
     small = max(image.size) <= IMAGE_SIDE
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    stream = io.BytesIO()
     kind = "png" if small else "jpeg"
-    image.save(stream, kind, **({} if small else {"quality": 85}))
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    data = encode_image(image, kind, **({} if small else {"quality": 85}))
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from generators.files import write_output
+from harness.common.shown import csv_bytes
 from harness.geneval.rules import TAGS
 
+log = logging.getLogger(__name__)
+_said_missing = False
+
 COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
+# tried in this order for characters that matplotlib's own font lacks
+_WIDER_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS",
+    "Noto Sans", "Noto Emoji", "Symbola", "Segoe UI Emoji",
+)  # fmt: skip
+
+
+def fonts() -> list[str]:
+    """matplotlib's own font, then those that are installed of the ones with more characters."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _WIDER_FONTS if name in installed)]
+
+
 _RC = {
+    "text.parse_math": False,  # a prompt may hold a $
+    "font.family": fonts(),
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
@@ -71,11 +99,36 @@ def styled() -> matplotlib.RcParams:
 
 def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
-    # not with_suffix: a generator's name may have a point in it
-    png, pdf, csv = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "csv"))
-    with styled():  # type: ignore[attr-defined]
-        fig.savefig(png, dpi=300)
+    with styled(), _one_warning_of_missing_characters():  # type: ignore[attr-defined]
+        png = drawn(fig, "png", dpi=300)
         fig.set_layout_engine("none")  # it is laid out: the second file need not be again
         # no date in the file, so that the same run gives the same bytes
-        fig.savefig(pdf, metadata={"CreationDate": None})
-    data.to_csv(csv, index=False)
+        pdf = drawn(fig, "pdf", metadata={"CreationDate": None})
+    for kind, content in (("png", png), ("pdf", pdf), ("csv", csv_bytes(data))):
+        # not with_suffix: a generator's name may have a point in it
+        write_output(stem.with_name(f"{stem.name}.{kind}"), content)
+
+
+def drawn(fig: Figure, kind: str, **options: Any) -> bytes:
+    """A figure as the bytes of a file of that kind."""
+    stream = io.BytesIO()
+    fig.savefig(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+@contextmanager
+def _one_warning_of_missing_characters() -> Iterator[None]:
+    """Say once a process that no installed font has some characters, instead of once a character and figure."""
+    global _said_missing
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if not str(warning.message).startswith("Glyph"):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif not _said_missing:
+            _said_missing = True
+            log.warning(
+                "Figures show some characters as boxes, which no installed font has: %s; "
+                "install one, such as Noto Sans CJK or Noto Emoji.", warning.message,
+            )  # fmt: skip

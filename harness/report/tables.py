@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as html_escape
 from pathlib import Path
 
 import pandas as pd
 
+from generators.files import write_output
+from harness.common.shown import csv_bytes, printable
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
 from harness.report.comparisons import AccuracyTable
@@ -50,9 +52,7 @@ class _Format:
 
 def write_accuracies(table: AccuracyTable, stem: Path) -> None:
     """An accuracy table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
-    table.rows.to_csv(stem.with_suffix(".csv"), index=False)
-    for kind in _FORMATS:
-        stem.with_suffix(kind.suffix).write_text(_accuracies(table, kind))
+    _write(stem, csv_bytes(table.rows), {kind: _accuracies(table, kind) for kind in _FORMATS})
 
 
 def html_table(table: AccuracyTable) -> str:
@@ -62,9 +62,13 @@ def html_table(table: AccuracyTable) -> str:
 
 def write_table(frame: pd.DataFrame, stem: Path) -> None:
     """Any plain table as stem.csv, stem.md, stem.tex and stem.html."""
-    frame.to_csv(stem.with_suffix(".csv"), index=False)
-    for kind in _FORMATS:
-        stem.with_suffix(kind.suffix).write_text(_plain(frame, kind))
+    _write(stem, csv_bytes(frame), {kind: _plain(frame, kind) for kind in _FORMATS})
+
+
+def _write(stem: Path, csv: bytes, rendered: Mapping[_Format, str]) -> None:
+    write_output(stem.with_name(f"{stem.name}.csv"), csv)
+    for kind, text in rendered.items():
+        write_output(stem.with_name(f"{stem.name}{kind.suffix}"), text)
 
 
 def markdown_plain(frame: pd.DataFrame) -> str:
@@ -134,7 +138,7 @@ def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
 def _text(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def _markdown(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:

@@ -14,9 +14,10 @@ import pandas as pd
 import yaml
 
 import verifiers
-from generators.files import room_on_disk, write_atomic
+from generators.files import write_output
 from generators.training import Progress
 from harness.best_of_n import expected_accuracy
+from harness.common.shown import csv_bytes
 from harness.config import RunConfig
 from harness.config import parse as parse_run
 from harness.regress.compare import Judged
@@ -49,12 +50,10 @@ def train_all(config: TrainConfig, out: Path, report: Report, bars: Bars = lambd
     run = _run_config(config, folders)
     if not (out / RUN).exists() or (out / RUN).read_text() != run:
         shutil.rmtree(out / "pool", ignore_errors=True)  # of other blocks, prompts or sizes
-    with room_on_disk(out):
-        write_atomic(out / RUN, run.encode())
+    write_output(out / RUN, run)
     table = compare(config, folders, _pool(parse_run(run, RUN), out / "pool", bars), bars)
-    with room_on_disk(out):
-        write_atomic(out / "comparison.csv", table.to_csv(index=False).encode())
-        write_atomic(out / "comparison.md", markdown(table).encode())
+    write_output(out / "comparison.csv", csv_bytes(table))
+    write_output(out / "comparison.md", markdown(table))
     return table
 
 

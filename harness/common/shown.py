@@ -1,0 +1,50 @@
+"""Text of others as it is shown: in a terminal, a table or a figure it is only text."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# what a spreadsheet takes for a formula where a cell begins with it
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_GUARD = "'"
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text on one line with control characters escaped, such as ESC as \\x1b and a line feed as \\n.
+
+    Marks that turn the direction of writing and halves of surrogate pairs are escaped too.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, with line feeds and tabs kept."""
+    kept = re.split("([\n\t])", text)
+    return "".join(part if part in ("\n", "\t") else printable(part) for part in kept)
+
+
+def csv_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula, with control characters escaped; see `from_csv_cell`."""
+    text = printable(text)
+    return _GUARD + text if text.startswith(_FORMULA) else text
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as CSV in UTF-8, every text in it as `csv_cell` has it."""
+    from pandas.api.types import is_numeric_dtype
+
+    shown = frame.copy()
+    for name, column in frame.items():
+        if not is_numeric_dtype(column):
+            shown[name] = column.map(lambda value: csv_cell(value) if isinstance(value, str) else value)
+    return shown.to_csv(index=False, lineterminator="\n").encode()
+
+
+def from_csv_cell(cell: str) -> str:
+    """The text of a cell that `csv_cell` guarded."""
+    return cell[1:] if cell.startswith(_GUARD) and cell[1:].startswith(_FORMULA) else cell
