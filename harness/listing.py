@@ -87,7 +87,7 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         table.add_row(*(_cell(row, column) for column in _HEADINGS))
     console.print(table)
     for row in summary["auc"]:
-        console.print(f"AUC of {row['verifier']}: {row['auc']:.3f} (n = {row['n']})", highlight=False)
+        console.print(_auc(row), highlight=False, markup=False)
     errors = [abs(row["error_percent"]) for row in summary["latency"] if row["error_percent"] is not None]
     if errors:
         console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
@@ -106,12 +106,19 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"to open in a browser: {summary['report']}", highlight=False)
 
 
+def _auc(row: Mapping[str, Any]) -> str:
+    if row["auc"] is not None:
+        return f"AUC of {row['verifier']}: {row['auc']:.3f} (n = {row['n']})"
+    return f"AUC of {row['verifier']}: unknown, as all candidates are {'right' if row['right'] else 'wrong'}"
+
+
 def _cell(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     if value is None:
-        return ""
+        return "below one candidate" if column == "time_ms" and row["below_one"] else ""
     if column in ("overall", "geneval_overall"):
-        return f"{value:.1f} [{row[f'{column}_low']:.1f}, {row[f'{column}_high']:.1f}]"
+        low, high = row[f"{column}_low"], row[f"{column}_high"]
+        return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
     if column == "generator" and row["steps"] > 1:
         return f"{value}, {row['steps']} steps"
     if column == "best_of_n":

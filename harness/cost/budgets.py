@@ -130,9 +130,9 @@ def budget_table(
 ) -> pd.DataFrame:
     """Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
 
-    A budget below one candidate leaves best_of_n and all accuracies empty, and so does a pipeline
-    without a model (its measuring ran out of memory or time). An N beyond the pool is
-    cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
+    A budget below one candidate leaves best_of_n and all accuracies empty and is marked in `below_one`; a
+    pipeline without a model (its measuring ran out of memory or time) leaves them empty too. An N beyond
+    the pool is cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
     Raises CostError for a pipeline that no curve is of.
     """
     rows = []
@@ -151,6 +151,7 @@ def budget_table(
                 "budget_ms": budget, "generator": generator, "steps": steps, "verifier": verifier,
                 "best_of_n": n, "time_ms": model.predict(n) if model and n is not None else None,
                 "pool_limited": affordable is not None and affordable > pool,
+                "below_one": model is not None and affordable is None,
             }  # fmt: skip
             rows.append(row | _accuracies(curve, n))
     frame = pd.DataFrame(rows)

@@ -85,7 +85,7 @@ def _budget_range(derived: Derived, lines: list[dict[str, Any]]) -> dict[str, fl
     ends = [(p["fixed_ms"], p["per_candidate_ms"], len(p["tasks"]["overall"]["accuracy"])) for p in lines]
     low = min(fixed + each for fixed, each, _ in ends)
     high = max(fixed + n * each for fixed, each, n in ends)
-    step = float(f"{(high - low) / 400:.1g}")
+    step = float(f"{max(high - low, high / 10) / 400:.1g}")  # one pipeline of one candidate has one time
     first, last = int(0.9 * low / step), int(high / step) + 1
     start = round(derived.budgets[0] / step)
     return {"low": first * step, "high": last * step, "step": step, "start": start * step}

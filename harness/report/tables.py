@@ -25,6 +25,7 @@ HEADINGS = {
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
     GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP",
 }  # fmt: skip
+BELOW_ONE = "below one candidate"
 ACCURACIES = (*TAGS, OVERALL, GENEVAL_OVERALL)
 _WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, "delta")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -118,6 +119,8 @@ def _places(rows: pd.DataFrame, column: str, groups: Sequence[str]) -> dict[int,
 
 def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
     value = row[column]
+    if column == "best_of_n" and pd.isna(value) and row.get("below_one") is True:
+        return BELOW_ONE
     if pd.isna(value):
         return ""
     if column in (*ACCURACIES, "delta"):

@@ -29,23 +29,25 @@ SHARPNESS = {"vhs": 1.2, "mllm-clip": 0.9, "mllm-ae": 0.3}
 
 
 def write_run(
-    folder: Path, *, marked: str = "", vram: bool = False, device: str = "test", **changes: Any
-) -> Path:
-    """A finished run in `folder`. `changes` are keys of its configuration; `marked` goes into a prompt."""
+    folder: Path, *, marked: str = "", vram: bool = False, device: str = "test", prompts: int = 24,
+    correct: float = 0.6, tied: bool = False, **changes: Any,
+) -> Path:  # fmt: skip
+    """A finished run in `folder`. `changes` are keys of its configuration; `marked` goes into a prompt;
+    `correct` is the share of right candidates, and `tied` gives all the same score."""
     config = RunConfig.model_validate(
         {"name": "made", "generators": [{"name": "nano"}], "pool": 8, "bootstrap": 50, "seeds": [0],
          "verifiers": [{"name": v} for v in NEEDS], "gallery_prompts": 6} | changes
     )  # fmt: skip
-    prompts = [
+    texts = [
         {"tag": tag, "prompt": f"a photo of {tag.replace('_', ' ')} number {i}{marked if i == 0 else ''}"}
         for tag in TAGS
         for i in range(4)
-    ]
+    ][:prompts]
     with RunStore(folder, config.model_dump(mode="json")) as store:
-        store.write_prompts(prompts)
+        store.write_prompts(texts)
         for number, entry in enumerate(config.generators):
             rng = np.random.default_rng([number, *config.seeds])
-            _write_entry(store, config, entry, prompts, rng, vram, device)
+            _write_entry(store, config, entry, texts, rng, vram, device, correct, tied)
         store.consolidate()
         store.update(
             status="complete", needs=NEEDS, environment={"cpu": device, "python": "3"},
@@ -54,14 +56,14 @@ def write_run(
     return folder
 
 
-def _write_entry(store, config, entry, prompts, rng, vram, device) -> None:
+def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied) -> None:
     steps = int(entry.options.get("steps", 1))
     pool, mine = config.pool_of(entry), [v.name for v in config.verifiers_of(entry)]
     index = pd.MultiIndex.from_product(
         [range(len(prompts)), config.seeds, range(pool)], names=["prompt_id", "seed", "index"]
     )
     base = index.to_frame(index=False).assign(generator=entry.shown, steps=steps)
-    correct = rng.random(len(base)) < 0.6
+    correct = rng.random(len(base)) < share
     tags = [prompts[p]["tag"] for p in base["prompt_id"]]
     store.write_shard(
         "candidates",
@@ -71,6 +73,7 @@ def _write_entry(store, config, entry, prompts, rng, vram, device) -> None:
     scores = []
     for verifier in mine:
         p_yes = 1 / (1 + np.exp(-(SHARPNESS[verifier] * (2 * correct - 1) + rng.normal(size=len(base)))))
+        p_yes = np.full(len(base), 0.75) if tied else p_yes
         score = np.where(p_yes > 0.5, p_yes, p_yes - 1)
         scores.append(base.assign(verifier=verifier, p_yes=p_yes, p_no=1 - p_yes, score=score))
     if scores:
