@@ -25,6 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from harness.common.processes import end_with_parent
 from harness.config import TimingConfig
 from harness.cost import budgets
 from harness.cost.clocks import interleaved
@@ -125,7 +126,8 @@ def measure_all(
 
 def alone(function: Callable[..., T], *arguments: Any) -> T:
     """The result of a call in a process of its own, so that this one never holds the GPU."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         return pool.submit(function, *arguments).result()
 
 
@@ -159,7 +161,7 @@ def one(store: RunStore, pipeline: Pipeline, variant: str, device: str, options:
         variant=variant,
     )  # fmt: skip
     try:
-        measured = measure_in_fresh_process(cell)
+        measured = measure_in_fresh_process(cell, store.measuring)
     except Exception as error:
         failures = store.info.get("failures", {})
         store.update(failures=failures | {name: f"{type(error).__name__}: {error}"})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from generators.files import write_atomic
 from generators.training import Progress
+from harness.common.processes import TIED_TO, end_with_parent
 from harness.environment import environment
 from harness.training.gemma import Gemma
 from verifiers.loading import QWEN_0_5B
@@ -112,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     sizes = TINY if options.tiny else FULL
     if options.mode:
+        end_with_parent(int(os.environ.get(TIED_TO, 0)))
         train_one(options.work, Mode(**json.loads(options.mode)), sizes)
         return
     options.out.mkdir(parents=True, exist_ok=True)
@@ -139,9 +142,10 @@ def all_modes(work: Path, tiny: bool, sizes: Sizes) -> list[dict[str, Any]]:
         here.mkdir()
         for name in ("llm", "train", "validation"):
             (here / name).symlink_to(work / name)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+        tied = ["-m", "harness.common.tied", str(os.getpid()), *torchrun]
         command = [
-            sys.executable, *(torchrun if mode.sharding == "fsdp" else []), __file__, "--out", str(work),
+            sys.executable, *(tied if mode.sharding == "fsdp" else []), __file__, "--out", str(work),
             "--work", str(here), "--mode", json.dumps(asdict(mode)), *(["--tiny"] if tiny else []),
         ]  # fmt: skip
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)

@@ -24,6 +24,7 @@ from harness.commands.status import status
 from harness.commands.train import app as train_app
 from harness.common.errors import VhsbenchError
 from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
+from harness.common.processes import TIED_TO, end_with_parent
 from harness.common.shown import printable_lines
 from harness.terminal import Json, console, quiet
 
@@ -43,6 +44,8 @@ def main() -> None:
 
     `--debug`, anywhere on the line, shows the traceback of a user's mistake too.
     """
+    if TIED_TO in os.environ:
+        end_with_parent(int(os.environ[TIED_TO]))  # first: imports take seconds
     # torch's CPU threads sleep while they wait: spinning, they slow a shared machine by tens of times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = DEBUG in sys.argv

@@ -20,7 +20,7 @@ _EVERY_S = 1.0
 
 
 class Journal:
-    """Passes progress on to the terminal, and once a second to progress.json.
+    """Passes progress on to the terminal, and to progress.json once a second and when a phase begins.
 
     Intervals are of the monotonic clock, since the other may be set back; that one is for display.
     """
@@ -42,11 +42,12 @@ class Journal:
         """`done` of `of` shards or cells of a phase are there."""
         now_s = time.monotonic()
         phases = self.state["phases"]
-        before = phases.get(phase, {"done_before": done})["done_before"]
+        new = phase not in phases
+        before = done if new else phases[phase]["done_before"]
         spent_s = now_s - self._began_s.setdefault(phase, now_s)
         phases[phase] = {"done_before": before, "done": done, "of": of, "spent_s": spent_s}
         self._progress(phase, done, of)
-        if now_s - self._written_s > _EVERY_S:
+        if new or now_s - self._written_s > _EVERY_S:
             self._write()
 
     def note(self, incidents: pd.DataFrame) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
+from harness.common.processes import HeldError, hold
 from harness.common.text import decode, parse_json
 from harness.prompt_files import parse_prompts
 from harness.storage import Folder
@@ -68,6 +67,8 @@ _ORDER = {
     "incidents": ["generator", "steps", "seed", "prompt_id", "kind", "batch"],
     "costs": ["generator", "steps", "verifier", "variant", "stage", "n", "batch", "repeat"],
 }
+MEASURING = ".measuring"  # held by the process that measures, which may outlive a driver
+_STRANGER_S = 10.0  # that it is given to end
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 
 
@@ -116,6 +117,11 @@ class RunStore:
         """Give the directory up."""
         if self._lock is not None:
             self._lock.close()
+
+    @property
+    def measuring(self) -> Path | None:
+        """The file that a process holds while it measures for this run; None at a URL."""
+        return self.folder.local / MEASURING if self.folder.local else None
 
     def update(self, **info: Any) -> None:
         """Merge into run.json."""
@@ -266,22 +272,22 @@ def _lock(path: Path) -> IO[str]:
     """Hold the directory until closed or the process ends, however it ends."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        stream = open(path / ".lock", "a+")  # noqa: SIM115 - held as long as the store
+        held = hold(path / ".lock")
+        try:
+            hold(path / MEASURING, _STRANGER_S).close()
+        except HeldError as stranger:
+            held.close()
+            raise StoreError(
+                f"{path} is still being measured by process {stranger.pid}, left over from a run that has ended; "
+                f"wait for it, or stop it with `kill -9 {stranger.pid}`."
+            ) from None
+    except HeldError as other:
+        raise StoreError(
+            f"{path} is in use by another process (pid {other.pid}); wait for it or stop it."
+        ) from None
     except OSError as error:
         raise StoreError(f"{path} cannot be a run directory: {error.strerror}.") from error
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.seek(0)
-        holder = stream.read().strip() or "unknown"
-        stream.close()
-        raise StoreError(
-            f"{path} is in use by another process (pid {holder}); wait for it or stop it."
-        ) from None
-    stream.truncate(0)
-    stream.write(str(os.getpid()))
-    stream.flush()
-    return stream
+    return held
 
 
 def _adopt(path: Folder, config: dict[str, Any], resume: bool) -> dict[str, Any]:

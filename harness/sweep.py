@@ -187,7 +187,8 @@ def _costs(config: RunConfig, store: RunStore, prompt: str, journal: Journal) ->
                 config.timing,
                 config.timing.threads or config.threads,
                 variant,
-            )
+            ),
+            store.measuring,
         )
         name = cell_name(entry.shown, measured.rows[0]["steps"], verifier.name if verifier else "", variant)
         store.update(cells=store.info.get("cells", {}) | {name: measured.about})

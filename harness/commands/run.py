@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,8 +52,10 @@ def sweep(
         asked.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         if bars:
             with Bars() as shown:
@@ -63,11 +66,12 @@ def sweep(
         if not asked:
             raise
         again = shlex.join(["vhsbench", *sys.argv[1:]])
-        print(f"stopped; nothing that was finished is lost: resume with `{again}`.", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print(f"stopped; nothing that was finished is lost: resume with `{again}`.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED + asked[0]) from None
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
     return _failures(out)
 
 

@@ -9,12 +9,14 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import generators
 from harness.common.errors import VhsbenchError
+from harness.common.processes import HeldError, end_with_parent, hold
 from harness.config import TimingConfig
 from harness.cost import clocks, percentiles, variants
 from harness.cost.clocks import Repeats, first_line
@@ -91,14 +93,15 @@ def cell_name(generator: str, steps: int, verifier: str, variant: str) -> str:
     return "_".join(filter(None, (generator, f"steps={steps}", verifier or "none", variant)))
 
 
-def measure_in_fresh_process(cell: Cell) -> Measured:
+def measure_in_fresh_process(cell: Cell, measuring: Path | None = None) -> Measured:
     """`measure` in a process of its own, so that memory and caches do not leak between cells.
 
-    A cell that runs out of memory or time has rows that say so. Raises what else went wrong.
+    The process ends with this one, and holds the file `measuring` as long as it lives. A cell that runs out of
+    memory or time has rows that say so. Raises what else went wrong.
     """
     context = _fresh_processes()
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(cell, sender))
+    process = context.Process(target=_in_fresh_process, args=(_report, cell, sender, measuring))
     process.start()
     sender.close()
     try:
@@ -130,6 +133,17 @@ def _fresh_processes() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.cost.preloaded"])
     return context
+
+
+def _in_fresh_process(
+    report: Callable[[Cell, Connection], None], cell: Cell, sender: Connection, measuring: Path | None
+) -> None:
+    end_with_parent()
+    try:
+        with closing(hold(measuring)) if measuring else nullcontext():
+            report(cell, sender)
+    except HeldError as other:
+        sender.send(MeasureError(f"measuring {_name(cell)}: process {other.pid} measures for the same run."))
 
 
 def _report(cell: Cell, sender: Connection) -> None:

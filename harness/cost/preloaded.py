@@ -1,20 +1,26 @@
 """What every measuring process needs, imported once by the server that they are forked from. It touches no device."""
 
+# ruff: noqa: E402, F401
+
 import os
+
+from harness.common.processes import kill_with_parent
+
+kill_with_parent()  # from now on: the imports take seconds
 
 # libraries ask at import whether there is a GPU: asked of CUDA itself, no forked process could use it
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
-import open_clip  # noqa: F401
-import torch  # noqa: F401
+import open_clip
+import torch
 from diffusers import (
-    FluxPipeline,  # noqa: F401
-    PixArtAlphaPipeline,  # noqa: F401
-    SanaSprintPipeline,  # noqa: F401
-    StableDiffusion3Pipeline,  # noqa: F401
+    FluxPipeline,
+    PixArtAlphaPipeline,
+    SanaSprintPipeline,
+    StableDiffusion3Pipeline,
 )
-from transformers import Gemma2Model, Qwen2ForCausalLM, T5EncoderModel  # noqa: F401
+from transformers import Gemma2Model, Qwen2ForCausalLM, T5EncoderModel
 
-import generators.loading  # noqa: F401
-import harness.cost.flops  # noqa: F401
-import verifiers.loading  # noqa: F401
+import generators.loading
+import harness.cost.flops
+import verifiers.loading

@@ -64,7 +64,7 @@ def _launch(config: TrainConfig, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, yaml.safe_dump(plain, sort_keys=False).encode())
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        sys.executable, "-m", "harness.common.tied", str(os.getpid()), "torch.distributed.run", "--standalone",
         f"--nproc-per-node={config.engine.processes}", "-m", "harness.cli",
         "train", "verifier", str(file), "--out", str(out), "--set", "engine.verify_data=false",
     ]  # fmt: skip

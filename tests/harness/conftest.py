@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import generators
@@ -102,3 +105,41 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     monkeypatch.setattr(harness.sweep, "_costs", lambda *_: None)
     yield Faults(tmp_path / "faults")
     sys.modules.pop("vhsbench_fakes", None)
+
+
+class Family:
+    """A process and all that it starts, and what they start, known by a mark in their environment."""
+
+    _MARK = "VHSBENCH_TEST_MARK"
+
+    def __init__(self) -> None:
+        self._mark = uuid.uuid4().hex
+        self.environment = os.environ | {"HF_HUB_OFFLINE": "1", self._MARK: self._mark}
+
+    def living(self) -> list[psutil.Process]:
+        """Those that live; not those that have ended and whose status nobody has asked for."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                marked = process.environ().get(self._MARK) == self._mark
+                if marked and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def left_after(self, seconds: float) -> list[psutil.Process]:
+        """Those that live on for so long; returns as soon as there are none."""
+        until = time.monotonic() + seconds
+        while (left := self.living()) and time.monotonic() < until:
+            time.sleep(0.1)
+        return left
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """For processes of a test; those that are left are killed after it."""
+    found = Family()
+    yield found
+    for process in found.living():
+        process.kill()

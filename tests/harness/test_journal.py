@@ -66,6 +66,9 @@ def test_progress_is_written_once_a_second(folder, clock):
     clock.passed += 0.2
     kept.update("candidates", 4, 10)
     assert written(folder) == 4
+    kept.update("candidates", 5, 10)
+    kept.update("costs", 0, 3)
+    assert json.loads(folder.read(NAME))["phases"]["costs"]["of"] == 3, "a phase that takes long has begun"
 
 
 @pytest.mark.parametrize(("ago_s", "state"), [(10, "running"), (600, "stopped"), (-600, "stopped")])

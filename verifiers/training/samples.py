@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from harness.common.processes import end_with_parent
+
 Rows = Sequence[dict[str, Any]]
 Tokens = Callable[[torch.Tensor], torch.Tensor]
 
@@ -92,6 +94,10 @@ def feature_batches(
     return iter(
         DataLoader(
             _Features(samples, parts, count), batch_size=None, sampler=range(first, count),
-            num_workers=workers, pin_memory=pin,
+            num_workers=workers, pin_memory=pin, worker_init_fn=_begin,
         )
     )  # fmt: skip
+
+
+def _begin(worker: int) -> None:
+    end_with_parent()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -109,6 +111,26 @@ def test_a_process_that_fails_is_one_sentence(swept, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
     with pytest.raises(LaunchError, match="a training process failed"):
         train(config, tmp_path)
+
+
+def test_training_processes_end_with_the_command(swept, tmp_path, family):
+    out, _ = swept
+    data = [f"data.{p}={out / 'data' / 'hidden' / p}" for p in ("train", "validation")]
+    sets = [*data, "align=null", "finetune.steps=1000000", "engine.processes=2"]
+    changes = [*SETTINGS, *(part for text in sets for part in ("--set", text))]
+    command = [sys.executable, "-m", "harness.cli", "train", "verifier", "train-nano-vhs"]
+    started = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "long"), *changes], env=family.environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while sum(p.cpu_times().user > 1 for p in family.living()) < 4:
+        assert started.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    started.kill()
+    started.wait()
+    assert family.left_after(5) == []
 
 
 def test_wrong_shards_are_one_sentence(swept, tmp_path):

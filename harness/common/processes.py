@@ -1,0 +1,80 @@
+"""Processes that end with the one that needs them, and files that one process at a time holds."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+TIED_TO = (
+    "VHSBENCH_TIED_TO"  # environment: the id of the program of harness.common.tied that started this one
+)
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.1
+
+
+class HeldError(Exception):
+    """Another process holds the file; `pid` is its id, as text."""
+
+    def __init__(self, file: Path, pid: str) -> None:
+        super().__init__(f"{file} is held by process {pid}")
+        self.pid = pid
+
+
+def hold(file: Path, wait_s: float = 0.0) -> IO[str]:
+    """Lock a file for this process, whose id goes into it, until it is closed or the process ends, however it ends.
+
+    Raises HeldError if another process still has it after `wait_s` seconds, OSError if it cannot be opened.
+    """
+    until_s = time.monotonic() + wait_s
+    stream = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the caller wants
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                stream.close()
+                raise HeldError(file, holder) from None
+        time.sleep(_POLL_S)
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return stream
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Kill this process as soon as the one that started it has ended, however that ended.
+
+    Of a process of `multiprocessing` that is the one that called start(), also behind a fork server. Linux kills it;
+    a thread sees to it elsewhere, and where Linux looks at the fork server alone. Waiting costs the thread nothing.
+    `parent` is the id of the one that started it, for one that may have ended before this is called.
+    """
+    parent = parent or os.getppid()
+    kill_with_parent()
+    threading.Thread(target=_end_after, args=(parent,), daemon=True, name="end-with-parent").start()
+
+
+def kill_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends; elsewhere nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _end_after(parent: int) -> None:
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        starter.join()  # a pipe, which closes when that process ends
+    else:
+        while os.getppid() == parent:
+            time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
