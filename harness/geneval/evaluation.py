@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from generators.files import file_sha256
 from harness.common.files import read_errors_as
 from harness.common.images import DamagedImage, read_image
 from harness.common.text import parse_json
@@ -48,7 +48,7 @@ def evaluate_folder(
     record = json.dumps(detector.info())
     done = _done(out, samples, record)
     out.parent.mkdir(parents=True, exist_ok=True)
-    todo = [s for s in samples if os.path.abspath(s.file) not in done]
+    todo = [s for s in samples if folders.place(s.file) not in done]
     damaged: list[Row] = [{"filename": str(p), "error": "no images"} for p in empty]
     for start in range(0, len(todo), batch_size):
         progress(len(done) + start, len(samples))
@@ -75,23 +75,29 @@ def damaged_file(out: Path) -> Path:
 
 
 def _done(out: Path, samples: Sequence[Sample], record: str) -> set[str]:
-    """The files that `out` has a row of; a torn last line is cut off. Raises FolderError for rows of another run."""
+    """The images that `out` has a row of, by place; a torn last line is cut off.
+
+    Raises FolderError for rows of another run: of other images, whatever the path that they were given by.
+    """
     if not out.exists():
         return set()
     folders.mend(out)
-    metadata = {os.path.abspath(s.file): s.metadata for s in samples}
+    here = {folders.place(s.file): s for s in samples}
     done = set()
     for row in folders.read_results(out).rows:
-        file = os.path.abspath(row["filename"])
+        place = folders.place(row["filename"])
+        sample = here.get(place)
         if row.get("detector") != record:
             raise FolderError(
                 f"{out} was judged by another detector ({row.get('detector', 'not recorded')}); give another --out."
             )
-        if file not in metadata or _metadata(row, out) != metadata[file]:
+        if sample is None or _metadata(row, out) != sample.metadata:
             raise FolderError(
                 f"{out} has a row of {row['filename']} that the folder does not; give another --out."
             )
-        done.add(file)
+        if row.get("image_sha256") != file_sha256(sample.file):
+            raise FolderError(f"{out} has a row of another image than {sample.file}; give another --out.")
+        done.add(place)
     return done
 
 

@@ -2,7 +2,7 @@
 
 A folder holds NNNNN/metadata.jsonl (one prompt's metadata) and NNNNN/samples/0000.png, 0001.png, ...
 A result row has the official keys filename, tag, prompt, correct, reason, metadata and details (the last
-two as JSON text), and `detector`, which says what judged.
+two as JSON text), `detector`, which says what judged, and `image_sha256`, of the image's file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.files import file_sha256
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE, read_bytes, read_errors_as
 from harness.common.images import Listing, list_images
@@ -84,7 +85,10 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def as_row(sample: Sample, judgement: Judgement, detector: str) -> Row:
-    """The results row of an image; `detector` is the detector's record as JSON text."""
+    """The results row of an image; `detector` is the detector's record as JSON text.
+
+    `filename` is the path as it was given, as the official evaluator's; the image is told by its place and bytes.
+    """
     return {
         "filename": str(sample.file),
         "tag": sample.metadata["tag"],
@@ -94,7 +98,13 @@ def as_row(sample: Sample, judgement: Judgement, detector: str) -> Row:
         "metadata": json.dumps(sample.metadata),
         "details": json.dumps(boxes(judgement.objects)),
         "detector": detector,
+        "image_sha256": file_sha256(sample.file),
     }
+
+
+def place(file: Path | str) -> str:
+    """Where an image stands in its folder, wherever that is: 00000/samples/0000.png."""
+    return "/".join(Path(file).parts[-3:])
 
 
 def boxes(objects: Objects) -> dict[str, list[list[float]]]:

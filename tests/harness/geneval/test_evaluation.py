@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,10 @@ def test_verdicts_of_a_folder(folder, tmp_path):
     assert (outcome.evaluated, outcome.resumed, outcome.damaged) == (8, 0, [])
     assert [r["correct"] for r in rows] == [True, True, True, True, False, False, False, True]
     assert rows[4]["reason"] == "expected star>=2, found 1"
-    assert list(rows[0]) == [*folders.KEYS, "detector"]
+    assert list(rows[0]) == [*folders.KEYS, "detector", "image_sha256"]
+    assert rows[0]["filename"] == str(
+        folder / "00000" / "samples" / "0000.png"
+    )  # as the official evaluator's
     assert json.loads(rows[0]["metadata"]) == PROMPTS[0]
     (star,) = json.loads(rows[0]["details"])["star"]
     assert len(star) == 5
@@ -187,6 +191,40 @@ def test_mask2former_evaluates_a_small_folder_end_to_end(tmp_path, detector):
     assert kept
     assert all(box[4] > np.float32(0.3) for found in kept.values() for box in found)
     assert all(len(found) <= 16 for found in kept.values())
+
+
+def test_results_are_resumed_from_another_directory_and_through_a_link(folder, tmp_path, monkeypatch):
+    out, link, moved = tmp_path / "r.jsonl", tmp_path / "link", tmp_path / "moved"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_folder(Path("images"), out, Dies(), batch_size=2)
+    monkeypatch.chdir(folder)
+    link.symlink_to(folder)
+    for given in (Path("../images"), folder, link, Path(".")):
+        assert evaluate_folder(given, out, ShapeDetector()).evaluated == 8
+    before = out.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    folder.rename(moved)
+    assert evaluate_folder(moved, out, ShapeDetector()).resumed == 8
+    assert out.read_bytes() == before
+    assert [r["correct"] for r in rows_of(out)] == [True, True, True, True, False, False, False, True]
+    assert [r["filename"] for r in rows_of(out)][3:5] == [
+        "images/00001/samples/0001.png", "../images/00002/samples/0000.png"
+    ]  # fmt: skip
+
+
+def test_images_of_another_folder_or_under_an_old_name_are_not_taken_for_judged(folder, tmp_path):
+    out, other = tmp_path / "r.jsonl", tmp_path / "other"
+    evaluate_folder(folder, out, ShapeDetector())
+    for index, prompt in enumerate(PROMPTS):  # the same names and prompts, as of another generator
+        write_prompt(other, index, prompt, [picture(CIRCLE), picture(CIRCLE)])
+    with pytest.raises(FolderError, match=r"has a row of another image than .*other/00000/samples/0000\.png"):
+        evaluate_folder(other, out, ShapeDetector())
+    picture(CIRCLE).save(folder / "00003" / "samples" / "0001.png")
+    with pytest.raises(
+        FolderError, match=r"another image than .*images/00003/samples/0001\.png; give another"
+    ):
+        evaluate_folder(folder, out, ShapeDetector())
 
 
 def test_another_detector_or_folder_needs_another_file(folder, tmp_path):
