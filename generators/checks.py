@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from generators.protocol import GeneratorError
+from generators.registry import nearest
+from harness.common.settings import device_name
 
 if TYPE_CHECKING:
     import torch
 
     from generators.specs import GeneratorSpec
+
+
+DTYPES = ("bfloat16", "float16", "float32")
+LARGEST_SIDE = 16_384  # pixels
+LARGEST_GUIDANCE = 1000.0
+
+
+def check_options(spec: GeneratorSpec, options: Mapping[str, Any]) -> None:
+    """Refuse values that no generator of the family can be built with. Raises GeneratorError; loads nothing."""
+    given = {key: value for key, value in options.items() if value is not None}
+    if "steps" in given:
+        check_steps(spec, given["steps"])
+    if "resolution" in given:
+        own = "weights" in given  # whose patches and positions may be others
+        multiple, largest = (1, None) if own else (spec.resolution_multiple, spec.max_resolution)
+        check_resolution(spec.name, given["resolution"], multiple, largest)
+    if "dtype" in given:
+        check_dtype(given["dtype"])
+    if "text_encoder_device" in given:
+        device_name(given["text_encoder_device"])
+    guidance = given.get("guidance_scale", 1.0)
+    if (
+        isinstance(guidance, bool)
+        or not isinstance(guidance, (int, float))
+        or not 0 <= guidance <= LARGEST_GUIDANCE
+    ):
+        raise GeneratorError(
+            f"guidance_scale is {guidance!r}, but a number from 0 to {LARGEST_GUIDANCE:g} is needed."
+        )
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises GeneratorError for what is no name of a dtype of weights."""
+    if dtype not in DTYPES:
+        raise GeneratorError(f"unknown dtype '{dtype}'; {nearest(str(dtype), list(DTYPES))}")
 
 
 def as_device(name: str | torch.device) -> torch.device:
@@ -22,6 +60,11 @@ def as_device(name: str | torch.device) -> torch.device:
         raise GeneratorError(f"unknown device '{name}'; known: cpu, cuda, cuda:N, meta.") from None
     if device.type == "cuda" and (device.index or 0) >= (gpus := torch.cuda.device_count()):
         raise GeneratorError(f"there is no device '{name}' here: torch finds {gpus} GPUs.")
+    if device.type not in ("cpu", "cuda", "meta"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise GeneratorError(f"there is no device '{name}' here.") from None
     return device
 
 
@@ -36,6 +79,10 @@ def check_resolution(name: str, resolution: int, multiple: int, largest: int | N
     """`multiple` is the pixels that one image token spans; `largest` is None if any size can be done."""
     if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < multiple:
         raise GeneratorError(f"resolution is {resolution!r}, but {name} needs at least {multiple} pixels.")
+    if resolution > LARGEST_SIDE:
+        raise GeneratorError(
+            f"resolution is {resolution}, but at most {LARGEST_SIDE} pixels a side are made."
+        )
     if resolution % multiple:
         below = resolution - resolution % multiple
         raise GeneratorError(

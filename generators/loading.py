@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from generators.checks import as_device, check_memory, check_resolution, check_steps, free_bytes, needed_bytes
+from generators.checks import (
+    as_device,
+    check_dtype,
+    check_memory,
+    check_resolution,
+    check_steps,
+    free_bytes,
+    needed_bytes,
+)
 from generators.hub import download, resolve
 from generators.lora import find_lora, merge_lora
 from generators.nano import WEIGHTS
 from generators.protocol import GeneratorError
-from generators.registry import nearest
 from harness.common.files import ReadError, read_errors_as
 from harness.common.models import check_links, check_model, model_files, no_code, plain_name, reason
 from harness.common.text import read_json_object
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
 
 Family = TypeVar("Family", bound="StagedPipeline")
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 Files = dict[str, list[Path]]
 
 _INDEX = "model_index.json"
@@ -113,9 +119,9 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """The dtype of that name. Raises GeneratorError for another."""
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype not in _DTYPES:
-        raise GeneratorError(f"unknown dtype '{dtype}'; {nearest(dtype, list(_DTYPES))}")
-    return _DTYPES[dtype]
+    check_dtype(dtype)
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Files]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 import generators
 import verifiers
+from generators.checks import as_device
 from generators.files import write_output
 from generators.noise import candidate_seed
 from harness.common.shown import csv_bytes
@@ -45,6 +46,7 @@ def caption_winners(
     CaptionError, ConfigError for a run.json that cannot be read any more, or CheckpointError for a folder
     that is no checkpoint.
     """
+    as_device(device)
     run = load_run(path)
     kind = _kind(aligned)
     config = kept_config(run)

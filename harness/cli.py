@@ -24,6 +24,7 @@ from harness.commands.status import status
 from harness.commands.train import app as train_app
 from harness.common.errors import VhsbenchError
 from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
+from harness.common.limits import MOST_THREADS
 from harness.common.processes import TIED_TO, end_with_parent
 from harness.common.shown import printable_lines
 from harness.terminal import Json, console, quiet
@@ -92,7 +93,8 @@ def run(
         str | None, typer.Option(help="Of a Ray cluster; default: RAY_ADDRESS, else one on this machine.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers; default: what the cluster holds.")
+        int | None,
+        typer.Option(min=1, max=MOST_THREADS, help="Ray workers; default: what the cluster holds."),
     ] = None,
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="Of each Ray worker, may be a fraction; default: 1 on CUDA.")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -20,12 +19,30 @@ from pydantic import (
 
 import generators
 import verifiers
-from generators.checks import check_steps
+from generators import specs
+from generators.checks import check_dtype, check_options
+from generators.protocol import read_block
 from generators.registry import Registry, nearest
 from harness import yaml_files
+from harness.common.settings import (
+    HUB_ID,
+    TAG,
+    Amount,
+    AmountOrNone,
+    Candidates,
+    Device,
+    Local,
+    LocalOptions,
+    Seconds,
+    Seed,
+    Strict,
+    Threads,
+    device_name,
+)
 from harness.cost.cost_model import TOLERANCE
 from harness.cost.variants import VARIANTS
 from harness.geneval.detector import REGISTRY as DETECTORS
+from harness.local_paths import Base
 from harness.yaml_files import ConfigError, Model
 
 if TYPE_CHECKING:
@@ -33,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "kept_config", "load_config", "parse"]
 
-Positive = Annotated[int, Field(ge=1, strict=True)]  # strict: `true` is no number
+T = TypeVar("T")
 _EXAMPLE = "generators: [{name: nano}]"
 
 
@@ -46,10 +63,6 @@ def _folder_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_folder_name)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Registered(BaseModel):
@@ -75,13 +88,35 @@ class Registered(BaseModel):
         for key, place in cls.elsewhere.items():
             if key in options:
                 raise ValueError(f"'{key}' is no option here; it is given by {place}")
+        if options.get("device") is not None:
+            device_name(options["device"])
         name = info.data.get("name")
         if name is not None and options:  # a name of None was refused before
             cls.registry.check_options(name, options)
         return options
 
 
-class GeneratorConfig(Registered, _Strict):
+_FOLDER_OR_HUB = Local(names="random", other=HUB_ID)
+LoraPath = Annotated[str, Field(min_length=1)]
+
+
+class NamedGenerator(Registered, Strict):
+    """A generator by name, with its options; their values are checked where its family is known."""
+
+    registry = generators.REGISTRY
+
+    name: str
+    options: Annotated[dict[str, Any], LocalOptions({"weights": _FOLDER_OR_HUB})] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if (spec := generators.SPECS.get(info.data.get("name", ""))) is not None:
+            check_options(spec, options)
+        return options
+
+
+class GeneratorConfig(NamedGenerator):
     """One pool of candidates.
 
     `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
@@ -90,17 +125,14 @@ class GeneratorConfig(Registered, _Strict):
     share of a LoRA epoch (the paper's Table 7), by default the strength.
     """
 
-    registry = generators.REGISTRY
     elsewhere = {"device": "the run's own 'device'"}
 
-    name: str
-    options: dict[str, Any] = {}
     label: Name | None = None
     verifiers: list[str] | None = None
-    pool: Positive | None = None
-    lora: Annotated[str, Field(min_length=1)] | None = None
-    lora_strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    drift: Annotated[float, Field(ge=0)] | None = None
+    pool: Candidates | None = None
+    lora: Annotated[LoraPath | None, Local(names="bundled")] = None
+    lora_strength: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    drift: Annotated[float, Field(ge=0, le=1000)] | None = None
 
     @property
     def shown(self) -> str:
@@ -125,14 +157,6 @@ class GeneratorConfig(Registered, _Strict):
         steps = self.options.get("steps")
         return self.shown if steps is None else f"{self.shown}_steps={steps}"
 
-    @field_validator("options")
-    @classmethod
-    def _possible_steps(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        name, steps = info.data.get("name"), options.get("steps")
-        if name in generators.SPECS and steps is not None:
-            check_steps(generators.SPECS[name], steps)
-        return options
-
     @model_validator(mode="after")
     def _one_lora(self) -> GeneratorConfig:
         if self.options.keys() & {"lora", "lora_strength"}:
@@ -142,7 +166,7 @@ class GeneratorConfig(Registered, _Strict):
         return self
 
 
-class VerifierConfig(Registered, _Strict):
+class VerifierConfig(Registered, Strict):
     """What scores candidates, by name. Its options may say another device than the run's, and whose
     `generator` it was trained on where that is not the one it scores."""
 
@@ -150,25 +174,40 @@ class VerifierConfig(Registered, _Strict):
     elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
 
     name: str
-    checkpoint: str | None = None
-    options: dict[str, Any] = {}
+    checkpoint: Annotated[str | None, _FOLDER_OR_HUB] = None
+    options: Annotated[
+        dict[str, Any], LocalOptions({"normalization": Local(), "clip": Local(other=HUB_ID)})
+    ] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.data.get("name") in verifiers.KINDS:
+            read_block(options.get("block"))
+            if options.get("dtype") is not None:
+                check_dtype(options["dtype"])
+            if options.get("generator") is not None:
+                specs.get(options["generator"])
+        return options
 
 
-class DetectorConfig(Registered, _Strict):
+class DetectorConfig(Registered, Strict):
     """GenEval's detector by name, with its options."""
 
     registry = DETECTORS
 
     name: str
-    options: dict[str, Any] = {}
+    options: Annotated[
+        dict[str, Any], LocalOptions({"checkpoint": Local(names="random"), "colors": Local(names=TAG)})
+    ] = {}
 
 
-class PromptsConfig(_Strict):
+class PromptsConfig(Strict):
     """`nano`'s own prompts by split, the 553 of `geneval`, or a path to GenEval-format JSON lines."""
 
-    source: str = "nano"
+    source: Annotated[str, Local(names="nano|geneval")] = "nano"
     split: Literal["train", "validation", "evaluation"] = "evaluation"
-    limit: Positive | None = None
+    limit: Amount | None = None
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -178,17 +217,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class TimingConfig(_Strict):
+class TimingConfig(Strict):
     """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
 
     preset: Literal["smoke", "paper", "mlperf"] | None = None
-    best_of_n: tuple[Positive, ...] = (1, 2, 4, 8)
-    batch_sizes: tuple[Annotated[int, Field(ge=2)], ...] = ()  # of batched runs, beside one at a time
-    repeats: Positive = 15
-    min_seconds: Annotated[float, Field(ge=0)] = 0.0
-    warm_up: Annotated[int, Field(ge=0)] = 3
-    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
-    threads: Positive | None = None  # CPU threads while measuring; by default as the run's
+    best_of_n: tuple[Candidates, ...] = (1, 2, 4, 8)
+    batch_sizes: tuple[Annotated[Candidates, Field(ge=2)], ...] = ()  # of batched runs, beside one at a time
+    repeats: Amount = 15
+    min_seconds: Seconds = 0.0
+    warm_up: AmountOrNone = 3
+    timeout_s: Annotated[Seconds, Field(gt=0)] = 3600.0
+    threads: Threads | None = None  # CPU threads while measuring; by default as the run's
     variants: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -213,8 +252,24 @@ class TimingConfig(_Strict):
         return names
 
 
-class RunConfig(_Strict):
+def _twice(values: Sequence[T]) -> T | None:
+    """The first value that comes again."""
+    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+
+
+def _no_seed_twice(seeds: list[int]) -> list[int]:
+    if (twice := _twice(seeds)) is not None:
+        raise ValueError(f"seed {twice} is given twice")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_no_seed_twice)]
+
+
+class RunConfig(Strict):
     """One sweep: pools of candidates, verifiers that score them, and what they cost."""
+
+    one_verifier_a_name: ClassVar[bool] = True
 
     name: Name = "run"
     generators: Annotated[list[GeneratorConfig], Field(min_length=1)]
@@ -223,32 +278,44 @@ class RunConfig(_Strict):
     detector: DetectorConfig | None = (
         None  # None: shapes where it knows the prompts' classes, else mask2former
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)] = [0]
-    pool: Positive = 16
-    batch_size: Positive = 32
-    budgets_ms: list[Annotated[float, Field(gt=0)]] | None = None
+    seeds: Seeds = [0]
+    pool: Candidates = 16
+    batch_size: Candidates = 32
+    budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
-    bootstrap: Positive = 1000
-    gallery_prompts: Annotated[int, Field(ge=0)] = 12
-    device: str = "cpu"
-    threads: Positive | None = None
+    bootstrap: Amount = 1000
+    gallery_prompts: AmountOrNone = 12
+    device: Device = "cpu"
+    threads: Threads | None = None
     overlap: bool | None = None  # judge a batch while the next is generated; None: where that is on a GPU
     timing: TimingConfig = TimingConfig()
 
     @field_validator("generators")
     @classmethod
     def _told_apart(cls, entries: list[GeneratorConfig]) -> list[GeneratorConfig]:
-        keys = [entry.key for entry in entries]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"two generators are '{twice[0]}'; give each a label of its own")
+        """In files by `key`, and in tables by what is shown and the steps, which may be the default."""
+        if (twice := _twice([entry.key for entry in entries])) is not None:
+            raise ValueError(f"two generators are '{twice}'; give each a label of its own")
+        shown = [entry.shown for entry in entries]
+        rows = [
+            (e.shown, generators.steps_of(e.name, e.options)) for e in entries if shown.count(e.shown) > 1
+        ]
+        if (same := _twice(rows)) is not None:
+            raise ValueError(
+                f"two generators are '{same[0]}' of {same[1]} step(s), and would make the same candidates; "
+                "leave one out, or give it a label of its own"
+            )
         return entries
 
-    @field_validator("seeds")
+    @field_validator("verifiers")
     @classmethod
-    def _once_each(cls, seeds: list[int]) -> list[int]:
-        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-            raise ValueError(f"seed {twice[0]} is given twice")
-        return seeds
+    def _once_each(cls, entries: list[VerifierConfig]) -> list[VerifierConfig]:
+        if cls.one_verifier_a_name and (twice := _twice([v.name for v in entries])) is not None:
+            raise ValueError(
+                f"two verifiers are '{twice}', but scores are told apart by that name; make a run of each "
+                "checkpoint and report on both"
+            )
+        return entries
 
     @model_validator(mode="after")
     def _verifiers_are_there(self) -> RunConfig:
@@ -262,6 +329,13 @@ class RunConfig(_Strict):
                     )
         return self
 
+    @property
+    def devices(self) -> list[str]:
+        """All that the run names."""
+        given = [e.options.get("text_encoder_device") for e in self.generators]
+        given += [e.options.get("device") for e in (*self.verifiers, self.detector) if e is not None]
+        return list(dict.fromkeys([self.device, *(str(d) for d in given if d is not None)]))
+
     def verifiers_of(self, entry: GeneratorConfig) -> list[VerifierConfig]:
         """Those that score the candidates of `entry`."""
         return [v for v in self.verifiers if entry.verifiers is None or v.name in entry.verifiers]
@@ -269,6 +343,12 @@ class RunConfig(_Strict):
     def pool_of(self, entry: GeneratorConfig) -> int:
         """Candidates a prompt and seed."""
         return entry.pool or self.pool
+
+
+class PoolConfig(RunConfig):
+    """A run's configuration that a pool is made by: it keeps what several checkpoints of one verifier read."""
+
+    one_verifier_a_name: ClassVar[bool] = False
 
 
 def default_config() -> RunConfig:
@@ -283,8 +363,16 @@ def bundled(trainings: bool = False) -> list[str]:
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read a YAML file, or a bundled configuration by its name. Raises ConfigError."""
+    """Read a YAML file, or a bundled configuration by its name. Raises ConfigError.
+
+    Paths in a file are relative to it, in a bundled configuration to the working directory; here they are absolute.
+    """
     return read_named(path, bundled(), RunConfig, _EXAMPLE)
+
+
+def load_pool_config(path: Path) -> PoolConfig:
+    """As load_config, for a pool."""
+    return read_named(path, bundled(), PoolConfig, _EXAMPLE)
 
 
 def read_named(path: Path, names: list[str], model: type[Model], example: str) -> Model:
@@ -295,7 +383,8 @@ def read_named(path: Path, names: list[str], model: type[Model], example: str) -
     if name not in names:
         raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, names)}")
     text = files("harness").joinpath(f"configs/{name}.yaml").read_text()
-    return yaml_files.parse(text, f"{name}.yaml", model, example)
+    # what it names is where the user is, or not there yet
+    return yaml_files.parse(text, f"{name}.yaml", model, example, Base(Path.cwd(), lenient=True))
 
 
 def parse(text: str, file: str) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,14 @@ class Folder:
 
     def __init__(self, where: str | Path) -> None:
         """Raises StorageError for a URL whose kind is unknown or whose package is not installed."""
+        if "::" in str(where):
+            raise StorageError(f"{where} is a chain of file systems; give the folder or URL that it ends in.")
         try:
             self.fs, self.root = fsspec.url_to_fs(str(where))
-        except (ValueError, ImportError) as error:
-            raise StorageError(f"{where} cannot be used: {str(error).rstrip('.')}.") from None
+        except Exception as error:  # each kind of storage has errors of its own
+            told = isinstance(error, (ValueError, ImportError, OSError))
+            said = str(error).partition("\n")[0] if told else "its kind of file system needs more than a URL"
+            raise StorageError(f"{where} cannot be used: {said.rstrip('.')}.") from error
         self.shown = str(where).rstrip("/")
 
     def __str__(self) -> str:
@@ -77,6 +82,20 @@ class Folder:
                 Path(at).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(Path(at), data)
 
+    def check_writable(self) -> None:
+        """Write, read and remove a small file where that is not this machine's disk. Raises StorageError."""
+        if self.local is not None:
+            return
+        name, data = f".vhsbench-{uuid.uuid4().hex}", b"may be removed"
+        try:
+            self.write(name, data)
+            kept = self.read(name) == data
+            self.remove(name)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageError(f"{self} cannot be written to: {one_line(error).rstrip('.')}.") from error
+        if not kept:
+            raise StorageError(f"{self} does not keep what is written to it.")
+
     def remove(self, name: str) -> None:
         at = self._at(name)
         with self._telling("removed", name):
@@ -114,6 +133,14 @@ class Folder:
                 raise
             reason = getattr(error, "strerror", None) or one_line(error)
             raise StorageError(f"{self}/{name} cannot be {doing}: {reason.rstrip('.')}.") from error
+
+
+def check_lasting(where: str | Path) -> None:
+    """Raises StorageError for a URL whose files end with the process."""
+    if str(where).startswith("memory:"):
+        raise StorageError(
+            f"{where} is this process's memory, and would be gone with it; give a folder or a URL."
+        )
 
 
 @contextmanager

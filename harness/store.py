@@ -97,6 +97,7 @@ class RunStore:
         self.path = path
         self.damaged: list[str] = []
         self.folder = Folder(path)
+        self.folder.check_writable()
         self._lock = _lock(self.folder.local) if self.folder.local else None
         try:
             self.info = _adopt(self.folder, json.loads(json.dumps(config)), resume)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from generators.checks import as_device
 from generators.lora import find_lora
 from harness.common.files import ReadError, read_errors_as
 from harness.common.text import parse_json_lines, read_text
@@ -69,6 +70,9 @@ def run(
     with RunStore(out, config.model_dump(mode="json")) as store:
         if store.info["status"] == "complete":
             return out
+        if engine is local:  # others have their own
+            for device in config.devices:
+                as_device(device)
         prompts = load_prompts(config)
         store.write_prompts(prompts)
         store.update(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 from generators.registry import nearest
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
+from harness.common.settings import model_in
 from harness.common.text import DEPTH, read_text
+from harness.local_paths import Base, NoSuchPath
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,26 +29,34 @@ def read(path: Path, model: type[Model], example: str) -> Model:
     """Read a file as `model`; `example` is a line that such a file may have. Raises ConfigError."""
     with read_errors_as(ConfigError):
         text = read_text(path, _LIMIT)
-    return parse(text, str(path), model, example)
+    return parse(text, str(path), model, example, Base(path.parent.resolve()))
 
 
-def parse(text: str, file: str, model: type[Model], example: str) -> Model:
-    """Check a configuration's text; `file` names it in errors. Raises ConfigError."""
+def parse(text: str, file: str, model: type[Model], example: str, base: Base | None = None) -> Model:
+    """Check a configuration's text; `file` names it in errors, and its paths are relative to `base`. Raises ConfigError."""
     tree, data = _load(text, file)
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: a configuration is a mapping, for example '{example}'.")
-    return check(data, file, model, tree)
+    return check(data, file, model, tree, base=base)
 
 
 def check(
-    data: Any, file: str, model: type[Model], tree: yaml.Node | None = None, under: tuple[str, ...] = ()
+    data: Any,
+    file: str,
+    model: type[Model],
+    tree: yaml.Node | None = None,
+    under: tuple[str, ...] = (),
+    base: Base | None = None,
 ) -> Model:
     """The configuration that `data` says. Raises ConfigError.
 
-    `tree` knows its lines; `under` are the file's keys that it stands below.
+    `tree` knows its lines; `under` are the file's keys that it stands below. Its paths become absolute, from
+    `base`; without one they stay as they are.
     """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data if base is None else base.anchored(data, model))
+    except NoSuchPath as error:
+        raise ConfigError(f"{_where(file, tree, list(error.place), under)}: {error}.") from None
     except ValidationError as error:
         first: Any = error.errors()[0]
         raise ConfigError(_sentence(file, tree, first, model, under)) from None
@@ -77,9 +87,7 @@ def _sentence(
     file: str, tree: yaml.Node | None, error: dict[str, Any], model: type[BaseModel], under: tuple[str, ...]
 ) -> str:
     place = [p for p in error["loc"] if isinstance(p, (str, int))]
-    key = ".".join(map(str, (*under, *place)))
-    line = f", line {_line(tree, place)}" if tree is not None else ""
-    where = f"{file}{line}, key '{key}'" if key else file
+    where = _where(file, tree, place, under)
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(str(place[-1]), _known_keys(model, place[:-1]))}"
     if error["type"] == "missing":
@@ -90,19 +98,18 @@ def _sentence(
     return f"{where}: {message[0].lower()}{message[1:]}{given}{end}"
 
 
+def _where(file: str, tree: yaml.Node | None, place: list[str | int], under: tuple[str, ...]) -> str:
+    key = ".".join(map(str, (*under, *place)))
+    line = f", line {_line(tree, place)}" if tree is not None else ""
+    return f"{file}{line}, key '{key}'" if key else file
+
+
 def _known_keys(model: type[BaseModel], place: list[str | int]) -> list[str]:
     """The keys that `model` has at `place`."""
     for part in place:
         if isinstance(part, str):
-            model = _model_in(model.model_fields[part].annotation) or model
+            model = model_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field's type is or contains."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _line(node: yaml.Node | None, place: list[str | int]) -> int:

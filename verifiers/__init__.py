@@ -9,16 +9,14 @@ from generators.registry import Registry
 if TYPE_CHECKING:
     from verifiers.protocol import Verifier
 
-__all__ = ["REGISTRY", "create"]
+__all__ = ["KINDS", "REGISTRY", "create"]
+
+KINDS = ("vhs", "mllm-clip", "mllm-ae")
 
 REGISTRY: Registry[Verifier] = Registry(
     "verifier",
     "vhsbench.verifiers",
-    {
-        "vhs": "verifiers.loading:create_vhs",
-        "mllm-clip": "verifiers.loading:create_mllm_clip",
-        "mllm-ae": "verifiers.loading:create_mllm_ae",
-    },
+    {kind: f"verifiers.loading:create_{kind.replace('-', '_')}" for kind in KINDS},
 )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.common.limits import MOST_CANDIDATES
 from harness.terminal import Bars, Json, quiet
 
 
@@ -17,7 +18,10 @@ def captions(
     aligned: Annotated[
         Path, typer.Option(help="Checkpoint of the alignment stage, a folder in the official format.")
     ],
-    n: Annotated[int, typer.Option("-n", "--best-of", min=1, help="Winners of how many candidates.")] = 4,
+    n: Annotated[
+        int,
+        typer.Option("-n", "--best-of", min=1, max=MOST_CANDIDATES, help="Winners of how many candidates."),
+    ] = 4,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Json = False,
 ) -> None:

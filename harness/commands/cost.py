@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.common.limits import MOST_CANDIDATES
 from harness.terminal import Json, console, quiet
 
 Repeated = Annotated[list[str] | None, typer.Option("--generator", help="Only this one; repeatable.")]
@@ -19,7 +20,7 @@ Repeated = Annotated[list[str] | None, typer.Option("--generator", help="Only th
 def cost(
     generator: Annotated[str, typer.Argument(help="A registered generator.")],
     verifier: Annotated[str | None, typer.Option(help="A registered verifier; default: none.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Candidates.")] = 4,
+    n: Annotated[int, typer.Option("-n", min=1, max=MOST_CANDIDATES, help="Candidates.")] = 4,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the family's.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
 from harness.terminal import Json, quiet
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
 Prompt = Annotated[str, typer.Argument(help="What to paint.")]
-Seed = Annotated[int, typer.Option(help="Root seed; candidate i is the same whatever the count.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=LARGEST_SEED, help="Root seed; candidate i is the same whatever the count.")
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the generator's.")]
 Resolution = Annotated[int | None, typer.Option(help="Pixels a side; default: the generator's.")]
 Weights = Annotated[
@@ -34,7 +37,9 @@ def generate(
     generator: GeneratorName,
     prompt: Prompt,
     seed: Seed = 0,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 1,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many images.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the images, 0000.png and on.")] = Path("images"),
     steps: Steps = None,
     resolution: Resolution = None,
@@ -66,7 +71,9 @@ def best_of_n(
     generator: GeneratorName,
     verifier: Annotated[str, typer.Argument(help="A name from `vhsbench list verifiers`.")],
     prompt: Prompt,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many candidates.")] = 8,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many candidates.")
+    ] = 8,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="The contact sheet.")] = Path("best-of-n.png"),
     steps: Steps = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.common.exit_codes import FAILURES
+from harness.common.limits import LARGEST_SEED, MOST, MOST_CANDIDATES
 from harness.terminal import Bars, Json, console, quiet
 
 if TYPE_CHECKING:
@@ -20,12 +21,17 @@ app = typer.Typer(help="GenEval: prompts, evaluation of image folders, scores.",
 
 @app.command()
 def prompts(
-    seed: Annotated[int | None, typer.Option(help="Default: 43, the official; 44 with --variants.")] = None,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Draws per task.")] = 100,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST_SEED, help="Default: 43, the official; 44 with --variants."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, max=MOST, help="Draws per task.")] = 100,
     classes: Annotated[Path | None, typer.Option(help="Class names, one a line; default: COCO's 80.")] = None,
     variants: Annotated[
         int | None,
-        typer.Option(min=1, help="Training prompts, none of the official ones, this many lines each."),
+        typer.Option(
+            min=1, max=MOST, help="Training prompts, none of the official ones, this many lines each."
+        ),
     ] = None,
 ) -> None:
     """Print prompts as JSON lines; by default the official 553, byte for byte."""
@@ -51,7 +57,7 @@ def evaluate(
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="geneval (mmdet 2.x, default) or mmdet3.")] = None,
     colors: Annotated[str | None, typer.Option(help="open_clip weights: a tag, a file or 'random'.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_CANDIDATES, help="Images at a time.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.common.limits import LARGEST_SEED, LARGEST_TRAINING_SEED, MOST, MOST_CANDIDATES, MOST_THREADS
 from harness.terminal import Bars, Json, console, quiet
 
 baseline_app = typer.Typer(help="Accepted baselines, and who replaced what when.", no_args_is_help=True)
@@ -26,8 +27,10 @@ def register(app: typer.Typer, train_app: typer.Typer) -> None:
 def pool(
     out: Annotated[Path, typer.Option(help="The pool's new folder.")],
     config: Annotated[Path | None, typer.Argument(help="YAML, as of a run; default: nano.")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Candidates a prompt and seed.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many prompts.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, max=MOST_CANDIDATES, help="Candidates a prompt and seed.")
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="hidden, latents, images; default: what is read, and images.")
     ] = None,
@@ -36,10 +39,10 @@ def pool(
     ] = None,
 ) -> None:
     """Freeze a pool of candidates: features, images, verdicts, and a hash of every file."""
-    from harness.config import default_config, load_config
+    from harness.config import default_config, load_pool_config
     from harness.regress.pool import kinds_to_keep, make_pool
 
-    chosen = load_config(config) if config else default_config()
+    chosen = load_pool_config(config) if config else default_config()
     update: dict[str, object] = {"pool": size} if size else {}
     if prompts:
         update["prompts"] = chosen.prompts.model_copy(update={"limit": prompts})
@@ -97,16 +100,16 @@ def drift(
         Path | None, typer.Option(help="LoRA in diffusers' format, file or folder; default: nano's bundled.")
     ] = None,
     strength: Annotated[
-        list[float] | None, typer.Option(min=0, help="Once each; default: 0, 0.5, 1.")
+        list[float] | None, typer.Option(min=0, max=1000, help="Once each; default: 0, 0.5, 1.")
     ] = None,
     verifier: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=N (best of N); default: vhs=9, mllm-clip=4.")
     ] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many prompts.")] = None,
     split: Annotated[
         str, typer.Option(help="Of nano's prompts; other generators get GenEval's 553.")
     ] = "evaluation",
-    seed: Annotated[int, typer.Option(help="Of the candidates' noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the candidates' noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -127,9 +130,11 @@ def drift(
 
 def train_lora(
     out: Annotated[Path, typer.Option(help="Where the LoRA is written.")] = Path("runs/train-lora"),
-    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: the bundled LoRA's.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of all that is random.")
+    ] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, max=MOST, help="Default: the bundled LoRA's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
 ) -> None:
     """Train the LoRA that moves nano to another style of picture (for `vhsbench drift`)."""
     from dataclasses import replace

@@ -36,7 +36,9 @@ def sweep(
 ) -> str:
     """Run the sweep; returns a sentence on what failed, or "". Exits with how to resume if told to stop."""
     from harness import sweep as sweeping
+    from harness.storage import check_lasting
 
+    check_lasting(out)
     work = sweeping.local
     if engine is Engine.ray:
         from harness.ray_engine import RayEngine

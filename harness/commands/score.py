@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.common.limits import MOST_CANDIDATES
 from harness.terminal import Bars, quiet
 
 
@@ -31,7 +32,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="scores.parquet or scores.csv; default: CSV on the terminal.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Candidates a forward.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_CANDIDATES, help="Candidates a forward.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Score images or features against prompts, one prompt each."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
 from harness.terminal import Bars, Json, console, quiet
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
 @app.command()
 def nano(
     out: Annotated[Path, typer.Option(help="Where stages and weights are kept.")] = Path("runs/train-nano"),
-    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of all that is random.")
+    ] = 0,
     scale: Annotated[
-        float, typer.Option(min=0.001, help="Times the recipe's amounts; 0.01 is a trial.")
+        float, typer.Option(min=0.001, max=1000, help="Times the recipe's amounts; 0.01 is a trial.")
     ] = 1.0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Retrain the nano world from scratch. Run it again to resume."""

@@ -168,6 +168,16 @@ class Comparison:
         return _widest(self.points)
 
 
+def check_size(candidates: Candidates, points: Sequence[Point]) -> None:
+    """Raises ComparisonError for an N beyond the pool."""
+    size, widest = candidates.correct.shape[1], _widest(points)
+    if (largest := max(widest.n_baseline, widest.n_candidate)) > size:
+        by = f" ({widest.budget})" if widest.budget else ""
+        raise ComparisonError(
+            f"the gate asks for the best of {largest}{by}, but the pool holds {size} a prompt."
+        )
+
+
 def _widest(points: Sequence[Point]) -> Point:
     return max(points, key=lambda p: max(p.n_baseline, p.n_candidate))
 
@@ -184,12 +194,7 @@ def compare(
     Raises ComparisonError for an N beyond the pool, or scores that do not fit it.
     """
     points = same_n(gate) if points is None else list(points)
-    size, widest = candidates.correct.shape[1], _widest(points)
-    if (largest := max(widest.n_baseline, widest.n_candidate)) > size:
-        by = f" ({widest.budget})" if widest.budget else ""
-        raise ComparisonError(
-            f"the gate asks for the best of {largest}{by}, but the pool holds {size} a prompt."
-        )
+    check_size(candidates, points)
     for judged in (baseline, candidate):
         if judged.score.shape != candidates.correct.shape or np.isnan(judged.score).any():
             raise ComparisonError(f"'{judged.name}' has not scored every candidate of the pool.")
@@ -201,13 +206,13 @@ def compare(
         baseline=baseline.name,
         candidate=candidate.name,
         n_prompts=len(np.unique(candidates.prompt_id)),
-        pool_size=size,
+        pool_size=candidates.correct.shape[1],
         points=points,
         differences=accuracy,
         separation=ranking,
         calibration=(_calibration(baseline, candidates), _calibration(candidate, candidates)),
         drift=score_drift(baseline.score, candidate.score),
-        changed=changed_picks(candidates, baseline.score, candidate.score, widest),
+        changed=changed_picks(candidates, baseline.score, candidate.score, _widest(points)),
         identical=bool((baseline.score == candidate.score).all()),
     )
 

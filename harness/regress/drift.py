@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from generators.checks import as_device
 from generators.files import write_output
 from generators.lora import add_lora, find_lora
 from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
 from harness.candidates import generate
 from harness.common.errors import VhsbenchError
+from harness.common.limits import MOST_CANDIDATES
 from harness.common.shown import csv_bytes
 from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
@@ -112,6 +114,7 @@ def measure(
     from harness.shards import load_detector
     from harness.sweep import load_prompts
 
+    as_device(device)
     if lora is None and generator != "nano":
         raise DriftError(f"no LoRA is bundled for '{generator}': give --lora.")
     if split not in ("train", "validation", "evaluation"):
@@ -140,8 +143,8 @@ def _best_of_n(text: str) -> tuple[str, int]:
     name, equals, n = text.partition("=")
     if not equals:
         return name, BEST_OF_N.get(name, 1)
-    if not n.isdigit() or int(n) < 1:
-        raise DriftError(f"'{text}' is not NAME=N, as in vhs=9.")
+    if not n.isdecimal() or not 1 <= int(n[:9]) <= MOST_CANDIDATES:
+        raise DriftError(f"'{text}' is not NAME=N, as in vhs=9, with N from 1 to {MOST_CANDIDATES}.")
     return name, int(n)
 
 

@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from generators.registry import nearest
 from harness.common import exit_codes
+from harness.common.settings import (
+    TAG,
+    Amount,
+    AmountOrNone,
+    Candidates,
+    Device,
+    Local,
+    Seed,
+    Strict,
+    Threads,
+)
 from harness.cost.cost_model import parse_budget
 from harness.yaml_files import read
 
@@ -17,8 +28,7 @@ if TYPE_CHECKING:
     from harness.regress.compare import Comparison, Difference
     from harness.regress.speed import Speed
 
-Positive = Annotated[int, Field(ge=1)]
-Ratio = Annotated[float, Field(gt=0)]
+Ratio = Annotated[float, Field(gt=0, le=1e6)]
 Outcome = Literal["pass", "fail", "inconclusive"]
 PASS: Outcome = "pass"
 FAIL: Outcome = "fail"
@@ -30,7 +40,7 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
-class GateConfig(BaseModel):
+class GateConfig(Strict):
     """gate.yaml: what a candidate must keep.
 
     budgets, as "550ms" or "3TFLOP", give baseline and candidate the N that each affords, by `costs`: a
@@ -41,27 +51,25 @@ class GateConfig(BaseModel):
     candidate over baseline; null only reports them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    best_of_n: tuple[Positive, ...] = (4,)
+    best_of_n: tuple[Candidates, ...] = (4,)
     budgets: tuple[str, ...] = ()
-    costs: str | None = None
+    costs: Annotated[str | None, Local(other=TAG, needed=False)] = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
-    margin_points: Annotated[float, Field(ge=0)] = 1.0
-    auc_margin: Annotated[float, Field(ge=0)] | None = 0.01
+    margin_points: Annotated[float, Field(ge=0, le=100)] = 1.0
+    auc_margin: Annotated[float, Field(ge=0, le=1)] | None = 0.01
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    bootstrap: Annotated[int, Field(ge=100)] = 2000
-    permutations: Annotated[int, Field(ge=99)] = 9999
-    auc_permutations: Annotated[int, Field(ge=99)] = 1999
-    seed: Annotated[int, Field(ge=0)] = 0
+    bootstrap: Annotated[Amount, Field(ge=100)] = 2000
+    permutations: Annotated[Amount, Field(ge=99)] = 9999
+    auc_permutations: Annotated[Amount, Field(ge=99)] = 1999
+    seed: Seed = 0
     max_time_ratio: Ratio | None = None
     max_memory_ratio: Ratio | None = None
-    timing_batch: Positive = 1
-    timing_repeats: Annotated[int, Field(ge=0)] = 30
-    timing_warm_up: Annotated[int, Field(ge=0)] = 3
-    worst_picks: Annotated[int, Field(ge=0)] = 6
-    device: str = "cpu"
-    threads: Positive | None = None
+    timing_batch: Candidates = 1
+    timing_repeats: AmountOrNone = 30
+    timing_warm_up: AmountOrNone = 3
+    worst_picks: AmountOrNone = 6
+    device: Device = "cpu"
+    threads: Threads | None = None
 
     @field_validator("budgets")
     @classmethod

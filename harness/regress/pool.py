@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from generators.checks import as_device
 from generators.files import file_sha256
 from generators.protocol import Block, block_name
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE, read_bytes, read_errors_as
 from harness.common.images import encode_image
+from harness.common.settings import Strict
 from harness.common.text import decode, parse_json, read_json_lines
 from harness.geneval.metadata import check
 from harness.store import SCHEMAS
@@ -44,16 +46,12 @@ class PoolError(VhsbenchError):
     """A pool that cannot be made or used; the message is one sentence for a user."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PoolFile(_Strict):
+class PoolFile(Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)  # bytes
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """manifest.json. `blocks` are those whose hidden states are kept; `batch` is the rows of a feature file."""
 
     format: Literal[1] = 1
@@ -214,6 +212,8 @@ def make_pool(
         raise PoolError("a pool is of one generator; the configuration has several.")
     if dtype not in (None, "float32", "float16", "bfloat16"):
         raise PoolError(f"a pool keeps float32, float16 or bfloat16, not '{dtype}'.")
+    for device in config.devices:
+        as_device(device)
     work = out.with_name(f".{out.name}.part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

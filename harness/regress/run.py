@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.regress.compare import Candidates, Comparison, Judged, compare
+from generators.checks import as_device
+from harness.regress.compare import Candidates, Comparison, Judged, check_size, compare
 from harness.regress.gate import GateConfig, Verdict, judge
 from harness.regress.points import points
 from harness.regress.pool import Pool
@@ -60,6 +61,7 @@ def regress(
     progress: Progress = lambda *_: None,
 ) -> Regression:
     """Compare a candidate with its baseline. Two runs need no pool; a checkpoint does. Raises SourceError."""
+    as_device(gate.device)
     if gate.threads:
         import torch
 
@@ -72,6 +74,7 @@ def regress(
     generator = pool.manifest.generator if pool else None
     candidates = pool_candidates(pool) if pool else _of_run(baseline)
     at = points(gate, (baseline.verifier, candidate.verifier), *_host(baseline, pool))
+    check_size(candidates, at)  # before anything is loaded and scored
     loaded = [None if s.run else s.load(gate.device, generator) for s in sides]
     names = _names(baseline, candidate)
     judged = [

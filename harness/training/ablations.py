@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,8 +19,8 @@ from generators.files import write_output
 from generators.training import Progress
 from harness.best_of_n import expected_accuracy
 from harness.common.shown import csv_bytes
-from harness.config import RunConfig
-from harness.config import parse as parse_run
+from harness.config import PoolConfig, load_pool_config
+from harness.local_paths import Base
 from harness.regress.compare import Judged
 from harness.regress.pool import Pool, load_pool, make_pool
 from harness.regress.sources import pool_candidates, score_pool
@@ -47,11 +48,11 @@ def train_all(config: TrainConfig, out: Path, report: Report, bars: Bars = lambd
     for name in config.ablations:
         variant = data_beside(config, config.ablation(name), out)
         folders[name] = train(variant, out / "ablations" / name, _named(name, report))
-    run = _run_config(config, folders)
+    run = _run_config(config, folders, out)
     if not (out / RUN).exists() or (out / RUN).read_text() != run:
         shutil.rmtree(out / "pool", ignore_errors=True)  # of other blocks, prompts or sizes
     write_output(out / RUN, run)
-    table = compare(config, folders, _pool(parse_run(run, RUN), out / "pool", bars), bars)
+    table = compare(config, folders, _pool(load_pool_config(out / RUN), out / "pool", bars), bars)
     write_output(out / "comparison.csv", csv_bytes(table))
     write_output(out / "comparison.md", markdown(table))
     return table
@@ -64,21 +65,24 @@ def _named(name: str, report: Report) -> Report:
     return shown
 
 
-def _run_config(config: TrainConfig, folders: Mapping[str, Path]) -> str:
+def _run_config(config: TrainConfig, folders: Mapping[str, Path], out: Path) -> str:
+    """The pool's configuration, for a file in `out`: checkpoints relative to it, all else absolute."""
     kinds = {BASE: config} | {name: config.ablation(name) for name in config.ablations}
     plain = {
         "name": f"{config.name}-ablations",
         "generators": [json.loads(config.generator.model_dump_json())],
-        "verifiers": [
-            {"name": kinds[name].verifier.kind, "checkpoint": str(folder)} for name, folder in folders.items()
-        ],
         "device": config.engine.device,
         **json.loads(config.compare.model_dump_json()),
     }
+    plain = Base(Path.cwd(), lenient=True).anchored(plain, PoolConfig)
+    plain["verifiers"] = [
+        {"name": kinds[name].verifier.kind, "checkpoint": os.path.relpath(folder, out)}
+        for name, folder in folders.items()
+    ]
     return yaml.safe_dump(plain, sort_keys=False)
 
 
-def _pool(run: RunConfig, folder: Path, bars: Bars) -> Pool:
+def _pool(run: PoolConfig, folder: Path, bars: Bars) -> Pool:
     return load_pool(folder) if folder.exists() else make_pool(run, folder, progress=bars)
 
 

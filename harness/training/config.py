@@ -13,33 +13,31 @@ import generators
 from generators.protocol import block_name, blocks_of
 from generators.registry import nearest
 from harness import yaml_files
-from harness.config import Positive, PromptsConfig, Registered, bundled, read_named
+from harness.common.settings import Candidates, LocalChanges, Strict
+from harness.config import NamedGenerator, PromptsConfig, Seeds, bundled, read_named
+from harness.local_paths import Base
 from harness.training.data_config import DataConfig
 from harness.yaml_files import ConfigError
-from verifiers.training.recipe import Recipe, Strict
+from verifiers.training.recipe import Recipe
 
 _EXAMPLE = "verifier: {kind: vhs, block: 7}"
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")]
 BASE = "base"  # the training itself, among its ablations
 
 
-class SourceConfig(Registered, Strict):
+class SourceConfig(NamedGenerator):
     """The generator whose features are read, with its options."""
 
-    registry = generators.REGISTRY
     elsewhere = {"device": "the engine's 'device'"}
-
-    name: str
-    options: dict[str, Any] = {}
 
 
 class CompareConfig(Strict):
     """The held-out candidates that a training and its ablations are compared on."""
 
     prompts: PromptsConfig = PromptsConfig()
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
-    pool: Positive = 16
-    batch_size: Positive = 32
+    seeds: Seeds = [0]
+    pool: Candidates = 16
+    batch_size: Candidates = 32
 
 
 class TrainConfig(Recipe):
@@ -49,7 +47,7 @@ class TrainConfig(Recipe):
     generator: SourceConfig
     data: DataConfig = DataConfig()
     compare: CompareConfig = CompareConfig()
-    ablations: dict[_Name, dict[str, Any]] = {}
+    ablations: Annotated[dict[_Name, dict[str, Any]], LocalChanges()] = {}
 
     @property
     def recipe(self) -> Recipe:
@@ -117,7 +115,7 @@ def data_beside(base: TrainConfig, variant: TrainConfig, out: Path) -> TrainConf
 def load_train_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """Read a YAML file, or a bundled configuration (train-...) by its name. Raises ConfigError.
 
-    `overrides` are "key.key=value", the value in YAML.
+    `overrides` are "key.key=value", the value in YAML, its paths relative to the working directory.
     """
     config = read_named(path, bundled(trainings=True), TrainConfig, _EXAMPLE)
     texts = list(overrides)
@@ -125,7 +123,7 @@ def load_train_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
     for text in texts:
         data = merged(data, _override(text))
     where = f"--set {texts[0]}" if len(texts) == 1 else "--set"
-    return yaml_files.check(data, where, TrainConfig) if texts else config
+    return yaml_files.check(data, where, TrainConfig, base=Base(Path.cwd())) if texts else config
 
 
 def _override(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import generators
+from generators.checks import as_device
 from generators.training import Progress
 from harness.geneval.detector import Detector
 from harness.geneval.detector import create as create_detector
@@ -48,6 +49,7 @@ def collect_data(
     """
     reads = _reads(config)
     data, device = config.data, device or _device(config.engine.device)
+    as_device(device)
     worker = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folders = {kind: data.folders(out, kind) for kind in reads}
     detector = create_detector(data.detector.name, device, **data.detector.options)

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.config import DetectorConfig, Positive
+from harness.common.settings import HUB_ID, TAG, Amount, Candidates, Local, LocalOptions, Strict
+from harness.config import DetectorConfig
 from verifiers.protocol import Needs
-from verifiers.training.recipe import Strict
 
+_Path = Annotated[Path | None, Local(needed=False)]  # none needs to be there where its shards already are
+_GEMMA = LocalOptions({"weights": Local(other=HUB_ID)})
 PARTS = ("alignment", "train", "validation")
 
 
@@ -18,14 +20,14 @@ class CaptionerConfig(Strict):
     """Who describes images: `gemma` (the paper's), or `scene`, what the detector `shapes` sees."""
 
     name: Literal["gemma", "scene"]
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], _GEMMA] = Field(default_factory=dict)
 
 
 class ClipScoreConfig(Strict):
     """The CLIP that CLIP-Score is taken with: an open_clip name and weights, "nano", or a folder of nano's."""
 
-    model: str = "ViT-B-32-quickgelu"
-    pretrained: str = "openai"
+    model: Annotated[str, Local(names="nano", other=rf"{TAG}|hf-hub:.*")] = "ViT-B-32-quickgelu"
+    pretrained: Annotated[str, Local(names=TAG)] = "openai"
 
 
 class CaptionsConfig(Strict):
@@ -35,9 +37,9 @@ class CaptionsConfig(Strict):
     pictures that LLaVA's entries name, the captioner describes these first (B.1).
     """
 
-    source: Path
-    images: Path | None = None
-    limit: Positive | None = None
+    source: Annotated[Path, Local(needed=False)]
+    images: _Path = None
+    limit: Amount | None = None
 
 
 class LabelsConfig(Strict):
@@ -48,13 +50,13 @@ class LabelsConfig(Strict):
     `validation_share` are of the prompts; of `nano`, whose prompts come again, `limit` is of those for training.
     """
 
-    prompts: str = "geneval"
-    draws: Positive = 1200
-    variants: Positive = 20
+    prompts: Annotated[str, Local(names="nano|geneval", needed=False)] = "geneval"
+    draws: Amount = 1200
+    variants: Amount = 20
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    limit: Positive | None = None
+    limit: Amount | None = None
     tagger: Literal["gemma"] | None = None
-    tagger_options: dict[str, Any] = Field(default_factory=dict)
+    tagger_options: Annotated[dict[str, Any], _GEMMA] = Field(default_factory=dict)
     captions: bool = False  # describe these images too
 
 
@@ -66,11 +68,11 @@ class DataConfig(Strict):
     are taken from there. `reads` are the kinds of features written in one pass over the images; by default what the verifier reads.
     """
 
-    folder: Path | None = None
-    alignment: Path | None = None
-    train: Path | None = None
-    validation: Path | None = None
-    rows_of: Path | None = None
+    folder: _Path = None
+    alignment: _Path = None
+    train: _Path = None
+    validation: _Path = None
+    rows_of: _Path = None
     captions: CaptionsConfig | None = None
     labels: LabelsConfig = LabelsConfig()
     reads: Annotated[tuple[Needs, ...], Field(min_length=1)] | None = None
@@ -78,8 +80,8 @@ class DataConfig(Strict):
     detector: DetectorConfig = DetectorConfig(name="mask2former")
     clip_score: ClipScoreConfig | None = ClipScoreConfig()
     dtype: Literal["float16", "bfloat16", "float32"] | None = None  # of features; None: the generator's
-    batch_size: Positive = 16
-    shard_size: Positive = 256
+    batch_size: Candidates = 16
+    shard_size: Amount = 256
 
     @model_validator(mode="after")
     def _scene_needs_shapes(self) -> DataConfig:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import yaml
 
+from generators.checks import as_device
 from generators.files import room_on_disk, write_atomic
 from generators.training import Progress
 from harness.common.errors import VhsbenchError
+from harness.local_paths import Base
 from harness.training.config import TrainConfig
 from harness.training.data import collect_data
 from verifiers.training.data import Data, open_data
@@ -34,6 +36,7 @@ def train(config: TrainConfig, out: Path, report: Report = lambda _: None) -> Pa
 
     Raises what collecting and training raise, each one sentence, and LaunchError.
     """
+    as_device(config.engine.device)
     data = _data(config, out, report)
     if config.engine.processes == 1 or "WORLD_SIZE" in os.environ:
         return train_verifier(config.recipe, config.generator.name, data, out, report)
@@ -60,6 +63,9 @@ def _launch(config: TrainConfig, out: Path) -> None:
     """This command again, in as many processes as the engine asks for."""
     file = out / CONFIG
     plain = json.loads(config.model_dump_json(exclude={"ablations"}))
+    plain = Base(Path.cwd(), lenient=True).anchored(
+        plain, TrainConfig
+    )  # in a file it would be relative to that
     with room_on_disk(out):
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, yaml.safe_dump(plain, sort_keys=False).encode())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from typing import ClassVar
 
 import fsspec
 import pandas as pd
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from typer.testing import CliRunner
 
+from harness.cli import app
 from harness.status import status
 from harness.storage import Folder, StorageError, local_copy
-from harness.store import StoreError, load_run
+from harness.store import RunStore, StoreError, load_run
 from harness.sweep import local, run
 
 
@@ -126,3 +130,67 @@ def test_a_file_that_is_none_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(StorageError, match=r"/run.json is a pipe, not a regular file"):
         Folder(tmp_path).read("run.json")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "memory://run",
+            "memory://run is this process's memory, and would be gone with it; give a folder or a URL.",
+        ),
+        ("zip:///nowhere/runs.zip", "zip:///nowhere/runs.zip cannot be used: "),
+        ("tar:///nowhere/runs.tar", "tar:///nowhere/runs.tar cannot be used: "),
+        (
+            "zip://run::/nowhere/runs.zip",
+            "is a chain of file systems; give the folder or URL that it ends in.",
+        ),
+        ("simplecache::memory://run", "is a chain of file systems"),
+        ("reference://run", "cannot be used: its kind of file system needs more than a URL."),
+        ("data:text/plain,abc", "cannot be written: ValueError: Read only filesystem."),
+        ("http://127.0.0.1:9/run", "cannot be written: "),
+        ("nope://run", "nope://run cannot be used: Protocol not known: nope."),
+    ],
+)
+def test_where_a_run_cannot_be_kept_is_told_before_anything_is_loaded(url, said, tmp_path, monkeypatch):
+    import generators
+
+    monkeypatch.setattr(generators, "create", lambda *_, **__: pytest.fail("a generator was loaded"))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["run", "nano", "--out", url])
+    assert isinstance(result.exception, StorageError)
+    assert said in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Forgets(MemoryFileSystem):
+    """Takes files, and keeps none."""
+
+    protocol = "forgets"
+    store: ClassVar[dict[str, object]] = {}
+
+    def cat_file(self, path, **options):
+        return b""
+
+
+class ReadOnly(MemoryFileSystem):
+    protocol = "readonly"
+    store: ClassVar[dict[str, object]] = {}
+
+    def pipe_file(self, path, value, **options):
+        raise PermissionError(f"Access Denied: {path}")
+
+
+def test_storage_is_tried_with_a_small_file_which_is_removed(memory):
+    fsspec.register_implementation("forgets", Forgets, clobber=True)
+    fsspec.register_implementation("readonly", ReadOnly, clobber=True)
+    with pytest.raises(StorageError, match="forgets://run does not keep what is written to it"):
+        RunStore("forgets://run", {})
+    with pytest.raises(
+        StorageError,
+        match=r"readonly://run/.vhsbench-[0-9a-f]{32} cannot be written: PermissionError: Access Denied: .*/\.vhsbench-",
+    ):
+        RunStore("readonly://run", {})
+    RunStore(memory, {}).close()
+    assert [f.rsplit("/", 1)[-1] for f in Folder(memory).fs.find(Folder(memory).root)] == ["run.json"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from generators.protocol import Block, read_block
+from harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
+from harness.common.settings import HUB_ID, Amount, Local, Strict, Threads
 from verifiers.mllm import PAPER_TEMPLATE
 
 CAPTION_TEMPLATE = "<image> describe the image"
-Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
+TrainSeed = Annotated[int, Field(ge=0, le=LARGEST_TRAINING_SEED, strict=True)]
+Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]  # of a new model
 
 
 class LlmRecipe(Strict):
@@ -25,9 +25,9 @@ class LlmRecipe(Strict):
     words and sizes. `sizes` changes those sizes by Qwen2Config's names (nano alone).
     """
 
-    name: str = "Qwen/Qwen2.5-0.5B-Instruct"
+    name: Annotated[str, Local(names="nano", other=HUB_ID)] = "Qwen/Qwen2.5-0.5B-Instruct"
     revision: str | None = None
-    sizes: dict[str, Positive] = {}
+    sizes: dict[str, Size] = {}
 
     @model_validator(mode="after")
     def _only_new_ones_change(self) -> LlmRecipe:
@@ -49,7 +49,7 @@ class VerifierRecipe(Strict):
     llm: LlmRecipe = LlmRecipe()
     connector: Literal["mlp2x_gelu", "linear"] = "mlp2x_gelu"
     template: str = PAPER_TEMPLATE
-    clip: str | None = None
+    clip: Annotated[str | None, Local(other=HUB_ID)] = None
     precompute: bool = False
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
@@ -80,7 +80,7 @@ class OptimizerRecipe(Strict):
     name: Literal["adamw", "muon"] = "adamw"
     learning_rate: Rate = 1e-3
     adamw_learning_rate: Rate | None = None
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.03
     clip_grad: Rate = 1.0
 
@@ -93,7 +93,7 @@ class LossRecipe(Strict):
 
     name: Literal["cross_entropy", "focal"] = "cross_entropy"
     weights: Literal["auto"] | tuple[Rate, Rate] = "auto"
-    gamma: Annotated[float, Field(ge=0)] = 2.0  # of the focal loss
+    gamma: Annotated[float, Field(ge=0, le=1000)] = 2.0  # of the focal loss
 
     @property
     def focus(self) -> float:
@@ -104,9 +104,9 @@ class LossRecipe(Strict):
 class StageRecipe(Strict):
     """`batch` samples an optimiser step over all processes, `epochs` over the data or `steps` in all."""
 
-    batch: Positive
-    epochs: Rate = 1.0
-    steps: Positive | None = None
+    batch: Amount
+    epochs: Epochs = 1.0
+    steps: Amount | None = None
     optimizer: OptimizerRecipe = OptimizerRecipe()
 
     def steps_for(self, samples: int) -> int:
@@ -117,7 +117,7 @@ class StageRecipe(Strict):
 class AlignRecipe(StageRecipe):
     """Stage 1, captioning: the paper trains the connector alone; a new LLM learns to speak here ("all")."""
 
-    batch: Positive = 512
+    batch: Amount = 512
     train: Literal["connector", "all"] = "connector"
     template: str = CAPTION_TEMPLATE
 
@@ -125,11 +125,11 @@ class AlignRecipe(StageRecipe):
 class FinetuneRecipe(StageRecipe):
     """Stage 2, yes or no: connector and LLM; validated every `validate_every` steps (None: every epoch)."""
 
-    batch: Positive = 64
-    epochs: Rate = 10.0
+    batch: Amount = 64
+    epochs: Epochs = 10.0
     optimizer: OptimizerRecipe = OptimizerRecipe(learning_rate=2e-5)
     loss: LossRecipe = LossRecipe()
-    validate_every: Positive | None = None
+    validate_every: Amount | None = None
 
 
 class EngineRecipe(Strict):
@@ -141,16 +141,18 @@ class EngineRecipe(Strict):
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    processes: Positive = 1
-    threads: Positive | None = None  # CPU threads a process
+    processes: Threads = 1
+    threads: Threads | None = None  # CPU threads a process
     sharding: Literal["none", "fsdp"] = "none"
     precision: Literal["bf16", "fp32"] = "bf16"
-    micro_batch: Positive = 64
+    micro_batch: Amount = 64
     gradient_checkpointing: bool = False
-    workers: Annotated[int, Field(ge=0)] = 0  # processes that read features ahead
+    workers: Annotated[int, Field(ge=0, le=MOST_THREADS, strict=True)] = (
+        0  # processes that read features ahead
+    )
     verify_data: bool = True  # every file's SHA-256 before training
-    save_every: Positive = 100  # optimiser steps
-    log_every: Positive = 10  # optimiser steps
+    save_every: Amount = 100  # optimiser steps
+    log_every: Amount = 10  # optimiser steps
 
     @model_validator(mode="after")
     def _possible(self) -> EngineRecipe:
@@ -164,7 +166,7 @@ class EngineRecipe(Strict):
 class Recipe(Strict):
     """All that a verifier's training depends on but its data. `align: null` leaves stage 1 out."""
 
-    seed: int = 0
+    seed: TrainSeed = 0
     verifier: VerifierRecipe
     align: AlignRecipe | None = AlignRecipe()
     finetune: FinetuneRecipe = FinetuneRecipe()

@@ -182,6 +182,25 @@ def test_gate_files(tmp_path):
     for text, said in (
         ("margin_point: 1\n", "did you mean 'margin_points'?"),
         ("alpha: 2\n", "key 'alpha'"),
+        (
+            "best_of_n: [4, 5000]\n",
+            "line 1, key 'best_of_n.1': input should be less than or equal to 4096, not 5000.",
+        ),
+        ("bootstrap: 100000000\n", "key 'bootstrap': input should be less than or equal to 1000000"),
+        ("permutations: 50\n", "key 'permutations': input should be greater than or equal to 99, not 50."),
+        (
+            "auc_permutations: 10000000\n",
+            "key 'auc_permutations': input should be less than or equal to 1000000",
+        ),
+        (
+            "seed: 9223372036854775808\n",
+            "key 'seed': input should be less than or equal to 9223372036854775807",
+        ),
+        ("timing_repeats: 10000000\n", "key 'timing_repeats': input should be less than or equal to 1000000"),
+        ("threads: 5000\n", "key 'threads': input should be less than or equal to 1024, not 5000."),
+        ("margin_points: .nan\n", "key 'margin_points': input should be a finite number, not nan."),
+        ("max_time_ratio: .inf\n", "key 'max_time_ratio': input should be a finite number, not inf."),
+        ("device: gpu\n", "line 1, key 'device': unknown device 'gpu'; known: cpu, cuda, cuda:N."),
         ("[1]", "a configuration is a mapping, for example 'margin_points: 1.0'"),
         ("alpha: 0.1\nalpha: 0.2\n", "line 2, key 'alpha': is given twice"),
         ("a: [", "not YAML"),

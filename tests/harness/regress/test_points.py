@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import verifiers
 from harness.cli import app
 from harness.config import ConfigError
 from harness.cost.measure import cell_name
@@ -18,6 +19,8 @@ from harness.regress.compare import ComparisonError, changed_picks, compare
 from harness.regress.gate import GateConfig, judge, load_gate
 from harness.regress.points import Point, PointError, points
 from harness.regress.report import _ns
+from harness.regress.run import regress
+from harness.regress.sources import resolve
 from harness.store import SCHEMAS, RunStore
 
 PAPER = GateConfig(best_of_n=(4,), budgets=("550ms", "1.1 s", "1650 ms"), costs="a100-paper")
@@ -83,6 +86,14 @@ def test_devices_that_know_nothing_of_it():
         points(PAPER.model_copy(update={"costs": "a101-paper"}), ("vhs", "vhs"), "sana-sprint", 1)
 
 
+def test_an_n_beyond_the_pool_is_told_before_anything_is_scored(pool, monkeypatch):
+    monkeypatch.setattr(verifiers, "create", lambda *_, **__: pytest.fail("a verifier was loaded"))
+    with pytest.raises(
+        ComparisonError, match="the gate asks for the best of 7, but the pool holds 6 a prompt"
+    ):
+        regress(resolve("vhs"), resolve("mllm-ae"), pool, GateConfig(best_of_n=(2, 7)))
+
+
 def test_in_the_file(tmp_path):
     file = tmp_path / "gate.yaml"
     file.write_text("best_of_n: []\nbudgets: [550ms, 3TFLOP]\ncosts: a100-paper\n")
@@ -102,9 +113,9 @@ def test_in_the_file(tmp_path):
         with pytest.raises(ConfigError, match=r"gate\.yaml") as error:
             load_gate(file)
         assert said in str(error.value)
-    for costs in ("h200", "runs/later"):
+    for costs, read in (("h200", "h200"), ("runs/later", str(tmp_path / "runs/later"))):
         file.write_text(f"budgets: [550ms]\ncosts: {costs}\n")
-        assert load_gate(file).costs == costs
+        assert load_gate(file).costs == read
 
 
 def test_each_side_is_compared_at_its_own_n(simulated):

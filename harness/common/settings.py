@@ -1,0 +1,76 @@
+"""What configurations are made of: strict models, numbers with bounds, devices, and paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from harness.common.errors import VhsbenchError
+from harness.common.limits import LARGEST_SEED, LONGEST_S, MOST, MOST_CANDIDATES, MOST_THREADS
+
+
+class Strict(BaseModel):
+    """Unknown keys, NaN and infinities are refused; nothing changes after it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# strict: `true` is no number
+Candidates = Annotated[int, Field(ge=1, le=MOST_CANDIDATES, strict=True)]  # of a prompt, or of a batch
+Amount = Annotated[int, Field(ge=1, le=MOST, strict=True)]  # of prompts, images, repeats, redraws, steps
+AmountOrNone = Annotated[int, Field(ge=0, le=MOST, strict=True)]
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS, strict=True)]  # or processes
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
+
+
+class UnknownDevice(VhsbenchError):
+    """No name of a device; the message is one sentence for a user."""
+
+
+def device_name(name: object) -> str:
+    """The name, if it can be a device's. Raises UnknownDevice."""
+    if not isinstance(name, str) or not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,4})?", name):
+        raise UnknownDevice(f"unknown device '{name}'; known: cpu, cuda, cuda:N.")
+    return name
+
+
+Device = Annotated[str, AfterValidator(device_name)]  # whether it is here is asked when work starts
+
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?"  # owner/name[@revision]
+TAG = r"[\w-]+"  # a word without dots, such as a tag of open_clip's
+
+
+@dataclass(frozen=True)
+class Local:
+    """Marks a field whose text is a path, relative to the file that it stands in.
+
+    `names` is a pattern of what is never a path, as "bundled"; `other` of what is none where there is no such
+    file, as HUB_ID. A URL is never one. `needed`: it must be there when the configuration is read.
+    """
+
+    names: str = ""
+    other: str = ""
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """Marks a field of options, some of which are such paths."""
+
+    paths: Mapping[str, Local]
+
+
+class LocalChanges:
+    """Marks a field of named changes, each with keys of the model that the field is in."""
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field's type is or contains."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(model_in, get_args(annotation))), None)

@@ -1,0 +1,78 @@
+"""A device that is not here is told when work starts, before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import generators
+import verifiers
+from generators.protocol import GeneratorError
+from harness import sweep
+from harness.captions import caption_winners
+from harness.cli import app
+from harness.config import parse
+from harness.geneval import detector
+from harness.regress.drift import measure
+from harness.regress.gate import GateConfig
+from harness.regress.pool import make_pool
+from harness.regress.run import regress
+from harness.regress.sources import resolve
+from harness.sweep import run
+from harness.training.config import load_train_config
+from harness.training.data import collect_data
+from harness.training.verifier import train
+
+NANO = "generators: [{name: nano}]\n"
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for module in (generators, verifiers, detector):
+        monkeypatch.setattr(module, "create", lambda *_, **__: pytest.fail("a model was loaded"))
+
+
+def a_training():
+    return load_train_config(Path("train-nano-vhs"), ["engine.device=cuda"])
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda out: run(parse(f"{NANO}device: cuda\n", "x"), out),
+        lambda out: run(parse(f"{NANO}verifiers: [{{name: vhs, options: {{device: cuda}}}}]\n", "x"), out),
+        lambda out: run(
+            parse(f"{NANO}detector: {{name: mask2former, options: {{device: cuda}}}}\n", "x"), out
+        ),
+        lambda out: make_pool(parse(f"{NANO}device: cuda\n", "x"), out),
+        lambda out: collect_data(a_training(), out),
+        lambda out: train(a_training(), out),
+        lambda out: regress(resolve("vhs"), resolve("mllm-ae"), None, GateConfig(device="cuda")),
+        lambda out: measure("nano", None, None, None, 6, "evaluation", 0, "cuda"),
+        lambda out: caption_winners(out, out, device="cuda"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_a_gpu_that_is_not_here(act, tmp_path):
+    with pytest.raises(GeneratorError, match=r"^there is no device 'cuda(:0)?' here: torch finds 0 GPUs\.$"):
+        act(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_from_the_command_line_no_run_is_begun_on_a_gpu_that_is_not_here(tmp_path):
+    file, out = tmp_path / "run.yaml", tmp_path / "out"
+    file.write_text(f"{NANO}device: cuda:99\n")
+    said = str(CliRunner().invoke(app, ["run", str(file), "--out", str(out)]).exception)
+    assert said == "there is no device 'cuda:99' here: torch finds 0 GPUs."
+    assert not list(out.glob("shards/*"))
+
+
+def test_a_finished_run_needs_no_gpu(faults, tmp_path, monkeypatch):
+    """Its report is made anywhere."""
+    run(faults.config(limit=2), tmp_path / "run")
+    monkeypatch.setattr(sweep, "as_device", lambda _: pytest.fail("it was asked whether the device is here"))
+    assert run(faults.config(limit=2), tmp_path / "run") == tmp_path / "run"
