@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from harness.common.errors import VhsbenchError
-from verifiers.mllm import Question
+from verifiers.mllm import Question, StandInQuestion
 from verifiers.training.objectives import END
 from verifiers.training.recipe import CAPTION_TEMPLATE
 from verifiers.verifier import MllmVerifier
@@ -27,7 +27,7 @@ def captions(verifier: MllmVerifier, features: Any, longest: int = LONGEST) -> l
     else by CAPTION_TEMPLATE. Raises CaptionError for a model without a tokenizer.
     """
     question = verifier.question
-    if not isinstance(question, Question):
+    if isinstance(question, StandInQuestion):
         raise CaptionError(f"verifier '{verifier.name}' has no tokenizer, and so no words to caption with.")
     tokenizer = question.tokenizer
     template = CAPTION_TEMPLATE if "{prompt}" in question.template else question.template

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from verifiers.protocol import Scores
+from verifiers.qwen import KnownPieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,6 +73,16 @@ class Mllm(nn.Module):
         return result
 
 
+@dataclass(frozen=True)
+class QuestionTokens:
+    """How many text tokens a question has before the image and after it; `guessed` are the parts of the prompt whose
+    tokens were not counted but guessed."""
+
+    before: int
+    after: int
+    guessed: tuple[str, ...] = ()
+
+
 class Question:
     """Chat-formatted questions: the text is split at <image>, each part tokenised alone, no BOS."""
 
@@ -90,6 +102,10 @@ class Question:
         rows = [self._ids(self._after.replace("{prompt}", prompt)) for prompt in prompts]
         return pad(rows, self.tokenizer.pad_token_id or 0)
 
+    def tokens(self, prompt: str) -> QuestionTokens:
+        """The length of this prompt's question."""
+        return QuestionTokens(len(self.before_ids), int(self.after_ids([prompt])[1]))
+
     def _chat(self, text: str) -> str:
         chat = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
@@ -100,20 +116,19 @@ class Question:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-class StandInQuestion:
-    """The question of a random model, which has no tokenizer: fixed ids, as many as the paper's prompt takes.
+class StandInQuestion(Question):
+    """The question of a random model, which has no tokenizer: as Qwen2.5-Instruct would have it, at its true length.
 
-    80 text tokens, 48 before the image and 32 after it, whatever the prompt. It has what a model's
-    cost needs of `Question`, and nothing of its meaning.
+    Exact for prompts of known words, as GenEval's; see `verifiers.qwen`.
     """
 
-    yes, no = 9693, 2152  # Qwen2.5's
-    yes_ids = (9693,)
-    before_ids = tuple(range(1000, 1048))
+    def __init__(self) -> None:
+        self._known = KnownPieces()
+        super().__init__(cast("PreTrainedTokenizerBase", self._known), PAPER_TEMPLATE)
 
-    def after_ids(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids [B, 32] and lengths [B], as `Question.after_ids`."""
-        return torch.arange(2000, 2032).expand(len(prompts), -1), torch.full((len(prompts),), 32)
+    def tokens(self, prompt: str) -> QuestionTokens:
+        guessed = self._known.unknown(self._after.replace("{prompt}", prompt))
+        return replace(super().tokens(prompt), guessed=tuple(guessed))
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +140,7 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch
     return ids, lengths
 
 
-def answer_scores(logits: torch.Tensor, question: Question | StandInQuestion) -> Scores:
+def answer_scores(logits: torch.Tensor, question: Question) -> Scores:
     """Logits [B, V] of the answer's position -> the paper's score (A.4).
 
     The most likely token says yes if its text contains "yes" in any case; of equal logits the first counts.

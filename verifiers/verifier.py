@@ -10,7 +10,7 @@ import torch
 from generators.protocol import blocks_of
 from harness.common.errors import VhsbenchError
 from verifiers.checkpoint import VerifierCard
-from verifiers.mllm import Mllm, Question, StandInQuestion, answer_scores
+from verifiers.mllm import Mllm, Question, answer_scores
 from verifiers.protocol import Needs, Scores, VerifierInfo
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MllmVerifier:
         self,
         name: str,
         model: Mllm,
-        question: Question | StandInQuestion,
+        question: Question,
         card: VerifierCard,
         tokens: Callable[[Any], torch.Tensor],
         *,

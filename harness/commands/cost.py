@@ -6,14 +6,22 @@ import gc
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.common.limits import MOST_CANDIDATES
 from harness.terminal import Json, console, quiet
 
+if TYPE_CHECKING:
+    from harness.cost.plan import Priced
+
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="Count for this prompt; default: the first of the generator's bundled runs."),
+]
 Repeated = Annotated[list[str] | None, typer.Option("--generator", help="Only this one; repeatable.")]
 
 
@@ -22,6 +30,7 @@ def cost(
     verifier: Annotated[str | None, typer.Option(help="A registered verifier; default: none.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=MOST_CANDIDATES, help="Candidates.")] = 4,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the family's.")] = None,
+    prompt: Prompt = None,
     as_json: Json = False,
 ) -> None:
     """Count parameters and TFLOP of every stage from the architecture, without weights."""
@@ -29,7 +38,7 @@ def cost(
         quiet()
         from harness.cost.counting import count_pipeline
 
-        counted = count_pipeline(generator, verifier, steps)
+        counted = count_pipeline(generator, verifier, steps, prompt)
     n = n if verifier else 1
     model = counted.tflop
     found = {
@@ -37,6 +46,8 @@ def cost(
         "steps": counted.steps,
         "verifier": verifier,
         "n": n,
+        "prompt": counted.prompt,
+        "question_tokens": asdict(counted.question) if counted.question else None,
         "stages": counted.rows(n),
         "fixed_tflop": model.fixed,
         "per_candidate_tflop": model.per_candidate,
@@ -57,6 +68,7 @@ def plan(
         Path | None, typer.Option(help="A finished run's directory, for what it measured.")
     ] = None,
     generator: Repeated = None,
+    prompt: Prompt = None,
     tolerance: Annotated[
         float | None,
         typer.Option(min=0.0, help="By how much a budget may be passed; default: the run's, else 0.05."),
@@ -69,6 +81,8 @@ def plan(
 
     if device and costs:
         raise PlanError("give --device or --costs, not both: a plan is for one machine.")
+    if prompt and costs:
+        raise PlanError("give --prompt or --costs, not both: a run measured its own first prompt.")
     quiet()
     if costs:
         pipelines = [p for p in from_run(costs) if not generator or p.generator in generator]
@@ -76,16 +90,18 @@ def plan(
         from harness.cost.cost_model import parse_budget
 
         units = [parse_budget(text)[1] for text in budget]
-        pipelines = from_device(device or PAPER, units, generator or ())
+        pipelines = from_device(device or PAPER, units, generator or (), prompt)
     if not pipelines:
         raise PlanError(f"{costs} measured no pipeline of {', '.join(generator or ())}.")
     if tolerance is None:
         tolerance = pipelines[0].tolerance  # one run's, or the paper's
     rows = make(pipelines, budget, tolerance)
     if as_json:
-        print(json.dumps({"tolerance": tolerance, "plan": rows}, indent=1))
+        print(json.dumps({"tolerance": tolerance, "prompts": _prompts(pipelines), "plan": rows}, indent=1))
         return
     _show_plan(rows)
+    if said := "; ".join(map(repr, _prompts(pipelines))):
+        console().print(f"prompt: {said}", highlight=False, markup=False)
     if not costs and (unknown := dict.fromkeys(WHAT[r["unit"]] for r in rows if r["answer"] == "unknown")):
         text = (
             f"{' and '.join(unknown)} is known only where measured: give --costs FOLDER of a run that measured "
@@ -102,6 +118,11 @@ def plan(
             console().print(
                 f"left out of {p.generator} with {name}: {p.left_out}", highlight=False, markup=False
             )
+
+
+def _prompts(pipelines: Sequence[Priced]) -> list[str]:
+    """What costs were counted or measured with, each once."""
+    return list(dict.fromkeys(p.prompt for p in pipelines if p.prompt))
 
 
 @contextmanager
@@ -137,6 +158,12 @@ def _show_cost(found: Mapping[str, Any]) -> None:
     console().print(table)
     line = f"TFLOP(N) = {found['fixed_tflop']:.4g} + N x {found['per_candidate_tflop']:.4g}"
     console().print(line, highlight=False)
+    console().print(f"prompt: {found['prompt']!r}", highlight=False, markup=False)
+    if question := found["question_tokens"]:
+        said = f"the verifier's question: {question['before']} + {question['after']} text tokens"
+        if question["guessed"]:
+            said += f"; guessed, not counted: {', '.join(map(repr, question['guessed']))}"
+        console().print(said, highlight=False, markup=False)
     if unknown := sorted({o for row in found["stages"] for o in row["uncounted_operators"]}):
         console().print(f"not counted, no formula known: {', '.join(unknown)}", highlight=False)
 

@@ -11,25 +11,34 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.cost.cost_model import CostModel
-from harness.cost.stages import FIXED, PARTS, PER_CANDIDATE
+from harness.cost.stages import FIXED, PARTS, PER_CANDIDATE, question_tokens
+from harness.geneval.prompts import official
+from harness.nano_prompts import nano_prompts
 
 if TYPE_CHECKING:
     from generators.protocol import Generator
     from harness.cost.flops import Cost
     from harness.cost.roofline import Device
+    from verifiers.mllm import QuestionTokens
     from verifiers.protocol import Verifier
 
-PROMPT = "a photo of a red heart above a blue square"
+
+def usual_prompt(generator: str) -> str:
+    """What the bundled runs of a generator measure costs with, their first prompt: nano's own, else GenEval's."""
+    prompts = nano_prompts()["evaluation"] if generator == "nano" else official()
+    return str(prompts[0]["prompt"])
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What every stage of a pipeline computes, once."""
+    """What every stage of a pipeline computes, once, for one prompt; `question` is None without a text of that kind."""
 
     generator: str
     steps: int
     verifier: str | None
     needs: str | None
+    prompt: str
+    question: QuestionTokens | None
     stages: dict[str, Cost]
 
     @property
@@ -64,8 +73,10 @@ class Counted:
         )
 
 
-def count_pipeline(generator: str, verifier: str | None, steps: int | None = None) -> Counted:
-    """Build both and count every stage once. Raises RegistryError for an unknown name.
+def count_pipeline(
+    generator: str, verifier: str | None, steps: int | None = None, prompt: str | None = None
+) -> Counted:
+    """Build both and count every stage once, by default for `usual_prompt`. Raises RegistryError for an unknown name.
 
     Steps beyond the second cost what the second does: more than two are counted from one and two.
     """
@@ -76,16 +87,19 @@ def count_pipeline(generator: str, verifier: str | None, steps: int | None = Non
         options = {} if generator == "nano" else {"checkpoint": "random", "device": "meta"}
         judge = verifiers.create(verifier, generator=generator, **options)
     built = _generator(generator, steps)
+    prompt = usual_prompt(generator) if prompt is None else prompt
     wanted = built.steps
     if wanted <= 2:
-        found = _stages(built, judge)
+        found = _stages(built, judge, prompt)
     else:
         # what a verifier computes after denoising does not depend on its steps, and need not be counted again
         inside = judge if judge is not None and judge.needs == "hidden" else None
-        one, two = _stages(_with_steps(built, 1), judge), _stages(_with_steps(built, 2), inside)
+        one = _stages(_with_steps(built, 1), judge, prompt)
+        two = _stages(_with_steps(built, 2), inside, prompt)
         found = {k: one[k].plus(two[k].less(one[k]), wanted - 1) if k in two else one[k] for k in one}
         built.steps = wanted
-    return Counted(generator, built.steps, verifier, judge.needs if judge else None, found)
+    needs = judge.needs if judge else None
+    return Counted(generator, built.steps, verifier, needs, prompt, question_tokens(judge, prompt), found)
 
 
 @cache
@@ -103,7 +117,7 @@ def _with_steps(generator: Generator, steps: int) -> Generator:
     return generator
 
 
-def _stages(generator: Generator, verifier: Verifier | None) -> dict[str, Cost]:
+def _stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Cost]:
     """Every stage in the order it runs, each fed what the one before returned."""
     from harness.cost.flops import count
 
@@ -114,32 +128,32 @@ def _stages(generator: Generator, verifier: Verifier | None) -> dict[str, Cost]:
         found[stage] = count(lambda: kept.append(call()))
         return kept[0] if kept else None
 
-    cond = run("encode", lambda: generator.encode([PROMPT]))
+    cond = run("encode", lambda: generator.encode([prompt]))
     noise = run("noise", lambda: generator.noise([0]))
     if verifier is not None and verifier.needs == "hidden":
         hidden = run("head", lambda: generator.head(cond, noise, verifier.block or 0))
-        found |= _score(verifier, hidden.features)
+        found |= _score(verifier, prompt, hidden.features)
         latents = run("tail", lambda: generator.tail(hidden))
         run("decode", lambda: generator.decode(latents))
         return found
     latents = run("denoise", lambda: generator.denoise(cond, noise))
     if verifier is not None and verifier.needs == "latents":
-        found |= _score(verifier, latents)
+        found |= _score(verifier, prompt, latents)
     run("decode", lambda: generator.decode(latents))
     if verifier is not None and verifier.needs == "images":
         from PIL import Image
 
         # there are no pixels on meta: blank ones of the same size
         side = generator.info().resolution
-        found |= _score(verifier, [Image.new("RGB", (side, side))])
+        found |= _score(verifier, prompt, [Image.new("RGB", (side, side))])
     return found
 
 
-def _score(verifier: Verifier, reads: Any) -> dict[str, Cost]:
+def _score(verifier: Verifier, prompt: str, reads: Any) -> dict[str, Cost]:
     """The stage score, and its parts if the verifier names them: `tokens` (CLIP), `model.connector`, the rest."""
     from harness.cost.flops import count
 
-    score = count(lambda: verifier.score([PROMPT], reads))
+    score = count(lambda: verifier.score([prompt], reads))
     tokens, model = getattr(verifier, "tokens", None), getattr(verifier, "model", None)
     connector = getattr(model, "connector", None)
     if tokens is None or connector is None:

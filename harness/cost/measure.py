@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from harness.cost import clocks, percentiles, variants
 from harness.cost.clocks import Repeats, first_line
 from harness.cost.meters import energy_per_call, idle_power, peak_memory
 from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
-from harness.cost.stages import Call, end_to_end, stages
+from harness.cost.stages import Call, end_to_end, question_tokens, stages
 from harness.memory import is_out_of_memory
 from harness.terminal import quiet
 
@@ -188,7 +188,15 @@ def measure(cell: Cell) -> Measured:
         gpu = Gpu.of(device)
         idle_w = idle_power(gpu)
         work = _work(generator, verifier, cell)
-    about = describe(generator, verifier) | {"variant": cell.variant, "seconds": found.seconds}
+    question = question_tokens(verifier, cell.prompt)
+    if question and question.guessed:
+        found.remarks.append(
+            f"the length of the verifier's question is guessed in {', '.join(map(repr, question.guessed))}"
+        )
+    about = describe(generator, verifier) | {
+        "variant": cell.variant, "seconds": found.seconds, "prompt": cell.prompt,
+        "question_tokens": asdict(question) if question else None,
+    }  # fmt: skip
     with found.taking("flops"):
         _flops(found, work, end_to_end(generator, verifier, cell.prompt, (1, 2)))
     with found.taking("variant"):

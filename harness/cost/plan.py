@@ -38,6 +38,7 @@ class Priced:
     tolerance: float = TOLERANCE  # by how much its run lets a budget be passed
     left_out: str = ""  # how many of its measured rows do not count, and why
     lost: dict[str, str] = field(default_factory=dict)  # units that are unknown because of such rows
+    prompt: str = ""  # that costs were counted or measured with; "" where that is not known
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,18 @@ def _priced(costs: pd.DataFrame, cell: dict[str, Any], tolerance: float) -> Pric
     )
     return Priced(
         str(first["generator"]), int(first["steps"]), verifier or "none", variant, models, basis,
-        max(errors, default=None), tolerance, why, lost,
+        max(errors, default=None), tolerance, why, lost, str(cell.get("prompt", "")),
     )  # fmt: skip
 
 
-def from_device(name: str, units: Sequence[str], only_generators: Sequence[str] = ()) -> list[Priced]:
+def from_device(
+    name: str, units: Sequence[str], only_generators: Sequence[str] = (), prompt: str | None = None
+) -> list[Priced]:
     """Pipelines on a device that is not here: `a100-paper` as published, any other by its roofline.
 
-    FLOPs are counted, and only if `units` asks for them or the roofline needs them. Raises
-    DeviceError for an unknown device, PlanError for a generator of which nothing was published.
+    FLOPs are counted for `prompt`, by default `counting.usual_prompt`, and only if `units` asks for them or
+    the roofline needs them. Raises DeviceError for an unknown device, PlanError for a generator of which nothing was
+    published.
     """
     from results.readers import a100_timings
 
@@ -180,31 +184,32 @@ def from_device(name: str, units: Sequence[str], only_generators: Sequence[str] 
                 f"no timing of '{unknown[0]}' was published; {nearest(unknown[0], sorted(set(table['generator'])))}"
             )
         return [
-            _published(row, "TFLOP" in units)
+            _published(row, "TFLOP" in units, prompt)
             for row in published
             if not only_generators or row.generator in only_generators
         ]
     sheet = roofline.device(name, also=(PAPER,))
     kinds = ("none", "vhs", "mllm-clip", "mllm-ae")
-    return [_estimated(g, v, sheet) for g in (only_generators or ("sana-sprint",)) for v in kinds]
+    return [_estimated(g, v, sheet, prompt) for g in (only_generators or ("sana-sprint",)) for v in kinds]
 
 
-def _published(row: Any, with_flops: bool) -> Priced:
+def _published(row: Any, with_flops: bool, prompt: str | None) -> Priced:
     models = {"ms": CostModel(1e3 * row.fixed_s, 1e3 * row.per_candidate_s)}
     basis = {"ms": "published, A100"}
+    counted_with = ""
     if with_flops:
         from harness.cost.counting import count_pipeline
 
         verifier = None if row.verifier == "none" else row.verifier
-        models["TFLOP"] = count_pipeline(row.generator, verifier, row.steps).tflop
-        basis["TFLOP"] = "counted"
-    return Priced(row.generator, row.steps, row.verifier, "", models, basis)
+        counted = count_pipeline(row.generator, verifier, row.steps, prompt)
+        models["TFLOP"], basis["TFLOP"], counted_with = counted.tflop, "counted", counted.prompt
+    return Priced(row.generator, row.steps, row.verifier, "", models, basis, prompt=counted_with)
 
 
-def _estimated(generator: str, verifier: str, sheet: roofline.Device) -> Priced:
+def _estimated(generator: str, verifier: str, sheet: roofline.Device, prompt: str | None) -> Priced:
     from harness.cost.counting import count_pipeline
 
-    counted = count_pipeline(generator, None if verifier == "none" else verifier)
+    counted = count_pipeline(generator, None if verifier == "none" else verifier, prompt=prompt)
     models = {"ms": counted.bound_ms(sheet), "TFLOP": counted.tflop}
     basis = {"ms": f"{roofline.LABEL} (roofline of {sheet.name})", "TFLOP": "counted"}
-    return Priced(generator, counted.steps, verifier, "", models, basis)
+    return Priced(generator, counted.steps, verifier, "", models, basis, prompt=counted.prompt)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from generators.protocol import Generator
+    from verifiers.mllm import QuestionTokens
     from verifiers.protocol import Verifier
 
 Call = Callable[[], object]
@@ -49,6 +50,12 @@ def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict
         return calls
     reads = latents if verifier.needs == "latents" else generator.decode(latents)
     return calls | _score(verifier, prompt, reads)
+
+
+def question_tokens(verifier: Verifier | None, prompt: str) -> QuestionTokens | None:
+    """How long the verifier's question is for this prompt; None where it has no such question."""
+    question: Any = getattr(verifier, "question", None)
+    return question.tokens(prompt) if hasattr(question, "tokens") else None
 
 
 def end_to_end(

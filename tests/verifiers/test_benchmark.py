@@ -18,7 +18,7 @@ from verifiers.loading import random_verifier
 
 MID_SIZE = {
     "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 9700, "tie_word_embeddings": True,
+    "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 PROMPT = "a photo of a red circle"
 CANDIDATES = (4, 9, 15)

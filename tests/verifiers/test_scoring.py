@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 import verifiers
 from generators import specs
 from verifiers.loading import random_verifier
-from verifiers.mllm import StandInQuestion
 from verifiers.verifier import MllmVerifier
 
 SMALL = {
@@ -18,7 +17,7 @@ SMALL = {
 TOKENS = 9
 
 
-class OfLength(StandInQuestion):
+class OfLength:
     """Questions whose text after the image is as long as the prompt, as real prompts differ."""
 
     yes, no = 7, 9

@@ -9,6 +9,13 @@ import generators
 import verifiers
 from harness.cost.counting import count_pipeline
 from harness.cost.flops import count
+from verifiers.mllm import QuestionTokens
+
+
+def llm_tflop(tokens: int) -> float:
+    """Qwen2.5-0.5B by hand: 24 layers of 896, 2 of 14 heads for keys and values, 4864 in the MLP; one answer."""
+    weights = 24 * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864)
+    return (2 * weights * tokens + 24 * 2 * 2 * 896 * tokens**2 + 2 * 896 * 151936) / 1e12
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,8 @@ def test_sana_sprint_with_vhs(sana):
     assert stages["head"].tflop + stages["tail"].tflop == pytest.approx(2.967, rel=0.01)
     assert 0.38 < stages["head"].tflop / 2.967 < 0.42  # 8 of 20 blocks, and the text's part
     assert stages["decode"].tflop == pytest.approx(8.369, rel=0.01)
-    assert stages["llm"].tflop == pytest.approx(0.895, rel=0.01)
+    assert stages["llm"].tflop == pytest.approx(llm_tflop(1024 + 55 + 38), rel=1e-6)
+    assert stages["llm"].tflop == pytest.approx(0.907, rel=0.001)
     assert not any(cost.uncounted for cost in stages.values())
 
 
@@ -31,8 +39,20 @@ def test_sana_sprint_with_the_other_verifiers(sana):
     assert clip["denoise"].parameters == pytest.approx(1.610e9, rel=0.01)
     assert clip["encode"].parameters == pytest.approx(2.614e9, rel=0.01)
     assert clip["clip"].tflop == pytest.approx(0.382 * 23 / 24, rel=0.01)  # its last layer is not run
-    assert clip["llm"].tflop == pytest.approx(0.506, rel=0.01)
-    assert sana["mllm-ae"].stages["llm"].tflop == pytest.approx(0.895, rel=0.01)
+    assert clip["llm"].tflop == pytest.approx(llm_tflop(576 + 55 + 38), rel=1e-6)
+    assert clip["llm"].tflop == pytest.approx(0.518, rel=0.001)
+    assert sana["mllm-ae"].stages["llm"].tflop == pytest.approx(0.907, rel=0.001)
+
+
+def test_the_question_is_as_long_as_its_prompt(sana):
+    assert sana["vhs"].prompt == "a photo of a bench"
+    assert sana["vhs"].question == QuestionTokens(55, 38)
+    longer = count_pipeline("sana-sprint", "vhs", prompt="a photo of a red circle above a blue square")
+    assert longer.question == QuestionTokens(55, 43)
+    assert longer.stages["llm"].tflop == pytest.approx(llm_tflop(1024 + 98), rel=1e-6)
+    guessed = count_pipeline("sana-sprint", "vhs", prompt="a photo of a dirigible")
+    assert guessed.question == QuestionTokens(55, 38, (" dirigible",))
+    assert count_pipeline("sana-sprint", None).question is None
 
 
 def test_who_pays_what(sana):
@@ -69,7 +89,7 @@ def test_gemma_and_a_long_sequence_of_the_llm():
     ids = torch.zeros(1, 300, dtype=torch.long, device="meta")
     assert count(lambda: sana.pipeline.text_encoder(ids)).tflop == pytest.approx(1.234, rel=0.01)
     pixart = count_pipeline("pixart-alpha-dmd", "mllm-ae").stages
-    assert pixart["llm"].tflop == pytest.approx(4.489, rel=0.01)
+    assert pixart["llm"].tflop == pytest.approx(llm_tflop(4096 + 55 + 38), rel=1e-6)
 
 
 def test_steps_beyond_the_second_are_counted_from_two():

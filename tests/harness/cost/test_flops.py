@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2Model
 
 import generators
 import verifiers
-from harness.cost.counting import PROMPT, count_pipeline
+from harness.cost.counting import count_pipeline, usual_prompt
 from harness.cost.flops import count
 from harness.cost.stages import stages
 
@@ -170,7 +170,7 @@ def test_a_pipeline_counts_alike_on_meta_and_where_it_runs(nano):
 def test_counting_a_pipeline_is_counting_its_stages(nano, verifier):
     counted = count_pipeline("nano", verifier)
     judge = verifiers.create(verifier) if verifier else None
-    here = {name: count(call) for name, call in stages(nano, judge, PROMPT).items()}
+    here = {name: count(call) for name, call in stages(nano, judge, usual_prompt("nano")).items()}
     assert set(here) == set(counted.stages)
     for name, cost in here.items():
         assert counted.stages[name].tflop == pytest.approx(cost.tflop), name
