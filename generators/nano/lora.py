@@ -22,7 +22,6 @@ from generators.training import cosine, fit
 if TYPE_CHECKING:
     from diffusers import SanaSprintPipeline
 
-FILE = "pytorch_lora_weights.safetensors"
 _TARGETS = [f"{attention}.{part}" for attention in ("attn1", "attn2")
             for part in ("to_q", "to_k", "to_v", "to_out.0")]  # fmt: skip
 

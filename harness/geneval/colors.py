@@ -103,7 +103,7 @@ def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tupl
         )
     try:
         with nullcontext() if here or pretrained == "random" else cached_if_unreachable(), no_code():
-            files = [] if pretrained == "random" else [_weights(model, pretrained)]
+            files = [] if pretrained == "random" else [weights_file(model, pretrained)]
             for file in files:
                 check_types(file)
             built, _, transform = open_clip.create_model_and_transforms(
@@ -117,7 +117,7 @@ def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tupl
         raise ColorModelError(refusal(f"{model} ({pretrained})", error) or unloaded) from error
 
 
-def _weights(model: str, pretrained: str) -> Path:
+def weights_file(model: str, pretrained: str) -> Path:
     """The file of a tag's weights, fetched if it is not cached, or the file that is named."""
     import open_clip
 

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import generators
+from generators.lora import FILE
 from generators.nano import LORA
-from generators.nano.lora import FILE, LoraRecipe, draw, train_lora
+from generators.nano.lora import LoraRecipe, draw, train_lora
 from generators.nano.world import random_scene, render
 from harness.cli import app
 from harness.nano_prompts import nano_prompts

@@ -204,3 +204,17 @@ def test_a_worker_that_is_let_go_leaves_no_thread_and_no_models(faults):
     assert generator() is None, "the models would stay on the GPU while costs are measured"
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_run_records_what_of_a_lora_was_applied():
+    config = parse(
+        "generators: [{name: nano}, {name: nano, lora: bundled, lora_strength: 0.5}]\n"
+        "verifiers: [{name: mllm-ae}]\nprompts: {source: nano, limit: 1}\npool: 1\n",
+        "nano.yaml",
+    )
+    prompts = load_prompts(config)
+    plain, moved = (Worker(config, prompts, i).about["loras"] for i in range(2))
+    assert plain == {}
+    assert moved == {
+        config.generators[1].key: {"transformer": 8 * 2 * 4 * 2}
+    }  # blocks, attentions, projections, A and B

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from generators.nano.world import PALETTE
 from harness.geneval.colors import MODEL, TEMPLATES, ColorModelError, ColorNamer, crop
@@ -136,3 +139,72 @@ def test_the_transform_cuts_the_ends_off_long_objects(tiny):
 def test_unknown_weights_are_one_sentence():
     with pytest.raises(ColorModelError, match="neither a file, 'random', nor a pretrained tag of ViT-L-14"):
         ColorNamer.create("opanai")
+
+
+@pytest.fixture
+def weights(monkeypatch, tmp_path):
+    """weights(changes, suffix): a file of weights for the model "tiny", in which some tensors are replaced."""
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 32, "image_size": 224}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
+
+    def write(changes=None, suffix=".safetensors"):
+        torch.manual_seed(0)
+        state = {k: v.clone() for k, v in open_clip.create_model("tiny").state_dict().items()} | (
+            changes or {}
+        )
+        file = tmp_path / f"colors{suffix}"
+        save_file(state, file) if suffix == ".safetensors" else torch.save({"state_dict": state}, file)
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_from_a_file_are_what_it_holds(weights, suffix):
+    proj = torch.full((32, 16), 0.25)
+    model = ColorNamer.create(weights({"visual.proj": proj}, suffix), model="tiny").model
+    assert torch.equal(model.visual.proj, proj)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.full((32, 16), float("nan")), "holds NaN or infinite numbers"),
+        (torch.full((32, 16), float("inf")), "holds NaN or infinite numbers"),
+        (torch.ones(32, 16, dtype=torch.int64), "holds (I64|int64), but weights are"),
+        (torch.ones(32, 16, dtype=torch.complex64), "holds (C64|complex64), but weights are"),
+    ],
+)
+def test_weights_that_are_no_finite_floats_are_refused_by_file_and_key(weights, suffix, wrong, said):
+    with pytest.raises(ColorModelError, match=rf"cannot be loaded: .*colors\{suffix}: 'visual\.proj' {said}"):
+        ColorNamer.create(weights({"visual.proj": wrong}, suffix), model="tiny")
+
+
+@pytest.mark.usefixtures("weights")
+def test_weights_of_numpy_are_refused(tmp_path):
+    (tmp_path / "colors.npz").write_bytes(b"")
+    with pytest.raises(ColorModelError, match="is of NumPy; weights are safetensors"):
+        ColorNamer.create(str(tmp_path / "colors.npz"), model="tiny")
+
+
+def test_a_model_from_elsewhere_which_could_bring_code_is_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "x", "auto_map": {"AutoConfig": "mine.Mine"}})
+    )
+    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
+    text = {"hf_model_name": str(tmp_path), "hf_tokenizer_name": str(tmp_path)}
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 32, "image_size": 32}
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    for name in (f"local-dir:{tmp_path}", "hf-hub:someone/model"):
+        with pytest.raises(ColorModelError, match=f"'{name}' is no model of open_clip's"):
+            ColorNamer.create("random", model=name)
+    # one of its own whose text tower is loaded in turn
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "odd", config["model_cfg"])
+    with pytest.raises(ColorModelError, match=r"odd \(random\) cannot be loaded: it needs code of its own"):
+        ColorNamer.create("random", model="odd")
+    assert capfd.readouterr().out == ""

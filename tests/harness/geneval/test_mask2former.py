@@ -232,3 +232,19 @@ def test_weights_from_the_hub_are_asked_for_as_it_answers(monkeypatch, tmp_path)
     )
     assert weights._download().name == weights.HUB_FILE
     assert asked == {"repo_type": "dataset", "local_files_only": True}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda t: t.fill_(float("nan")), "holds NaN or infinite numbers"),
+        (lambda t: t.fill_(float("-inf")), "holds NaN or infinite numbers"),
+        (lambda t: t.long(), "holds int64, but weights are"),
+        (lambda t: t.to(torch.complex64), "holds complex64, but weights are"),
+    ],
+)
+def test_weights_that_are_no_finite_floats_are_refused_by_file_and_key(tmp_path, state, wrong, said):
+    file, key = tmp_path / "model.pth", "panoptic_head.cls_embed.bias"
+    torch.save({"state_dict": state | {key: wrong(state[key].clone())}}, file)
+    with pytest.raises(CheckpointError, match=f"model.pth: '{key}' {said}"):
+        weights.load(str(file))

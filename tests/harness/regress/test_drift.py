@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import generators
 import verifiers
+from generators.lora import FILE
 from generators.nano import LORA
-from generators.nano.lora import FILE
 from generators.protocol import GeneratorError
 from harness.cli import app
 from harness.geneval.shapes import ShapeDetector

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from harness.training.gemma import CAPTION_PROMPT, TAG_PROMPT, Gemma, GemmaError
 from verifiers.checkpoint import CheckpointError
@@ -75,3 +79,44 @@ def test_a_folder_of_something_else_is_one_sentence(tmp_path):
         Gemma(str(tmp_path)).tags(["a"])
     with pytest.raises(GemmaError, match="dtype 'half16'"):
         Gemma(dtype="half16")
+
+
+@pytest.fixture
+def copy(tiny_gemma, tmp_path):
+    return shutil.copytree(tiny_gemma, tmp_path / "gemma")
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json", "processor_config.json"])
+def test_code_is_not_run_and_nothing_is_asked(copy, monkeypatch, capfd, file):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    ran = copy / "mine.ran"
+    (copy / "mine.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()")
+    auto = dict.fromkeys(("AutoConfig", "AutoProcessor"), "mine.Mine") | {
+        "AutoTokenizer": ["mine.Mine", None]
+    }
+    given = json.loads((copy / file).read_text())
+    changed = {"tokenizer_class": "Mine", "processor_class": "Mine"} if file != "config.json" else {}
+    (copy / file).write_text(json.dumps(given | changed | {"auto_map": auto}))
+    gemma = Gemma(str(copy), dtype="float32", max_new_tokens=2)
+    if file != "processor_config.json":  # model and tokenizer are transformers' own
+        assert len(gemma.tags(["a photo of a cat"])) == 1
+    else:
+        with pytest.raises(GemmaError, match="holds no Gemma 3 that can be read: it needs code of its own"):
+            gemma.tags(["a photo of a cat"])
+    assert not ran.exists()
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda t: t.fill_(float("nan")), "holds NaN or infinite numbers"),
+        (lambda t: t.long(), "holds I64, but weights are"),
+    ],
+)
+def test_weights_that_are_no_finite_floats_are_refused(copy, wrong, said):
+    tensors = load_file(copy / "model.safetensors")
+    key = sorted(tensors)[0]
+    save_file(tensors | {key: wrong(tensors[key].clone())}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GemmaError, match=f"model.safetensors: '{key}' {said}"):
+        Gemma(str(copy), dtype="float32").tags(["a photo of a cat"])
