@@ -148,13 +148,15 @@ def all_modes(work: Path, tiny: bool, sizes: Sizes) -> list[dict[str, Any]]:
             sys.executable, *(tied if mode.sharding == "fsdp" else []), __file__, "--out", str(work),
             "--work", str(here), "--mode", json.dumps(asdict(mode)), *(["--tiny"] if tiny else []),
         ]  # fmt: skip
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
+        )
         found = here / "rows.json"
         if done.returncode:
             rows.append(asdict(mode) | {"status": done.stderr.strip().splitlines()[-1]})
             print(done.stderr, file=sys.stderr)
         elif found.exists():
-            rows += json.loads(found.read_text())
+            rows += json.loads(found.read_text(encoding="utf-8"))
         print(pd.DataFrame(rows).tail(2).to_string(index=False), flush=True)
     return rows
 
@@ -235,7 +237,7 @@ def train_one(work: Path, mode: Mode, sizes: Sizes) -> None:
                 "whole_s": time.perf_counter() - started, "status": "ok",
             }
         )  # fmt: skip
-    (work / "rows.json").write_text(json.dumps(rows))
+    (work / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def make_gemma(folder: Path, sizes: Sizes) -> int:

@@ -72,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def topology() -> list[str]:
     """How the GPUs are linked, as nvidia-smi draws it."""
     try:
-        drawn = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, check=True)
+        drawn = subprocess.run(
+            ["nvidia-smi", "topo", "-m"], capture_output=True, encoding="utf-8", check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return []
     return drawn.stdout.splitlines()
@@ -84,7 +86,7 @@ def measure(bench: Bench, out: Path, only: Sequence[str], until: float) -> None:
         file = out / "parts" / f"{part.name}.json"
         if not part.name.startswith(tuple(only)):
             continue
-        if file.exists() and json.loads(file.read_text())["status"] == "ok":
+        if file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == "ok":
             continue
         if time.monotonic() + part.expected_s > until:
             print(f"{part.name}: no time is left for it.", flush=True)

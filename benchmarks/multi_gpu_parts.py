@@ -193,7 +193,7 @@ def sweeping(
         "seeds": list(range(8 * shards // limit)),
         "device": bench.sizes.device, "gallery_prompts": 0,
     }  # fmt: skip
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(config))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     run = ["run", str(folder / "sweep.yaml"), "--out", str(folder / "run"), "--json"]
     return Command([sys.executable, *CLI, *run, *engine], folder / "log.txt", until, env)
 
@@ -353,14 +353,14 @@ def training(
     }  # fmt: skip
     if not bench.on_gpu:
         config["engine"]["threads"] = 1
-    (folder / "train.yaml").write_text(yaml.safe_dump(config))
+    (folder / "train.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     out = ["--out", str(folder / "out")]
     return [sys.executable, *CLI, "train", "verifier", str(folder / "train.yaml"), *out]
 
 
 def batches(folder: Path) -> dict[str, int]:
     """Samples a step of each stage."""
-    config = yaml.safe_load((folder / "train.yaml").read_text())
+    config = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
     return {stage: config[stage]["batch"] for stage in ("align", "finetune")}
 
 
@@ -383,7 +383,7 @@ def data(bench: Bench, name: str, processes: int, until: float) -> Facts:
         "name": name, "align": None, "engine": {"device": bench.sizes.device},
         "data": {**config["data"], "clip_score": None, "labels": {**labels, "limit": prompts}},
     }  # fmt: skip
-    (folder / "data.yaml").write_text(yaml.safe_dump(config))
+    (folder / "data.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [
         *torchrun(processes), *CLI, "train", "data", str(folder / "data.yaml"), "--out", str(folder / "out"),
     ]  # fmt: skip
@@ -413,7 +413,7 @@ def reduce(bench: Bench, until: float) -> Facts:
     with Command(command, folder / "log.txt", until, bench.all_cards) as running:
         running.wait()
     return {
-        "processes": bench.gpus, "bytes": bench.sizes.reduced_bytes, "seconds_each": json.loads(out.read_text())
+        "processes": bench.gpus, "bytes": bench.sizes.reduced_bytes, "seconds_each": json.loads(out.read_text(encoding="utf-8"))
     }  # fmt: skip
 
 
@@ -445,7 +445,7 @@ def reduce_here(out: Path, size: int, device: str) -> None:
         times.append(time.perf_counter() - started)
         numbers.fill_(1)
     if rank == 0:
-        out.write_text(json.dumps(times[3:]))
+        out.write_text(json.dumps(times[3:]), encoding="utf-8")
     distributed.destroy_process_group()
 
 

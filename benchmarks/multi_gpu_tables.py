@@ -15,7 +15,10 @@ WARM_UP = {"align": 1, "finetune": 5}  # steps left out of the times
 
 def write(out: Path) -> None:
     """Write and print every summary of which there are parts."""
-    read = {file.stem: json.loads(file.read_text()) for file in sorted((out / "parts").glob("*.json"))}
+    read = {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted((out / "parts").glob("*.json"))
+    }
     done = {name: part for name, part in read.items() if part["status"] == "ok"}
     every = [
         {"part": name, "status": part["status"], "seconds": part["seconds"]} for name, part in read.items()

@@ -34,7 +34,7 @@ class Command:
         self.log, self.until = log, until
         log.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
-        with log.open("a") as stream:
+        with log.open("a", encoding="utf-8") as stream:
             self.process = subprocess.Popen(
                 command, stdout=stream, stderr=stream, env={**os.environ, **(env or {})}
             )
@@ -94,7 +94,7 @@ class Command:
         raise CommandFailed("the process that was to be killed is not there")
 
     def _last(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
         said = [line for line in lines if line.startswith("error:")] or lines
         return said[-1][:300] if said else "nothing"
 

@@ -86,7 +86,7 @@ def measure(workers: int, rounds: int, sleep_s: float) -> tuple[float, float, fl
     with tempfile.TemporaryDirectory() as name:
         faults = Path(name) / "faults"
         faults.mkdir()
-        (faults / "slow").write_text(str(0.75 * sleep_s))
+        (faults / "slow").write_text(str(0.75 * sleep_s), encoding="utf-8")
         config = parse(
             f"generators: [{{name: fake, options: {{faults: '{faults}'}}}}]\n"
             f"verifiers: [{{name: fake-verifier, options: {{slow: {0.25 * sleep_s}}}}}]\n"

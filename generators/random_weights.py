@@ -62,7 +62,7 @@ def build(name: str, device: torch.device, dtype: torch.dtype, seed: int, text_d
     """
     import diffusers
 
-    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    config = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
     parts: dict[str, Any] = {}
     for part, (library, class_name, settings) in config["components"].items():
         if library == "tokenizer":

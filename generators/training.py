@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.common.files import ending
+
 Loss = Callable[[int], torch.Tensor]
 Schedule = Callable[[float], float]
 
@@ -197,7 +199,7 @@ def _save(
         "seconds": seconds,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
+    temporary = ending(file, ".tmp")
     torch.save(state, temporary)
     os.replace(temporary, file)
 

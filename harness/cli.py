@@ -27,7 +27,7 @@ from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
 from harness.common.limits import MOST_THREADS
 from harness.common.processes import TIED_TO, end_with_parent
 from harness.common.shown import printable_lines
-from harness.terminal import Json, console, quiet
+from harness.terminal import Json, any_text, console, quiet
 
 DEBUG = "--debug"
 
@@ -49,6 +49,7 @@ def main() -> None:
         end_with_parent(int(os.environ[TIED_TO]))  # first: imports take seconds
     # torch's CPU threads sleep while they wait: spinning, they slow a shared machine by tens of times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    any_text()
     debug = DEBUG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     try:

@@ -353,7 +353,7 @@ class PoolConfig(RunConfig):
 
 def default_config() -> RunConfig:
     """The embedded default, nano."""
-    return parse(files("harness").joinpath("configs/nano.yaml").read_text(), "nano.yaml")
+    return parse(files("harness").joinpath("configs/nano.yaml").read_text(encoding="utf-8"), "nano.yaml")
 
 
 def bundled(trainings: bool = False) -> list[str]:
@@ -382,7 +382,7 @@ def read_named(path: Path, names: list[str], model: type[Model], example: str) -
         return yaml_files.read(path, model, example)
     if name not in names:
         raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, names)}")
-    text = files("harness").joinpath(f"configs/{name}.yaml").read_text()
+    text = files("harness").joinpath(f"configs/{name}.yaml").read_text(encoding="utf-8")
     # what it names is where the user is, or not there yet
     return yaml_files.parse(text, f"{name}.yaml", model, example, Base(Path.cwd(), lenient=True))
 

@@ -43,7 +43,7 @@ def peak_rss_gb() -> float:
     On Linux by VmHWM: getrusage's peak starts with that of the process that started this one.
     """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1e9
     except (OSError, StopIteration):
         unit = 1 if sys.platform == "darwin" else 1024
@@ -59,7 +59,7 @@ def package_version(name: str) -> str | None:
 
 def cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
@@ -93,7 +93,7 @@ def git_commit() -> str | None:
     try:
         return subprocess.run(
             ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=5,
+            cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", check=True, timeout=5,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.common.files import ReadError
+from harness.common.text import decode, parse_json
 from harness.journal import NAME
-from harness.storage import Folder
+from harness.storage import Folder, StorageError
 from harness.store import StoreError, read_info
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ def status(where: str | Path, now_s: float | None = None) -> dict[str, Any]:
         raise StoreError(f"{where} is not a run directory: it has no run.json.")
     now_s = time.time() if now_s is None else now_s
     try:
-        journal = json.loads(folder.read(NAME))
+        journal = parse_json(decode(folder.read(NAME), f"{folder}/{NAME}"), f"{folder}/{NAME}")
         phases = [_phase(name, p) for name, p in journal["phases"].items()]
         incidents = [dict(i) for i in journal["incidents"]]
         updated_s = float(journal["updated_s"])
         host, pid, said = str(journal["host"]), int(journal["pid"]), str(journal["status"])
     except FileNotFoundError:
         phases, incidents, updated_s, host, pid, said = [], [], now_s, "", 0, ""
+    except (ReadError, StorageError) as error:
+        raise StoreError(str(error)) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"{folder}/{NAME} is damaged: {error}.") from error
     going = folder.local is not None and _held(folder.local)
@@ -90,7 +93,7 @@ def _phase(name: str, phase: dict[str, Any]) -> dict[str, Any]:
 def _held(path: Path) -> bool:
     """Whether a process has the run's lock."""
     try:
-        with open(path / ".lock") as stream:
+        with open(path / ".lock", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 
 
 _EVERY_S = 60.0  # between a phase's lines in a log
+
+
+def any_text() -> None:
+    """Let any prompt be printed: escaped on a terminal that lacks its characters; files and pipes get UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
 
 
 class Bars:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ import torch
 
 import generators
 from generators.checks import as_device
+from generators.files import write_atomic
 from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import SHAPES, caption, random_scene, render
 from generators.training import Progress, Until
@@ -113,9 +113,9 @@ def train(
 def _same_recipe(out: Path, recipe: Recipe) -> None:
     file = out / "recipe.json"
     text = json.dumps(asdict(recipe), indent=1) + "\n"
-    if file.exists() and file.read_text() != text:
+    if file.exists() and file.read_text(encoding="utf-8") != text:
         raise TrainingError(f"{out} holds a training with another recipe; choose another folder.")
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
 
 
 def _reached(metrics: Mapping[str, Any]) -> list[str]:
@@ -145,9 +145,7 @@ class Stages:
         self.say(f"stage {name}: begins")
         began_s = time.monotonic()
         metrics = stage()
-        temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
-        os.replace(temporary, done)
+        write_atomic(done, (json.dumps(metrics, indent=1) + "\n").encode())
         took = duration(time.monotonic() - began_s)
         self.say(f"stage {name}: done in {took}; {', '.join(_reached(metrics))}")
 
@@ -191,7 +189,10 @@ class Stages:
         folder = self.weights / "generator"
         pipeline.save_pretrained(folder)
         for file in folder.rglob("*.json"):  # diffusers notes the folders it loaded from
-            file.write_text("".join(x for x in file.open() if '"_name_or_path"' not in x))
+            file.write_text(
+                "".join(x for x in file.open(encoding="utf-8") if '"_name_or_path"' not in x),
+                encoding="utf-8",
+            )
         metrics |= {"steps": steps} | self._quality(folder)
         self._card(folder, "nano generator", metrics)
         return metrics
@@ -288,9 +289,9 @@ class Stages:
         folder = self.weights / kind
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(made, folder)
-        with (folder / "README.md").open("a") as card:
+        with (folder / "README.md").open("a", encoding="utf-8") as card:
             card.write(f"\n{self._made()}\n")
-        return dict(json.loads((self.out / kind / "checkpoint.json").read_text()))
+        return dict(json.loads((self.out / kind / "checkpoint.json").read_text(encoding="utf-8")))
 
     def _training(self, kind: str) -> VerifierTraining:
         """The bundled recipe train-nano-<kind> with this one's amounts."""
@@ -326,5 +327,5 @@ class Stages:
             "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
             "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
         ]  # fmt: skip
-        (folder / "README.md").write_text("\n".join(lines))
+        (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
         shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -17,7 +17,7 @@ from harness.local_paths import Base, NoSuchPath
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_LIMIT = 1 << 20  # bytes of a file
+_LIMIT = 1 << 18  # bytes of a file: the parser needs seconds for so many
 _NODES = 100_000  # keys and values of a file, once its aliases are written out
 
 

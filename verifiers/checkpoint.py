@@ -24,6 +24,7 @@ from harness.common.models import (
     reason,
     weight_files,
 )
+from harness.common.text import read_json_object
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
 if TYPE_CHECKING:
@@ -290,9 +291,10 @@ def save_checkpoint(
         metadata={"format": "pt"},
     )
     (folder / "config.json").write_text(
-        json.dumps(_config(llm.config, card, model.projector, dtype), indent=1, sort_keys=True) + "\n"
+        json.dumps(_config(llm.config, card, model.projector, dtype), indent=1, sort_keys=True) + "\n",
+        encoding="utf-8",
     )
-    (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
+    (folder / _CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     if normalization is not None:
         mean, variance = (t.detach().cpu().contiguous() for t in normalization)
@@ -323,12 +325,7 @@ def _config(llm_config: Any, card: VerifierCard, projector: str, dtype: torch.dt
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        data = json.loads((folder / name).read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"verifier checkpoint {folder} has no {name}.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder}/{name} is not JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{folder}/{name} is not a JSON object.")
-    return data
+    if not (folder / name).exists():
+        raise CheckpointError(f"verifier checkpoint {folder} has no {name}.")
+    with read_errors_as(CheckpointError):
+        return read_json_object(folder / name)

@@ -142,7 +142,7 @@ def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / _OPEN_CLIP_WEIGHTS, metadata={"format": "pt"})
-    (folder / _OPEN_CLIP).write_text(json.dumps(config, indent=1) + "\n")
+    (folder / _OPEN_CLIP).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:

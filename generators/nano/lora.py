@@ -103,7 +103,7 @@ def train_lora(
     out.mkdir(parents=True, exist_ok=True)
     pipeline.save_lora_weights(out, transformer_lora_layers=layers)
     dit.unload_lora()
-    (out / "README.md").write_text(_card(recipe, seconds))
+    (out / "README.md").write_text(_card(recipe, seconds), encoding="utf-8")
     return out
 
 

@@ -1,4 +1,4 @@
-"""Bytes of files that others made: regular files only, and no more of them than a limit."""
+"""Files that others made or named: read if they are regular, no more of them than a limit; names with points."""
 
 from __future__ import annotations
 
@@ -38,23 +38,41 @@ def read_errors_as(kind: type[VhsbenchError]) -> Iterator[None]:
 def read_bytes(file: Path, limit: int = SMALL) -> bytes:
     """The whole file. Raises ReadError if it is missing, not a regular file, or larger than `limit` bytes."""
     try:
-        _check_regular(file, os.stat(file))  # before it is opened: opening some devices has effects
+        _refuse_others(file, os.stat(file))  # before it is opened: opening some devices has effects
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as stream:
-            _check_regular(file, os.fstat(descriptor))  # it may have been replaced in between
+            _refuse_others(file, os.fstat(descriptor))  # it may have been replaced in between
             data = stream.read(limit + 1)  # a size can lie: /proc, or a file that grows
             if len(data) > limit:
                 size = max(os.fstat(descriptor).st_size, len(data))
                 raise ReadError(f"{file} has {size:,} bytes; at most {limit:,} are read.")
             return data
+    except ReadError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, ReadError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ReadError(f"{file} cannot be read: {reason[0].lower()}{reason[1:]}.") from error
+        raise ReadError(_sentence(file, error)) from error
 
 
-def _check_regular(file: Path, found: os.stat_result) -> None:
+def check_regular(file: Path) -> None:
+    """For files that a library opens by name. Raises ReadError if it is missing or not a regular file."""
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError) as error:
+        raise ReadError(_sentence(file, error)) from error
+    _refuse_others(file, found)
+
+
+def ending(stem: Path, end: str) -> Path:
+    """`stem` with `end` after its whole name: with_suffix would cut results.seed0 at its point."""
+    return stem.parent / f"{stem.name}{end}"
+
+
+def _sentence(file: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{file} cannot be read: {reason[0].lower()}{reason[1:]}."
+
+
+def _refuse_others(file: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise ReadError(f"{file} is {kind}, not a regular file.")

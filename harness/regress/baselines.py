@@ -57,7 +57,7 @@ def accept(
             "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
             "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
         }  # fmt: skip
-        (work / MANIFEST).write_text(json.dumps(entry, indent=1) + "\n")
+        (work / MANIFEST).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
         old = folder / f".{name}.old"
         shutil.rmtree(old, ignore_errors=True)
         if (folder / name).exists():
@@ -65,7 +65,7 @@ def accept(
         work.rename(folder / name)
         shutil.rmtree(old, ignore_errors=True)
         kept = ("when", "who", "name", "source", "sha256", "replaces", "note")
-        with open(folder / LOG, "a") as stream:
+        with open(folder / LOG, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({k: entry[k] for k in kept}) + "\n")
     return entry
 
@@ -168,6 +168,6 @@ def _now() -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One acceptance at a time."""
-    with open(folder / ".lock", "a+") as stream:
+    with open(folder / ".lock", "a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

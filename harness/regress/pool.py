@@ -214,7 +214,7 @@ def make_pool(
         raise PoolError(f"a pool keeps float32, float16 or bfloat16, not '{dtype}'.")
     for device in config.devices:
         as_device(device)
-    work = out.with_name(f".{out.name}.part")
+    work = out.parent / f".{out.name}.part"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -282,7 +282,7 @@ class _Maker:
             steps=self.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
             blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files,
         )  # fmt: skip
-        (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
         from generators.noise import candidate_seed

@@ -31,7 +31,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
     """Write the report. Everything in it that comes from the run is escaped; it loads nothing."""
     assets = files("harness.report").joinpath("assets")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(assets.joinpath("report.html.j2").read_text())
+    template = environment.from_string(assets.joinpath("report.html.j2").read_text(encoding="utf-8"))
     cards = _gallery(derived)
     page = template.render(
         title=derived.config.name,
@@ -53,8 +53,8 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         data=_data(derived),
         gallery_n=GALLERY_N,
         with_published=with_published,
-        css=Markup(assets.joinpath("report.css").read_text()),
-        script=Markup(assets.joinpath("report.js").read_text()),
+        css=Markup(assets.joinpath("report.css").read_text(encoding="utf-8")),
+        script=Markup(assets.joinpath("report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
     write_output(file, page)

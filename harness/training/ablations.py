@@ -49,7 +49,7 @@ def train_all(config: TrainConfig, out: Path, report: Report, bars: Bars = lambd
         variant = data_beside(config, config.ablation(name), out)
         folders[name] = train(variant, out / "ablations" / name, _named(name, report))
     run = _run_config(config, folders, out)
-    if not (out / RUN).exists() or (out / RUN).read_text() != run:
+    if not (out / RUN).exists() or (out / RUN).read_text(encoding="utf-8") != run:
         shutil.rmtree(out / "pool", ignore_errors=True)  # of other blocks, prompts or sizes
     write_output(out / RUN, run)
     table = compare(config, folders, _pool(load_pool_config(out / RUN), out / "pool", bars), bars)
@@ -111,7 +111,7 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
         )
         base = accuracy if base is None else base
         ahead = paired_difference(accuracy[:, size - 1 :], base[:, size - 1 :], tasks=tags)
-        trained = json.loads((folder.parent / f"{CHECKPOINT}.json").read_text())
+        trained = json.loads((folder.parent / f"{CHECKPOINT}.json").read_text(encoding="utf-8"))
         row: dict[str, Any] = {"training": name, "changes": _changes(config.ablations.get(name, {}))}
         row |= {key: trained.get(key) for key in _VALIDATION}
         row |= {"held_out_auc": auc(judged.score.ravel(), candidates.correct.ravel())}

@@ -13,6 +13,7 @@ import generators
 from generators.protocol import block_name, blocks_of
 from generators.registry import nearest
 from harness import yaml_files
+from harness.common.files import ending
 from harness.common.settings import Candidates, LocalChanges, Strict
 from harness.config import NamedGenerator, PromptsConfig, Seeds, bundled, read_named
 from harness.local_paths import Base
@@ -108,7 +109,7 @@ def data_beside(base: TrainConfig, variant: TrainConfig, out: Path) -> TrainConf
     data = {"folder": folder}
     block = variant.verifier.block
     if block is not None and block != base.verifier.block:
-        data = {"folder": folder.with_name(f"{folder.name}-block-{block_name(block)}"), "rows_of": folder}
+        data = {"folder": ending(folder, f"-block-{block_name(block)}"), "rows_of": folder}
     return variant.model_copy(update={"data": variant.data.model_copy(update=data)})
 
 

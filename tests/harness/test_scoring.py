@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import verifiers
 from harness import cli
 from harness.common.errors import VhsbenchError
-from harness.scoring import ScoringError, load_inputs, score_all
+from harness.scoring import ScoringError, load_inputs, read_prompts, score_all
 from verifiers.checkpoint import save_checkpoint
 
 PROMPTS = ["a photo of a star", "a photo of two rings", "a photo of a red circle"]
@@ -136,6 +138,91 @@ def test_prompts_that_do_not_fit_are_refused(folder):
     (folder / "bad.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ScoringError, match=r"bad\.txt, line 1: not text in UTF-8"):
         load_inputs(folder / "bad.txt", folder / "images", None)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """A verifier of images that notes what it is given."""
+    given = []
+    real = verifiers.create("mllm-clip")
+
+    class Noting:
+        name, needs = "noting", "images"
+
+        def score(self, prompts, images):
+            given.extend(zip(prompts, [np.asarray(i) for i in images], strict=True))
+            return real.score(["a photo of a star"] * len(prompts), images)
+
+    return given, Noting()
+
+
+def test_a_picture_scores_the_same_in_every_depth_and_orientation(tmp_path, made):
+    """The right values: those of its 8-bit, upright twin."""
+    grey = np.asarray(made["images"][0].convert("L"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned left: shown turned right again
+    (tmp_path / "images").mkdir()
+    Image.fromarray(grey).save(tmp_path / "images" / "0.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "images" / "1.png")
+    made["images"][1].save(tmp_path / "images" / "2.png")
+    turned = made["images"][1].transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "images" / "3.png", exif=exif)
+    (tmp_path / "prompts.txt").write_text("a photo of a star\n" * 4, encoding="utf-8")
+    out = tmp_path / "scores.csv"
+    done = invoke(
+        "mllm-clip", "--images", tmp_path / "images", "--prompts", tmp_path / "prompts.txt", "--out", out
+    )
+    assert done.exit_code == 0, done.exception
+    scores = pd.read_csv(out)["score"].tolist()
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert scores[2] == pytest.approx(scores[3], abs=1e-5)
+    assert abs(scores[0] - scores[2]) > 1e-3
+
+
+def test_pictures_pair_with_prompts_in_natural_order(tmp_path, seen):
+    given, verifier = seen
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
+    for name in ("._0.png", ".DS_Store"):
+        (tmp_path / "images" / name).write_bytes(b"hidden")
+    (tmp_path / "prompts.txt").write_text("".join(f"{i}\n" for i in range(12)), encoding="utf-8")
+    inputs = load_inputs(tmp_path / "prompts.txt", tmp_path / "images", None)
+    assert inputs.ignored == ""
+    scores = score_all(verifier, inputs, 5)
+    assert [(prompt, int(image[0, 0, 0])) for prompt, image in given] == [(str(i), i) for i in range(12)]
+    assert scores["item"].tolist() == [f"{i}.png" for i in range(12)]
+
+
+def test_what_is_no_picture_is_said_and_two_of_a_name_are_refused(folder):
+    done = invoke("mllm-clip", "--images", folder / "images", "--prompts", folder / "prompts.txt")
+    assert done.stderr.splitlines()[0] == (
+        f"ignored in {folder / 'images'}: 1 name that is no picture, first notes.md"
+    )
+    Image.new("RGB", (8, 8)).save(folder / "images" / "1.jpg")
+    with pytest.raises(ScoringError, match=r"holds 1\.jpg and 1\.png; keep one picture of a name"):
+        load_inputs(folder / "prompts.txt", folder / "images", None)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\n \n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_prompts_are_the_same_however_their_file_is_written(tmp_path, end, mark, as_json):
+    prompts = ["a photo of a star", "two lines\u2028in one\x0cand \u732b", "a"]
+    rows = [json.dumps({"prompt": p}, ensure_ascii=False) for p in prompts] if as_json else prompts
+    (tmp_path / "p").write_bytes(mark + end.join([*rows, ""]).encode())
+    assert read_prompts(tmp_path / "p") == prompts
+
+
+def test_the_line_of_a_bad_prompt_counts_blank_lines(tmp_path):
+    (tmp_path / "p.jsonl").write_text('\n{"prompt": "a"}\n\n{"prompt": 3}\n', encoding="utf-8")
+    with pytest.raises(ScoringError, match=r"p\.jsonl, line 4: no JSON object with a text 'prompt'"):
+        read_prompts(tmp_path / "p.jsonl")
+    (tmp_path / "p.txt").write_text("a\n\n" + "x" * 10_001, encoding="utf-8")
+    with pytest.raises(
+        ScoringError, match=r"p\.txt, line 3: the prompt has 10,001 characters; at most 10,000"
+    ):
+        read_prompts(tmp_path / "p.txt")
 
 
 def test_a_damaged_image_is_named(folder):

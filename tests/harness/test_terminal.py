@@ -8,7 +8,7 @@ import sys
 import pytest
 import rich.console
 
-from harness.terminal import Bars, Lines, duration
+from harness.terminal import Bars, Lines, any_text, duration
 
 
 @pytest.fixture
@@ -127,3 +127,16 @@ def test_a_terminal_has_bars(stderr, monkeypatch):
     assert "stage clip: begins" in stream.getvalue()
     assert "3/3" in stream.getvalue()
     assert "3 of 3" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(False, "\u732b \\ud800\n".encode()), (True, b"\\u732b \\ud800\n")]
+)
+def test_any_text_can_be_printed_in_an_ascii_locale(monkeypatch, terminal, shown):
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    any_text()
+    print("\u732b \ud800", flush=True)
+    assert written.getvalue() == shown

@@ -242,7 +242,7 @@ def test_a_missing_shard_and_damaged_files_are_refused(official, statistics):
     with pytest.raises(CheckpointError, match="is damaged"):
         verifiers.create("vhs", checkpoint=folder, normalization=statistics)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
         verifiers.create("vhs", checkpoint=folder, normalization=statistics)
 
 

@@ -28,7 +28,7 @@ class Log:
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One row; values by the names of COLUMNS, those not given stay empty."""
         row: dict[str, Any] = {"stage": self._stage, "step": step, "split": split}
-        with self._file.open("a") as stream:
+        with self._file.open("a", encoding="utf-8") as stream:
             stream.write(_text([row | {k: f"{v:.6g}" for k, v in values.items()}]))
         for key, value in values.items():
             self._board.add_scalar(f"{key}/{split}", value, step)
@@ -42,7 +42,7 @@ def read(out: Path) -> list[dict[str, str]]:
     file = out / CSV
     if not file.exists():
         return []
-    return list(csv.DictReader(io.StringIO(file.read_text())))
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

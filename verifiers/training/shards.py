@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from generators.files import room_on_disk, write_atomic
 from generators.protocol import Block, GeneratorError, read_block
 from harness.common.errors import VhsbenchError
+from harness.common.files import LARGE, check_regular, read_bytes, read_errors_as
+from harness.common.text import decode, parse_json_lines, read_json_object
 from verifiers.protocol import Needs
 
 Stage = Literal["alignment", "labels"]
@@ -86,13 +88,17 @@ class ShardWriter:
         text = json.dumps(asdict(self.card), indent=1, sort_keys=True) + "\n"
         if not plan.exists():
             write_atomic(plan, text.encode(), shared=True)
-        elif plan.read_text() != text:
-            before, now = (_flat(json.loads(t)) for t in (plan.read_text(), text))
+        elif (there := self._plan()) != json.loads(text):
+            before, now = _flat(there), _flat(json.loads(text))
             key = next(k for k in now | before if before.get(k) != now.get(k))
             raise ShardError(
                 f"{self.folder} holds a collection with {key} {before.get(key)}, not {now.get(key)}; "
                 "choose another folder."
             )
+
+    def _plan(self) -> dict[str, Any]:
+        with read_errors_as(ShardError):
+            return read_json_object(self.folder / _PLAN)
 
     @property
     def finished(self) -> bool:
@@ -138,7 +144,7 @@ class ShardWriter:
         shards: list[Shard] = []
         while self.done(len(shards)):
             name = _name(len(shards))
-            sha256, rows = (self.folder / f"{name}.sha256").read_text().split()
+            sha256, rows = (self.folder / f"{name}.sha256").read_text(encoding="utf-8").split()
             shards.append(Shard(f"{name}.safetensors", int(rows), sha256))
         card = replace(self.card, shards=tuple(shards), metrics=dict(metrics or {}))
         with room_on_disk(self.folder):
@@ -158,17 +164,18 @@ def _name(i: int) -> str:
 def read_data_card(folder: Path) -> DataCard:
     """The manifest of a finished folder. Raises ShardError."""
     file = folder / MANIFEST
-    try:
-        data = json.loads(file.read_text())
-    except FileNotFoundError:
+    if not file.exists():
         state = (
             "its collection is unfinished: resume it" if (folder / _PLAN).exists() else "it holds no shards"
         )
-        raise ShardError(f"{folder} has no {MANIFEST}; {state}.") from None
-    except ValueError as error:
-        raise ShardError(f"{file} is not JSON: {error}.") from error
+        raise ShardError(f"{folder} has no {MANIFEST}; {state}.")
+    with read_errors_as(ShardError):
+        data = read_json_object(file)
     try:
         data["shards"] = tuple(Shard(**s) for s in data["shards"])
+        for shard in data["shards"]:
+            if Path(shard.file).name != shard.file:
+                raise ShardError(f"{file} names the shard '{shard.file}', which is not inside {folder}.")
         data["feature_shape"] = tuple(data["feature_shape"])
         data["block"] = read_block(data["block"])
         return DataCard(**data)
@@ -218,14 +225,15 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         from safetensors import SafetensorError, safe_open
 
         file = self.folder / shard.file
-        lines_file = file.with_suffix(".jsonl")
+        lines_file = file.parent / f"{file.name.removesuffix('.safetensors')}.jsonl"
         try:
-            lines = lines_file.read_bytes()
+            check_regular(file)
+            lines = read_bytes(lines_file, LARGE)
             if verify and _sha256(file, lines) != shard.sha256:
                 raise ShardError(f"{file} or its .jsonl is not what the manifest says: SHA-256 differs.")
             with safe_open(file, "pt") as tensors:
                 features = tensors.get_tensor(_FEATURES)  # memory-mapped: pages are read when touched
-            rows = [json.loads(line) for line in lines.decode().splitlines()]
+            rows = [row for _, row in parse_json_lines(decode(lines, str(lines_file)), str(lines_file))]
         except (OSError, SafetensorError, ValueError) as error:
             if isinstance(error, ShardError):
                 raise

@@ -15,6 +15,7 @@ import torch
 
 from generators.files import DiskFullError, disk_full
 from harness.common.errors import VhsbenchError
+from harness.common.files import ending
 
 _POINT = "point.json"
 _NO_ROOM = 1 << 20  # bytes
@@ -36,12 +37,13 @@ class States:
         if not found:
             return {}
         self._accelerator.load_state(str(found[-1]))
-        return dict(json.loads((found[-1] / _POINT).read_text()))
+        # not by the reader of foreign files: before the first validation the best loss is Infinity
+        return dict(json.loads((found[-1] / _POINT).read_text(encoding="utf-8")))
 
     def save(self, stage: str, point: dict[str, Any]) -> None:
         """A new state in place of the one before. Raises DiskFullError."""
         target = self._folder / f"{stage}-{point['step']:09d}"
-        work = target.with_suffix(".tmp")
+        work = ending(target, ".tmp")
         old = self._saved(stage)
         if self._accelerator.is_main_process:
             shutil.rmtree(work, ignore_errors=True)
@@ -53,7 +55,7 @@ class States:
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             with writing(self._folder):
-                (work / _POINT).write_text(json.dumps(point))
+                (work / _POINT).write_text(json.dumps(point), encoding="utf-8")
                 sync(work)
             os.replace(work, target)
             for folder in old:
@@ -102,7 +104,7 @@ def held(out: Path, main: bool) -> Iterator[None]:
     if not main:  # the first process holds it for all
         yield
         return
-    with open(out / ".lock", "a") as stream:
+    with open(out / ".lock", "a", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from generators.files import room_on_disk, write_atomic
+from harness.common.files import read_errors_as
+from harness.common.text import read_json_object
 from verifiers.checkpoint import STATISTICS, VerifierCard, empty_model, load_model, save_checkpoint
 from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, load_tower, tower_folder
 from verifiers.features import Normalize, flatten_latents
@@ -170,7 +172,9 @@ class _Training:
                 if self.card.vision_tower == TOWER:
                     shutil.copytree(str(self.recipe.verifier.clip), work / TOWER)
                 cards = {part: data.card for part, data in self.parts.items()}
-                (work / "README.md").write_text(model_card(name, self.recipe, card, cards, metrics))
+                (work / "README.md").write_text(
+                    model_card(name, self.recipe, card, cards, metrics), encoding="utf-8"
+                )
                 sync(work)
                 write_atomic(self.out / f"{name}.json", (json.dumps(metrics, indent=1) + "\n").encode())
             with writing(self.out):
@@ -220,7 +224,8 @@ def _metrics(point: Point, stage: str) -> Metrics:
 def _same_identity(out: Path, identity: dict[str, Any], engine: Engine) -> None:
     file = out / "recipe.json"
     if file.exists():
-        before = json.loads(file.read_text())
+        with read_errors_as(TrainingError):
+            before = read_json_object(file)
         if differing := [k for k in identity if identity[k] != before.get(k)]:
             raise TrainingError(
                 f"{out} holds a training with another '{differing[0]}': choose another folder, or make it the same."

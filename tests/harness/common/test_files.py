@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import harness
 from harness.common.errors import VhsbenchError
-from harness.common.files import ReadError, read_bytes, read_errors_as
+from harness.common.files import ReadError, check_regular, ending, read_bytes, read_errors_as
 
 
 class MineError(VhsbenchError):
@@ -39,8 +42,9 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
     cases = {"pipe": "is a pipe", "link": "is a device", ".": "is a folder", "none": "no such file or directory",
              "loop": "cannot be read: too many levels", "nul\0": "cannot be read: embedded null byte"}  # fmt: skip
     for name, said in cases.items():
-        with pytest.raises(ReadError, match=said):
-            read_bytes(tmp_path / name)
+        for read in (read_bytes, check_regular):
+            with pytest.raises(ReadError, match=said):
+                read(tmp_path / name)
 
 
 def test_a_pipe_that_replaces_the_file_in_between_does_not_block(tmp_path):
@@ -66,3 +70,19 @@ def test_a_callers_own_error_says_the_same(tmp_path):
         read_errors_as(MineError),
     ):
         read_bytes(tmp_path / "none")
+
+
+def test_an_ending_comes_after_the_whole_name():
+    assert ending(Path("a/results.seed0"), ".csv") == Path("a/results.seed0.csv")
+
+
+def test_no_module_takes_a_point_in_a_name_for_the_begin_of_an_ending():
+    root = Path(harness.__file__).parents[1]
+    for package in ("generators", "verifiers", "harness", "results", "benchmarks"):
+        for file in (root / package).rglob("*.py"):
+            calls = [
+                n
+                for n in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+                if isinstance(n, ast.Attribute)
+            ]
+            assert not [c.lineno for c in calls if c.attr in ("with_suffix", "with_stem")], file

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -168,6 +170,49 @@ def test_damaged_images_are_listed_counted_and_retried(folder, tmp_path):
     assert len(rows_of(damaged_file(out))) == 1
 
 
+def test_each_results_file_has_its_own_list_of_damaged_images(folder, tmp_path):
+    broken = folder / "00001" / "samples" / "0000.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    first, second = tmp_path / "results.seed0.jsonl", tmp_path / "results.seed1.jsonl"
+    evaluate_folder(folder, first, ShapeDetector())
+    broken.write_bytes(whole)
+    evaluate_folder(folder, second, ShapeDetector())
+    assert "Damaged, in no score: 1" in invoke("summary", first)[0].stdout
+    assert "Damaged, in no score: 0" in invoke("summary", second)[0].stdout
+
+
+@given(st.lists(st.text("ab.", min_size=1, max_size=4), min_size=2, max_size=2, unique=True),
+       st.sampled_from(["", ".jsonl", ".json"]), st.sampled_from(["", ".jsonl", ".json"]))  # fmt: skip
+def test_no_two_results_files_share_a_list(names, end, other):
+    results = {Path(f"r{names[0]}{end}"), Path(f"r{names[1]}{other}")}
+    assert len({damaged_file(r) for r in results}) == len(results)
+
+
+def test_what_lies_beside_images_is_said(folder, tmp_path):
+    samples = folder / "00001" / "samples"
+    for name in ("0000.jpg", "notes.txt", "._0000.png", ".DS_Store"):
+        (samples / name).write_bytes(b"")
+    (folder / "\u00b2").mkdir()  # a digit to Python, and no number
+    result, _ = invoke("evaluate", folder, "--out", tmp_path / "r.jsonl", "--detector", "shapes", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["evaluated"], found["damaged"]) == (8, [])
+    assert found["ignored"] == ["00001/samples/0000.jpg", "00001/samples/notes.txt"]
+    assert result.stderr.splitlines()[-1] == (
+        f"ignored in {folder}: 2 names that are no pictures, first 00001/samples/0000.jpg"
+    )
+
+
+def test_images_are_judged_in_natural_order(tmp_path):
+    write_prompt(tmp_path / "images", 0, PROMPTS[0], [picture(STAR)] * 12)
+    samples = tmp_path / "images" / "00000" / "samples"
+    for file in sorted(samples.iterdir()):
+        file.rename(samples / f"{int(file.stem)}.png")
+    evaluate_folder(tmp_path / "images", tmp_path / "r.jsonl", ShapeDetector())
+    assert [Path(r["filename"]).stem for r in rows_of(tmp_path / "r.jsonl")] == [str(i) for i in range(12)]
+
+
 def test_a_prompt_without_images_is_reported(folder, tmp_path):
     (folder / "00009").mkdir()
     (folder / "00009" / "metadata.jsonl").write_text(json.dumps(PROMPTS[0]))
@@ -200,8 +245,8 @@ def test_results_are_resumed_from_another_directory_and_through_a_link(folder, t
         evaluate_folder(Path("images"), out, Dies(), batch_size=2)
     monkeypatch.chdir(folder)
     link.symlink_to(folder)
-    for given in (Path("../images"), folder, link, Path(".")):
-        assert evaluate_folder(given, out, ShapeDetector()).evaluated == 8
+    for spelled in (Path("../images"), folder, link, Path(".")):
+        assert evaluate_folder(spelled, out, ShapeDetector()).evaluated == 8
     before = out.read_bytes()
     monkeypatch.chdir(tmp_path)
     folder.rename(moved)
@@ -290,6 +335,71 @@ def test_results_that_are_none(tmp_path):
     assert "line 1: not JSON" in invoke("summary", file)[1]
     file.write_text("")
     assert "has no results yet" in invoke("summary", file)[1]
+
+
+def result(filename, correct=True, **changes):
+    metadata = json.dumps(single("star"))
+    return {"filename": filename, "tag": "single_object", "prompt": "a photo of a star", "correct": correct,
+            "reason": "" if correct else "expected star>=1, found 0", "metadata": metadata, "details": "{}"} | changes  # fmt: skip
+
+
+def written(file, rows, end="\n", mark=b""):
+    file.write_bytes(mark + "".join(json.dumps(r, ensure_ascii=False) + end for r in rows).encode())
+    return file
+
+
+def test_a_row_that_comes_again_counts_once_and_is_said(tmp_path):
+    rows = [result("a/0.png"), result("a/1.png", correct=False), result("a/0.png"), result("a/0.png")]
+    file = written(tmp_path / "merged.jsonl", rows)
+    found = json.loads(invoke("summary", file, "--json")[0].stdout)
+    assert found["tasks"]["single_object"]["images"] == 2
+    assert found["prompt_weighted"]["mean"] == 0.5
+    assert found["doubles"] == ["a/0.png", "a/0.png"]
+    shown = invoke("summary", file)[0].stdout
+    assert "Total images: 2" in shown
+    assert "Rows that repeat an image's row, counted once: 2, first a/0.png" in shown
+
+
+@pytest.mark.parametrize(
+    "change", [{"correct": False}, {"metadata": "{}"}, {"details": "[]"}, {"detector": "x"}]
+)
+def test_two_results_of_one_image_that_differ_are_refused(tmp_path, change):
+    file = written(
+        tmp_path / "r.jsonl", [result("a/0.png"), result("b/0.png"), result("a/0.png") | change], "\n\n"
+    )
+    sentence = invoke("summary", file)[1]
+    assert sentence == f"{file}, lines 1 and 5: two results of one image, a/0.png, that differ; keep one."
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_rows_are_the_same_however_the_file_is_written(tmp_path, end, mark):
+    rows = [result("a\u2028b.png", prompt="\u732b"), result("b.png", correct=False)]
+    file = written(tmp_path / "r.jsonl", rows, end, mark)
+    assert folders.read_results(file).rows == rows
+    folders.mend(file)
+    assert file.read_bytes() == mark + "".join(json.dumps(r, ensure_ascii=False) + end for r in rows).encode()
+
+
+def test_what_only_explains_may_be_missing_or_null(tmp_path):
+    rows = [
+        result("0.png", reason=None),
+        {k: v for k, v in result("1.png", correct=False).items() if k not in ("reason", "details")},
+    ]
+    found = json.loads(invoke("summary", written(tmp_path / "r.jsonl", rows), "--json")[0].stdout)
+    assert found["prompt_weighted"]["mean"] == 0.5
+    assert found["failures"] == {"single_object": {"other": 1}}
+    for key in ("filename", "tag", "correct", "metadata"):
+        sentence = invoke("summary", written(tmp_path / "r.jsonl", [result("0.png") | {key: None}]))[1]
+        assert f"r.jsonl, line 1: no GenEval result: '{key}' is not" in sentence
+
+
+def test_a_whole_row_that_is_refused_is_not_cut_off(folder, tmp_path):
+    out = tmp_path / "r.jsonl"
+    out.write_bytes(b'{"filename": "a", "filename": "a"}')
+    with pytest.raises(FolderError, match=r"r\.jsonl, line 1: not JSON: the key 'filename' is given twice"):
+        evaluate_folder(folder, out, ShapeDetector())
+    assert out.read_bytes().startswith(b'{"filename": "a", "filename": "a"}')
 
 
 def test_summary_as_json_names_both_overalls(folder, tmp_path):
