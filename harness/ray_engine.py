@@ -9,31 +9,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from harness.common.errors import VhsbenchError
+from harness.common.processes import Place, end_with, find, here, lives
 from harness.config import ConfigError, RunConfig
 from harness.shards import Finished, Shard, Worker, lost
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    from ray._private import ray_constants
     from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
+
+    from harness.ray_loopback import on_loopback
 except ImportError:
     raise ConfigError("--engine ray needs Ray; install it with `pip install vhsbench[ray]`.") from None
+
+if TYPE_CHECKING:
+    import psutil
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # shards a worker has: one done while the next waits, so that results stay bounded
 DEATHS = 4  # of a worker in a shard, after which the shard counts as failed
 _END_S = 30.0
-_CLOCK_S = 5.0  # by which two processes' views of when a third began may differ
 
 
 class EngineError(VhsbenchError):
@@ -43,10 +45,15 @@ class EngineError(VhsbenchError):
 class _Actor:
     """A process with a worker; loading is a call of its own, so that its errors come back whole."""
 
-    def load(self, config: dict[str, Any], prompts: list[dict[str, Any]], entry: int, threads: int) -> Any:
+    def load(
+        self, config: dict[str, Any], prompts: list[dict[str, Any]], entry: int, threads: int, driver: Place
+    ) -> tuple[Place, int]:
+        """Where this process is, and how many steps its generator takes."""
+        if (process := find(driver)) is not None:
+            end_with(process)  # Ray does so too, on another machine or later
         torch.set_num_threads(threads)
         self.worker = Worker(RunConfig.model_validate(config), prompts, entry)
-        return os.getpid(), psutil.Process().create_time(), self.worker.generator.steps
+        return here(), self.worker.generator.steps
 
     def work(self, shard: Shard) -> Finished:
         return self.worker.work(shard)
@@ -171,7 +178,7 @@ class _Pool:
         slot.actor = ray.remote(**options)(_Actor).remote()
         threads = self.config.threads or torch.get_num_threads()
         config = self.config.model_dump(mode="json")
-        slot.loading = slot.actor.load.remote(config, self.prompts, slot.entry, threads)
+        slot.loading = slot.actor.load.remote(config, self.prompts, slot.entry, threads, here())
 
     def _feed(self, slot: _Slot) -> None:
         """Give shards of the generator that it has loaded; when they end, load the one most behind."""
@@ -197,8 +204,8 @@ class _Pool:
         except (RayActorError, ActorUnavailableError, WorkerCrashedError) as error:
             return self._replace(slot, str(error).partition("\n")[0])
         if ref is slot.loading:
-            pid, began_s, self.steps[slot.entry] = value
-            if (process := _here(pid, began_s)) is not None:
+            place, self.steps[slot.entry] = value
+            if (process := find(place)) is not None:
                 self.processes.append(process)
             slot.loading = None
             self.loads_failed = 0
@@ -237,21 +244,9 @@ class _Pool:
         for slot in self.slots:
             ray.kill(slot.actor)
         until = time.monotonic() + _END_S
-        while (left := [p.pid for p in self.processes if p.is_running()]) and time.monotonic() < until:
+        while (left := [p.pid for p in self.processes if lives(p)]) and time.monotonic() < until:
             time.sleep(0.05)
         return left
-
-
-def _here(pid: int, began_s: float) -> psutil.Process | None:
-    """That process, if it is of this machine; another of its number is not it.
-
-    The object knows its process whatever the clock is set to later.
-    """
-    try:
-        process = psutil.Process(pid)
-        return process if abs(process.create_time() - began_s) < _CLOCK_S else None
-    except psutil.Error:
-        return None
 
 
 def _room(have_cpus: float, have_gpus: float, cpus: float, gpus: float) -> int:
@@ -270,7 +265,7 @@ def _connect(address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if address is None:
-            with _on_loopback():
+            with on_loopback():
                 ray.init("local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
@@ -279,14 +274,3 @@ def _connect(address: str | None) -> None:
         raise ConfigError(f"no Ray cluster at '{address or 'local'}': {first}.") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # Ray has put its own in its place
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have a Ray that is started listen on 127.0.0.1, as it does on a Mac; else its ports are the network's."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before

@@ -85,13 +85,15 @@ class Faults:
         files = [*(run / f"{table}.parquet" for table in ("candidates", "scores")), *run.rglob("*.png")]
         return {str(f.relative_to(run)): f.read_bytes() for f in files}
 
-    def drive(self, out: Path, engine: str = "local", *address: str, **how: Any) -> subprocess.Popen[str]:
+    def drive(
+        self, out: Path, engine: str = "local", *address: str, env: dict[str, str] | None = None, **how: Any
+    ) -> subprocess.Popen[str]:
         """A driver in a process of its own."""
         config = self.folder / "config.yaml"
         config.write_text(self.yaml(**how))
         return subprocess.Popen(
             [sys.executable, str(FAKES / "drive.py"), str(config), str(out), engine, *address],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from harness.common.processes import HeldError, hold
+from harness.common.processes import HeldError, find, here, hold, lives
 
 
 def gone(pid, seconds=5.0):
@@ -91,3 +91,23 @@ def test_a_program_run_by_another_ends_with_it(tmp_path, kernel):
     program.send_signal(signal.SIGKILL)
     program.wait()
     assert gone(int(said.split()[0]))
+
+
+def test_a_process_is_found_where_it_is_alone():
+    assert find(here()) == psutil.Process()
+    assert find(("another machine", os.getpid())) is None
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert find((here()[0], ended.pid)) is None
+
+
+def test_a_process_that_has_ended_lives_no_more_though_nobody_asked():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    found = find((here()[0], process.pid))
+    assert lives(found)
+    process.kill()
+    until = time.monotonic() + 5
+    while lives(found):
+        assert time.monotonic() < until
+    process.wait()
+    assert not lives(found)
