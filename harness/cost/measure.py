@@ -239,8 +239,10 @@ def _energy(found: _Passes, key: Key, energy_j: float | None, idle_w: float | No
 
 
 def _watch(gpu: Gpu, found: _Passes) -> str:
-    """What spoiled the round just over; a power cap, at which a busy card works, is only remarked."""
-    found.remarks = sorted({*found.remarks, *gpu.reasons(POWER_CAP)})
+    """What spoiled the round just over; a power cap, at which a busy card works, and work on the machine's
+    other cards, which costs time where the host is what a pipeline waits for, are only remarked."""
+    beside = [f"GPU {i} of this machine was at work too" for i in gpu.neighbours()]
+    found.remarks = sorted({*found.remarks, *gpu.reasons(POWER_CAP), *beside})
     return "; ".join(taints(gpu))
 
 

@@ -17,6 +17,7 @@ THROTTLED = {
     "HwPowerBrakeSlowdown": "power brake",
 }
 POWER_CAP = {"SwPowerCap": "power cap"}
+AT_WORK_PERCENT = 10  # of the time that NVML looks back on
 
 
 class Gpu:
@@ -101,6 +102,14 @@ class Gpu:
             found += [] if self.mig else ["energy is the whole card's"]
         return found
 
+    def neighbours(self) -> list[int]:
+        """NVML's indices of the machine's other cards that are at work just now; none where it cannot tell."""
+        mine = self._uuid()
+        if mine is None:
+            return []
+        cards = [(i, Gpu(index=i)) for i in range(count())]
+        return [i for i, gpu in cards if gpu._uuid() != mine and gpu._busy_percent() >= AT_WORK_PERCENT]
+
     def reasons(self, names: dict[str, str]) -> list[str]:
         """Which of the named reasons lower the clocks now; none where NVML cannot tell."""
         bits = self._ask(lambda n, h: n.nvmlDeviceGetCurrentClocksThrottleReasons(h)) or 0
@@ -125,6 +134,13 @@ class Gpu:
             "sm_clock_max_mhz": self._ask(lambda n, h: n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_SM)),
             "memory_clock_mhz": self._ask(lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_MEM)),
         }
+
+    def _uuid(self) -> Any:
+        return self._ask(lambda n, h: n.nvmlDeviceGetUUID(h))
+
+    def _busy_percent(self) -> float:
+        rates = self._ask(lambda n, h: n.nvmlDeviceGetUtilizationRates(h))
+        return 0.0 if rates is None else float(rates.gpu)
 
     def _processes(self) -> list[Any] | None:
         """What computes on the card; of a card in MIG instances, on the one that has this process."""

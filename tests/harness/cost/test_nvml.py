@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness.cost import measure as measuring
 from harness.cost import nvml
 from harness.cost.measure import taints
 from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
@@ -29,7 +30,7 @@ def library(**answers):
     names = (
         "TotalEnergyConsumption", "ComputeRunningProcesses", "CurrentClocksThrottleReasons", "MemoryInfo",
         "EnforcedPowerLimit", "Name", "ClockInfo", "MaxClockInfo", "MigMode", "MaxMigDeviceCount",
-        "MigDeviceHandleByIndex",
+        "MigDeviceHandleByIndex", "UUID", "UtilizationRates",
     )  # fmt: skip
     calls = {f"nvmlDeviceGet{name}": refuse for name in names}
     calls |= {
@@ -177,6 +178,23 @@ def test_throttling_taints_and_a_power_cap_is_only_noted(gpu):
     assert card.reasons(POWER_CAP) == ["power cap"]
     assert taints(gpu(CurrentClocksThrottleReasons=8 | 32)) == ["thermal slowdown", "hardware slowdown"]
     assert taints(gpu(CurrentClocksThrottleReasons=0)) == []
+
+
+def test_work_on_the_other_cards_of_the_machine_is_remarked_and_taints_nothing(gpu, monkeypatch):
+    """On two H200s a pipeline took 1.5 times as long while the other card had a sweep."""
+    busy = {"gpu0": 95, "gpu1": 3, "gpu2": 60}
+
+    def card(handle):
+        return {"gpu at 0000:01": "gpu0"}.get(handle, handle)
+
+    gpu(UUID=card, UtilizationRates=lambda handle: SimpleNamespace(gpu=busy[card(handle)]))
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetCount", lambda: 3)
+    mine = Gpu("0000:01")
+    assert mine.neighbours() == [2]  # not itself, whatever its number, and not one that idles
+    found = measuring._Passes()
+    assert measuring._watch(mine, found) == ""
+    assert found.remarks == ["GPU 2 of this machine was at work too"]
+    assert gpu().neighbours() == []  # a driver that does not say
 
 
 def test_the_environment_tells_clocks_and_power_limit(gpu):
