@@ -14,17 +14,21 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import multi_gpu_tables
-from multi_gpu_parts import FULL, TINY, Bench, parts
+from multi_gpu_bench import FULL, TINY, Bench, Part
+from multi_gpu_sweeps import costs, sweep
+from multi_gpu_training import data, reduce, train, train_killed
 from processes import Cards, TooSlow
 
 from generators.files import write_atomic
@@ -32,12 +36,15 @@ from harness.cost import nvml
 from harness.environment import environment
 
 ROOT = Path(__file__).parents[1]
-# NVLink multicast stays off wherever GPUs are shared with others; and no model is looked for on the hub
+FRACTION = 16  # train-sixteenth has the recipe's batches for one of so many GPUs
+# NVLink multicast stays off wherever GPUs are shared with others, no model is looked for on the hub, and CPU
+# threads sleep while they wait, as the command line has them
 for name, value in {
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
     "NVSHMEM_DISABLE_NVLS": "1",
     "HF_HUB_OFFLINE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }.items():
     os.environ.setdefault(name, value)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -69,6 +76,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     multi_gpu_tables.write(options.out)
 
 
+def parts(bench: Bench) -> list[Part]:
+    """All, in the order of what is missed most if time runs out."""
+    g, half = bench.gpus, bench.sizes.rounds // 2
+    every = [
+        Part("sweep-1", partial(sweep, bench, "sweep-1", 1, 1, 1.0), 110, 200),
+        Part("sweep-all", partial(sweep, bench, "sweep-all", g, g, 1.0), 110, 200),
+        Part("sweep-halves", partial(sweep, bench, "sweep-halves", g, 2 * g, 0.5), 125, 240),
+        Part("costs", partial(costs, bench), 140, 240),
+        Part("train-1", partial(train, bench, "train-1", 1), 120, 200),
+        Part("train-ddp", partial(train, bench, "train-ddp", g), 75, 150),
+        Part("train-fsdp", partial(train, bench, "train-fsdp", g, sharding="fsdp"), 80, 150),
+        Part(
+            "sweep-killed", partial(sweep, bench, "sweep-killed", g, g, 1.0, rounds=half, kill=True), 105, 200
+        ),
+        Part("train-sixteenth", partial(train, bench, "train-sixteenth", 1, fraction=FRACTION), 65, 120),
+        Part("reduce", partial(reduce, bench), 25, 60),
+        Part("data-1", partial(data, bench, "data-1", 1), 60, 100),
+        Part("data-all", partial(data, bench, "data-all", g), 60, 100),
+        Part("train-killed", partial(train_killed, bench), 110, 200),
+    ]
+    several = {"costs"} if g == 1 else set()
+    sharded = set() if bench.on_gpu else {"train-fsdp"}  # accelerate offers it on GPUs alone
+    return [part for part in every if part.name not in several | sharded]
+
+
 def topology() -> list[str]:
     """How the GPUs are linked, as nvidia-smi draws it."""
     try:
@@ -77,7 +109,7 @@ def topology() -> list[str]:
         )
     except (OSError, subprocess.CalledProcessError):
         return []
-    return drawn.stdout.splitlines()
+    return re.sub(r"\x1b\[\d*m", "", drawn.stdout).splitlines()
 
 
 def measure(bench: Bench, out: Path, only: Sequence[str], until: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +35,8 @@ def processes(monkeypatch):
 def part(name, out, **facts):
     file = out / "parts" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"status": "ok", "seconds": 1.0, "cards": [], **facts}))
+    facts = {"status": "ok", "seconds": 1.0, "cards": [], **facts}
+    file.write_text(json.dumps(facts), encoding="utf-8")
 
 
 def test_the_parts_of_a_dry_run_are_done_once_and_one_that_fails_stops_no_other(tmp_path):
@@ -116,6 +118,16 @@ def test_losses_are_compared_step_by_step_and_rates_without_warm_up(tables, tmp_
     killed = found.loc["train-killed"]
     assert killed["largest_loss_difference"].tolist() == [0, 0]  # against the training that nobody killed
     assert killed["step_s"].isna().all()
+
+
+def test_the_tables_in_the_repository_are_those_of_its_parts(tables, tmp_path):
+    kept = BENCHMARKS.parent / "results" / "h200x2"
+    shutil.copytree(kept / "parts", tmp_path / "parts")
+    tables.write(tmp_path)
+    found = {f.name: pd.read_csv(f) for f in tmp_path.glob("*.csv")}
+    assert found.keys() == {f.name for f in kept.glob("*.csv")}
+    for name, table in found.items():
+        pd.testing.assert_frame_equal(table, pd.read_csv(kept / name))
 
 
 def test_nothing_of_a_command_outlives_it(processes, tmp_path):
