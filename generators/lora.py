@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,17 +59,20 @@ def add_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str,
     """
     if not hasattr(pipeline, "load_lora_weights"):
         raise GeneratorError(f"{name}: diffusers has no LoRA for {type(pipeline).__name__}; leave lora out.")
-    with _fitting(name, file):
+    try:
         wanted = _checked(pipeline, file)
-        pipeline.load_lora_weights(
-            file.parent,
-            weight_name=file.name,
-            adapter_name=ADAPTER,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        with _library():
+            pipeline.load_lora_weights(
+                file.parent,
+                weight_name=file.name,
+                adapter_name=ADAPTER,
+                local_files_only=True,
+                use_safetensors=True,
+            )
         _all_applied(pipeline, wanted)
-        pipeline.set_adapters([ADAPTER], adapter_weights=[strength])
+    except ReadError as error:
+        raise GeneratorError(f"{name}: the LoRA at '{file}' does not fit: {reason(error)}.") from error
+    pipeline.set_adapters([ADAPTER], adapter_weights=[strength])
     return {part: len(keys) for part, keys in wanted.items()}
 
 
@@ -83,20 +85,20 @@ def merge_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[st
 
 
 @contextmanager
-def _fitting(name: str, file: Path) -> Iterator[None]:
-    """Turn what is wrong with a LoRA into a GeneratorError."""
+def _library() -> Iterator[None]:
+    """Turn what a library says of a damaged file, or of one of another model, into a ReadError."""
     try:
         yield
-    except Exception as error:  # a damaged file, or one of another model, can raise anything
-        raise GeneratorError(f"{name}: the LoRA at '{file}' does not fit: {reason(error)}.") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # it can be anything
+        raise ReadError(reason(error)) from error
 
 
 def _checked(pipeline: Any, file: Path) -> dict[str, set[str]]:
     """The keys of a LoRA by component, as peft names them. Raises ReadError unless each fits a layer."""
     tensors = _read(file)
-    converted, complaint = _convert(pipeline, tensors)
-    layers = {key.partition(".lora")[0] for key in converted}
-    unmatched = [key for key in tensors if _is_orphan(pipeline, key, layers)]
+    converted, unmatched = _convert(pipeline, tensors)
     wanted: dict[str, set[str]] = {}
     for part, given in _by_component(converted).items():
         component = getattr(pipeline, part, None) if part in pipeline._lora_loadable_modules else None
@@ -113,17 +115,18 @@ def _checked(pipeline: Any, file: Path) -> dict[str, set[str]]:
     if unmatched:
         few = ", ".join(f"'{key}'" for key in unmatched[:3])
         raise ReadError(f"{len(unmatched)} of its {len(tensors)} keys match nothing in the generator: {few}.")
-    if complaint or not wanted:
-        raise ReadError(complaint or "it holds no tensors.")
+    if not wanted:
+        raise ReadError("it holds no tensors.")
     return wanted
 
 
 def _read(file: Path) -> Tensors:
     from safetensors import safe_open
 
-    with safe_open(file, "pt") as content:
+    with _library(), safe_open(file, "pt") as content:
         tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-        metadata = parse_json((content.metadata() or {}).get(_METADATA, "{}"), _METADATA)
+        written = content.metadata() or {}
+    metadata = parse_json(written.get(_METADATA, "{}"), _METADATA)
     check_weights(tensors)
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
         if value and key.rpartition(".")[2] in _FOREIGN:
@@ -131,26 +134,49 @@ def _read(file: Path) -> Tensors:
     return tensors
 
 
-def _convert(pipeline: Any, tensors: Tensors) -> tuple[Tensors, str]:
-    """A LoRA in diffusers' keys, whichever tool wrote it, and diffusers' complaint of what it dropped."""
-    said: list[str] = []
-
-    class Complaints(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-
-    log, handler = logging.getLogger("diffusers"), Complaints(logging.WARNING)
-    log.addHandler(handler)
-    try:
-        return pipeline.lora_state_dict(dict(tensors)), " ".join(said)
-    finally:
-        log.removeHandler(handler)
+def _convert(pipeline: Any, tensors: Tensors) -> tuple[Tensors, list[str]]:
+    """A LoRA in diffusers' keys, whichever tool wrote it, and the keys of the file that went into nothing."""
+    read: set[str] = set()
+    with _library():
+        converted: Tensors = pipeline.lora_state_dict(
+            {key: _Traced.of(tensor, key, read) for key, tensor in tensors.items()}
+        )
+    used = read.union(*(tensor.sources for tensor in converted.values() if isinstance(tensor, _Traced)))
+    # FLUX's loader sets aside the scales that stand beside diffusers' own keys
+    layers = {key.partition(".lora")[0] for key in converted}
+    return converted, [k for k in tensors if k not in used and k.removesuffix(".alpha") not in layers]
 
 
-def _is_orphan(pipeline: Any, key: str, layers: set[str]) -> bool:
-    """Whether a scale is of a layer that the file does not hold, or of a kind that diffusers drops."""
-    ours = key.partition(".")[0] in pipeline._lora_loadable_modules
-    return "dora_scale" in key or (ours and key.endswith(".alpha") and key[: -len(".alpha")] not in layers)
+class _Traced(torch.Tensor):
+    """A tensor that remembers the keys it was made from: diffusers' conversions drop some without a word."""
+
+    sources: frozenset[str]
+    read: set[str]  # keys whose value went into a Python number
+
+    @staticmethod
+    def of(tensor: torch.Tensor, key: str, read: set[str]) -> _Traced:
+        traced = tensor.as_subclass(_Traced)
+        traced.sources, traced.read = frozenset([key]), read
+        return traced
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        inputs = [t for t in _tensors((args, [*(kwargs or {}).values()])) if hasattr(t, "sources")]
+        sources = frozenset().union(*(t.sources for t in inputs))
+        for tensor in _tensors(result):
+            tensor.sources, tensor.read = sources, inputs[0].read
+        if func is torch.Tensor.item:
+            inputs[0].read.update(sources)
+        return result
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if isinstance(value, _Traced):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
 
 
 def _is_layer(key: str, modules: Mapping[str, Any]) -> bool:
@@ -175,7 +201,8 @@ def _as_peft(part: str, component: torch.nn.Module, given: Tensors) -> Tensors:
     )
 
     if part.startswith("text_encoder"):
-        named: Tensors = convert_state_dict_to_peft(convert_state_dict_to_diffusers(given))
+        with _library():
+            named: Tensors = convert_state_dict_to_peft(convert_state_dict_to_diffusers(given))
         flat = not hasattr(component, "text_model")
         return {k.removeprefix("text_model.") if flat else k: v for k, v in named.items()}
     old = "lora_A" not in next(iter(given))

@@ -109,6 +109,43 @@ def test_older_names_and_scales_of_layers_are_read_too(small, tmp_path):
     assert set(moved.info().lora) == {"transformer", "text_encoder"}
 
 
+def kohya(tensors_of):
+    """A LoRA of FLUX's first block and first CLIP layer as kohya's scripts write it, each of rank 2."""
+    torch.manual_seed(0)
+    sizes = {"lora_unet_double_blocks_0_img_attn_qkv": (32, 96)} | tensors_of
+    tensors = {}
+    for name, (inner, outer) in sizes.items():
+        tensors |= {
+            f"{name}.lora_down.weight": torch.randn(2, inner),
+            f"{name}.lora_up.weight": torch.randn(outer, 2),
+            f"{name}.alpha": torch.tensor(1.0),
+        }
+    return tensors
+
+
+def test_a_lora_of_another_tool_is_converted_with_its_scales(small, tmp_path):
+    plain = create(small, "flux-schnell")
+    clip = "lora_te1_text_model_encoder_layers_0_self_attn"
+    tensors = kohya({f"{clip}_q_proj": (16, 16), f"{clip}_out_proj": (16, 16)})
+    moved = create(small, "flux-schnell", lora=written(tmp_path, tensors))
+    assert moved.info().lora == {"transformer": 6, "text_encoder": 4}
+    down, up = (tensors[f"lora_unet_double_blocks_0_img_attn_qkv.lora_{d}.weight"] for d in ("down", "up"))
+    for part, layer in zip((up @ down).chunk(3), ("to_q", "to_k", "to_v"), strict=True):
+        before, after = (
+            getattr(g.pipeline.transformer.transformer_blocks[0].attn, layer).weight for g in (plain, moved)
+        )
+        torch.testing.assert_close(after, before + 0.5 * part)
+    name = "encoder.layers.0.self_attn.q_proj"
+    down, up = (
+        tensors[f"lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_{d}.weight"]
+        for d in ("down", "up")
+    )
+    torch.testing.assert_close(
+        layers(moved, "text_encoder")[name].weight,
+        layers(plain, "text_encoder")[name].weight + 0.5 * up @ down,
+    )
+
+
 # what is refused
 
 
@@ -164,6 +201,20 @@ def test_a_layer_of_another_shape_is_refused(small, tmp_path, name, part, half, 
     wrong = [shape[0], shape[1] + larger] if half == "A" else [shape[0] + larger, shape[1]]
     said = rf"'{key}' has shape \[{wrong[0]}, {wrong[1]}\], but its layer needs \[{shape[0]}, {shape[1]}\]"
     refused(small, tmp_path, tensors | {key: torch.ones(wrong)}, said, name)
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [
+        {"lora_te2_encoder_block_0_layer_0_SelfAttention_q": (32, 16)},  # T5
+        {"lora_te1_text_projection": (16, 16)},
+        {"mystery": (4, 4)},
+    ],
+)
+def test_what_a_conversion_drops_without_a_word_is_refused(small, tmp_path, dropped):
+    (name,) = dropped
+    said = rf"3 of its 6 keys match nothing in the generator: '{name}\.alpha', '{name}\.lora_down\.weight'"
+    refused(small, tmp_path, kohya(dropped), said)
 
 
 @pytest.mark.parametrize(("half", "other"), ["AB", "BA"])
