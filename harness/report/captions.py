@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from harness.common.files import LARGE, read_errors_as
+from harness.common.text import read_text
 from harness.report.gallery import Picture, headed
 from harness.report.style import TWO_COLUMNS, figure, label, styled
+from harness.store import StoreError
 
 FILE = "captions.csv"  # in a run's folder
 _COLUMNS, _SHOWN = 4, 12
 
 
 def read_captions(run: Path) -> pd.DataFrame | None:
-    """What `vhsbench captions` wrote into a run; None if it has not."""
+    """What `vhsbench captions` wrote into a run; None if it has not. Raises StoreError."""
     file = run / FILE
-    return pd.read_csv(file, keep_default_na=False) if file.is_file() else None
+    if not file.exists():
+        return None
+    with read_errors_as(StoreError):
+        text = read_text(file, LARGE)
+    try:
+        return pd.read_csv(io.StringIO(text), keep_default_na=False)
+    except ValueError as error:  # pandas' errors of parsing are
+        raise StoreError(f"{file} is no table of captions: {str(error).strip()}.") from error
 
 
 def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:

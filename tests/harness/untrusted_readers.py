@@ -18,16 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.common.images import DamagedImage, read_image
-from harness.config import ConfigError, parse
+from harness.config import ConfigError, load_config, parse
 from harness.geneval.detector import UnknownClass
 from harness.geneval.folders import FolderError, read_metadata, read_results
 from harness.geneval.metadata import MetadataError
+from harness.geneval.prompts import PromptError, read_classes, sample
 from harness.geneval.scores import official_summary, scores
 from harness.journal import NAME
 from harness.regress.pool import MANIFEST, PoolError, load_pool
+from harness.report.captions import FILE, read_captions
+from harness.scoring import ScoringError, read_prompts
 from harness.status import status
 from harness.store import SCHEMAS, StoreError, load_run
 from harness.sweep import load_prompts
+from harness.training.data_config import CaptionsConfig
+from harness.training.sources import SourceError, caption_samples
 
 
 @contextmanager
@@ -46,6 +51,26 @@ def config(data: bytes) -> None:
 def prompts(data: bytes) -> None:
     with _file(data, "prompts.jsonl") as file, suppress(ConfigError, MetadataError, UnknownClass):
         load_prompts(parse(f"generators: [{{name: nano}}]\nprompts: {{source: '{file}'}}\n", "x"))
+
+
+def config_file(data: bytes) -> None:
+    with _file(data, "config.yaml") as file, suppress(ConfigError):
+        load_config(file)
+
+
+def texts(data: bytes) -> None:
+    with _file(data, "prompts.txt") as file, suppress(ScoringError):
+        assert all(isinstance(prompt, str) for prompt in read_prompts(file))
+
+
+def classes(data: bytes) -> None:
+    with _file(data, "classes.txt") as file, suppress(PromptError):
+        sample(read_classes(file), 0, 1)
+
+
+def captions(data: bytes) -> None:
+    with _file(data, "captions.json") as file, suppress(SourceError):
+        caption_samples(CaptionsConfig(source=file))
 
 
 def results(data: bytes) -> None:
@@ -89,6 +114,11 @@ def run_prompts(data: bytes) -> None:
 
 def run_progress(data: bytes) -> None:
     _run(NAME, data)
+
+
+def run_captions(data: bytes) -> None:
+    with _file(data, FILE) as file, suppress(StoreError):
+        read_captions(file.parent)
 
 
 def run_table(data: bytes) -> None:
@@ -145,6 +175,6 @@ def pool_features(data: bytes) -> None:
 
 READERS: dict[str, Callable[[bytes], None]] = {
     read.__name__: read
-    for read in (config, prompts, results, metadata, image, run_json, run_prompts, run_progress, run_table,
+    for read in (config, config_file, prompts, texts, classes, captions, results, metadata, image, run_json, run_prompts, run_progress, run_captions, run_table,
                  pool_manifest, pool_prompts, pool_table, pool_features)
 }  # fmt: skip

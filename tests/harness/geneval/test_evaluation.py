@@ -174,7 +174,7 @@ def test_each_results_file_has_its_own_list_of_damaged_images(folder, tmp_path):
     broken = folder / "00001" / "samples" / "0000.png"
     whole = broken.read_bytes()
     broken.write_bytes(b"")
-    first, second = tmp_path / "results.seed0.jsonl", tmp_path / "results.seed1.jsonl"
+    first, second = tmp_path / "results.seed0", tmp_path / "results.seed1"
     evaluate_folder(folder, first, ShapeDetector())
     broken.write_bytes(whole)
     evaluate_folder(folder, second, ShapeDetector())
