@@ -11,7 +11,7 @@ import pandas as pd
 from harness.common.shown import printable
 from harness.config import RunConfig, kept_config
 from harness.cost import budgets as budgeting
-from harness.cost.cost_model import CostModel
+from harness.cost.cost_model import CostError, CostModel
 from harness.cost.sound import left_out, sound
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import accuracy_curves, separation
@@ -111,7 +111,7 @@ def derive(run: Run) -> Derived:
                 name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
                 try:
                     found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
-                except ValueError as error:
+                except CostError as error:
                     unmeasured.append(f"{generator} ({steps} steps): {error}")
     times = models["wall_ms"]
     if not times:
