@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from generators.files import write_atomic
+from harness.cost.sound import sound
 
 WARM_UP = {"align": 1, "finetune": 5}  # steps left out of the times
 
@@ -190,7 +191,7 @@ def costs(done: dict[str, Any]) -> list[dict[str, Any]]:
     """Each call's times with the other GPU idle and busy."""
     if "costs" not in done:
         return []
-    table = pd.DataFrame(done["costs"]["rows"])
+    table = sound(pd.DataFrame(done["costs"]["rows"]))
     times = table.groupby(["stage", "n", "batch", "neighbour"], as_index=False)["wall_ms"].agg(
         ["median", "min", "max"]
     )
