@@ -24,11 +24,11 @@ _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
 
 
-class HeldError(Exception):
+class HeldError(VhsbenchError):
     """Another process holds the file; `pid` is its id, as text."""
 
     def __init__(self, file: Path, pid: str) -> None:
-        super().__init__(f"{file} is held by process {pid}")
+        super().__init__(f"{file} is held by process {pid}; wait for it, or stop it.")
         self.pid = pid
 
 
