@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from harness.common.errors import VhsbenchError
+
 if TYPE_CHECKING:
     import psutil
 
