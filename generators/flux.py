@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 
+from generators.identity import Factory
 from generators.loading import open_generator
 from generators.pipeline import StagedPipeline
 from generators.specs import SPECS
@@ -38,4 +38,4 @@ class FluxSchnell(StagedPipeline):
         return 2 * super()._token_pixels  # packing, not the DiT's patch, joins 2 x 2 latents
 
 
-flux_schnell = partial(open_generator, FluxSchnell, SPECS["flux-schnell"])
+flux_schnell = Factory(open_generator, FluxSchnell, SPECS["flux-schnell"])

@@ -70,9 +70,7 @@ def open_generator(
     steps = spec.steps if steps is None else steps
     resolution = spec.resolution if resolution is None else resolution
     check_steps(spec, steps)
-    if weights is None and spec.hub_id is None:
-        weights = WEIGHTS
-    folder = Path(weights) if weights and weights != "random" and Path(weights).is_dir() else None
+    folder = weights_folder(spec, weights)
     if folder is None:
         check_resolution(spec.name, resolution, spec.resolution_multiple, spec.max_resolution)
         free = free_bytes(place)
@@ -175,14 +173,25 @@ def _find(
     """The pipeline's folder, its source for the user to read, and its revision."""
     if folder is not None:
         return folder, "bundled" if folder == WEIGHTS else str(folder), ""
+    hub_id, commit = hub_commit(spec, weights, revision)
+    return download(hub_id, commit, spec.pipeline), f"{hub_id}@{commit}", commit
+
+
+def weights_folder(spec: GeneratorSpec, weights: str | Path | None) -> Path | None:
+    """The pipeline folder that `weights` is, or the bundled one; None for what is random or on the hub."""
+    if weights is None and spec.hub_id is None:
+        return WEIGHTS
+    return Path(weights) if weights and weights != "random" and Path(weights).is_dir() else None
+
+
+def hub_commit(spec: GeneratorSpec, weights: str | Path | None, revision: str | None) -> tuple[str, str]:
+    """The hub id that `weights` is, or the spec's own, and the commit that its revision is now. Raises GeneratorError."""
     hub_id = str(weights or spec.hub_id)
     if not _HUB_ID.fullmatch(hub_id):
         raise GeneratorError(
             f"{spec.name}: weights '{hub_id}' is no folder here and no hub id (owner/name); or say 'random'."
         )
-    asked = revision or (spec.revision if hub_id == spec.hub_id else "main")
-    commit = resolve(hub_id, asked)
-    return download(hub_id, commit, spec.pipeline), f"{hub_id}@{commit}", commit
+    return hub_id, resolve(hub_id, revision or (spec.revision if hub_id == spec.hub_id else "main"))
 
 
 def _from_pretrained(class_name: str, folder: Path, dtype: torch.dtype) -> Any:

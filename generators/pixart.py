@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 
+from generators.identity import Factory
 from generators.loading import open_generator
 from generators.pipeline import StagedPipeline
 from generators.protocol import GeneratorError
@@ -36,4 +36,4 @@ class PixArtDmd(StagedPipeline):
         return latents.to(self.pipeline.transformer.dtype)
 
 
-pixart_alpha_dmd = partial(open_generator, PixArtDmd, SPECS["pixart-alpha-dmd"])
+pixart_alpha_dmd = Factory(open_generator, PixArtDmd, SPECS["pixart-alpha-dmd"])

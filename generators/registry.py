@@ -41,6 +41,7 @@ class Registry(Generic[T]):
         self._builtin = dict(builtin)
         self._targets: dict[str, str] | None = None
         self._refused: dict[str, str] = {}
+        self._packages: dict[str, str] = {}  # that registered a name by an entry point, with its version
 
     def register(self, name: str, target: str) -> None:
         """Add `name` -> "module:factory". Raises RegistryError if the name is taken or not allowed."""
@@ -95,6 +96,17 @@ class Registry(Generic[T]):
             raise RegistryError(f"{self.kind} '{name}' needs the option '{missing[0]}'.")
         return self.get(name)(**options)
 
+    def identity(self, name: str, **options: Any) -> dict[str, Any]:
+        """What decides the results of what `create` would build, as plain JSON; nothing is built or loaded.
+
+        The factory's own `identity(**options)` where it has one; else the options as they are, and of another
+        package's entry its version. Raises what the factory's own raises for weights that are not there.
+        """
+        own = getattr(self.get(name), "identity", None)
+        package = self._packages.get(name)
+        known = {"name": name} | ({"package": package} if package else {})
+        return known | (own(**options) if own is not None else {"options": options})
+
     def check_options(self, name: str, options: Iterable[str]) -> None:
         """Raises RegistryError for an option that the factory does not have; one with ** has any."""
         parameters = self._parameters(name)
@@ -122,6 +134,8 @@ class Registry(Generic[T]):
                     self._refused[f"{point.name} = {point.value}"] = reason
                 else:
                     targets[point.name] = point.value
+                    if (package := getattr(point, "dist", None)) is not None:
+                        self._packages[point.name] = f"{package.name} {package.version}"
             self._targets = targets
         return self._targets
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from typing import Any
 
 import torch
 
+from generators.identity import Factory
 from generators.loading import open_generator
 from generators.noise import step_generators
 from generators.pipeline import StagedPipeline
@@ -80,6 +80,6 @@ class Sana(StagedPipeline):
         return {"negative_prompt": None, "use_resolution_binning": False}
 
 
-nano = partial(open_generator, NanoSprint, SPECS["nano"])
-sana_sprint = partial(open_generator, SanaSprint, SPECS["sana-sprint"])
-sana_1_5 = partial(open_generator, Sana, SPECS["sana-1.5"])
+nano = Factory(open_generator, NanoSprint, SPECS["nano"])
+sana_sprint = Factory(open_generator, SanaSprint, SPECS["sana-sprint"])
+sana_1_5 = Factory(open_generator, Sana, SPECS["sana-1.5"])

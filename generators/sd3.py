@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
+from generators.identity import Factory
 from generators.loading import open_generator
 from generators.pipeline import StagedPipeline
 from generators.specs import SPECS
@@ -30,4 +29,4 @@ class Sd3Turbo(StagedPipeline):
         }
 
 
-sd3_5_turbo = partial(open_generator, Sd3Turbo, SPECS["sd3.5-turbo"])
+sd3_5_turbo = Factory(open_generator, Sd3Turbo, SPECS["sd3.5-turbo"])

@@ -16,10 +16,10 @@ from generators.noise import candidate_seed
 from harness.common.shown import csv_bytes
 from harness.config import GeneratorConfig, RunConfig, kept_config
 from harness.derive import winners
+from harness.kept_images import Pictures
 from harness.pipeline import features
 from harness.regress.sources import kind_of
 from harness.report.captions import FILE
-from harness.report.gallery import Pictures
 from harness.store import Run, load_run
 from verifiers.captions import CaptionError, captions
 from verifiers.verifier import MllmVerifier

@@ -87,6 +87,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print cells, N by budget, GPU hours and disk.")
     ] = False,
+    redo: Annotated[
+        bool,
+        typer.Option(
+            "--redo", help="Make again what was made of other prompts, weights, settings or versions."
+        ),
+    ] = False,
     engine: Annotated[
         Engine, typer.Option(help="Where shards are done: this process, or Ray.")
     ] = Engine.local,
@@ -102,7 +108,7 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes.
+    """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes, and mends.
 
     Exit code 1: done, but some prompts failed and are left out (`vhsbench status` says which).
     """
@@ -117,7 +123,7 @@ def run(
         return
     where = out or str(Path("runs") / chosen.name)
     quiet()
-    failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, bars=not as_json)
+    failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, not as_json, redo)
     _report([where], as_json)
     if failed:
         print(failed, file=sys.stderr)

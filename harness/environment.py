@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import socket
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,23 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "torch_settings": torch_settings(),
         "git_commit": git_commit(),
     }
+
+
+def made_by(device: str) -> dict[str, Any]:
+    """What a shard says of the process that made it: machine, device and packages."""
+    return {
+        "host": socket.gethostname(),
+        "device": device_name(device),
+        "packages": {name: package_version(name) for name in PACKAGES},
+    }
+
+
+def device_name(device: str) -> str:
+    """The GPU of "cuda" or "cuda:1", else the CPU; the CPU too where there is no such GPU."""
+    import torch
+
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    return torch.cuda.get_device_name(torch.device(device)) if on_gpu else cpu_model()
 
 
 def peak_rss_gb() -> float:

@@ -95,6 +95,8 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(f"costs left out: {summary['left_out']}", highlight=False, markup=False)
     for reason in summary["unmeasured"]:
         console.print(f"left out: {reason}", highlight=False, markup=False)
+    for note in summary["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
     failed = summary["failed_prompts"]
     for row in failed[:_FAILED_SHOWN]:
         where = f"{row['generator']}, seed {row['seed']}, prompt {row['prompt_id']} ({row['prompt']})"

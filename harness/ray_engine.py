@@ -17,6 +17,7 @@ import torch
 from harness.common.errors import VhsbenchError
 from harness.common.processes import Place, end_with, find, here, lives
 from harness.config import ConfigError, RunConfig
+from harness.identity import Identity, of_entry
 from harness.shards import Finished, Shard, Worker, lost
 
 try:
@@ -47,13 +48,13 @@ class _Actor:
 
     def load(
         self, config: dict[str, Any], prompts: list[dict[str, Any]], entry: int, threads: int, driver: Place
-    ) -> tuple[Place, int]:
-        """Where this process is, and how many steps its generator takes."""
+    ) -> tuple[Place, int, Identity, str]:
+        """Where this process is, its generator's steps, and what it makes candidates of, on which host."""
         if (process := find(driver)) is not None:
             end_with(process)  # Ray does so too, on another machine or later
         torch.set_num_threads(threads)
         self.worker = Worker(RunConfig.model_validate(config), prompts, entry)
-        return here(), self.worker.generator.steps
+        return here(), self.worker.generator.steps, self.worker.identity, self.worker.made["host"]
 
     def work(self, shard: Shard) -> Finished:
         return self.worker.work(shard)
@@ -204,7 +205,8 @@ class _Pool:
         except (RayActorError, ActorUnavailableError, WorkerCrashedError) as error:
             return self._replace(slot, str(error).partition("\n")[0])
         if ref is slot.loading:
-            place, self.steps[slot.entry] = value
+            place, self.steps[slot.entry], identity, host = value
+            self._check(slot.entry, identity, host)
             if (process := find(place)) is not None:
                 self.processes.append(process)
             slot.loading = None
@@ -213,6 +215,15 @@ class _Pool:
         del slot.flight[ref]
         done: Finished = value
         return done
+
+    def _check(self, entry: int, made: Identity, host: str) -> None:
+        """Refuse a worker that has other files or versions than this machine. Raises EngineError."""
+        now = of_entry(self.config, self.prompts, self.config.generators[entry])
+        if differing := now.unlike(made):
+            raise EngineError(
+                f"the worker on {host} would make candidates of '{self.config.generators[entry].key}' with other than "
+                f"what is here: {', '.join(differing[:3])}; put the same files and versions on both."
+            )
 
     def _replace(self, slot: _Slot, reason: str) -> Finished | None:
         """Start a worker anew, and queue its shards again; the shard it died in may have failed for good."""

@@ -5,27 +5,29 @@ A shard depends on the configuration and the prompts alone, so that it may be do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
 import generators
-import verifiers
-from generators.nano.world import SHAPES
 from generators.noise import candidate_seed
 from generators.prompts import PromptCache
 from generators.protocol import Generator
 from harness.candidates import Candidates, encoded, generate
+from harness.common.errors import VhsbenchError
 from harness.common.images import encode_image
-from harness.config import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
-from harness.geneval.detector import Detector, check_classes, classes_of, judge
-from harness.geneval.detector import create as create_detector
+from harness.config import GeneratorConfig, RunConfig
+from harness.environment import made_by
+from harness.geneval.detector import judge
+from harness.identity import Identity, as_json, of_entry
 from harness.kept_images import gallery_prompts, image_name
 from harness.memory import is_out_of_memory
+from harness.models import create_verifier, generator_options, load_detector
+from harness.models import verifier_options as verifier_options
 from verifiers.protocol import Verifier, blocks_read
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Finished:
     tables: dict[str, pd.DataFrame]
     images: dict[str, bytes]
     about: dict[str, dict[str, Any]]
+    identity: Identity | None = None  # None: of a shard that no worker could do
+    made: dict[str, Any] = field(default_factory=dict)  # by which versions, on what
 
 
 def shards(config: RunConfig, prompts: int) -> list[Shard]:
@@ -74,6 +78,10 @@ def shards(config: RunConfig, prompts: int) -> list[Shard]:
     ]  # fmt: skip
 
 
+class WorkerError(VhsbenchError):
+    """A worker that cannot do its shards; the message is one sentence for a user."""
+
+
 class Worker:
     """One generator with everything that judges and scores its candidates, loaded once.
 
@@ -85,9 +93,10 @@ class Worker:
         self.config, self.prompts = config, prompts
         self.entry: GeneratorConfig = config.generators[entry]
         self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
+        identity = of_entry(config, prompts, self.entry)
         self.detector = load_detector(config, prompts)  # first: its mistakes are told soonest
         self.generator: Generator = generators.create(
-            self.entry.name, device=config.device, **self.entry.build_options
+            self.entry.name, **generator_options(self.entry, config.device)
         )
         self.encode = PromptCache(self.generator).encode
         self.judges: list[Verifier] = []
@@ -102,11 +111,26 @@ class Worker:
             "loras": {self.entry.key: dict(info.lora)} if info.lora else {},
             "detector": self.detector.info(),
         }
+        if of_entry(config, prompts, self.entry) != identity:
+            raise WorkerError(
+                f"files of the models of '{self.entry.key}' changed while they were read; run it again."
+            )
+        self.identity = replace(identity, loaded=as_json(self._loaded()))
+        self.made = made_by(str(self.generator.device))
         on_gpu = torch.device(self.generator.device).type != "cpu"
         self.behind: ThreadPoolExecutor | None = None
         if config.overlap or (config.overlap is None and on_gpu):
             threads = torch.get_num_threads()  # bits may depend on it, and a new thread would not inherit it
             self.behind = ThreadPoolExecutor(1, "judge", torch.set_num_threads, (threads,))
+
+    def _loaded(self) -> dict[str, Any]:
+        """What the models say of themselves: all that is known of another package's before."""
+        bundled = self.entry.name in generators.SPECS  # whose source is a path, and whose files are known
+        return {
+            "generator": {} if bundled else {"weights": self.generator.info().source},
+            "verifiers": {v.name: {"checkpoint": v.checkpoint_sha256} for v in self.judges},
+            "detector": self.detector.info(),
+        }
 
     def work(self, shard: Shard) -> Finished:
         """Do a shard. A prompt that fails ATTEMPTS times is an incident, and has no rows.
@@ -228,6 +252,8 @@ class Worker:
             },
             {name: png for p in parts for name, png in p.images.items()},
             self.about,
+            self.identity.of_prompts(self.prompts[shard.start : shard.stop]),
+            self.made,
         )
 
 
@@ -269,33 +295,15 @@ def incident(
     return dict(zip(_INCIDENT, values, strict=True))
 
 
+def failed_prompts(incidents: pd.DataFrame) -> set[int]:
+    """The prompts that failed, by rows of the incidents table."""
+    return set(incidents.loc[incidents["kind"] == FAILED, "prompt_id"].astype(int))
+
+
 def why(error: BaseException) -> str:
     """An error as one line."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
-    """The configuration's detector; by default `shapes` where it knows every class of the prompts."""
-    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
-    return config.detector or DetectorConfig(name="shapes" if known else "mask2former")
-
-
-def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
-    """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
-    chosen = chosen_detector(config, prompts)
-    detector = create_detector(chosen.name, config.device, **chosen.options)
-    for index, prompt in enumerate(prompts):
-        check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")
-    return detector
-
-
-def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
-    return verifiers.create(entry.name, **verifier_options(entry, device, generator))
-
-
-def verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:
-    return {"checkpoint": entry.checkpoint, "device": device, "generator": generator, **entry.options}
 
 
 def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,71 +14,40 @@ from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from harness.common.errors import VhsbenchError
+from harness import parquet
 from harness.common.files import read_errors_as
 from harness.common.processes import HeldError, hold
 from harness.common.text import decode, parse_json
+from harness.parquet import ORDER, SCHEMAS, StoreError, sha256
 from harness.prompt_files import parse_prompts
 from harness.storage import Folder
 
+__all__ = [
+    "SCHEMAS",
+    "Run",
+    "RunStore",
+    "StoreError",
+    "environments",
+    "first_difference",
+    "load_costs",
+    "load_run",
+    "read_info",
+]
+
 log = logging.getLogger(__name__)
 
+PROMPTS = "prompts.jsonl"
+Difference = Callable[[Any, Any], str]
 
-def _known(kind: pa.DataType, *names: str) -> list[pa.Field]:
-    """Columns of which every row has a value."""
-    return [pa.field(name, kind, nullable=False) for name in names]
-
-
-def _unknown(kind: pa.DataType, *names: str) -> list[pa.Field]:
-    """Columns that may be empty, where a value is unknown."""
-    return [pa.field(name, kind) for name in names]
-
-
-_S, _I = pa.string(), pa.int32()
-_CANDIDATE = [
-    *_known(_S, "generator"), *_known(_I, "steps", "prompt_id"), *_known(pa.int64(), "seed"),
-    *_known(_I, "index"),
-]  # fmt: skip
-SCHEMAS: dict[str, pa.Schema] = {
-    "candidates": pa.schema(
-        [*_CANDIDATE, *_known(_S, "tag"), *_known(pa.bool_(), "correct"), *_known(_S, "reason")]
-    ),
-    "scores": pa.schema(
-        [*_CANDIDATE, *_known(_S, "verifier"), *_unknown(pa.float32(), "p_yes", "p_no"),
-         *_known(pa.float32(), "score")]
-    ),
-    "incidents": pa.schema(
-        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(pa.int64(), "seed"),
-         *_known(_I, "prompt_id"), *_known(_S, "kind"), *_known(_I, "batch"), *_known(_S, "reason")]
-    ),
-    "costs": pa.schema(
-        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(_S, "verifier", "variant", "stage"),
-         *_known(_I, "n", "batch", "repeat"),
-         *_unknown(pa.float64(), "wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb",
-                   "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb", "energy_j"),
-         *_unknown(_S, "device"), *_known(_S, "status", "note")]
-    ),
-}  # fmt: skip
-_ORDER = {
-    "candidates": ["generator", "steps", "prompt_id", "seed", "index"],
-    "scores": ["generator", "steps", "verifier", "prompt_id", "seed", "index"],
-    "incidents": ["generator", "steps", "seed", "prompt_id", "kind", "batch"],
-    "costs": ["generator", "steps", "verifier", "variant", "stage", "n", "batch", "repeat"],
-}
 MEASURING = ".measuring"  # held by the process that measures, which may outlive a driver
 _STRANGER_S = 10.0  # that it is given to end
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 
 
-class StoreError(VhsbenchError):
-    """A run directory that cannot be used; the message is one sentence for a user."""
-
-
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back."""
+    """A finished run, read back; `notes` are sentences on what could not be checked."""
 
     path: Path
     info: dict[str, Any]
@@ -86,22 +55,33 @@ class Run:
     candidates: pd.DataFrame
     scores: pd.DataFrame
     costs: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 class RunStore:
     """The writing side of a run directory; one process at a time. Use it as a context manager."""
 
-    def __init__(self, path: Path | str, config: Mapping[str, Any], resume: bool = True) -> None:
-        """Open a run (a directory or an fsspec URL), or resume it. Raises StoreError, and changes nothing, if another process has
-        it, if it is of another config, or if there is one and `resume` is false."""
+    def __init__(
+        self,
+        path: Path | str,
+        config: Mapping[str, Any],
+        resume: bool = True,
+        difference: Difference = lambda old, new: first_difference(old, new),
+    ) -> None:
+        """Open a run (a directory or an fsspec URL), or resume it.
+
+        Raises StoreError, and changes nothing, if another process has it, if there is one and `resume` is
+        false, or if it is of a config that `difference` (of the old and the new one) names a key of. The
+        config of a run that is opened again is written with the next `update`.
+        """
         self.path = path
         self.damaged: list[str] = []
+        self.digests: dict[str, str] = {}  # of what was written whole, for run.json at the end
         self.folder = Folder(path)
         self.folder.check_writable()
         self._lock = _lock(self.folder.local) if self.folder.local else None
         try:
-            self.info = _adopt(self.folder, json.loads(json.dumps(config)), resume)
-            self.update(status=self.info["status"])
+            self.info = _adopt(self.folder, json.loads(json.dumps(config)), resume, difference)
         except BaseException:
             self.close()
             raise
@@ -127,59 +107,86 @@ class RunStore:
     def update(self, **info: Any) -> None:
         """Merge into run.json."""
         self.info |= info
-        self.folder.write("run.json", json.dumps(self.info, indent=1).encode() + b"\n")
+        _write_info(self.folder, self.info)
 
     def write_prompts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(p) + "\n" for p in prompts)
-        self.folder.write("prompts.jsonl", text.encode())
+        self._write_whole(PROMPTS, text.encode())
 
     def has(self, table: str, key: str) -> bool:
-        """Whether the shard is there and whole; a damaged one is removed, logged and put in `damaged`."""
+        """Whether the shard is there and whole; see `about`."""
+        return self.about(table, key) is not None
+
+    def about(self, table: str, key: str) -> dict[str, Any] | None:
+        """What the shard says made it, or None if it is not there.
+
+        One that is damaged, or another by its own word, is removed, logged and put in `damaged`.
+        """
         file = _shard(table, key)
         if not self.folder.exists(file):
-            return False
-        if self._digest(file) == _sha256(self.folder.read(file)):
-            return True
+            return None
+        data = self.folder.read(file)
+        if self._digest(file) == sha256(data):
+            with suppress(ValueError):
+                said = parquet.about(data)
+                if said.setdefault("shard", f"{table}/{key}") == f"{table}/{key}":
+                    return said
         self.damaged.append(f"{table}/{key}")
         log.warning("%s/%s is damaged; removed, to be done again.", self.folder, file)
         self.folder.remove(file)
-        return False
+        return None
 
     def keys(self, table: str) -> set[str]:
         """The shards that are there, whole or not: one listing, for a first look."""
         return set(self.folder.names(f"shards/{table}", ".parquet"))
 
-    def write_shard(self, table: str, key: str, rows: pd.DataFrame) -> None:
-        """Write one shard, whole or not at all. Raises StoreError if the rows do not fit SCHEMAS."""
-        data = _parquet(rows, table)
+    def write_shard(
+        self, table: str, key: str, rows: pd.DataFrame, about: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write one shard, whole or not at all, with what `about` says of it. Raises StoreError if the rows do not fit SCHEMAS."""
         file = _shard(table, key)
+        data = parquet.encode(rows, table, {**(about or {}), "shard": f"{table}/{key}"})
         # the digest first: a shard without its own digest never counts
-        self.folder.write(file.removesuffix(".parquet") + ".sha256", _sha256(data).encode())
+        self.folder.write(file.removesuffix(".parquet") + ".sha256", sha256(data).encode())
         self.folder.write(file, data)
 
     def read_shards(self, table: str, keys: Iterable[str]) -> pd.DataFrame:
         """Rows of whole shards, in the order of `keys`."""
-        parts = [_read_table(self.folder, _shard(table, key), table) for key in keys]
+        parts = [
+            parquet.decode(self.folder.read(file), f"{self.folder}/{file}", table)
+            for file in (_shard(table, key) for key in keys)
+        ]
         return pa.concat_tables([SCHEMAS[table].empty_table(), *parts]).to_pandas()
 
-    def consolidate(self) -> None:
+    def consolidate(self, expected: Mapping[str, Sequence[str]] | None = None) -> None:
         """Write each table whole, in one fixed order of rows, from its shards.
 
-        Raises StoreError if a shard is damaged (a restart redoes it) or a row is there twice.
+        `expected` are the keys that each table must have; without it, those that are there. Raises
+        StoreError if a shard is missing or damaged (a restart redoes it) or a row is there twice.
         """
         for table in SCHEMAS:
-            keys = self.folder.names(f"shards/{table}", ".parquet")
+            there = self.keys(table)
+            keys = sorted(there if expected is None else expected[table])
+            if missing := [key for key in keys if key not in there]:
+                raise StoreError(
+                    f"{self.path} lacks {len(missing)} of its {len(keys)} shards of {table}, first {missing[0]}; "
+                    "run it again to make them."
+                )
             if damaged := [key for key in keys if not self.has(table, key)]:
                 raise StoreError(
                     f"{self.path} had {len(damaged)} damaged shard(s), first {table}/{damaged[0]}, "
                     "now removed; run it again to redo them."
                 )
             rows = self.read_shards(table, keys)
-            rows = rows.sort_values(_ORDER[table], kind="stable", ignore_index=True)
-            if (twice := rows.duplicated(_ORDER[table])).any():
-                first = rows.loc[twice, _ORDER[table]].iloc[0].to_dict()
+            rows = rows.sort_values(ORDER[table], kind="stable", ignore_index=True)
+            if (twice := rows.duplicated(ORDER[table])).any():
+                first = rows.loc[twice, ORDER[table]].iloc[0].to_dict()
                 raise StoreError(f"{self.path}: a row of {table} is there twice: {first}.")
-            self.folder.write(f"{table}.parquet", _parquet(rows, table))
+            self._write_whole(f"{table}.parquet", parquet.encode(rows, table))
+
+    def _write_whole(self, name: str, data: bytes) -> None:
+        self.folder.write(name, data)
+        self.digests[name] = sha256(data)
 
     def _digest(self, file: str) -> str:
         try:
@@ -197,14 +204,25 @@ def _shard(table: str, key: str) -> str:
 def load_run(path: Path | str) -> Run:
     """Read a finished run. Raises StoreError if it is none, unfinished, or a file is missing or damaged."""
     folder, info = _finished(path)
-    tables = {table: _table(folder, table) for table in ("candidates", "scores", "costs")}
-    return Run(Path(path), info, _read_prompts(folder), **tables)
+    read = {table: _table(folder, info, table) for table in ("candidates", "scores", "costs")}
+    notes = () if "digests" in info else (_UNCHECKED.format(path),)
+    return Run(Path(path), info, _read_prompts(folder, info), **read, notes=notes)
+
+
+_UNCHECKED = (
+    "{} was finished by an earlier version, which kept no digests: damage to its files cannot be seen."
+)
 
 
 def load_costs(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The costs of a finished run, or of a cost benchmark, and its run.json. Raises StoreError as `load_run`."""
     folder, info = _finished(path)
-    return _table(folder, "costs"), info
+    return _table(folder, info, "costs"), info
+
+
+def environments(info: Mapping[str, Any]) -> list[Any]:
+    """What a run was made on, each time that it was opened, by its run.json; earlier versions kept the last alone."""
+    return list(info.get("environments") or filter(None, [info.get("environment")]))
 
 
 def _finished(path: Path | str) -> tuple[Folder, dict[str, Any]]:
@@ -217,56 +235,32 @@ def _finished(path: Path | str) -> tuple[Folder, dict[str, Any]]:
     return folder, info
 
 
-def _table(folder: Folder, table: str) -> pd.DataFrame:
-    if not folder.exists(f"{table}.parquet"):
-        raise StoreError(f"the run in {folder} has no {table}.parquet.")
-    return _read_table(folder, f"{table}.parquet", table).to_pandas()
+def _table(folder: Folder, info: Mapping[str, Any], table: str) -> pd.DataFrame:
+    data = _read(folder, info, f"{table}.parquet")
+    return parquet.decode(data, f"{folder}/{table}.parquet", table).to_pandas()
 
 
-def _parquet(rows: pd.DataFrame, table: str) -> bytes:
-    schema = SCHEMAS[table]
-    if odd := sorted({*schema.names} ^ {*map(str, rows.columns)}):
-        raise StoreError(f"rows for {table} lack or add the column '{odd[0]}'.")
-    if gaps := [f.name for f in schema if not f.nullable and rows[f.name].isna().any()]:
-        raise StoreError(f"rows for {table} have no value in '{gaps[0]}', which every row must have.")
+def _read(folder: Folder, info: Mapping[str, Any], name: str) -> bytes:
+    """A file of a finished run, which must be what run.json says."""
     try:
-        data = pa.Table.from_pandas(rows[schema.names], schema, preserve_index=False)
-    except pa.ArrowException as error:
-        raise StoreError(f"rows for {table} are of wrong types: {error}.") from error
-    sink = pa.BufferOutputStream()
-    pq.write_table(data, sink)
-    return bytes(sink.getvalue())
-
-
-def _read_table(folder: Folder, name: str, table: str) -> pa.Table:
-    try:
-        rows = pq.ParquetFile(pa.BufferReader(folder.read(name))).read()
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{folder}/{name} is damaged: {_first_line(error)}.") from error
-    try:
-        return rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
-    except (KeyError, ValueError) as error:
-        raise StoreError(
-            f"{folder}/{name} is no {table} table of this version: {_first_line(error)}."
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
-
-
-def _read_prompts(folder: Folder) -> list[dict[str, Any]]:
-    name = f"{folder}/prompts.jsonl"
-    try:
-        data = folder.read("prompts.jsonl")
+        data = folder.read(name)
     except FileNotFoundError:
-        raise StoreError(f"the run in {folder} has no prompts.jsonl.") from None
+        raise StoreError(f"the run in {folder} has no {name}{_mend(folder, info)}.") from None
+    if sha256(data) != info.get("digests", {}).get(name, sha256(data)):
+        raise StoreError(
+            f"{folder}/{name} is damaged: its SHA-256 is not the one in run.json{_mend(folder, info)}."
+        )
+    return data
+
+
+def _mend(folder: Folder, info: Mapping[str, Any]) -> str:
+    return f"; `vhsbench run` with --out {folder} mends it from its shards" if "digests" in info else ""
+
+
+def _read_prompts(folder: Folder, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    data, name = _read(folder, info, PROMPTS), f"{folder}/{PROMPTS}"
     with read_errors_as(StoreError):
         return [prompt for _, prompt in parse_prompts(decode(data, name), name)]
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _lock(path: Path) -> IO[str]:
@@ -291,19 +285,25 @@ def _lock(path: Path) -> IO[str]:
     return held
 
 
-def _adopt(path: Folder, config: dict[str, Any], resume: bool) -> dict[str, Any]:
-    """The run.json of the run in `path`, or of a new one."""
+def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Difference) -> dict[str, Any]:
+    """The run.json of the run in `path`, with the config that is to be its own; of a new one, which is written."""
     info = read_info(path)
     if info is None:
-        return {"status": "running", "config": config}
+        info = {"status": "running", "config": config}
+        _write_info(path, info)
+        return info
     if not resume:
         raise StoreError(f"{path} holds a run already; choose another --out, or remove it.")
-    if differing := _difference(info["config"], config):
+    if differing := difference(info["config"], config):
         raise StoreError(
-            f"{path} holds a run of another configuration (it differs in '{differing}'); "
-            "choose another --out, or remove it."
+            f"{path} holds a run of another configuration (it differs in '{differing}'); choose another "
+            "--out, or give --redo to make again what is not of this one."
         )
-    return info
+    return info | {"config": config}
+
+
+def _write_info(path: Folder, info: Mapping[str, Any]) -> None:
+    path.write("run.json", json.dumps(info, indent=1).encode() + b"\n")
 
 
 def read_info(folder: Folder) -> dict[str, Any] | None:
@@ -316,17 +316,23 @@ def read_info(folder: Folder) -> dict[str, Any] | None:
         info = parse_json(decode(data, f"{folder}/run.json"), f"{folder}/run.json")
     if not isinstance(info, dict) or not {"status", "config"} <= info.keys():
         raise StoreError(f"{folder}/run.json is damaged: it has no status and config.")
+    if not isinstance(info.get("digests", {}), dict):
+        raise StoreError(f"{folder}/run.json is damaged: its digests are no object.")
     return info
 
 
-def _difference(old: Any, new: Any, where: str = "") -> str:
+def first_difference(old: Any, new: Any, where: str = "") -> str:
     """The first key in which two configurations differ, or ""."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            place = f"{where}.{key}" if where else str(key)
-            if key not in old or key not in new:
-                return place
-            if found := _difference(old[key], new[key], place):
-                return found
-        return ""
-    return "" if old == new else where
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys: list[Any] = sorted({*old, *new})
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        keys = list(range(len(old)))
+    else:
+        return "" if old == new else where
+    for key in keys:
+        place = f"{where}.{key}" if where else str(key)
+        if isinstance(old, Mapping) and (key not in old or key not in new):
+            return place
+        if found := first_difference(old[key], new[key], place):
+            return found
+    return ""

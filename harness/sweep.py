@@ -13,29 +13,26 @@ import torch
 
 from generators.checks import as_device
 from generators.lora import find_lora
+from harness import parquet
 from harness.common.files import ReadError, read_errors_as
 from harness.common.text import parse_json_lines, read_text
 from harness.config import ConfigError, RunConfig
+from harness.config_changes import difference
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
 from harness.geneval.detector import check_classes, vocabulary
-from harness.geneval.metadata import check
+from harness.geneval.metadata import check as check_metadata
+from harness.identity import Identity
 from harness.journal import Journal
+from harness.models import chosen_detector, generator_options, verifier_options
+from harness.models import load_detector as load_detector
 from harness.nano_prompts import balanced, nano_prompts
-from harness.shards import (
-    FAILED,
-    TABLES,
-    Finished,
-    Shard,
-    Worker,
-    chosen_detector,
-    shards,
-    verifier_options,
-)  # fmt: skip
-from harness.shards import load_detector as load_detector
+from harness.parquet import StoreError, sha256
+from harness.shards import FAILED, TABLES, Finished, Shard, Worker
 from harness.storage import StorageError
-from harness.store import RunStore
+from harness.store import RunStore, environments
+from harness.survey import Expected, Found, check, is_whole, survey
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 Engine = Callable[[RunConfig, Sequence[dict[str, Any]], Sequence[Shard]], Iterator[Finished]]
@@ -57,43 +54,63 @@ def run(
     out: Path | str,
     progress: Progress = lambda *_: None,
     engine: Engine = local,
+    redo: bool = False,
 ) -> Path | str:
     """Do what is not yet done of a run in `out`, a directory or fsspec URL; returns `out`.
 
-    Restart it to resume. Prompts that failed are in run.json's failed_prompts, and have no rows.
+    Restart it to resume, or to mend a finished one. Prompts that failed are in run.json's failed_prompts, and
+    have no rows. What was made of other prompts, weights or versions than are here now is refused, by name of what
+    differs (StoreError), or made again if `redo` says so.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     for entry in config.generators:
         if entry.lora is not None:
             find_lora(entry.name, entry.lora)  # now, not when hours of other generators are done
-    with RunStore(out, config.model_dump(mode="json")) as store:
-        if store.info["status"] == "complete":
+    prompts = load_prompts(config)
+    with RunStore(out, config.model_dump(mode="json"), difference=_none if redo else difference) as store:
+        expected = Expected(config, prompts)
+        if not redo and is_whole(store, expected):
+            store.update()  # what no row depends on may be another
             return out
         if engine is local:  # others have their own
             for device in config.devices:
                 as_device(device)
-        prompts = load_prompts(config)
-        store.write_prompts(prompts)
-        store.update(
-            started=store.info.get("started", _now()),
-            environment=environment(config.threads or torch.get_num_threads()),
-        )
+        found = survey(store, expected, redo)
+        _begin(store, expected, prompts)
         journal = Journal(store.folder, progress)
         try:
-            _candidates(config, store, prompts, engine, journal)
-            _costs(config, store, prompts[0]["prompt"], journal)
+            _candidates(expected, store, found, engine, journal)
+            pipelines = _costs(expected, store, found, journal) or []
         except BaseException:
             with suppress(OSError, StorageError):  # a full disk must not hide why it stopped
                 journal.close("stopped")
             raise
-        store.consolidate()
+        keys = [shard.key for shard in expected.shards]
+        store.consolidate(dict.fromkeys(TABLES, keys) | {"costs": pipelines})
         failed = [i for i in journal.state["incidents"] if i["kind"] == FAILED]
         store.update(
-            status="complete", finished=_now(), damaged_shards_redone=store.damaged, failed_prompts=failed
-        )
+            status="complete", finished=_now(), damaged_shards_redone=store.damaged, failed_prompts=failed,
+            digests=store.digests | found.digests,
+        )  # fmt: skip
         journal.close("complete")
     return out
+
+
+def _none(old: object, new: object) -> str:
+    """No difference between configurations that counts: what is of the old one is made again."""
+    return ""
+
+
+def _begin(store: RunStore, expected: Expected, prompts: Sequence[dict[str, Any]]) -> None:
+    store.write_prompts(prompts)
+    here = environment(expected.config.threads or torch.get_num_threads()) | {"opened": _now()}
+    store.update(
+        status="running",
+        started=store.info.get("started", _now()),
+        environments=[*environments(store.info), here],
+        identity=expected.record(),
+    )
 
 
 def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
@@ -129,75 +146,88 @@ def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
         found = {f"{source}, line {number}": prompt for number, prompt in parse_json_lines(text, source)}
     if not found:
         raise ConfigError(f"{source}: has no prompts.")
-    return {place: check(prompt, place) for place, prompt in found.items()}
+    return {place: check_metadata(prompt, place) for place, prompt in found.items()}
 
 
-def _candidates(
-    config: RunConfig,
-    store: RunStore,
-    prompts: Sequence[dict[str, Any]],
-    engine: Engine,
-    journal: Journal,
-) -> None:
+def _candidates(expected: Expected, store: RunStore, found: Found, engine: Engine, journal: Journal) -> None:
     """Have the engine do the shards that are not there, and write each as it comes."""
-    every = shards(config, len(prompts))
-    there = set.intersection(*(store.keys(table) for table in TABLES))
-    done = {s for s in every if s.key in there and all(store.has(table, s.key) for table in TABLES)}
-    todo = [s for s in every if s not in done]
-    counts = {e: [sum(s.entry == e for s in group) for group in (done, every)]
+    config = expected.config
+    counts = {e: [sum(s.entry == e for s in group) for group in (found.done, expected.shards)]
               for e in range(len(config.generators))}  # fmt: skip
     for entry, (have, of) in counts.items():
         journal.update(_phase(config, entry), have, of)
-    journal.note(store.read_shards("incidents", [s.key for s in every if s in done]))
-    for finished in engine(config, prompts, todo):
+    journal.note(store.read_shards("incidents", [s.key for s in found.done]))
+    for finished in engine(config, expected.prompts, found.todo):
         shard = finished.shard
+        check(expected, finished, found.loaded)
         merged = {k: store.info.get(k, {}) | v for k, v in finished.about.items()}
+        merged |= {"detector": finished.about["detector"]} if finished.about else {}  # one for all
         if any(store.info.get(k) != v for k, v in merged.items()):
             store.update(**merged)
-        for name, png in finished.images.items():
-            store.folder.write(name, png)
-        for table in TABLES:
-            store.write_shard(table, shard.key, finished.tables[table])
+        found.digests |= _write(store, finished, expected.of(shard))
         counts[shard.entry][0] += 1
         journal.note(finished.tables["incidents"])
         journal.update(_phase(config, shard.entry), *counts[shard.entry])
+
+
+def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str, str]:
+    """Write a shard's pictures and tables, each with what made it; returns the pictures' digests."""
+    images = {name: sha256(png) for name, png in finished.images.items()}
+    for name, png in finished.images.items():
+        store.folder.write(name, png)
+    # so that tables of two doings of a shard are never taken for one
+    parts = [parquet.encode(finished.tables[table], table) for table in TABLES]
+    about = {
+        **(finished.identity or identity).about(),
+        "made": finished.made,
+        "images": images,
+        "together": sha256(b"".join(parts)),
+    }
+    for table in TABLES:
+        store.write_shard(table, finished.shard.key, finished.tables[table], about)
+    return images
 
 
 def _phase(config: RunConfig, entry: int) -> str:
     return f"candidates of {config.generators[entry].key}"
 
 
-def _costs(config: RunConfig, store: RunStore, prompt: str, journal: Journal) -> None:
-    """Measure every pipeline, each in a fresh process, after all generation: alone on the machine."""
+def _costs(expected: Expected, store: RunStore, found: Found, journal: Journal) -> list[str]:
+    """Measure every pipeline, each in a fresh process, after all generation: alone on the machine.
+
+    Returns the keys of all pipelines' shards.
+    """
     torch.cuda.empty_cache()  # what this process keeps would be missing there
-    cells = [
-        (entry, verifier, variant)
-        for entry in config.generators
-        for verifier in (None, *config.verifiers_of(entry))
-        for variant in ("", *config.timing.variants)
-    ]
-    for done, (entry, verifier, variant) in enumerate(cells):
-        journal.update("costs", done, len(cells))
-        key = "_".join(filter(None, (entry.key, verifier.name if verifier else "none", variant)))
-        if store.has("costs", key):
+    config, pipelines = expected.config, expected.pipelines
+    for done, pipeline in enumerate(pipelines):
+        journal.update("costs", done, len(pipelines))
+        if pipeline.key in found.measured:
             continue
+        entry, verifier, variant = pipeline.entry, pipeline.verifier, pipeline.variant
         measured = measure_in_fresh_process(
             Cell(
                 entry.name,
-                {"device": config.device, **entry.build_options},
+                generator_options(entry, config.device),
                 verifier.name if verifier else None,
                 verifier_options(verifier, config.device, entry.name) if verifier else {},
-                prompt,
+                expected.prompts[0]["prompt"],
                 config.timing,
                 config.timing.threads or config.threads,
                 variant,
             ),
             store.measuring,
         )
+        if expected.entries != Expected(config, expected.prompts).entries:
+            raise StoreError(
+                f"{store.path}: files of the models changed while the run went on; run it again."
+            )
         name = cell_name(entry.shown, measured.rows[0]["steps"], verifier.name if verifier else "", variant)
-        store.update(cells=store.info.get("cells", {}) | {name: measured.about})
-        store.write_shard("costs", key, pd.DataFrame(measured.rows).assign(generator=entry.shown))
-    journal.update("costs", len(cells), len(cells))
+        about = measured.about | {"environment": len(store.info["environments"]) - 1}
+        store.update(cells=store.info.get("cells", {}) | {name: about})
+        rows = pd.DataFrame(measured.rows).assign(generator=entry.shown)
+        store.write_shard("costs", pipeline.key, rows, pipeline.identity.about())
+    journal.update("costs", len(pipelines), len(pipelines))
+    return [pipeline.key for pipeline in pipelines]
 
 
 def _now() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,37 +66,101 @@ def create(
     Raises CheckpointError, or RegistryError for an unknown generator.
     """
     device = as_device(device)
-    try:
-        block = read_block(block)
-    except GeneratorError as error:
-        raise CheckpointError(f"verifier '{kind}', block: {error}.") from None
+    block = _as_block(kind, block)
     if checkpoint == RANDOM:
         return random_verifier(kind, specs.get(generator or "nano"), block, device, _dtype(dtype, device))
     if checkpoint is None:
         generator = generator or "nano"
         checkpoint, normalization = _default(kind, generator, normalization)
-    folder = model_folder(checkpoint)
-    card = _fitted(kind, folder, read_card(folder), generator, block)
-    small = card.generator == "nano"
-    dtype = torch.float32 if dtype is None and small else _dtype(dtype, device)
-    statistics = tuple(map(Path, normalization)) if normalization else ()
+    made_of = _find(kind, checkpoint, normalization, generator, block, clip)
+    folder, card = made_of.folder, made_of.card
+    dtype = made_of.dtype(dtype, device)
     model, question = load_model(folder, card, device, dtype)
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
-    extra, read = 0, list(statistics)
+    extra = 0
     if card.kind == "vhs":
-        pair = (statistics[0], statistics[1]) if statistics else folder
-        tokens = read_statistics(pair, card.feature_width, card.visual_tokens).to(device)
-    elif card.kind == "mllm-clip":
-        tower = _tower_folder(folder, card, clip)
-        tokens = _tower(tower, card, device, dtype)
-        read += files_read(tower, pickles=True)
+        tokens = read_statistics(made_of.statistics or folder, card.feature_width, card.visual_tokens).to(
+            device
+        )
+    elif made_of.tower is not None:
+        tokens = _tower(made_of.tower, card, device, dtype)
         extra = tokens.parameters
         card = replace(card, visual_tokens=tokens.tokens)
     return MllmVerifier(
         kind, model, question, card, tokens,
-        checkpoint_sha256=folder_sha256(folder, read), extra_parameters=extra,
-        source=_source(checkpoint, folder),
+        checkpoint_sha256=made_of.sha256, extra_parameters=extra, source=_source(checkpoint, folder),
     )  # fmt: skip
+
+
+def identity(
+    kind: str,
+    checkpoint: str | Path | None = None,
+    normalization: tuple[str | Path, str | Path] | None = None,
+    generator: str | None = None,
+    block: Block | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    clip: str | Path | None = None,
+) -> dict[str, Any]:
+    """What decides the scores of the verifier that `create` would build of the same options, by content.
+
+    Fetches files from the hub, and loads nothing. Raises CheckpointError.
+    """
+    block = _as_block(kind, block)
+    place = torch.device(str(device).partition(":")[0])
+    known = {"device": place.type, "generator": generator}
+    if checkpoint == RANDOM:
+        name = str(_dtype(dtype, place)).removeprefix("torch.")
+        return known | {"checkpoint": RANDOM, "block": block, "dtype": name}
+    if checkpoint is None:
+        generator = generator or "nano"
+        checkpoint, normalization = _default(kind, generator, normalization)
+    made_of = _find(kind, checkpoint, normalization, generator, block, clip)
+    name = str(made_of.dtype(dtype, place)).removeprefix("torch.")
+    return known | {"checkpoint": made_of.sha256, "block": made_of.card.block, "dtype": name}
+
+
+def _as_block(kind: str, block: Block | None) -> Block | None:
+    try:
+        return read_block(block)
+    except GeneratorError as error:
+        raise CheckpointError(f"verifier '{kind}', block: {error}.") from None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a verifier is made of: its folder, statistics of its own, and the folder of its vision tower."""
+
+    folder: Path
+    card: VerifierCard
+    statistics: tuple[Path, Path] | None
+    tower: Path | None
+
+    @property
+    def sha256(self) -> str:
+        """Over all that is read of them."""
+        tower = files_read(self.tower, pickles=True) if self.tower else []
+        return folder_sha256(self.folder, [*(self.statistics or ()), *tower])
+
+    def dtype(self, asked: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+        small = self.card.generator == "nano"
+        return torch.float32 if asked is None and small else _dtype(asked, device)
+
+
+def _find(
+    kind: str,
+    checkpoint: str | Path,
+    normalization: tuple[str | Path, str | Path] | None,
+    generator: str | None,
+    block: Block | None,
+    clip: str | Path | None,
+) -> _Found:
+    """Where everything is; hub ids are fetched. Raises CheckpointError."""
+    folder = model_folder(checkpoint)
+    card = _fitted(kind, folder, read_card(folder), generator, block)
+    statistics = (Path(normalization[0]), Path(normalization[1])) if normalization else None
+    tower = _tower_folder(folder, card, clip) if card.kind == "mllm-clip" else None
+    return _Found(folder, card, statistics, tower)
 
 
 def _default(
@@ -274,6 +338,14 @@ def _randomize(module: Any, device: torch.device, dtype: torch.dtype, seed: int)
     return module
 
 
-create_vhs = partial(create, "vhs")
-create_mllm_clip = partial(create, "mllm-clip")
-create_mllm_ae = partial(create, "mllm-ae")
+class Factory(partial[MllmVerifier]):
+    """`create` of one kind, which also says the identity of what it would create."""
+
+    def identity(self, **options: Any) -> dict[str, Any]:
+        """See the function `identity`."""
+        return identity(self.args[0], **options)
+
+
+create_vhs = Factory(create, "vhs")
+create_mllm_clip = Factory(create, "mllm-clip")
+create_mllm_ae = Factory(create, "mllm-ae")

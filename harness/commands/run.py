@@ -33,6 +33,7 @@ def sweep(
     workers: int | None,
     gpus_per_worker: float | None,
     bars: bool,
+    redo: bool = False,
 ) -> str:
     """Run the sweep; returns a sentence on what failed, or "". Exits with how to resume if told to stop."""
     from harness import sweep as sweeping
@@ -61,9 +62,9 @@ def sweep(
     try:
         if bars:
             with Bars() as shown:
-                sweeping.run(config, out, shown.update, work)
+                sweeping.run(config, out, shown.update, work, redo)
         else:
-            sweeping.run(config, out, engine=work)
+            sweeping.run(config, out, engine=work, redo=redo)
     except BaseException:  # a library in C may turn the interrupt into an error of its own
         if not asked:
             raise

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from harness.common.digests import hashed_once
 from harness.common.files import ReadError
 from harness.common.text import read_json_object
 
@@ -238,10 +239,15 @@ def files_read(folder: Path, pickles: bool = False) -> list[Path]:
 def folder_sha256(folder: Path, also: Iterable[Path] = ()) -> str:
     """SHA-256 over `files_read` of a folder, by name, and over the files `also`: the identity of a model."""
     files = {f: f.relative_to(folder).as_posix() for f in files_read(folder)}
-    digest = hashlib.sha256()
-    for file, name in (files | {f: f.name for f in also if f not in files}).items():
-        digest.update(name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    files |= {f: f.name for f in also if f not in files}
+
+    def hashed() -> str:
+        digest = hashlib.sha256()
+        for file, name in files.items():
+            digest.update(name.encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    return hashed_once(f"folder {folder}", list(files), hashed)

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from generators.hub import cached_if_unreachable, refusal
 from generators.registry import nearest
+from harness.common.digests import file_digest
 from harness.common.errors import VhsbenchError
-from harness.common.files import ReadError
+from harness.common.files import ReadError, read_errors_as
 from harness.common.models import check_model, check_types, no_code, reason
 from harness.geneval.rules import COLORS, Detection
 
@@ -78,6 +79,17 @@ class ColorNamer:
             per_color = F.normalize(features, dim=-1).unflatten(0, (len(COLORS), len(TEMPLATES))).mean(1)
             self._classifiers[name] = F.normalize(per_color, dim=-1).T
         return self._classifiers[name]
+
+
+def identity(pretrained: str) -> dict[str, Any]:
+    """What `ColorNamer.create` would read, by content: a file's digest, a tag of open_clip's, or "random".
+
+    Raises ColorModelError for a file that cannot be read.
+    """
+    if not Path(pretrained).is_file():
+        return {"tag": pretrained}
+    with read_errors_as(ColorModelError):
+        return {"sha256": file_digest(Path(pretrained))}
 
 
 def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tuple[Any, Any, Any]:

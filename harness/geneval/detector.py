@@ -81,11 +81,21 @@ def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
     Raises RegistryError for an unknown name or option, GeneratorError for a device that is none or not
     here, and what the detector raises for bad weights.
     """
-    if device and "device" in inspect.signature(REGISTRY.get(name)).parameters:
-        options.setdefault("device", device)
+    options = _placed(name, device, options)
     if "device" in options:
         as_device(options["device"])
     return REGISTRY.create(name, **options)
+
+
+def identity(name: str, device: str | None = None, /, **options: Any) -> dict[str, Any]:
+    """What decides the verdicts of the detector that `create` would build, files by content; nothing is loaded."""
+    return REGISTRY.identity(name, **_placed(name, device, options))
+
+
+def _placed(name: str, device: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the device, where the detector computes on one."""
+    takes = device and "device" in inspect.signature(REGISTRY.get(name)).parameters
+    return {"device": device, **options} if takes else options
 
 
 def check_classes(detector: Detector | Vocabulary, metadata: Mapping[str, Any], where: str) -> None:

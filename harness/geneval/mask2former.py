@@ -6,6 +6,7 @@ evaluator uses; `mmdet3` is mmdet 3.x's (resize in float32, normalise, then pad 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from harness.geneval import mask2former_weights
 from harness.geneval.colors import ColorNamer
+from harness.geneval.colors import identity as color_identity
 from harness.geneval.detector import ColorRequest, DetectorError
 from harness.geneval.prompts import coco_classes
 from harness.geneval.rules import THRESHOLD, Detection, Objects
@@ -67,6 +69,19 @@ class Mask2FormerDetector:
         if isinstance(self._colors, str):
             self._colors = ColorNamer.create(self._colors, str(self.model.device))
         return self._colors
+
+    @classmethod
+    def identity(
+        cls, checkpoint: str | None = None, colors: str = "openai", seed: int = 0, **options: Any
+    ) -> dict[str, Any]:
+        """What decides its verdicts, files by content; nothing is loaded. Raises CheckpointError or ColorModelError."""
+        defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+        given = {name: options.get(name, defaults[name]) for name in ("pipeline", "batch_size", "scale")}
+        return given | {
+            "device": str(options.get("device", "cpu")).partition(":")[0],
+            "checkpoint": mask2former_weights.identity(checkpoint, seed),
+            "colors": color_identity(colors),
+        }
 
     def info(self) -> dict[str, Any]:
         colors = self._colors if isinstance(self._colors, str) else self._colors.name

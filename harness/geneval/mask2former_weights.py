@@ -18,6 +18,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from generators.files import file_sha256
 from generators.hub import reachable, refusal
+from harness.common.digests import file_digest
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.models import check_weights, read_pickle
@@ -194,6 +195,16 @@ def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversal
     assert set(absent.missing_keys) <= _UNUSED
     assert not absent.unexpected_keys
     return model.eval(), sha256
+
+
+def identity(checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
+    """What `load` would read, by content; nothing is loaded. Raises CheckpointError for a file that cannot be read."""
+    if checkpoint == "random":
+        return {"random": seed}
+    if checkpoint is None:
+        return {"hub": f"{HUB_DATASET}/{HUB_FILE}"}  # its name has its SHA-256, which `read` checks
+    with read_errors_as(CheckpointError):
+        return {"sha256": file_digest(Path(checkpoint))}
 
 
 def read(path: Path) -> tuple[State, str]:

@@ -111,7 +111,7 @@ def measure(
     import generators
     import verifiers
     from harness.config import GeneratorConfig, PromptsConfig, RunConfig
-    from harness.shards import load_detector
+    from harness.models import load_detector
     from harness.sweep import load_prompts
 
     as_device(device)

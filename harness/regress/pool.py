@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,6 +68,7 @@ class Manifest(Strict):
     keep: list[Keep]
     dtype: str
     files: dict[str, PoolFile]
+    identity: dict[str, Any] | None = None  # of what made it, by content; None: of an earlier version
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,11 @@ def load_pool(path: Path) -> Pool:
         raise PoolError(f"{path / CANDIDATES} is no table of candidates: {said}.") from error
     if not candidates["prompt_id"].between(0, len(prompts) - 1).all():
         raise PoolError(f"{path / CANDIDATES} has a candidate of a prompt that {PROMPTS} lacks.")
+    rows = product(range(len(prompts)), manifest.seeds, range(manifest.size))
+    if list(candidates[_ORDER].itertuples(index=False, name=None)) != list(rows):
+        raise PoolError(
+            f"{path / CANDIDATES} has not the {manifest.size} candidates of each prompt and seed that {MANIFEST} says."
+        )
     return Pool(path, hashlib.sha256(text).hexdigest(), manifest, prompts, candidates)
 
 
@@ -238,13 +245,16 @@ class _Maker:
     ) -> None:
         import generators
         from generators.prompts import PromptCache
-        from harness.shards import create_verifier, load_detector
+        from harness.identity import of_entry
+        from harness.models import create_verifier, load_detector
         from harness.sweep import load_prompts
 
         self.config, self.out, self.dtype, self.progress = config, out, dtype, progress
         entry = config.generators[0]
         self.entry = entry
         self.prompts = load_prompts(config)
+        made_of = of_entry(config, self.prompts, entry).of_prompts(self.prompts).inputs
+        self.identity = {key: made_of[key] for key in ("results", "generator", "detector", "prompts")}
         self.detector = load_detector(config, self.prompts)
         self.generator: Generator = generators.create(entry.name, device=config.device, **entry.build_options)
         self.encode = PromptCache(self.generator).encode
@@ -280,7 +290,7 @@ class _Maker:
         manifest = Manifest(
             generator=self.entry.name, options=self.entry.build_options, source=self.generator.info().source,
             steps=self.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
-            blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files,
+            blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files, identity=self.identity,
         )  # fmt: skip
         (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -12,12 +12,11 @@ from generators.files import write_output
 from harness.common.shown import csv_bytes
 from harness.cost import budgets as budgeting
 from harness.derive import GENEVAL_OVERALL, OVERALL, winners
-from harness.kept_images import gallery_prompts
+from harness.kept_images import Pictures, gallery_prompts
 from harness.report import captions, comparisons, figures, gallery, published, style, tables
 from harness.report.calibration import reliability
 from harness.report.combine import load_runs
 from harness.report.derived import Derived, derive, records
-from harness.report.gallery import Pictures
 from harness.report.page import write_page
 from harness.store import Run, StoreError
 
@@ -132,8 +131,7 @@ class _Figures:
                 self._save("teaser", figures.teaser(points, saving, self.title), points)
 
     def _galleries(self) -> None:
-        run, config = self.derived.run, self.derived.config
-        pictures = Pictures(run)
+        run, config, pictures = self.derived.run, self.derived.config, self.derived.pictures
         prompts = {i: p["prompt"] for i, p in enumerate(run.prompts)}
         n = min(MARGIN_N, self.pool)
         picks = winners(self.candidates, self.scores, n)
@@ -199,6 +197,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "unmeasured": derived.unmeasured,
         "left_out": derived.left_out,
         "failed_prompts": records(derived.failed),
+        "notes": derived.notes,
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
         "report": str(out / "report.html"),
     }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from harness.common.files import LARGE, read_errors_as
 from harness.common.text import read_text
-from harness.report.gallery import Picture, headed
+from harness.report.gallery import Picture, draw, headed
 from harness.report.style import TWO_COLUMNS, figure, label, styled
 from harness.store import StoreError
 
@@ -45,9 +45,7 @@ def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
         for axes in grid[len(rows) :]:
             axes.set_axis_off()
         for axes, (_, row) in zip(grid, rows.iterrows(), strict=False):
-            axes.imshow(picture(row), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
+            draw(axes, picture(row))
             axes.spines[:].set_visible(False)
             axes.set_title(_wrapped(row["prompt"], 30, 2), fontsize=6.5, style="italic")
             said = row["caption"] or "(no words)"

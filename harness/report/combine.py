@@ -9,10 +9,14 @@ from typing import Any
 import pandas as pd
 
 from harness.config import GeneratorConfig, kept_config
-from harness.store import Run, StoreError, load_run
+from harness.cost.sound import sound
+from harness.identity import differences
+from harness.store import Run, StoreError, environments, load_run
 
 # what decides the meaning of a number, and so must be the same in all of them
 _SAME = ("pool", "prompts", "tolerance", "budgets_ms")
+# of an entry's identity: of candidates of one generator, and of those of any two
+_MADE_OF, _JUDGED_BY = ("results", "generator", "verifiers", "detector"), ("results", "detector")
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 _PIPELINE = ["generator", "steps", "verifier"]
 _Pipeline = tuple[Any, ...]
@@ -34,7 +38,8 @@ def load_runs(paths: Sequence[Path]) -> Run:
     candidates = pd.concat([r.candidates for r in runs], ignore_index=True)
     scores = pd.concat([r.scores for r in runs], ignore_index=True)
     _refuse_uneven(candidates, scores)
-    return Run(first.path, _info(runs), first.prompts, candidates, scores, _costs(runs))
+    notes = tuple(note for r in runs for note in r.notes)
+    return Run(first.path, _info(runs), first.prompts, candidates, scores, _costs(runs), notes)
 
 
 def _check(first: Run, other: Run) -> None:
@@ -73,6 +78,17 @@ def _other_models(mine: dict[str, Any], its: dict[str, Any]) -> str:
         key = next(k for k in sorted({*one, *other}) if one.get(k) != other.get(k))
         values = f"{one.get(key, 'unknown')} in one and {other.get(key, 'unknown')} in the other"
         return f"they were judged by different detectors ('{key}' is {values})"
+    return _made_otherwise(mine.get("identity", {}), its.get("identity", {}))
+
+
+def _made_otherwise(mine: dict[str, Any], its: dict[str, Any]) -> str:
+    """What differs between what two runs know to have been made of, where both know; "" if nothing."""
+    for key, inputs in its.get("generators", {}).items():
+        for name, known in mine.get("generators", {}).items():
+            parts = _MADE_OF if name == key else _JUDGED_BY
+            one, other = ({part: made.get(part) for part in parts} for made in (known, inputs))
+            if found := differences(one, other):
+                return f"they were made of other models: {', '.join(found[:3])}"
     return ""
 
 
@@ -119,7 +135,7 @@ def _costs(runs: Sequence[Run]) -> pd.DataFrame:
     for i, run in enumerate(runs):
         for pipeline in _distinct(run.costs, _PIPELINE):
             tried.setdefault(pipeline, i)
-        for found in _distinct(run.costs[run.costs["wall_ms"].notna()], [*_PIPELINE, "device"]):
+        for found in _distinct(sound(run.costs).dropna(subset="wall_ms"), [*_PIPELINE, "device"]):
             known = measured.setdefault(None if pd.isna(found[-1]) else found[-1], {})
             known.setdefault(found[:-1], i)
     everywhere = {pipeline for known in measured.values() for pipeline in known}
@@ -153,7 +169,12 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
         for k in ("checkpoints", "needs")
     }
     sources = [
-        {"path": str(r.path), "seeds": r.info["config"]["seeds"], "environment": r.info.get("environment")}
+        {
+            "path": str(r.path),
+            "seeds": r.info["config"]["seeds"],
+            "environments": environments(r.info),
+            "digests": r.info.get("digests"),
+        }
         for r in runs
     ]
     failed = [row for r in runs for row in r.info.get("failed_prompts", [])]

@@ -15,6 +15,7 @@ from harness.cost.cost_model import CostError, CostModel
 from harness.cost.sound import left_out, sound
 from harness.cost.stages import FIXED, PER_CANDIDATE
 from harness.derive import accuracy_curves, separation
+from harness.kept_images import Pictures
 from harness.report import comparisons
 from harness.report.comparisons import AccuracyTable, Pipeline
 from harness.report.costs import cost_table
@@ -31,7 +32,7 @@ class Derived:
     models: cost models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none;
     left_out: how many rows of costs do not count, and why; latency: T(N) against whole runs; costs: every
     stage; tables: the paper's comparisons; failed: the pools that no table counts, with their prompts and
-    reasons.
+    reasons; notes: sentences on what is not as it should be.
     """
 
     run: Run
@@ -49,6 +50,11 @@ class Derived:
     headline: pd.DataFrame
     tables: list[AccuracyTable]
     failed: pd.DataFrame
+    pictures: Pictures
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.run.notes, *self.pictures.notes()]
 
     @property
     def pools(self) -> list[tuple[str, int]]:
@@ -124,7 +130,7 @@ def derive(run: Run) -> Derived:
         latency=_latency(run.costs, times), costs=cost_table(all_costs),
         auc=separation(run.candidates, run.scores),
         headline=_headlines(run.costs, models, rows),
-        tables=_tables(run, config, curves, times, budgets, rows), failed=failed,
+        tables=_tables(run, config, curves, times, budgets, rows), failed=failed, pictures=Pictures(run),
     )  # fmt: skip
 
 

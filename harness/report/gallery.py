@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.common.images import read_image
-from harness.kept_images import image_file
+from harness.kept_images import Pictures
 from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
-from harness.store import Run
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 
-Picture = Callable[[Any], Image.Image]  # a candidate's row -> its image
-
-
-class Pictures:
-    """The images that a run kept: of its first seed, of the gallery's prompts."""
-
-    def __init__(self, run: Run) -> None:
-        parts = run.info.get("combined") or [{"path": str(run.path), "seeds": run.info["config"]["seeds"]}]
-        self._places = [(Path(part["path"]), part["seeds"][0]) for part in parts]
-
-    def file(self, row: Any) -> Path | None:
-        """The file of a candidate's row (generator, steps, prompt_id, seed, index), if it was kept."""
-        for folder, seed in self._places:
-            if seed != row["seed"]:
-                continue
-            for key in (f"{row['generator']}_steps={row['steps']}", row["generator"]):
-                file = image_file(folder, key, int(row["prompt_id"]), int(row["index"]))
-                if file.exists():
-                    return file
-        return None
-
-    def image(self, row: Any) -> Image.Image:
-        """Raises FileNotFoundError if it was not kept, DamagedImage if it cannot be read."""
-        file = self.file(row)
-        if file is None:
-            raise FileNotFoundError(f"no picture of prompt {row['prompt_id']}, candidate {row['index']}.")
-        return read_image(file)
-
-    def kept(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows whose picture was kept."""
-        return rows[[self.file(row) is not None for _, row in rows.iterrows()]]
+Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if that is lost
 
 
 def disagreements(
@@ -141,11 +108,20 @@ def headed(fig: Figure, title: str) -> None:
     fig.suptitle("\n".join(textwrap.wrap(title, int(15 * fig.get_figwidth()))), fontsize=8.5)
 
 
-def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
-    """One candidate with its score, framed and marked by GenEval's verdict."""
-    axes.imshow(picture(row), interpolation="nearest")
+def draw(axes: Any, image: Image.Image | None) -> None:
+    """A picture, or a hole that says so."""
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
+    if image is None:
+        axes.text(0.5, 0.5, "picture\nlost", ha="center", va="center", fontsize=6, transform=axes.transAxes)
+        axes.set_aspect("equal", "box")
+    else:
+        axes.imshow(image, interpolation="nearest")
+
+
+def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
+    """One candidate with its score, framed and marked by GenEval's verdict."""
+    draw(axes, picture(row))
     mark, color = RIGHT if row["correct"] else WRONG
     axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=1)
     for spine in axes.spines.values():

@@ -18,10 +18,11 @@ from generators.files import write_output
 from harness import __version__
 from harness.common.images import encode_image
 from harness.derive import winners
+from harness.kept_images import Pictures
 from harness.report import captions, charts, published, tables
 from harness.report.derived import Derived
-from harness.report.gallery import Pictures
 from harness.report.style import TASK_NAMES, label
+from harness.store import environments
 
 IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
 GALLERY_N = 4
@@ -40,6 +41,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         config=derived.config,
         facts=_facts(derived),
         tables=_tables(derived, with_published),
+        notes=derived.notes,
         headline=Markup(tables.html_plain(_headline(derived, with_published))),
         plain=_plain(derived),
         unmeasured=derived.unmeasured,
@@ -131,13 +133,13 @@ def _plain(derived: Derived) -> list[dict[str, Any]]:
 
 def _environment(derived: Derived) -> Any:
     info = derived.run.info
-    environments = [part["environment"] for part in info.get("combined", [])] or [info.get("environment")]
-    return {"environments": environments, "checkpoints": info.get("checkpoints", {})}
+    found = [e for part in info.get("combined") or [info] for e in environments(part)]
+    return {"environments": found, "checkpoints": info.get("checkpoints", {})}
 
 
 def _gallery(derived: Derived) -> list[dict[str, Any]]:
     """Each verifier's winners among the pictures that were kept."""
-    run, pictures = derived.run, Pictures(derived.run)
+    run, pictures = derived.run, derived.pictures
     if run.scores.empty:
         return []
     picks = pictures.kept(winners(run.candidates, run.scores, GALLERY_N))
@@ -168,7 +170,10 @@ def _candidate(row: Any) -> tuple[Any, ...]:
 
 
 def _data_uri(pictures: Pictures, row: Any) -> str:
+    """A small copy of the picture; "" for a lost one."""
     image = pictures.image(row)
+    if image is None:
+        return ""
     small = max(image.size) <= IMAGE_SIDE
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     kind = "png" if small else "jpeg"

@@ -122,3 +122,19 @@ def test_options_are_checked_without_building(monkeypatch):
         RegistryError, match="generator 'one_option' has no option 'sise'; did you mean 'size'"
     ):
         found.check_options("one_option", {"sise": 3})
+
+
+def test_an_identity_is_the_factorys_own_or_its_options(monkeypatch):
+    def told(**options):
+        raise AssertionError("built")
+
+    told.identity = lambda **options: {"weights": "sha", **options}
+    monkeypatch.setattr(generators.registry, "told", told, raising=False)
+    point = Point("mine", "collections:Counter")
+    point.dist = type("Distribution", (), {"name": "my-package", "version": "1.2"})
+    found = Registry("generator", "group", {"told": "generators.registry:told"})
+    monkeypatch.setattr(generators.registry, "entry_points", lambda group: [point])
+    assert found.identity("told", steps=2) == {"name": "told", "weights": "sha", "steps": 2}
+    assert found.identity("mine", a=1) == {"name": "mine", "package": "my-package 1.2", "options": {"a": 1}}
+    with pytest.raises(RegistryError, match="did you mean 'told'"):
+        found.identity("tolt")

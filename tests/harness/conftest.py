@@ -67,13 +67,18 @@ class Faults:
         names: tuple[str, ...] = ("fake",),
         seeds: str = "[0, 1]",
         overlap: bool | None = None,
+        source: object = "nano",
+        verifiers: str = "[{name: fake-verifier}]",
+        **other: object,
     ) -> str:
         entries = "".join(f"- {{name: {n}, options: {{faults: '{self.folder}'}}}}\n" for n in names)
         return (
-            f"generators:\n{entries}verifiers: [{{name: fake-verifier}}]\n"
-            f"prompts: {{source: nano, split: validation, limit: {limit}}}\n"
-            f"seeds: {seeds}\npool: 3\nbatch_size: 12\ngallery_prompts: 2\nthreads: 1\n"
-            f"overlap: {json.dumps(overlap)}\n"
+            f"generators:\n{entries}verifiers: {verifiers}\n"
+            f"prompts: {{source: '{source}', split: validation, limit: {limit}}}\n"
+            f"seeds: {seeds}\nbatch_size: 12\noverlap: {json.dumps(overlap)}\n"
+        ) + "".join(
+            f"{k}: {json.dumps(v)}\n"
+            for k, v in ({"pool": 3, "gallery_prompts": 2, "threads": 1} | other).items()
         )
 
     def config(self, **how: Any) -> RunConfig:

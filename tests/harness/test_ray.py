@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -30,7 +32,7 @@ ray = pytest.importorskip(
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from harness import ray_engine  # noqa: E402
-from harness.ray_engine import RayEngine  # noqa: E402
+from harness.ray_engine import EngineError, RayEngine  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,29 @@ def test_a_worker_killed_with_kill_9(faults, tmp_path, cluster, caplog):
     assert results == [out]
     assert faults.tables(out) == expected
     assert "a worker ended" in caplog.text
+
+
+def test_a_worker_with_other_files_or_versions_is_refused_by_name(faults, tmp_path, cluster, monkeypatch):
+    """A node whose files at the same path are others: here it is the driver that is told so."""
+    checkpoint = tmp_path / "weights"
+    checkpoint.write_text("one")
+    config = faults.config(verifiers=f"[{{name: fake-known, checkpoint: '{checkpoint}'}}]")
+    here = ray_engine.of_entry
+
+    def elsewhere(*arguments):
+        found = here(*arguments)
+        verifiers = {"fake-known": found.inputs["verifiers"]["fake-known"] | {"checkpoint": "another"}}
+        return replace(found, inputs=found.inputs | {"verifiers": verifiers})
+
+    monkeypatch.setattr(ray_engine, "of_entry", elsewhere)
+    with pytest.raises(EngineError) as error:
+        run(config, tmp_path / "r", engine=RayEngine(cluster.address, 1, None))
+    assert f"the worker on {socket.gethostname()} would make candidates of 'fake'" in str(error.value)
+    assert "the checkpoint of verifier 'fake-known'" in str(error.value)
+    assert not shard_files(tmp_path / "r")
+    monkeypatch.setattr(ray_engine, "of_entry", here)
+    out = run(config, tmp_path / "r", engine=RayEngine(cluster.address, 2, None))
+    assert faults.tables(out) == faults.tables(run(config, tmp_path / "local"))
 
 
 def test_a_prompt_that_kills_its_workers(faults, tmp_path, cluster):

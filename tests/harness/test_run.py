@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pandas as pd
 import pytest
@@ -50,7 +51,7 @@ def test_tables_are_whole(finished):
     assert found.costs["peak_vram_gb"].isna().all()
     assert set(found.info["checkpoints"]) == {"vhs", "mllm-clip", "mllm-ae"}
     assert found.info["generators"] == {"nano": "bundled"}
-    assert found.info["environment"]["packages"]["torch"]
+    assert [e["packages"]["torch"] for e in found.info["environments"]] == [version("torch")]
     assert found.info["detector"] == {"name": "shapes"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -69,8 +70,10 @@ class FakeGenerator:
 class FakeVerifier:
     name, needs, block, checkpoint_sha256 = "fake-verifier", "latents", None, "0" * 64
 
-    def __init__(self, slow: float = 0) -> None:
+    def __init__(self, slow: float = 0, checkpoint: str | None = None) -> None:
         self.slow = slow  # seconds a batch
+        if checkpoint is not None:
+            self.checkpoint_sha256 = _sha256(checkpoint)
 
     def check_host(self, generator: object) -> None:
         """Any generator will do."""
@@ -89,5 +92,19 @@ def other(faults: str, device: str = "cpu") -> FakeGenerator:
     return FakeGenerator("fake-other", faults)
 
 
-def verifier(slow: float = 0, **options: object) -> FakeVerifier:
-    return FakeVerifier(slow)
+def verifier(slow: float = 0, checkpoint: str | None = None, **options: object) -> FakeVerifier:
+    return FakeVerifier(slow, checkpoint)
+
+
+def known(checkpoint: str, **options: object) -> FakeVerifier:
+    """The same, with what decides its scores known before it is loaded."""
+    made = FakeVerifier(0, checkpoint)
+    made.name = "fake-known"
+    return made
+
+
+known.identity = lambda checkpoint, **options: {"checkpoint": _sha256(checkpoint)}
+
+
+def _sha256(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

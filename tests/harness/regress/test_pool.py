@@ -45,6 +45,21 @@ def test_holds_what_the_generator_made(pool, nano):
     assert texts[7] == pool.prompts[1]["prompt"]
 
 
+def test_says_what_made_it_by_content(pool):
+    made = pool.manifest.identity
+    assert len(made["generator"]["weights"]["sha256"]) == len(made["prompts"]) == 64
+    assert made["detector"]["name"] == "shapes"
+
+
+@pytest.mark.parametrize("change", [lambda m: m.update(size=5), lambda m: m.update(seeds=[1])])
+def test_candidates_that_are_not_the_manifests_are_refused(copy, change):
+    edit(copy, change)
+    with pytest.raises(
+        PoolError, match=r"candidates\.parquet has not the \d candidates of each prompt and seed"
+    ):
+        load_pool(copy)
+
+
 def test_loads_the_same_twice(pool):
     again = load_pool(pool.path)
     assert again.sha256 == pool.sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,15 @@ def write_run(
             _write_entry(store, config, entry, texts, rng, vram, device, correct, tied)
         store.consolidate()
         store.update(
-            status="complete", needs=NEEDS, environment={"cpu": device, "python": "3"},
+            status="complete", needs=NEEDS, environments=[{"cpu": device, "python": "3"}],
             checkpoints={v.name: f"sha of {v.name}" for v in config.verifiers},
+            digests=store.digests | {str(f.relative_to(folder)): sha(f) for f in folder.rglob("images/**/*.png")},
         )  # fmt: skip
     return folder
+
+
+def sha(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pandas as pd
@@ -86,6 +87,41 @@ def test_other_detectors_and_other_revisions_are_refused(make_run, tmp_path, key
     assert len(load_runs([a, b]).info["combined"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "said"),
+    [
+        (
+            "nano",
+            {"generator": {"key": "nano", "weights": {"sha256": "b"}}},
+            "the weights of generator 'nano'",
+        ),
+        ("nano", {"verifiers": {"vhs": {"checkpoint": "b"}}}, "the checkpoint of verifier 'vhs'"),
+        (
+            "other",
+            {"detector": {"name": "m", "checkpoint": {"sha256": "b"}}},
+            "the checkpoint of the detector",
+        ),
+        ("other", {"results": 2}, "the results of this package (1 then, 2 now)"),
+    ],
+)
+def test_runs_of_other_identities_are_refused(make_run, tmp_path, key, change, said):
+    made = {
+        "results": 1,
+        "generator": {"key": "nano", "weights": {"sha256": "a"}},
+        "verifiers": {"vhs": {"checkpoint": "a"}},
+        "detector": {"name": "m", "checkpoint": {"sha256": "a"}},
+        "batch_size": 1,
+    }
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
+    note(a, identity={"generators": {"nano": made}})
+    note(b, identity={"generators": {key: made | change}})
+    with pytest.raises(StoreError, match="they were made of other models") as error:
+        load_runs([a, b])
+    assert str(error.value).endswith(f"models: {said}.")
+    note(b, identity={"generators": {key: made | {"batch_size": 2}}})
+    assert len(load_runs([a, b]).info["combined"]) == 2
+
+
 def note(run, **known):
     """Put something into a finished run's run.json."""
     file = run / "run.json"
@@ -126,6 +162,8 @@ def fail(run, verifier):
     row = row.assign(wall_ms=None, tflop=None, device=None, stage="end_to_end", status="oom")
     rows = pd.concat([costs[costs["verifier"] != verifier], row]).astype(costs.dtypes)
     rows.to_parquet(run / "costs.parquet")
+    digest = hashlib.sha256((run / "costs.parquet").read_bytes()).hexdigest()
+    note(run, digests=json.loads((run / "run.json").read_text())["digests"] | {"costs.parquet": digest})
 
 
 def test_times_of_two_machines_never_mix(make_run, tmp_path, made):
