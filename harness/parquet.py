@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.common.errors import VhsbenchError
+from harness.common.files import read_errors_as
+from harness.common.tables import read_table
 from harness.common.text import parse_json
 
 
@@ -83,14 +85,8 @@ def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = Non
 
 def decode(data: bytes, name: str, table: str) -> pa.Table:
     """The rows that bytes hold; `name` says in errors where they are from. Raises StoreError."""
-    try:
-        rows = pq.ParquetFile(pa.BufferReader(data)).read()
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{name} is damaged: {_first_line(error)}.") from error
-    try:
-        return rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
-    except (KeyError, ValueError) as error:
-        raise StoreError(f"{name} is no {table} table of this version: {_first_line(error)}.") from error
+    with read_errors_as(StoreError):
+        return read_table(data, name, table, SCHEMAS[table])
 
 
 def about(data: bytes) -> dict[str, Any]:
@@ -99,7 +95,10 @@ def about(data: bytes) -> dict[str, Any]:
         found = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(_ABOUT)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(_first_line(error)) from error
-    return dict(parse_json(found.decode(), "what a shard says of itself")) if found else {}
+    said = parse_json(found.decode(), "what a shard says of itself") if found else {}
+    if not isinstance(said, dict):
+        raise ValueError("what a shard says of itself is no JSON object")
+    return said
 
 
 def sha256(data: bytes) -> str:

@@ -23,6 +23,7 @@ from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE, read_bytes, read_errors_as
 from harness.common.images import encode_image
 from harness.common.settings import Strict
+from harness.common.tables import read_table
 from harness.common.text import decode, parse_json, read_json_lines
 from harness.geneval.metadata import check
 from harness.store import SCHEMAS
@@ -172,11 +173,9 @@ def load_pool(path: Path) -> Pool:
     with read_errors_as(PoolError):
         found = read_json_lines(path / PROMPTS, LARGE)
     prompts = [check(p, f"{path / PROMPTS}, line {number}") for number, p in found]
-    try:
-        candidates = pq.read_table(path / CANDIDATES).cast(SCHEMAS["candidates"]).to_pandas()
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        said = str(error).partition("\n")[0].rstrip(".")
-        raise PoolError(f"{path / CANDIDATES} is no table of candidates: {said}.") from error
+    with read_errors_as(PoolError):
+        data = read_bytes(path / CANDIDATES, LARGE)
+        candidates = read_table(data, str(path / CANDIDATES), "candidates", SCHEMAS["candidates"]).to_pandas()
     if not candidates["prompt_id"].between(0, len(prompts) - 1).all():
         raise PoolError(f"{path / CANDIDATES} has a candidate of a prompt that {PROMPTS} lacks.")
     rows = product(range(len(prompts)), manifest.seeds, range(manifest.size))

@@ -1,0 +1,84 @@
+"""Parquet tables that others made: how large they are is looked at before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.common.files import ReadError
+
+ROWS = 1 << 25  # of a table: 33 million, three times the largest sweep there is
+COLUMNS = 200
+GROUPS = 100_000  # of rows, in a file
+BYTES = 8 << 30  # of a table's columns as the file declares them, and of its text once written out
+
+
+def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` in a Parquet file's bytes, as its types; other columns are not read.
+
+    `name` names the file in errors, `kind` the table. Raises ReadError: damaged, beyond the bounds, or of other columns or types.
+    """
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    source = pa.BufferReader(data)
+    try:
+        with pq.ParquetFile(source) as file:
+            _check_size(file.metadata, name)
+            _check_columns(file.schema_arrow, schema, f"{name} is no {kind} table of this version")
+        # text stays a dictionary until its size is known: a few bytes can stand for a long text in each row
+        with pq.ParquetFile(source, read_dictionary=texts) as file:
+            rows = file.read(schema.names)
+        _check_text(rows, texts, name)
+    except ReadError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ReadError(f"{name} is damaged: {_first_line(error)}.") from error
+    try:
+        return rows.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise ReadError(f"{name} is no {kind} table of this version: {_first_line(error)}.") from error
+
+
+def _check_size(found: pq.FileMetaData, name: str) -> None:
+    # a group's own count is what is read; the file's need not be their sum
+    groups = [found.row_group(i) for i in range(min(found.num_row_groups, GROUPS + 1))]
+    counts = {
+        "rows": (max(found.num_rows, sum(max(g.num_rows, 0) for g in groups)), ROWS),
+        "columns": (found.num_columns, COLUMNS),
+        "groups of rows": (found.num_row_groups, GROUPS),
+        "bytes of values": (sum(max(g.total_byte_size, 0) for g in groups), BYTES),
+    }
+    for what, (count, most) in counts.items():
+        if count > most:
+            raise ReadError(f"{name} says that it has {count:,} {what}; at most {most:,} are read.")
+
+
+def _check_columns(found: pa.Schema, schema: pa.Schema, said: str) -> None:
+    for field in schema:
+        if found.get_field_index(field.name) < 0:
+            raise ReadError(f"{said}: it has not one column '{field.name}'.")
+        if pa.types.is_nested(found.field(field.name).type):
+            raise ReadError(f"{said}: its column '{field.name}' is nested.")
+
+
+def _check_text(rows: pa.Table, texts: Sequence[str], name: str) -> None:
+    total = 0
+    for text in texts:
+        for chunk in rows[text].chunks:
+            if pa.types.is_dictionary(chunk.type):
+                total += _written_out(chunk)
+    if total > BYTES:
+        raise ReadError(f"{name} has {total:,} bytes of text; at most {BYTES:,} are read.")
+
+
+def _written_out(chunk: pa.DictionaryArray) -> int:
+    """Bytes of a column of text when each row has its own."""
+    lengths = pc.binary_length(chunk.dictionary.cast(pa.large_string()))
+    counts = pc.value_counts(chunk.indices.drop_null())
+    return pc.sum(pc.multiply(lengths.take(counts.field("values")), counts.field("counts"))).as_py() or 0
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
