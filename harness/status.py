@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.common.files import ReadError
+from harness.common.processes import is_held
 from harness.common.text import decode, parse_json
 from harness.journal import NAME
 from harness.storage import Folder, StorageError
-from harness.store import StoreError, read_info
+from harness.store import LOCK, StoreError, read_info
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,7 @@ def status(where: str | Path, now_s: float | None = None) -> dict[str, Any]:
         raise StoreError(str(error)) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"{folder}/{NAME} is damaged: {error}.") from error
-    going = folder.local is not None and _held(folder.local)
+    going = folder.local is not None and is_held(folder.local / LOCK)
     if folder.local is None:
         going = said == "running" and abs(now_s - updated_s) < _SILENT_S  # a clock may have been set back
     complete = info["status"] == "complete"
@@ -88,15 +88,3 @@ def _phase(name: str, phase: dict[str, Any]) -> dict[str, Any]:
         "per_minute": 60 * per_s if per_s else None,
         "left_s": (of - done) / per_s if per_s else None,
     }
-
-
-def _held(path: Path) -> bool:
-    """Whether a process has the run's lock."""
-    try:
-        with open(path / ".lock", encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 PROMPTS = "prompts.jsonl"
 Difference = Callable[[Any, Any], str]
 
+LOCK = ".lock"  # held by the driver
 MEASURING = ".measuring"  # held by the process that measures, which may outlive a driver
 _STRANGER_S = 10.0  # that it is given to end
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
@@ -267,7 +268,7 @@ def _lock(path: Path) -> IO[str]:
     """Hold the directory until closed or the process ends, however it ends."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = hold(path / ".lock")
+        held = hold(path / LOCK)
         try:
             hold(path / MEASURING, _STRANGER_S).close()
         except HeldError as stranger:

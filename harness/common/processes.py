@@ -23,7 +23,7 @@ TIED_TO = (
     "VHSBENCH_TIED_TO"  # environment: the id of the program of harness.common.tied that started this one
 )
 _PR_SET_PDEATHSIG = 1
-_POLL_S = 0.1
+_POLL_S, _LOOK_S = 0.1, 0.01
 
 
 class HeldError(VhsbenchError):
@@ -41,21 +41,37 @@ def hold(file: Path, wait_s: float = 0.0) -> IO[str]:
     """
     until_s = time.monotonic() + wait_s
     stream = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the caller wants
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= until_s:
-                stream.seek(0)
-                holder = stream.read().strip() or "unknown"
-                stream.close()
-                raise HeldError(file, holder) from None
-        time.sleep(_POLL_S)
+    while not _locked(stream, fcntl.LOCK_EX):
+        looked_at = _locked(stream, fcntl.LOCK_SH)  # by is_held, which lets go at once
+        fcntl.flock(stream, fcntl.LOCK_UN)
+        if not looked_at and time.monotonic() >= until_s:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            stream.close()
+            raise HeldError(file, holder) from None
+        time.sleep(_LOOK_S if looked_at else _POLL_S)
     stream.truncate(0)
     stream.write(str(os.getpid()))
     stream.flush()
     return stream
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process has the file by `hold`, which is never refused because another one looks."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return not _locked(stream, fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _locked(stream: IO[str], kind: int) -> bool:
+    """Whether the lock could be taken just now."""
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def end_with_parent(parent: int | None = None) -> None:
