@@ -16,13 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from generators.files import file_sha256
+from generators.files import file_sha256, room_on_disk, write_atomic
 from harness.common.files import read_errors_as
 from harness.common.text import read_json_lines, read_json_object
 from harness.regress.pool import Pool, load_pool
 from harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
 
-LOG, MANIFEST, CONTENT = "log.jsonl", "manifest.json", "content"
+LOG, MANIFEST = "log.jsonl", "manifest.json"
+_CONTENT = re.compile(r"content(-[0-9a-f]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEPT = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".parquet", ".txt")
 
@@ -38,55 +39,48 @@ def accept(
     """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
 
     The pool it was compared on is recorded by SHA-256 and path, from `folder`: both may move together. Returns the manifest. An earlier
-    baseline of that name is replaced in one step, and the log says so. Raises SourceError.
+    baseline of that name is replaced in one step: whenever this ends, there is the old one or the new. The log says so.
+    Raises SourceError, and DiskFullError where the disk is full.
     """
     source = resolve(text, folder)
     name = name or source.verifier
     if not _NAME.fullmatch(name):
         raise SourceError(f"'{name}' is no name for a baseline; use letters, digits, '.', '_' and '-'.")
     origin = _origin(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        previous = read(name, folder) if (folder / name / MANIFEST).is_file() else None
-        work = folder / f".{name}.new"
-        shutil.rmtree(work, ignore_errors=True)
-        hashes = _copy(origin, work / CONTENT)
-        entry = {
-            "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
-            "source": text, "sha256": _digest(hashes), "files": hashes, "when": _now(),
-            "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
-            "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
-        }  # fmt: skip
-        (work / MANIFEST).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-        old = folder / f".{name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if (folder / name).exists():
-            (folder / name).rename(old)
-        work.rename(folder / name)
-        shutil.rmtree(old, ignore_errors=True)
-        kept = ("when", "who", "name", "source", "sha256", "replaces", "note")
-        with open(folder / LOG, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({k: entry[k] for k in kept}) + "\n")
+    with room_on_disk(folder):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            previous = read(name, folder) if (folder / name / MANIFEST).is_file() else None
+            if previous:
+                _log(previous, folder)  # once more, if that acceptance ended too early
+            content, hashes = _add_content(origin, folder / name, previous)
+            entry = {
+                "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
+                "source": text, "sha256": _digest(hashes), "content": content, "files": hashes, "when": _now(),
+                "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
+                "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
+            }  # fmt: skip
+            # the one step in which the old baseline becomes the new
+            write_atomic(folder / name / MANIFEST, (json.dumps(entry, indent=1) + "\n").encode())
+            _log(entry, folder)
+            _remove_but(folder / name, content)
     return entry
 
 
 def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
     """The manifest of a baseline, its files verified. Raises SourceError if it is none or damaged."""
-    file = folder / name / MANIFEST
-    if not file.is_file():
-        raise SourceError(f"there is no baseline '{name}' in {folder}.")
-    with read_errors_as(SourceError):
-        entry = read_json_object(file)
-    try:
-        recorded: dict[str, str] = dict(entry["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{file} is damaged: {error}.") from None
-    content = folder / name / CONTENT
-    found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
-    for path, digest in recorded.items():
-        if path not in found or file_sha256(found[path]) != digest:
-            raise SourceError(f"baseline '{name}': {content / path} is missing or not what was accepted.")
+    entry = _manifest(name, folder)
+    while wrong := _damaged(entry, folder / name):
+        now = _manifest(name, folder)
+        if now == entry:
+            raise SourceError(f"baseline '{name}': {wrong} is missing or not what was accepted.")
+        entry = now  # replaced while it was read
     return entry
+
+
+def content_of(name: str, folder: Path = BASELINES) -> Path:
+    """The checkpoint or run that a baseline is, verified. Raises SourceError as `read`."""
+    return folder / name / _content(read(name, folder))
 
 
 def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
@@ -131,8 +125,73 @@ def _origin(source: Source) -> Path:
     return folder
 
 
+def _manifest(name: str, folder: Path) -> dict[str, Any]:
+    file = folder / name / MANIFEST
+    if not file.is_file():
+        raise SourceError(f"there is no baseline '{name}' in {folder}.")
+    with read_errors_as(SourceError):
+        entry = read_json_object(file)
+    try:
+        dict(entry["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{file} is damaged: {error}.") from None
+    if not _CONTENT.fullmatch(_content(entry)):
+        raise SourceError(f"{file} is damaged: its content is not a folder beside it.")
+    return entry
+
+
+def _content(entry: dict[str, Any]) -> str:
+    """The name of the folder that holds a baseline's files, beside its manifest."""
+    return str(entry.get("content", "content"))  # as it was before contents had hashes in their names
+
+
+def _damaged(entry: dict[str, Any], folder: Path) -> Path | None:
+    """The first file that is missing or not what was accepted."""
+    content = folder / _content(entry)
+    found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
+    for path, digest in entry["files"].items():
+        try:
+            if path in found and file_sha256(found[path]) == digest:
+                continue
+        except FileNotFoundError:  # removed just now
+            pass
+        return content / path
+    return None
+
+
+def _add_content(origin: Path, folder: Path, previous: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+    """A copy of `origin` in `folder`, whose name says its hash: never another content under a name in use."""
+    work = folder / ".new"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        hashes = _copy(origin, work)
+        content = f"content-{_digest(hashes)[:16]}"
+        if previous is None or content != _content(previous):
+            shutil.rmtree(folder / content, ignore_errors=True)  # of an acceptance that ended too early
+            work.rename(folder / content)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return content, hashes
+
+
+def _remove_but(folder: Path, content: str) -> None:
+    for other in folder.glob("content*"):
+        if other.name != content and _CONTENT.fullmatch(other.name):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _log(entry: dict[str, Any], folder: Path) -> None:
+    """Add a manifest to the log, if it is not there."""
+    kept = {k: entry.get(k) for k in ("when", "who", "name", "source", "sha256", "replaces", "note")}
+    earlier = history(folder)
+    if kept not in earlier:
+        lines = "".join(json.dumps(e) + "\n" for e in [*earlier, kept])
+        write_atomic(folder / LOG, lines.encode())
+
+
 def _copy(origin: Path, target: Path) -> dict[str, str]:
-    """Copy the files that a checkpoint or run consists of; {path: SHA-256}."""
+    """Copy the files that a checkpoint or run consists of, kept when this returns; {path: SHA-256}."""
+    target.mkdir()
     hashes = {}
     for file in sorted(origin.rglob("*")):
         inside = file.relative_to(origin)
@@ -141,7 +200,10 @@ def _copy(origin: Path, target: Path) -> dict[str, str]:
             continue
         copy = target / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+        with open(file, "rb") as read_from, open(copy, "wb") as written:
+            shutil.copyfileobj(read_from, written)
+            written.flush()
+            os.fsync(written.fileno())
         hashes[inside.as_posix()] = file_sha256(copy)
     return hashes
 

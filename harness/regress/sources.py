@@ -67,10 +67,9 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
         raise SourceError(f"{text} is neither a checkpoint (it has no config.json) nor a run (no run.json).")
     accepted = accepted_names(baselines)
     if text in accepted:
-        from harness.regress.baselines import read  # which resolves what it accepts, with this module
+        from harness.regress.baselines import content_of  # which resolves what it accepts, with this module
 
-        read(text, baselines)
-        found = resolve(str(baselines / text / "content"), baselines)
+        found = resolve(str(content_of(text, baselines)), baselines)
         return Source(text, found.verifier, found.checkpoint, found.run)
     known = nearest(text, [*verifiers.REGISTRY.names(), *accepted])
     raise SourceError(f"'{text}' is no folder, verifier or accepted baseline; {known}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import sys
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -24,6 +27,7 @@ def test_accepted_replaced_and_logged(tmp_path, damaged, pool):
     ]  # fmt: skip
     assert [e["sha256"] for e in baselines.listing(folder)] == [second["sha256"]]
     assert not [f for f in folder.iterdir() if f.name.endswith((".new", ".old"))]
+    assert sorted(f.name for f in (folder / "vhs").iterdir()) == [second["content"], "manifest.json"]
 
 
 def test_an_accepted_name_is_a_source_with_its_own_pool(tmp_path, pool, damaged):
@@ -56,10 +60,118 @@ def test_baselines_and_their_pools_may_move_together(tmp_path, pool):
 def test_damage_is_found(tmp_path):
     folder = tmp_path / "baselines"
     baselines.accept("vhs", "main", folder)
-    config = folder / "main" / "content" / "config.json"
+    config = baselines.content_of("main", folder) / "config.json"
     config.write_text(config.read_text() + " ")
     with pytest.raises(SourceError, match=r"config.json is missing or not what was accepted"):
         resolve("main", folder)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing is tidied up."""
+
+
+class KilledAt:
+    """Ends the process, as it were, at one of the steps that change files below a folder."""
+
+    CHANGES: ClassVar = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "open"}
+
+    def __init__(self) -> None:
+        self.left, self.below = -1, ""
+        sys.addaudithook(self.hook)  # forever: Python has no way to take one away
+
+    def hook(self, event, values):
+        if self.left < 0 or event not in self.CHANGES:
+            return
+        if event == "open" and not (isinstance(values[1], str) and set(values[1]) & set("wax+")):
+            return
+        if self.below in str(values[0]) or event == "os.remove":  # by a bare name, inside rmtree
+            self.left -= 1
+            if self.left < 0:
+                raise Killed(event)
+
+
+@pytest.fixture(scope="module")
+def kill():
+    return KilledAt()
+
+
+def checkpoint(folder, text):
+    """A folder that is taken for a VHS."""
+    (folder / "part").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "verifier.json").write_text('{"kind": "vhs"}')
+    (folder / "part" / "note.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["", "content without hash"])
+def test_an_acceptance_killed_at_any_step_leaves_the_old_or_the_new(tmp_path, kill, legacy):
+    old, new = (checkpoint(tmp_path / name, name) for name in ("old", "new"))
+    start, folder = tmp_path / "start", tmp_path / "baselines"
+    first = baselines.accept(str(old), "main", start)
+    if legacy:  # as baselines were before
+        (start / "main" / first.pop("content")).rename(start / "main" / "content")
+        (start / "main" / "manifest.json").write_text(json.dumps(first))
+    found = []
+    for step in itertools.count():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(start, folder)
+        kill.left, kill.below = step, str(folder)
+        try:
+            baselines.accept(str(new), "main", folder)
+        except Killed:
+            pass
+        else:
+            break
+        finally:
+            ended, kill.left = kill.left, -1
+        assert ended == -1
+        (listed,) = baselines.listing(folder)
+        text = (baselines.content_of("main", folder) / "part" / "note.txt").read_text()
+        assert (text == "old") == (listed["sha256"] == first["sha256"])
+        assert resolve("main", folder).verifier == "vhs"
+        found.append(text)
+        again = baselines.accept(str(new), "main", folder)
+        logged = [e["sha256"] for e in baselines.history(folder)]
+        assert list(dict.fromkeys(logged)) == [first["sha256"], again["sha256"]]
+        assert sorted(f.name for f in (folder / "main").iterdir()) == [again["content"], "manifest.json"]
+    assert found == sorted(found, reverse=True)  # the old until one step, the new from then on
+    assert set(found) == {"old", "new"}
+    assert len(found) > 8
+
+
+def test_a_baseline_replaced_while_it_is_read_is_the_new_one(tmp_path, monkeypatch):
+    old, new = (checkpoint(tmp_path / name, name) for name in ("old", "new"))
+    folder = tmp_path / "baselines"
+    baselines.accept(str(old), "main", folder)
+    real, manifests = baselines._manifest, []
+
+    def slow(name, where):
+        entry = real(name, where)
+        if not manifests:
+            manifests.append(entry)
+            manifests.append(baselines.accept(str(new), "main", folder))
+        return entry
+
+    monkeypatch.setattr(baselines, "_manifest", slow)
+    assert baselines.read("main", folder) == manifests[1]
+
+
+def test_the_same_again_keeps_its_content(tmp_path):
+    folder = tmp_path / "baselines"
+    first, second = (baselines.accept("vhs", "main", folder) for _ in range(2))
+    assert second["content"] == first["content"]
+    assert second["replaces"] == first["sha256"] == second["sha256"]
+    assert resolve("main", folder).verifier == "vhs"
+
+
+@pytest.mark.parametrize("content", ["..", "/", "content/..", "", None, 3])
+def test_a_manifest_leads_nowhere_else(tmp_path, content):
+    folder = tmp_path / "baselines"
+    entry = baselines.accept("vhs", "main", folder)
+    (folder / "main" / "manifest.json").write_text(json.dumps(entry | {"content": content}))
+    with pytest.raises(SourceError, match=r"manifest.json is damaged: its content is not a folder beside it"):
+        baselines.read("main", folder)
 
 
 @pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", ""])
