@@ -14,6 +14,7 @@ from generators.nano import LORA
 from generators.protocol import GeneratorError
 from harness.common.files import ReadError
 from harness.common.models import check_weights, reason
+from harness.common.tensors import open_tensors
 from harness.common.text import parse_json
 
 Tensors = dict[str, torch.Tensor]
@@ -121,9 +122,7 @@ def _checked(pipeline: Any, file: Path) -> dict[str, set[str]]:
 
 
 def _read(file: Path) -> Tensors:
-    from safetensors import safe_open
-
-    with _library(), safe_open(file, "pt") as content:
+    with open_tensors(file) as content:
         tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         written = content.metadata() or {}
     metadata = parse_json(written.get(_METADATA, "{}"), _METADATA)

@@ -16,6 +16,7 @@ from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.images import DamagedImage, ignored_sentence, list_images, read_image
 from harness.common.shown import csv_bytes
+from harness.common.tensors import load_tensors
 from harness.common.text import read_text
 from harness.prompt_files import parse_texts
 
@@ -79,15 +80,10 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def _read_features(file: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not file.is_file():
+    if not file.exists():
         raise ScoringError(f"--features {file} is not a file.")
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ScoringError(f"{file} is not a safetensors file: {error}.") from error
+    with read_errors_as(ScoringError):
+        tensors = load_tensors(file)
     if _TENSOR not in tensors:
         found = ", ".join(f"'{k}'" for k in tensors) or "nothing"
         raise ScoringError(f"{file} lacks a tensor '{_TENSOR}'; it holds {found}.")

@@ -24,6 +24,7 @@ from harness.common.models import (
     reason,
     weight_files,
 )
+from harness.common.tensors import open_tensors
 from harness.common.text import read_json_object
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 
@@ -192,8 +193,6 @@ class _Tensors:
     """The tensors of model.safetensors, or of the shards that its index names, read one at a time."""
 
     def __init__(self, folder: Path, device: torch.device, stack: ExitStack) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self.name = str(folder / _WEIGHTS)
         with read_errors_as(CheckpointError):
             self.files = weight_files(folder, _WEIGHTS)
@@ -202,10 +201,8 @@ class _Tensors:
         self._opened: dict[str, Any] = {}
         self._file: dict[str, Path] = {}
         for file in self.files:
-            try:
-                opened = stack.enter_context(safe_open(file, "pt", device=str(device)))
-            except SafetensorError as error:
-                raise CheckpointError(f"{file} is damaged: {error}.") from error
+            with read_errors_as(CheckpointError):
+                opened = stack.enter_context(open_tensors(file, str(device)))
             for key in opened.keys():  # noqa: SIM118
                 if key in self._file:
                     raise CheckpointError(f"{self._file[key]} and {file.name} both have the key '{key}'.")

@@ -12,6 +12,7 @@ from torch import nn
 
 from harness.common.files import read_errors_as
 from harness.common.models import check_links, check_model, check_weights, model_files, reason
+from harness.common.tensors import load_tensors
 from harness.common.text import read_json_object
 from verifiers.checkpoint import CheckpointError
 
@@ -148,17 +149,12 @@ def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:
 def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
     """Read what `save_clip` wrote, as float32. Raises CheckpointError."""
     from open_clip import CLIP
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     file = folder / _OPEN_CLIP_WEIGHTS
     with read_errors_as(CheckpointError):
         check_links(folder)
         config = read_json_object(folder / _OPEN_CLIP)
-        try:
-            tensors = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} cannot be read: {reason(error)}.") from error
+        tensors = load_tensors(file)
         check_weights(tensors, file)
     try:
         if elsewhere := {"hf_model_name", "timm_model_name"} & {*config["vision_cfg"], *config["text_cfg"]}:

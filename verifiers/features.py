@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.common.files import read_errors_as
 from harness.common.models import FLOATS, check_weights
+from harness.common.tensors import load_tensors
 from verifiers.checkpoint import STATISTICS, CheckpointError
 
 _EPSILON = 1e-6
@@ -48,13 +49,8 @@ def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -
                 f"VHS checkpoint {source} has no {STATISTICS}; "
                 "give normalization=(mean, variance), two .pt files."
             )
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            found = load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file} is no safetensors file: {error}.") from error
+        with read_errors_as(CheckpointError):
+            found = load_tensors(file)
         for key in ("mean", "variance"):
             if key not in found:
                 raise CheckpointError(f"{file} lacks the key '{key}'.")

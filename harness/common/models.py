@@ -17,6 +17,7 @@ import torch
 
 from harness.common.digests import hashed_once
 from harness.common.files import ReadError
+from harness.common.tensors import open_tensors
 from harness.common.text import read_json_object
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -140,15 +141,10 @@ def check_types(file: Path) -> None:
 
 
 def _types(file: Path) -> Iterator[tuple[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
     if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, "pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118
-                    yield key, tensors.get_slice(key).get_dtype()
-        except SafetensorError as error:
-            raise ReadError(f"{file} is damaged: {error}.") from error
+        with open_tensors(file) as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                yield key, tensors.get_slice(key).get_dtype()
         return
     for key, tensor in read_pickle(file, "meta").items():
         yield key, tensor.dtype
@@ -203,12 +199,10 @@ def check_model(module: torch.nn.Module, files: Iterable[Path], name: str) -> No
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    from safetensors import safe_open
-
     if file.suffix != ".safetensors":
         yield from read_pickle(file).items()
         return
-    with safe_open(file, "pt") as tensors:
+    with open_tensors(file) as tensors:
         for key in tensors.keys():  # noqa: SIM118
             yield key, tensors.get_tensor(key)
 

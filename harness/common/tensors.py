@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HEADER = SMALL  # bytes of the list of tensors: some 100,000 of them
 DIMENSIONS = 8
+LENGTH = 1 << 40  # of a dimension
 _LENGTH = 8  # bytes of a file that say how long its header is
 
 
@@ -23,15 +24,20 @@ def open_tensors(file: Path, device: str = "cpu") -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     check_regular(file)
+    name = str(file)
     try:
         with open(file, "rb") as stream:
-            _check_header(stream.read(_LENGTH), str(file))
-        with safe_open(file, "pt", device=device) as tensors:
-            for key in tensors.keys():  # noqa: SIM118
-                _check_shape(tensors.get_slice(key).get_shape(), f"{file}: '{key}'")
-            yield tensors
+            _check_header(stream.read(_LENGTH), name)
+        opened = safe_open(file, "pt", device=device)
     except (OSError, SafetensorError) as error:
-        raise ReadError(f"{file} is damaged: {_first_line(error)}.") from error
+        raise _damaged(name, _first_line(error)) from error
+    with opened as tensors:
+        for key in tensors.keys():  # noqa: SIM118
+            _check_shape(tensors.get_slice(key).get_shape(), f"{name}: '{key}'")
+        try:
+            yield tensors
+        except SafetensorError as error:
+            raise _damaged(name, _first_line(error)) from error
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -50,23 +56,29 @@ def parse_tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
         for key, tensor in deserialize(data):
             _check_shape(tensor["shape"], f"{name}: '{key}'")
         return load(data)
+    except KeyError as error:
+        raise _damaged(name, f"its numbers are of type {error}, which torch has not") from error
     except SafetensorError as error:
-        raise ReadError(f"{name} is damaged: {_first_line(error)}.") from error
+        raise _damaged(name, _first_line(error)) from error
 
 
 def _check_header(length: bytes, name: str) -> None:
     size = int.from_bytes(length, "little")
     if len(length) < _LENGTH:
-        raise ReadError(f"{name} is damaged: it has {len(length)} bytes, too few for safetensors.")
+        raise _damaged(name, f"it has {len(length)} bytes")
     if size > HEADER:
-        raise ReadError(
-            f"{name} says that its list of tensors has {size:,} bytes; at most {HEADER:,} are read."
-        )
+        raise _damaged(name, f"its list of tensors would have {size:,} bytes; at most {HEADER:,} are read")
 
 
 def _check_shape(shape: list[int], name: str) -> None:
     if len(shape) > DIMENSIONS:
         raise ReadError(f"{name} has {len(shape):,} dimensions; at most {DIMENSIONS} are read.")
+    if max(shape, default=0) > LENGTH:  # where another dimension is 0
+        raise ReadError(f"{name} has a dimension of {max(shape):,}; at most {LENGTH:,} are read.")
+
+
+def _damaged(name: str, why: str) -> ReadError:
+    return ReadError(f"{name} is not a safetensors file, or is damaged: {why}.")
 
 
 def _first_line(error: BaseException) -> str:

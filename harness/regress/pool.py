@@ -24,6 +24,7 @@ from harness.common.files import LARGE, read_bytes, read_errors_as
 from harness.common.images import encode_image
 from harness.common.settings import Strict
 from harness.common.tables import read_table
+from harness.common.tensors import parse_tensors
 from harness.common.text import decode, parse_json, read_json_lines
 from harness.geneval.metadata import check
 from harness.store import SCHEMAS
@@ -116,13 +117,11 @@ class Pool:
             yield self.texts(start, stop), read
 
     def _tensor(self, name: str) -> torch.Tensor:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return load(self._read(name))[_FEATURES].float()
-        except (SafetensorError, KeyError) as error:
-            raise PoolError(f"{self.path}/{name} is no file of features: {error}.") from error
+        with read_errors_as(PoolError):
+            tensors = parse_tensors(self._read(name), f"{self.path}/{name}")
+        if _FEATURES not in tensors:
+            raise PoolError(f"{self.path}/{name} is no file of features: it lacks a tensor '{_FEATURES}'.")
+        return tensors[_FEATURES].float()
 
     def _read(self, name: str) -> bytes:
         if name not in self.manifest.files:

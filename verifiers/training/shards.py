@@ -18,6 +18,7 @@ from generators.files import room_on_disk, write_atomic
 from generators.protocol import Block, GeneratorError, read_block
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE, check_regular, read_bytes, read_errors_as
+from harness.common.tensors import open_tensors
 from harness.common.text import decode, parse_json_lines, read_json_object
 from verifiers.protocol import Needs
 
@@ -222,8 +223,6 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
                 )
 
     def _open(self, shard: Shard, verify: bool) -> None:
-        from safetensors import SafetensorError, safe_open
-
         file = self.folder / shard.file
         lines_file = file.parent / f"{file.name.removesuffix('.safetensors')}.jsonl"
         try:
@@ -231,13 +230,15 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
             lines = read_bytes(lines_file, LARGE)
             if verify and _sha256(file, lines) != shard.sha256:
                 raise ShardError(f"{file} or its .jsonl is not what the manifest says: SHA-256 differs.")
-            with safe_open(file, "pt") as tensors:
+            with open_tensors(file) as tensors:
                 features = tensors.get_tensor(_FEATURES)  # memory-mapped: pages are read when touched
             rows = [row for _, row in parse_json_lines(decode(lines, str(lines_file)), str(lines_file))]
-        except (OSError, SafetensorError, ValueError) as error:
-            if isinstance(error, ShardError):
-                raise
+        except ShardError:
+            raise
+        except (OSError, ValueError) as error:
             raise ShardError(f"{file} or its .jsonl cannot be read: {error}.") from error
+        if not features.dim():
+            raise ShardError(f"{file}: '{_FEATURES}' is one number, not features.")
         if len(features) != shard.rows or len(rows) != shard.rows:
             raise ShardError(f"{file} has {len(features)} features and {len(rows)} rows, not {shard.rows}.")
         self._features.append(features)

@@ -16,6 +16,7 @@ import torch
 from generators.files import DiskFullError, disk_full
 from harness.common.errors import VhsbenchError
 from harness.common.files import ending
+from harness.common.tensors import load_tensors
 
 _POINT = "point.json"
 _NO_ROOM = 1 << 20  # bytes
@@ -70,9 +71,7 @@ class States:
         self._accelerator.wait_for_everyone()
 
     def best(self, stage: str) -> dict[str, torch.Tensor]:
-        from safetensors.torch import load_file
-
-        return load_file(self._best(stage))
+        return load_tensors(self._best(stage))
 
     def clear(self) -> None:
         if self._accelerator.is_main_process:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from generators.files import room_on_disk, write_atomic
 from harness.common.files import read_errors_as
+from harness.common.tensors import load_tensors
 from harness.common.text import read_json_object
 from verifiers.checkpoint import STATISTICS, VerifierCard, empty_model, load_model, save_checkpoint
 from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, load_tower, tower_folder
@@ -130,7 +130,7 @@ class _Training:
             mean, variance = feature_moments(self.parts["alignment"], self.data.statistics_samples)
             write_tensors(file, {"mean": mean, "variance": variance})
         self.engine.accelerator.wait_for_everyone()
-        found = load_file(file)
+        found = load_tensors(file)
         return found["mean"], found["variance"]
 
     def _aligned(self) -> Path | None:
