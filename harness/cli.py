@@ -135,7 +135,9 @@ def report(
     runs: Annotated[
         list[str], typer.Argument(help="Finished runs (or URLs); several are put together, into --out.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Where it goes; default: into the run.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where it goes, a folder or URL; default: into the run.")
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="The paper's values beside the measured ones.")
     ] = False,
@@ -187,15 +189,18 @@ app.add_typer(train_app, name="train")
 app.command()(status)
 
 
-def _report(runs: list[str], as_json: bool, out: Path | None = None, published: bool = False) -> None:
+def _report(runs: list[str], as_json: bool, out: str | None = None, published: bool = False) -> None:
     from contextlib import ExitStack
 
     from harness.report.build import build
-    from harness.storage import local_copy
+    from harness.storage import is_url, local_copy, local_output
 
-    with ExitStack() as copies:
-        folders = [copies.enter_context(local_copy(run)) for run in runs]
-        summary = build(*folders, out=out, with_published=published)
+    with ExitStack() as stack:
+        target = None if out is None else stack.enter_context(local_output(out))
+        folders = [stack.enter_context(local_copy(run)) for run in runs]
+        summary = build(*folders, out=target, with_published=published)
+    if is_url(where := out or runs[0]):  # not the copy that it was written in
+        summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
     if as_json:
         print(json.dumps(summary, indent=1))
         return

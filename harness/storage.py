@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -164,10 +163,38 @@ def local_copy(where: str | Path) -> Iterator[Path]:
             target.write_bytes(folder.read(name))
         before = _times(copy)
         yield copy
-        for name, time in _times(copy).items():
-            if before.get(name) != time:
-                folder.write(name, (copy / name).read_bytes())
+        _put(copy, folder, before)
 
 
-def _times(folder: Path) -> dict[str, Any]:
-    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+@contextmanager
+def local_output(where: str | Path) -> Iterator[Path]:
+    """A folder of this machine to write into: `where` itself, or a temporary one, whose files go to that URL at
+    the end. Raises StorageError, before anything is done, for a URL that cannot be written or ends with the process."""
+    if not is_url(where):
+        yield Path(where)
+        return
+    check_lasting(where)
+    folder = Folder(where)
+    if folder.local is not None:
+        yield folder.local
+        return
+    folder.check_writable()
+    with tempfile.TemporaryDirectory(prefix="vhsbench-") as temporary:
+        yield Path(temporary)
+        _put(Path(temporary), folder, {})
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether it names more than a path of this machine."""
+    return "://" in str(where)
+
+
+def _put(copy: Path, folder: Folder, before: dict[str, int]) -> None:
+    """Write what is new or changed since `before`."""
+    for name, time in _times(copy).items():
+        if before.get(name) != time:
+            folder.write(name, (copy / name).read_bytes())
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {f.relative_to(folder).as_posix(): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}

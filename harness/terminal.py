@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 
 
 _EVERY_S = 60.0  # between a phase's lines in a log
+
+
+def path(text: str | Path) -> Path:
+    """A path of this machine; the parser of options that say where something is written.
+
+    Raises BadParameter for a URL, which would become a folder of that name.
+    """
+    if "://" in str(text):
+        raise typer.BadParameter(f"{text} is a URL; give a path of this machine.")
+    return Path(text)
 
 
 def any_text() -> None:

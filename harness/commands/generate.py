@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
-from harness.terminal import Json, quiet
+from harness.terminal import Json, path, quiet
 
 if TYPE_CHECKING:
     from generators.protocol import Generator
@@ -40,7 +40,9 @@ def generate(
     count: Annotated[
         int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many images.")
     ] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for the images, 0000.png and on.")] = Path("images"),
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for the images, 0000.png and on.")] = Path(
+        "images"
+    ),
     steps: Steps = None,
     resolution: Resolution = None,
     weights: Weights = None,
@@ -75,7 +77,7 @@ def best_of_n(
         int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many candidates.")
     ] = 8,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="The contact sheet.")] = Path("best-of-n.png"),
+    out: Annotated[Path, typer.Option(parser=path, help="The contact sheet.")] = Path("best-of-n.png"),
     steps: Steps = None,
     resolution: Resolution = None,
     weights: Weights = None,

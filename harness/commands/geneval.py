@@ -11,7 +11,7 @@ import typer
 
 from harness.common.exit_codes import FAILURES
 from harness.common.limits import LARGEST_SEED, MOST, MOST_CANDIDATES
-from harness.terminal import Bars, Json, console, quiet
+from harness.terminal import Bars, Json, console, path, quiet
 
 if TYPE_CHECKING:
     from harness.geneval.scores import Score, Scores
@@ -48,7 +48,7 @@ def prompts(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Holds 00000/metadata.jsonl, 00000/samples/0000.png, ...")],
-    out: Annotated[Path, typer.Option(help="Results, JSON lines; run again to resume.")] = Path(
+    out: Annotated[Path, typer.Option(parser=path, help="Results, JSON lines; run again to resume.")] = Path(
         "results.jsonl"
     ),
     detector: Annotated[str, typer.Option(help="mask2former, mmdet or shapes.")] = "mask2former",

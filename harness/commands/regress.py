@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from harness.common.limits import LARGEST_SEED, LARGEST_TRAINING_SEED, MOST, MOST_CANDIDATES, MOST_THREADS
-from harness.terminal import Bars, Json, console, quiet
+from harness.terminal import Bars, Json, console, path, quiet
 
 baseline_app = typer.Typer(help="Accepted baselines, and who replaced what when.", no_args_is_help=True)
-Baselines = Annotated[Path, typer.Option("--dir", help="Where accepted baselines are kept.")]
+Baselines = Annotated[Path, typer.Option("--dir", parser=path, help="Where accepted baselines are kept.")]
 _DIR = Path("results/baselines")
 
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer, train_app: typer.Typer) -> None:
 
 
 def pool(
-    out: Annotated[Path, typer.Option(help="The pool's new folder.")],
+    out: Annotated[Path, typer.Option(parser=path, help="The pool's new folder.")],
     config: Annotated[Path | None, typer.Argument(help="YAML, as of a run; default: nano.")] = None,
     prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many prompts.")] = None,
     size: Annotated[
@@ -62,7 +62,9 @@ def regress(
     candidate: Annotated[str, typer.Argument(help="What is to be no worse.")],
     pool: Annotated[Path | None, typer.Option(help="A frozen pool; default: the baseline's own.")] = None,
     config: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/regression.md.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write JSON, JUnit, Markdown, PNG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="Where to write JSON, JUnit, Markdown, PNG.")
+    ] = None,
     directory: Baselines = _DIR,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +96,9 @@ def regress(
 
 
 def drift(
-    out: Annotated[Path | None, typer.Option(help="Where to write drift.csv, .md and .json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="Where to write drift.csv, .md and .json.")
+    ] = None,
     generator: Annotated[str, typer.Option(help="Whose weights the LoRA moves.")] = "nano",
     lora: Annotated[
         Path | None, typer.Option(help="LoRA in diffusers' format, file or folder; default: nano's bundled.")
@@ -129,7 +133,9 @@ def drift(
 
 
 def train_lora(
-    out: Annotated[Path, typer.Option(help="Where the LoRA is written.")] = Path("runs/train-lora"),
+    out: Annotated[Path, typer.Option(parser=path, help="Where the LoRA is written.")] = Path(
+        "runs/train-lora"
+    ),
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of all that is random.")
     ] = 0,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.common.limits import MOST_CANDIDATES
-from harness.terminal import Bars, quiet
+from harness.terminal import Bars, path, quiet
 
 
 def score(
@@ -30,7 +30,8 @@ def score(
     ] = None,
     generator: Annotated[str | None, typer.Option(help="Whose features they are; default: nano.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="scores.parquet or scores.csv; default: CSV on the terminal.")
+        Path | None,
+        typer.Option(parser=path, help="scores.parquet or scores.csv; default: CSV on the terminal."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=MOST_CANDIDATES, help="Candidates a forward.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
-from harness.terminal import Bars, Json, console, quiet
+from harness.terminal import Bars, Json, console, path, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path, typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ...")
 ]
-Out = Annotated[Path | None, typer.Option(help="Where all is kept; default: runs/<name>.")]
+Out = Annotated[Path | None, typer.Option(parser=path, help="Where all is kept; default: runs/<name>.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, as finetune.batch=32; repeatable.")
 ]
@@ -33,7 +33,9 @@ app = typer.Typer(help="Train models from scratch.", no_args_is_help=True)
 
 @app.command()
 def nano(
-    out: Annotated[Path, typer.Option(help="Where stages and weights are kept.")] = Path("runs/train-nano"),
+    out: Annotated[Path, typer.Option(parser=path, help="Where stages and weights are kept.")] = Path(
+        "runs/train-nano"
+    ),
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of all that is random.")
     ] = 0,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from harness.cli import app, main
@@ -158,3 +159,26 @@ def test_a_bug_of_ours_keeps_its_traceback(error, monkeypatch):
 def test_no_baselines_are_a_sentence(tmp_path):
     printed = CliRunner().invoke(app, ["baseline", "list", "--dir", str(tmp_path)])
     assert "no baseline is accepted in" in printed.output
+
+
+def commands(command, name=()):
+    for inner, found in getattr(command, "commands", {}).items():
+        yield from commands(found, (*name, inner))
+    if name and not hasattr(command, "commands"):
+        yield " ".join(name), command
+
+
+URLS = {"run --out", "report --out"}  # that take one
+
+
+def test_a_url_is_never_taken_for_a_folder_of_that_name():
+    refused = set()
+    for name, command in commands(typer.main.get_command(app)):
+        for option in {"--out", "--dir"} & {o for p in command.params for o in p.opts}:
+            if f"{name} {option}" in URLS:
+                continue
+            said = CliRunner().invoke(app, [*name.split(), option, "s3://bucket/folder"])
+            assert said.exit_code == 2, (name, said.output)
+            assert "s3://bucket/folder is a URL" in said.output
+            refused.add(name)
+    assert len(refused) > 10
