@@ -39,7 +39,8 @@ trees = st.recursive(
 junk = st.binary(max_size=200) | st.text(max_size=80).map(str.encode)
 
 
-READERS = runpy.run_path(str(Path(__file__).with_name("untrusted_readers.py")))["READERS"]
+MODULE = runpy.run_path(str(Path(__file__).with_name("untrusted_readers.py")))
+READERS, SEEDS = MODULE["READERS"], MODULE["seeds"]()
 RESULT = {"filename": "a.png", "tag": "colors", "prompt": "a", "correct": True, "reason": "", "metadata": "{}",
           "details": "{}"}  # fmt: skip
 LIKELY = [
@@ -71,6 +72,16 @@ changed_results = st.dictionaries(st.sampled_from(list(RESULT)), trees, max_size
 )
 
 
+@pytest.mark.parametrize("reader", SEEDS)
+def test_a_sound_file_cut_anywhere_or_with_a_byte_changed_is_values_or_a_sentence(reader):
+    for whole in SEEDS[reader]:
+        READERS[reader](whole)
+        step = max(1, len(whole) // 40)
+        for at in range(0, len(whole), step):
+            READERS[reader](whole[:at])
+            READERS[reader](whole[:at] + bytes([whole[at] ^ 0x11]) + whole[at + 1 :])
+
+
 @pytest.mark.parametrize("reader", READERS)
 @settings(FEW, max_examples=15)
 @given(junk | (texts | trees.map(json.dumps) | lines | changed_results).map(str.encode))
@@ -98,8 +109,8 @@ def test_coverage_guided_fuzzing_finds_nothing(tmp_path):
     pytest.importorskip("atheris", reason="atheris is not installed (Linux wheels only)")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    for reader in range(len(READERS)):
-        for number, data in enumerate(LIKELY[1::5]):
+    for reader, name in enumerate(READERS):
+        for number, data in enumerate([*LIKELY[1::5], *SEEDS.get(name, [])]):
             (corpus / f"{reader}-{number}").write_bytes(bytes([reader]) + data)
     script = Path(__file__).with_name("fuzz.py")
     done = subprocess.run(

@@ -16,23 +16,42 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors.torch import save
 
-from harness.common.images import DamagedImage, read_image
+from generators.loading import _files as pipeline_files
+from generators.lora import _read as read_lora
+from harness import parquet
+from harness.common.files import ReadError
+from harness.common.images import FORMATS, DamagedImage, encode_image, read_image
+from harness.common.models import model_files
+from harness.common.text import read_json_object
 from harness.config import ConfigError, load_config, parse
+from harness.cost.plan import from_run
 from harness.geneval.detector import UnknownClass
 from harness.geneval.folders import FolderError, read_metadata, read_results
 from harness.geneval.metadata import MetadataError
 from harness.geneval.prompts import PromptError, read_classes, sample
 from harness.geneval.scores import official_summary, scores
+from harness.geneval.shapes import ShapeDetector
 from harness.journal import NAME
+from harness.regress import baselines
 from harness.regress.pool import MANIFEST, PoolError, load_pool
+from harness.regress.sources import SourceError as SourceOfVerifierError
+from harness.regress.sources import kind_of
 from harness.report.captions import FILE, read_captions
-from harness.scoring import ScoringError, read_prompts
+from harness.scoring import ScoringError, load_inputs, read_prompts
 from harness.status import status
 from harness.store import SCHEMAS, StoreError, load_run
 from harness.sweep import load_prompts
+from harness.training.config import load_train_config
 from harness.training.data_config import CaptionsConfig
 from harness.training.sources import SourceError, caption_samples
+from harness.training.sources import _read_prompts as read_training_prompts
+from verifiers.checkpoint import CheckpointError, read_card
+from verifiers.features import read_statistics
+from verifiers.training.shards import ShardDataset, ShardError
 
 
 @contextmanager
@@ -173,8 +192,189 @@ def pool_features(data: bytes) -> None:
     _pool(pool_files() | {"latents/000000.safetensors": data})
 
 
+def tables(data: bytes) -> None:
+    for table in ("scores", "incidents", "costs"):
+        with suppress(StoreError):
+            parquet.decode(data, "x.parquet", table)
+    with suppress(ValueError):
+        parquet.about(data)
+
+
+def features(data: bytes) -> None:
+    with _file(data, "x.safetensors") as file, suppress(ScoringError):
+        (file.parent / "prompts.txt").write_text("a\n", encoding="utf-8")
+        load_inputs(file.parent / "prompts.txt", None, file)
+
+
+def statistics(data: bytes) -> None:
+    with _file(data, "normalization.safetensors") as file, suppress(CheckpointError):
+        read_statistics(file.parent, 2, 2)
+
+
+def pickled_statistics(data: bytes) -> None:
+    with _file(data, "mean.pt") as file, suppress(CheckpointError):
+        read_statistics((file, file), 2, 2)
+
+
+def lora(data: bytes) -> None:
+    with _file(data, "lora.safetensors") as file, suppress(ReadError):
+        read_lora(file)
+
+
+def official_card(data: bytes) -> None:
+    with _file(data, "config.json") as file, suppress(CheckpointError, SourceOfVerifierError):
+        kind_of(file.parent)
+        read_card(file.parent)
+
+
+def verifier_card(data: bytes) -> None:
+    with _file(data, "verifier.json") as file, suppress(CheckpointError, SourceOfVerifierError):
+        (file.parent / "config.json").write_bytes(b"{}")
+        kind_of(file.parent)
+        read_card(file.parent)
+
+
+def weight_index(data: bytes) -> None:
+    with _file(data, "model.safetensors.index.json") as file, suppress(ReadError):
+        model_files(file.parent)
+
+
+def tokenizer_config(data: bytes) -> None:
+    with _file(data, "tokenizer_config.json") as file, suppress(ReadError):
+        model_files(file.parent)
+
+
+def pipeline_index(data: bytes) -> None:
+    with _file(data, "model_index.json") as file, suppress(ReadError):
+        pipeline_files(file.parent, read_json_object(file))
+
+
+def training_config(data: bytes) -> None:
+    with _file(data, "train.yaml") as file, suppress(ConfigError):
+        load_train_config(file)
+
+
+def training_prompts(data: bytes) -> None:
+    with _file(data, "prompts") as file, suppress(SourceError, MetadataError, UnknownClass):
+        read_training_prompts(file, ShapeDetector())
+
+
+SHARD = save({"features": torch.zeros(1, 2)})
+ROW = b'{"prompt_id": 0, "prompt": "a", "tag": "", "seed": 0, "index": 0, "caption": "a", "correct": true}\n'
+
+
+def _shards(name: str, data: bytes) -> None:
+    card = {
+        "stage": "labels", "generator": "g", "revision": "", "steps": 1, "reads": "hidden", "block": 1,
+        "feature_shape": [2], "dtype": "float32", "prompts_sha256": "",
+        "shards": [{"file": "shard-00000.safetensors", "rows": 1, "sha256": ""}],
+    }  # fmt: skip
+    files = {
+        "manifest.json": json.dumps(card).encode(),
+        "shard-00000.safetensors": SHARD,
+        "shard-00000.jsonl": ROW,
+    }
+    with _file(data, name) as file, suppress(ShardError):
+        for other, content in files.items():
+            if other != name:
+                (file.parent / other).write_bytes(content)
+        shards = ShardDataset(file.parent, verify=False)
+        shards[0]
+        shards.correct  # noqa: B018
+
+
+def shard_manifest(data: bytes) -> None:
+    _shards("manifest.json", data)
+
+
+def shard_rows(data: bytes) -> None:
+    _shards("shard-00000.jsonl", data)
+
+
+def shard_features(data: bytes) -> None:
+    _shards("shard-00000.safetensors", data)
+
+
+def baseline(data: bytes) -> None:
+    with _file(data, "x") as file, suppress(SourceOfVerifierError, PoolError):
+        (file.parent / "name").mkdir()
+        file.rename(file.parent / "name" / baselines.MANIFEST)
+        baselines.read("name", file.parent)
+        baselines.pool_of("name", file.parent)
+        baselines.listing(file.parent)
+
+
+def baselines_log(data: bytes) -> None:
+    with _file(data, baselines.LOG) as file, suppress(SourceOfVerifierError):
+        baselines.history(file.parent)
+
+
+def costs(data: bytes) -> None:
+    _run("costs.parquet", data)
+    _run_of_costs(data)
+
+
+def _run_of_costs(data: bytes) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(SCHEMAS["costs"].empty_table(), sink)
+    with _file(data, "run.json") as file, suppress(StoreError):
+        (file.parent / "costs.parquet").write_bytes(sink.getvalue().to_pybytes())
+        from_run(file.parent)
+
+
 READERS: dict[str, Callable[[bytes], None]] = {
     read.__name__: read
     for read in (config, config_file, prompts, texts, classes, captions, results, metadata, image, run_json, run_prompts, run_progress, run_captions, run_table,
-                 pool_manifest, pool_prompts, pool_table, pool_features)
+                 pool_manifest, pool_prompts, pool_table, pool_features, tables, features, statistics, pickled_statistics, lora, official_card, verifier_card, weight_index, tokenizer_config, pipeline_index, training_config, training_prompts, shard_manifest, shard_rows, shard_features, baseline, baselines_log, costs)
 }  # fmt: skip
+
+
+def _table(name: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    row = {f.name: ["a"] if pa.types.is_string(f.type) else [1] for f in SCHEMAS[name]}
+    pq.write_table(pa.table(row).cast(SCHEMAS[name]), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _bytes(write: Callable[[io.BytesIO], None]) -> bytes:
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Files that the readers take, to begin with, for a fuzzer that changes them."""
+    tensors = save({"features": torch.zeros(1, 1, 2)})
+    run = (
+        b'{"status": "complete", "config": {"tolerance": 0.1, "generators": [{"name": "nano"}]}, "cells": []}'
+    )
+    index = b'{"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}'
+    card = b'{"kind": "vhs", "generator": "nano", "block": 5, "feature_width": 2, "visual_tokens": 2}'
+    official = b'{"mm_vision_tower": "hidden", "mm_hidden_size": 2, "mm_vision_select_feature": "block_7"}'
+    result = {"filename": "a.png", "tag": "colors", "prompt": "a", "correct": True, "reason": "",
+              "metadata": PROMPT.decode(), "details": "{}"}  # fmt: skip
+    files = pool_files()
+    return {
+        "config": [b"generators: [{name: nano, options: {steps: 1}}]\nverifiers: [{name: vhs}]\npool: 4\nseeds: [0]\n"],
+        "config_file": [b"generators:\n- name: nano\nprompts: &a {source: nano, limit: 2}\nname: x\n"],
+        "prompts": [PROMPT], "texts": [PROMPT, b"a\nb\n"], "classes": [b"bench\ndog\n"],
+        "captions": [b'["a b", {"id": 1, "image": "a.png", "conversations": [{"from": "gpt", "value": "a"}]}]'],
+        "results": [json.dumps(result).encode()], "metadata": [PROMPT],
+        "image": [encode_image(Image.new("RGB", (4, 4)), kind) for kind in FORMATS],
+        "run_json": [run], "run_prompts": [PROMPT], "run_table": [_table("candidates")],
+        "run_captions": [b"generator,steps,prompt_id,seed,index,caption\nnano,1,0,0,0,a star\n"],
+        "run_progress": [b'{"shards": {"done": 1, "of": 2}, "phases": {}, "started": 0, "updated": 1}'],
+        "pool_prompts": [PROMPT], "pool_table": [files["candidates.parquet"]], "pool_features": [tensors],
+        "tables": [_table(name) for name in SCHEMAS], "features": [tensors],
+        "statistics": [save({"mean": torch.zeros(2), "variance": torch.ones(2)})],
+        "pickled_statistics": [_bytes(lambda s: torch.save(torch.zeros(2), s))],
+        "lora": [save({"transformer.a.lora_A.weight": torch.zeros(1, 2)}, {"format": "pt"})],
+        "official_card": [official], "verifier_card": [card], "weight_index": [index],
+        "tokenizer_config": [b'{"fast_tokenizer_files": ["tokenizer.json"], "tokenizer_class": "Qwen2Tokenizer"}'],
+        "pipeline_index": [b'{"_class_name": "No such pipeline", "vae": ["diffusers", "AutoencoderDC"]}'],
+        "training_config": [b"verifier: {kind: vhs, block: 5}\ngenerator: {name: nano}\n"],
+        "training_prompts": [PROMPT, b'["a", "b"]', b"a\nb\n"],
+        "shard_rows": [ROW], "shard_features": [SHARD], "baselines_log": [b'{"name": "a"}\n'],
+        "baseline": [b'{"files": {"a": "0"}, "content": "content", "pool": {"path": "p", "sha256": "0"}}'],
+        "costs": [_table("costs"), run],
+    }  # fmt: skip

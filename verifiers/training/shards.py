@@ -26,7 +26,10 @@ Stage = Literal["alignment", "labels"]
 MANIFEST = "manifest.json"
 _PLAN = "collection.json"  # what is being collected, until the manifest is there
 _FEATURES = "features"
-_ROW_KEYS = ("prompt_id", "prompt", "tag", "seed", "index", "caption")
+_ROW_KINDS: dict[str, type] = {
+    "prompt_id": int, "prompt": str, "tag": str, "seed": int, "index": int, "caption": str,
+}  # fmt: skip
+_KINDS = {int: "a whole number", str: "text", bool: "true or false"}
 
 
 class ShardError(VhsbenchError):
@@ -135,7 +138,7 @@ class ShardWriter:
             )
         if len(features) != len(rows):
             raise ShardError(f"{len(features)} features do not fit {len(rows)} rows.")
-        keys = _ROW_KEYS + (("correct",) if card.stage == "labels" else ())
+        keys = (*_ROW_KINDS,) + (("correct",) if card.stage == "labels" else ())
         for row in rows:
             if missing := [k for k in keys if k not in row]:
                 raise ShardError(f"a row of {self.folder} lacks '{missing[0]}'.")
@@ -241,8 +244,16 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
             raise ShardError(f"{file}: '{_FEATURES}' is one number, not features.")
         if len(features) != shard.rows or len(rows) != shard.rows:
             raise ShardError(f"{file} has {len(features)} features and {len(rows)} rows, not {shard.rows}.")
+        for number, row in enumerate(rows, start=1):
+            self._check_row(row, f"{lines_file}, row {number}")
         self._features.append(features)
         self.rows += rows
+
+    def _check_row(self, row: Mapping[str, Any], where: str) -> None:
+        kinds = _ROW_KINDS | ({"correct": bool} if self.card.stage == "labels" else {})
+        for key, kind in kinds.items():
+            if type(row.get(key)) is not kind:
+                raise ShardError(f"{where}: '{key}' is {row.get(key)!r}, not {_KINDS[kind]}.")
 
     def __len__(self) -> int:
         return len(self.rows)
