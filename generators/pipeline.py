@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from generators.checks import check_resolution
@@ -16,6 +17,7 @@ from generators.protocol import (
     GeneratorError,
     GeneratorInfo,
     HiddenStates,
+    NotFiniteError,
     blocks_of,
 )
 from generators.split import BlockSplit
@@ -156,10 +158,21 @@ class StagedPipeline:
         return pixels
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """RGB images; on the meta device, which has no values, a list of the pixel tensors [3, H, W]."""
+        """RGB images; on the meta device, which has no values, a list of the pixel tensors [3, H, W].
+
+        Raises NotFiniteError for NaN, of which the bytes of an image would be black.
+        """
         pixels = self.pixels(latents)
         kind = "pt" if pixels.is_meta else "pil"
-        return list(self.pipeline.image_processor.postprocess(pixels, output_type=kind))
+        try:
+            with np.errstate(invalid="raise"):  # NumPy looks anyway when it makes bytes of floats on the CPU
+                return list(self.pipeline.image_processor.postprocess(pixels, output_type=kind))
+        except FloatingPointError:
+            rows = (~pixels.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+            raise NotFiniteError(
+                f"{self.name}: the pixels of row(s) {', '.join(map(str, rows))} of the batch are NaN; "
+                "a dtype of wider range (bfloat16, float32) may help.", rows,
+            ) from None  # fmt: skip
 
     def info(self) -> GeneratorInfo:
         transformer = self.pipeline.transformer

@@ -40,6 +40,14 @@ class GeneratorError(VhsbenchError):
     """A user's mistake about a generator: what, where, and what would be right, in one sentence."""
 
 
+class NotFiniteError(GeneratorError):
+    """Pixels that are NaN; `rows` of the batch have them."""
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
 @dataclass(frozen=True)
 class GeneratorInfo:
     """What `vhsbench list generators` shows; sizes are the architecture's, counted, not measured."""
@@ -139,7 +147,7 @@ class Generator(Protocol):
         ...
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents to RGB images."""
+        """Latents to RGB images. Raises NotFiniteError where a picture would be made of NaN."""
         ...
 
     def info(self) -> GeneratorInfo: ...

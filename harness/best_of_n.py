@@ -32,7 +32,7 @@ def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
     """Probability that the best-scored of N random candidates is correct, for N = 1..M.
 
     scores and correct are [M] or [P, M] (P pools); the result is [M] or [P, M].
-    Raises ValueError for a score or verdict that is not a number, and for an empty pool.
+    Raises ValueError for a score or verdict that is NaN, an infinite score, and an empty pool.
     """
     s, c = _pools(scores, correct)
     order = np.argsort(-s, axis=1, kind="stable")
@@ -66,8 +66,8 @@ def _pools(scores: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     c = np.atleast_2d(np.asarray(correct, dtype=np.float64))
     if s.shape != c.shape or s.ndim != 2 or s.shape[1] == 0:
         raise ValueError(f"scores {s.shape} and verdicts {c.shape} must be of one shape, not empty.")
-    if np.isnan(s).any():
-        raise ValueError("a score is not a number (NaN); every candidate needs a score.")
+    if not np.isfinite(s).all():
+        raise ValueError("a score is not a number (NaN) or infinite; every candidate needs a finite one.")
     if np.isnan(c).any():
         raise ValueError("a verdict is not a number (NaN); every candidate needs a verdict.")
     return s, c

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.common.errors import VhsbenchError
@@ -76,6 +77,7 @@ def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = Non
         data = pa.Table.from_pandas(rows[schema.names], schema, preserve_index=False)
     except pa.ArrowException as error:
         raise StoreError(f"rows for {table} are of wrong types: {error}.") from error
+    _check_numbers(data, table, f"rows for {table}")
     if about is not None:
         data = data.replace_schema_metadata({_ABOUT: json.dumps(about, sort_keys=True).encode()})
     sink = pa.BufferOutputStream()
@@ -86,7 +88,22 @@ def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = Non
 def decode(data: bytes, name: str, table: str) -> pa.Table:
     """The rows that bytes hold; `name` says in errors where they are from. Raises StoreError."""
     with read_errors_as(StoreError):
-        return read_table(data, name, table, SCHEMAS[table])
+        rows = read_table(data, name, table, SCHEMAS[table])
+    _check_numbers(rows, table, name)
+    return rows
+
+
+def _check_numbers(rows: pa.Table, table: str, where: str) -> None:
+    """Refuse NaN and infinity in columns of which every row has a value: neither can be ranked."""
+    for field in SCHEMAS[table]:
+        if field.nullable or not pa.types.is_floating(field.type):
+            continue
+        sound = pc.is_finite(rows[field.name])
+        if (row := pc.index(sound, False).as_py()) >= 0:
+            of = ", ".join(f"{key} {rows[key][row]}" for key in ORDER[table])
+            raise StoreError(
+                f"{where}: the {field.name} of {of} is {rows[field.name][row]}, not a finite number."
+            )
 
 
 def about(data: bytes) -> dict[str, Any]:

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+
+from harness.candidates import candidate
+from verifiers.checks import Name, check_form, check_values
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +39,8 @@ def best_of_n(
 
     batch=1 is the paper's way, one candidate at a time. VHS finishes (tail, decode) the winner
     alone, MLLM w/ AE decodes it alone, MLLM w/ CLIP has decoded all. No verifier: the first seed.
-    Raises ValueError for a verifier that cannot read what the generator makes.
+    Raises ValueError for a verifier that cannot read what the generator makes, ScoresError for scores
+    that are none, NotFiniteError for a picture of NaN.
     """
     if verifier is not None:
         verifier.check_host(generator)
@@ -48,9 +53,12 @@ def best_of_n(
         part = seeds[start : start + batch]
         candidates = features(generator, verifier, cond.select([0] * len(part)), part)
         read = candidates.features if verifier.needs == "hidden" else candidates
-        scores.append(verifier.score([prompt] * len(part), read).score)
+        scores.append(check_form(verifier, verifier.score([prompt] * len(part), read), len(part)).score)
         kept.append(candidates)
     all_scores = torch.cat(scores).cpu()
+    check_values(
+        verifier, all_scores.float().numpy(), _names(generator, prompt, seeds)
+    )  # here, where they are at hand
     index = int(all_scores.argmax())
     return BestOfN(_finish(generator, verifier, kept[index // batch], index % batch), index, all_scores)
 
@@ -62,10 +70,15 @@ def naive_best_of_n(generator: Generator, verifier: Verifier, prompt: str, seeds
     for seed in seeds:
         candidate = features(generator, verifier, generator.encode([prompt]), [seed])
         read = candidate.features if verifier.needs == "hidden" else candidate
-        scores.append(float(verifier.score([prompt], read).score[0]))
+        scores.append(float(check_form(verifier, verifier.score([prompt], read), 1).score[0]))
+    check_values(verifier, np.array(scores, np.float32), _names(generator, prompt, seeds))
     index = max(range(len(seeds)), key=scores.__getitem__)
     latents = generator.denoise(generator.encode([prompt]), generator.noise([seeds[index]]))
     return BestOfN(generator.decode(latents)[0], index, torch.tensor(scores))
+
+
+def _names(generator: Generator, prompt: str, seeds: Sequence[int]) -> Name:
+    return lambda index: candidate(generator.name, prompt, seeds[index], index)
 
 
 def features(generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]) -> Any:

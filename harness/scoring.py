@@ -6,19 +6,22 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from generators.files import write_output
+from harness.candidates import finite_rows
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.images import DamagedImage, ignored_sentence, list_images, read_image
-from harness.common.shown import csv_bytes
+from harness.common.shown import csv_bytes, printable
 from harness.common.tensors import load_tensors
 from harness.common.text import read_text
 from harness.prompt_files import parse_texts
+from verifiers.checks import marks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +43,11 @@ class Inputs:
     items: Any
     names: Sequence[str]  # of the image files, or the rows' numbers
     ignored: str = ""  # a sentence, of what lies beside the images
+
+    def name(self, start: int, row: int) -> str:
+        """An item in words, for errors: the one `row` places after `start`."""
+        at = start + row
+        return f"{self.names[at]} (prompt '{printable(self.prompts[at])}')"
 
 
 def load_inputs(prompts: Path, images: Path | None, features: Path | None) -> Inputs:
@@ -91,7 +99,15 @@ def _read_features(file: Path) -> Any:
         raise ScoringError(
             f"{file}: '{_TENSOR}' has shape {list(tensors[_TENSOR].shape)}, not [B, T, C] or [B, C, h, w]."
         )
-    return tensors[_TENSOR]
+    found = tensors[_TENSOR]
+    if not found.is_floating_point():
+        raise ScoringError(
+            f"{file}: '{_TENSOR}' holds {str(found.dtype).removeprefix('torch.')}, not floats."
+        )
+    if not (sound := finite_rows(found)).all():
+        row = sound.tolist().index(False)
+        raise ScoringError(f"{file}: '{_TENSOR}' has numbers in row {row} that are NaN or infinite.")
+    return found
 
 
 def score_all(
@@ -113,8 +129,8 @@ def score_all(
         part = slice(start, start + batch_size)
         prompts = list(inputs.prompts[part])
         read = [_read_image(file) for file in inputs.items[part]] if images else inputs.items[part]
-        found = verifier.score(prompts, read)
-        columns = {name: getattr(found, name).cpu().numpy() for name in ("p_yes", "p_no", "score")}
+        name = partial(inputs.name, start)
+        columns = marks(verifier, verifier.score(prompts, read), len(prompts), name)
         frames.append(pd.DataFrame({"item": list(inputs.names[part]), "prompt": prompts, **columns}))
     progress(len(inputs.prompts), len(inputs.prompts))
     scores = pd.concat(frames, ignore_index=True)

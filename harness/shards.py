@@ -14,10 +14,9 @@ import pandas as pd
 import torch
 
 import generators
-from generators.noise import candidate_seed
 from generators.prompts import PromptCache
 from generators.protocol import Generator
-from harness.candidates import Candidates, encoded, generate
+from harness.candidates import Candidates, Rows, encoded, generate
 from harness.common.errors import VhsbenchError
 from harness.common.images import encode_image
 from harness.config import GeneratorConfig, RunConfig
@@ -196,10 +195,9 @@ class Worker:
         return part
 
     def _generate(self, seed: int, rows: _Rows) -> Candidates:
-        generator = self.generator
         cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _ in rows])
-        noise = generator.noise([candidate_seed(seed, p, i) for p, i in rows])
-        return generate(generator, cond, noise, blocks_read(self.judges))
+        these = Rows(self.entry.shown, cond.prompts, [(p, seed, i) for p, i in rows])
+        return generate(self.generator, cond, these, blocks_read(self.judges))
 
     def _judge(self, seed: int, rows: _Rows, made: Candidates) -> _Part:
         """Verdicts, scores and the gallery's pictures of a batch."""
@@ -211,9 +209,7 @@ class Worker:
         frame["seed"] = seed
         scores = []
         for verifier in self.judges:
-            s = verifier.score(list(made.prompts), made.read_by(verifier))
-            marks = {k: getattr(s, k).cpu().numpy() for k in ("p_yes", "p_no", "score")}
-            scores.append(frame.assign(verifier=verifier.name, **marks))
+            scores.append(frame.assign(verifier=verifier.name, **made.scored_by(verifier)))
         candidates = frame.assign(
             tag=[m["tag"] for m in metadata],
             correct=[v.correct for v in verdicts],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,10 @@ from harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
 from harness.terminal import Json, path, quiet
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from generators.protocol import Generator
+    from harness.candidates import Rows
 
 GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
 Prompt = Annotated[str, typer.Argument(help="What to paint.")]
@@ -56,10 +60,8 @@ def generate(
     from harness.common.images import encode_image
 
     painter = _generator(generator, device, steps, resolution, weights, dtype)
-    cond = painter.encode([prompt])
     files = []
-    for index, candidate in enumerate(_seeds(seed, count)):
-        image = painter.decode(painter.denoise(cond, painter.noise([candidate])))[0]
+    for index, image in enumerate(_images(painter, prompt, seed, count)):
         files.append(out / f"{index:04d}.png")
         write_output(files[-1], encode_image(image))
     if as_json:
@@ -103,10 +105,8 @@ def best_of_n(
     if generator != "nano":
         options["generator"] = generator
     judge = verifiers.create(verifier, **options)
-    seeds = _seeds(seed, count)
-    chosen = choose(painter, judge, prompt, seeds)
-    cond = painter.encode([prompt])
-    images = [painter.decode(painter.denoise(cond, painter.noise([s])))[0] for s in seeds]
+    chosen = choose(painter, judge, prompt, _rows(painter, prompt, seed, range(count)).seeds())
+    images = list(_images(painter, prompt, seed, count))
     images[chosen.index] = chosen.image
     scores = chosen.scores.tolist()
     subtitle = f"{generator}, best of {count} by {verifier}, seed {seed}"
@@ -121,10 +121,19 @@ def best_of_n(
     print(out)
 
 
-def _seeds(root: int, count: int) -> list[int]:
-    from generators.noise import candidate_seed
+def _images(painter: Generator, prompt: str, seed: int, count: int) -> Iterator[Image.Image]:
+    """Candidates one after another. Raises CandidateError for one that is no picture."""
+    from harness.candidates import generate
 
-    return [candidate_seed(root, 0, index) for index in range(count)]
+    cond = painter.encode([prompt])
+    for index in range(count):
+        yield generate(painter, cond, _rows(painter, prompt, seed, [index]), ()).images[0]
+
+
+def _rows(painter: Generator, prompt: str, seed: int, indices: Sequence[int]) -> Rows:
+    from harness.candidates import Rows
+
+    return Rows(painter.name, [prompt] * len(indices), [(0, seed, index) for index in indices])
 
 
 def _generator(

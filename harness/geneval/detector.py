@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -128,9 +129,12 @@ def judge(
 ) -> list[Judgement]:
     """GenEval's verdict on each image against the metadata of its prompt; all colours in one request.
 
-    `seen` is what the detector has found in the images, if it has already been asked.
+    `seen` is what the detector has found in the images, if it has already been asked. Raises DetectorError
+    for a box or score that is NaN or infinite, which no rule would count.
     """
     found = detector.detect(images) if seen is None else seen
+    for objects, prompt in zip(found, prompts, strict=True):
+        _refuse_odd(detector, objects, prompt)
     kept = [select(raw, prompt["tag"]) for raw, prompt in zip(found, prompts, strict=True)]
     requests = [
         ColorRequest(image, name, detections)
@@ -144,6 +148,16 @@ def judge(
         verdict = evaluate(prompt, objects, lambda _name, _detections: next(answers))
         judgements.append(Judgement(verdict.correct, verdict.reason, objects))
     return judgements
+
+
+def _refuse_odd(detector: Detector, objects: Objects, prompt: Mapping[str, Any]) -> None:
+    for name, detections in objects.items():
+        for d in detections:
+            if not all(map(math.isfinite, (d.score, *d.box))):
+                raise DetectorError(
+                    f"detector '{detector.name}' found a '{name}' of score {d.score:g} in the box {tuple(d.box)} "
+                    f"of an image of '{prompt.get('prompt', '')}'; both are finite numbers."
+                )
 
 
 def _coloured(prompt: Mapping[str, Any], objects: Objects) -> list[tuple[str, Sequence[Detection]]]:

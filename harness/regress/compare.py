@@ -196,8 +196,10 @@ def compare(
     points = same_n(gate) if points is None else list(points)
     check_size(candidates, points)
     for judged in (baseline, candidate):
-        if judged.score.shape != candidates.correct.shape or np.isnan(judged.score).any():
-            raise ComparisonError(f"'{judged.name}' has not scored every candidate of the pool.")
+        if judged.score.shape != candidates.correct.shape or not np.isfinite(judged.score).all():
+            raise ComparisonError(
+                f"'{judged.name}' has not given every candidate of the pool a score, which is a finite number."
+            )
     accuracy, ranking = correct_for_number(
         differences(candidates, baseline.score, candidate.score, gate, points),
         separation(candidates, baseline.score, candidate.score, gate),

@@ -15,9 +15,8 @@ import pandas as pd
 from generators.checks import as_device
 from generators.files import write_output
 from generators.lora import add_lora, find_lora
-from generators.noise import candidate_seed
 from harness.best_of_n import expected_accuracy
-from harness.candidates import generate
+from harness.candidates import Rows, generate
 from harness.common.errors import VhsbenchError
 from harness.common.limits import MOST_CANDIDATES
 from harness.common.shown import csv_bytes
@@ -168,11 +167,11 @@ def _scored(
         part = rows[start : start + plan.batch]
         texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]
         cond = generator.encode(texts)
-        noise = generator.noise([candidate_seed(plan.seed, p, i) for p, i in part])
-        made = generate(generator, cond, noise, blocks)
+        these = Rows(generator.name, texts, [(p, plan.seed, i) for p, i in part])
+        made = generate(generator, cond, these, blocks)
         correct += [v.correct for v in judge(plan.detector, made.images, [plan.prompts[p] for p, _ in part])]
         for v in judges:
-            scores[v.name] += v.score(texts, made.read_by(v)).score.double().tolist()
+            scores[v.name] += made.scored_by(v)["score"].tolist()
     progress(len(rows), len(rows))
     shape = (len(plan.prompts), plan.size)
     return np.array(correct).reshape(shape), {k: np.array(s).reshape(shape) for k, s in scores.items()}

@@ -117,11 +117,15 @@ class Pool:
             yield self.texts(start, stop), read
 
     def _tensor(self, name: str) -> torch.Tensor:
+        where = f"{self.path}/{name}"
         with read_errors_as(PoolError):
-            tensors = parse_tensors(self._read(name), f"{self.path}/{name}")
+            tensors = parse_tensors(self._read(name), where)
         if _FEATURES not in tensors:
-            raise PoolError(f"{self.path}/{name} is no file of features: it lacks a tensor '{_FEATURES}'.")
-        return tensors[_FEATURES].float()
+            raise PoolError(f"{where} is no file of features: it lacks a tensor '{_FEATURES}'.")
+        found = tensors[_FEATURES]
+        if not found.is_floating_point() or not found.isfinite().all():
+            raise PoolError(f"{where} is no file of features: its numbers are not all finite floats.")
+        return found.float()
 
     def _read(self, name: str) -> bytes:
         if name not in self.manifest.files:
@@ -293,13 +297,11 @@ class _Maker:
         (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
-        from generators.noise import candidate_seed
-        from harness.candidates import encoded, generate
+        from harness.candidates import Rows, encoded, generate
         from harness.geneval.detector import judge
 
         cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _, _ in rows])
-        noise = self.generator.noise([candidate_seed(s, p, i) for p, s, i in rows])
-        made = generate(self.generator, cond, noise, self.blocks)
+        made = generate(self.generator, cond, Rows(self.entry.shown, cond.prompts, rows), self.blocks)
         for block, hidden in made.hidden.items():
             self._tensor(feature_name("hidden", block, start), hidden.features)
         if "latents" in self.keep:

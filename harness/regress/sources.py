@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ import pandas as pd
 
 import verifiers
 from generators.registry import nearest
+from harness.candidates import Rows
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.text import read_json_object
 from harness.regress.compare import Candidates, Judged
 from harness.regress.pool import Pool, PoolError
+from verifiers.checks import marks
 
 if TYPE_CHECKING:
     from harness.store import Run
@@ -133,13 +135,20 @@ def score_pool(
     progress(done, of)
     for texts, read in pool.batches(verifier.needs, verifier.block):
         scores = verifier.score(texts, read if isinstance(read, list) else read.to(_device(verifier)))
-        for part, values in zip(parts, (scores.score, scores.p_yes, scores.p_no), strict=True):
-            part.append(values.double().cpu().numpy())
+        found = marks(verifier, scores, len(texts), _rows(pool, texts, done).name)
+        for part, field in zip(parts, ("score", "p_yes", "p_no"), strict=True):
+            part.append(found[field].astype(np.float64))
         done += len(texts)
         progress(done, of)
     shape = (-1, pool.manifest.size)
     score, p_yes, p_no = (np.concatenate(p).reshape(shape) for p in parts)
     return Judged(name, score, p_yes, p_no)
+
+
+def _rows(pool: Pool, texts: Sequence[str], start: int) -> Rows:
+    """Which candidates of the pool a batch is of, from row `start` on."""
+    keys = pool.candidates[_KEYS].iloc[start : start + len(texts)]
+    return Rows(pool.manifest.generator, texts, list(keys.itertuples(index=False, name=None)))
 
 
 def _device(verifier: Verifier) -> Any:

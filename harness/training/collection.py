@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generators.noise import candidate_seed
 from generators.training import Progress
-from harness.candidates import encoded
+from harness.candidates import Rows, candidate, decoded, encoded, finite_rows, refuse_rows
 from harness.common.errors import VhsbenchError
 from harness.common.files import LARGE
 from harness.common.images import DamagedImage, read_image
@@ -219,10 +219,16 @@ class Collector:
                 row["correct"] = verdict.correct
         if part.described and self.clip_score is not None:
             for row, score in zip(rows, self.clip_score(images, captions), strict=True):
-                row["clip_score"] = round(score, 4)
+                row["clip_score"] = self._rounded(score, row)
             for i, score in before.items():
-                rows[i]["source_clip_score"] = round(score, 4)
+                rows[i]["source_clip_score"] = self._rounded(score, rows[i])
         return Made(features, rows)
+
+    def _rounded(self, clip_score: float, row: Row) -> float:
+        if not math.isfinite(clip_score):
+            which = candidate(self.generator.name, row["prompt"], row["seed"], row["index"], row["prompt_id"])
+            raise DataError(f"the CLIP-Score of {which} is {clip_score}, not a number.")
+        return round(clip_score, 4)
 
     def _prompts(self, samples: Sequence[Sample]) -> tuple[list[str], dict[int, float]]:
         """The samples' texts: what the captioner says of a picture where a sample has one.
@@ -251,31 +257,33 @@ class Collector:
         """What verifiers read of one image a prompt, on the CPU, and the images, if one is to `look` at them."""
         generator = self.generator
         cond = encoded(generator.encode, prompts)
-        noise = generator.noise([candidate_seed(root, s.prompt_id, s.index) for s in samples])
+        rows = Rows(generator.name, prompts, [(s.prompt_id, root, s.index) for s in samples])
+        noise = generator.noise(rows.seeds())
         found: dict[Needs, torch.Tensor] = {}
         hidden: HiddenStates | None = None
         if "hidden" in self.reads:
             assert self.block is not None
             hidden = generator.head(cond, noise, self.block)
-            found["hidden"] = self._stored(hidden.features)
+            found["hidden"] = self._stored(hidden.features, rows)
         if not look and self.reads == ("hidden",):
             return found, []
         latents = generator.denoise(cond, noise) if hidden is None else generator.tail(hidden)
         if "latents" in self.reads:
-            found["latents"] = self._stored(latents)
+            found["latents"] = self._stored(latents, rows)
         if not look and "images" not in self.reads:
             return found, []
-        images = generator.decode(latents)
+        images = decoded(generator, latents, rows)
         if "images" in self.reads:
             found["images"] = torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in images]))
         return found, images
 
-    def _stored(self, features: torch.Tensor) -> torch.Tensor:
+    def _stored(self, features: torch.Tensor, rows: Rows) -> torch.Tensor:
         dtype = self._dtype or (features.dtype if features.element_size() == 2 else torch.float16)
         stored = features.to("cpu", dtype)
-        if not torch.isfinite(stored).all():
+        if not (sound := finite_rows(stored)).all():
+            refuse_rows("features", finite_rows(features), rows.name)
             raise DataError(
-                f"some features of {self.generator.name} are not finite in "
+                f"the features of {rows.name(sound.tolist().index(False))} are not finite in "
                 f"{str(dtype).removeprefix('torch.')}; set data.dtype to bfloat16 or float32."
             )
         return stored

@@ -52,7 +52,7 @@ class Faults:
 
     def set(self, **faults: object) -> None:
         """Replace all faults."""
-        for kind in ("slow", "poison", "oom", "die"):
+        for kind in ("slow", "poison", "oom", "die", "nan"):
             (self.folder / kind).unlink(missing_ok=True)
         for kind, value in faults.items():
             (self.folder / kind).write_text(str(value))

@@ -75,3 +75,9 @@ def test_a_missing_score_or_verdict_is_refused():
 def test_what_is_no_pool_is_refused(scores):
     with pytest.raises(ValueError, match="of one shape, not empty"):
         expected_accuracy(scores, scores)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_ranks_nothing(value):
+    with pytest.raises(ValueError, match=r"score is not a number .NaN. or infinite"):
+        expected_accuracy([0.5, value], [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from harness.derive import accuracy_curves
 from harness.status import status
 from harness.storage import StorageError
 from harness.sweep import local, run
+from verifiers.checks import ScoresError
 
 
 def incidents(out):
@@ -176,3 +178,66 @@ def test_stopping_says_how_to_resume_and_status_shows_it(faults, tmp_path, undis
     faults.set()
     run(faults.config(overlap=number == signal.SIGINT), out)
     assert faults.tables(out) == undisturbed
+
+
+@pytest.fixture
+def odd_scores(faults, monkeypatch):
+    """Has the fake verifier give its candidates of one prompt, from the second on, a value as score."""
+    fakes = importlib.import_module("vhsbench_fakes")
+    original = fakes.FakeVerifier.score
+
+    def spoil(prompt, value):
+        def score(self, prompts, features):
+            found = original(self, prompts, features)
+            rows = [i for i, p in enumerate(prompts) if p == prompt][1:]
+            found.score[rows] = value
+            return found
+
+        monkeypatch.setattr(fakes.FakeVerifier, "score", score)
+
+    return spoil
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_costs_its_prompt_alone(
+    faults, tmp_path, undisturbed, odd_scores, value, overlap
+):
+    text = _prompts(tmp_path / "undisturbed")[11]["prompt"]
+    odd_scores(text, value)
+    out = run(faults.config(overlap=overlap), tmp_path / "r")
+    reasons = [row["reason"] for row in run_json(out)["failed_prompts"]]
+    assert reasons == [
+        f"ScoresError: verifier 'fake-verifier' gave candidate 1 of prompt 11 ('{text}'), seed {seed}, "
+        f"by generator 'fake' the score {value:g}; a score is a finite number."
+        for seed in (0, 1)
+    ]
+    without(tmp_path, out, 11)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_latents_that_are_no_numbers_cost_their_prompt_alone(faults, tmp_path, undisturbed, overlap):
+    text = _prompts(tmp_path / "undisturbed")[11]["prompt"]
+    faults.set(nan=text)
+    out = run(faults.config(overlap=overlap), tmp_path / "r")
+    reasons = [row["reason"] for row in run_json(out)["failed_prompts"]]
+    assert [r.partition(" are NaN")[0] for r in reasons] == [
+        f"CandidateError: the latents of candidate 0 of prompt 11 ('{text}'), seed {seed}, by generator 'fake'"
+        for seed in (0, 1)
+    ]
+    without(tmp_path, out, 11)
+
+
+def test_a_verifier_that_answers_in_another_form_is_no_prompts_fault(faults, tmp_path, monkeypatch):
+    fakes = importlib.import_module("vhsbench_fakes")
+    monkeypatch.setattr(fakes.FakeVerifier, "score", lambda self, prompts, features: features)
+    with pytest.raises(ScoresError, match="verifier 'fake-verifier' gave NoneType as 'p_yes' of 3 candidate"):
+        run(faults.config(), tmp_path / "r")
+
+
+def without(tmp_path, out, victim):
+    """The tables are those of the undisturbed run, less one prompt's rows."""
+    for table in ("candidates", "scores"):
+        whole = pd.read_parquet(tmp_path / "undisturbed" / f"{table}.parquet")
+        rest = whole[whole["prompt_id"] != victim].reset_index(drop=True)
+        pd.testing.assert_frame_equal(pd.read_parquet(out / f"{table}.parquet"), rest)

@@ -15,6 +15,7 @@ from harness import cli
 from harness.common.errors import VhsbenchError
 from harness.scoring import ScoringError, load_inputs, read_prompts, score_all
 from verifiers.checkpoint import save_checkpoint
+from verifiers.checks import ScoresError
 
 PROMPTS = ["a photo of a star", "a photo of two rings", "a photo of a red circle"]
 
@@ -251,3 +252,41 @@ def test_progress_begins_at_none_and_ends_at_all(folder):
     seen = []
     score_all(verifiers.create("mllm-ae"), inputs, 2, lambda *counts: seen.append(counts))
     assert seen == [(0, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.nan, "'features' has numbers in row 1 that are NaN or infinite"),
+        (-torch.inf, "'features' has numbers in row 1 that are NaN or infinite"),
+    ],
+)
+def test_features_that_are_no_numbers_are_refused_by_row(folder, made, value, said):
+    odd = made["hidden"].clone()
+    odd[1, 2, 3] = value
+    save_file({"features": odd.contiguous()}, folder / "odd.safetensors")
+    with pytest.raises(ScoringError, match=rf"odd\.safetensors: {said}"):
+        load_inputs(folder / "prompts.txt", None, folder / "odd.safetensors")
+
+
+def test_features_of_whole_numbers_are_refused(folder, made):
+    save_file({"features": made["hidden"].long()}, folder / "odd.safetensors")
+    with pytest.raises(ScoringError, match="'features' holds int64, not floats"):
+        load_inputs(folder / "prompts.txt", None, folder / "odd.safetensors")
+
+
+def test_a_score_that_is_no_number_is_told_with_its_picture(folder, monkeypatch):
+    verifier = verifiers.create("mllm-clip")
+    original = verifier.score
+
+    def spoiled(prompts, images):
+        found = original(prompts, images)
+        with torch.inference_mode():
+            found.score[-1] = torch.nan
+        return found
+
+    monkeypatch.setattr(verifier, "score", spoiled)
+    inputs = load_inputs(folder / "prompts.txt", folder / "images", None)
+    said = r"verifier 'mllm-clip' gave 1\.png .prompt 'a photo of two rings'. the score nan"
+    with pytest.raises(ScoresError, match=said):
+        score_all(verifier, inputs, batch_size=2)

@@ -3,9 +3,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import generators
+from generators.noise import candidate_seed
+from generators.sana import SanaSprint
+from harness.candidates import CandidateError
 from harness.cli import app
 from harness.contact_sheet import contact_sheet
 
@@ -50,3 +55,24 @@ def test_the_winner_alone_is_framed():
     assert max(greens) < 2 * 236 + 24
     none = contact_sheet(images, [0.1, 0.9, -0.2, 0.3], -1, "a prompt")
     assert (0, 130, 70) not in {c for _, c in none.getcolors(1 << 20)}
+
+
+def test_numbers_that_are_none_are_one_sentence_and_no_picture(tmp_path, monkeypatch):
+    original = SanaSprint.pixels
+
+    def spoiled(self, latents):
+        pixels = original(self, latents)
+        return pixels * torch.nan if latents[0, 0, 0, 0] != first else pixels
+
+    nano = generators.create("nano")
+    prompt = "a photo of a red circle"
+    noise = nano.noise([candidate_seed(4, 0, 0)])
+    first = nano.denoise(nano.encode([prompt]), noise)[0, 0, 0, 0]
+    monkeypatch.setattr(SanaSprint, "pixels", spoiled)
+    out = tmp_path / "out"
+    said = CliRunner().invoke(app, ["generate", "nano", prompt, "-n", "3", "--seed", "4", "--out", str(out)])
+    assert isinstance(said.exception, CandidateError)
+    assert f"the pixels of candidate 1 of prompt 0 ('{prompt}'), seed 4, by generator 'nano'" in str(
+        said.exception
+    )
+    assert [f.name for f in out.iterdir()] == ["0000.png"]

@@ -18,7 +18,7 @@ from verifiers.protocol import Scores
 
 class FakeGenerator:
     """Faults, by file in `faults`: slow (seconds a batch), poison (part of a prompt), oom (largest batch
-    that fits), die (part of a prompt: kill -9 of this process). Every load leaves a file in loads/, with
+    that fits), die (part of a prompt: kill -9 of this process), nan (a prompt, whose latents are not numbers). Every load leaves a file in loads/, with
     the GPUs that it was given."""
 
     steps, blocks = 1, 2
@@ -52,7 +52,9 @@ class FakeGenerator:
         limit = self.fault("oom")
         if limit and len(noise) > int(limit):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB.")
-        return noise + cond.tensors["lengths"][:, :, None, None]
+        odd = self.fault("nan")
+        spoiled = torch.tensor([torch.nan if odd and p == odd else 0.0 for p in cond.prompts])
+        return noise + cond.tensors["lengths"][:, :, None, None] + spoiled[:, None, None, None]
 
     def head(self, cond: Conditioning, noise: torch.Tensor, block: int) -> HiddenStates:
         return HiddenStates(block, (noise.flatten(1)[:, :, None],), noise, cond)
@@ -61,7 +63,8 @@ class FakeGenerator:
         return self.denoise(hidden.cond, hidden.noise)
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        return [Image.new("RGB", (64, 64), (int(v * 7) % 256, 128, 128)) for v in latents.flatten(1)[:, 0]]
+        values = latents.flatten(1)[:, 0].nan_to_num()
+        return [Image.new("RGB", (64, 64), (int(v * 7) % 256, 128, 128)) for v in values]
 
     def info(self) -> GeneratorInfo:
         return GeneratorInfo(self.name, "fake", 0, 2, 1, 1, 64, 1, "MIT", "bundled")

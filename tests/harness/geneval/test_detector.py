@@ -8,7 +8,7 @@ from PIL import Image
 from generators.protocol import GeneratorError
 from generators.registry import RegistryError
 from harness.geneval import detector as detectors
-from harness.geneval.detector import UnknownClass, check_classes, judge
+from harness.geneval.detector import DetectorError, UnknownClass, check_classes, judge
 from harness.geneval.prompts import color, color_attr, single
 from harness.geneval.rules import Detection
 
@@ -85,3 +85,16 @@ def test_registered_by_name_and_options_checked():
         detectors.create("shapes", "cpu", device="cpu")
     with pytest.raises(RegistryError, match="did you mean 'mask2former'"):
         detectors.create("mask2fromer")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (at(3, float("nan")), r"detector 'scripted' found a 'cat' of score nan in the box \(3, 0, 13, 10\)"),
+        (at(float("inf")), r"detector 'scripted' found a 'cat' of score 0\.8 in the box \(inf, 0, inf, 10\)"),
+    ],
+)
+def test_a_detection_that_is_no_numbers_is_refused(found, said):
+    detector = Scripted([{"cat": [at(0), found]}], {})
+    with pytest.raises(DetectorError, match=f"{said} of an image of 'a photo of a cat'"):
+        judge(detector, IMAGES[:1], [single("cat")])

@@ -18,6 +18,7 @@ from harness.cli import app
 from harness.geneval.shapes import ShapeDetector
 from harness.nano_prompts import balanced, nano_prompts
 from harness.regress.drift import COLUMNS, DriftError, DriftPlan, attach, drift_table, markdown
+from verifiers.checks import ScoresError
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,22 @@ def test_the_command(tmp_path):
     rows = json.loads(said.stdout)["rows"]
     assert [(r["strength"], r["verifier"]) for r in rows] == [(0.5, "vhs"), (0.5, "mllm-ae")]
     assert {f.name for f in tmp_path.iterdir()} == {"drift.csv", "drift.md", "drift.json"}
+
+
+def test_a_score_that_is_no_number_is_told_with_its_candidate(monkeypatch):
+    plan = DriftPlan(
+        balanced(nano_prompts()["validation"], 6), ShapeDetector(), (0.0,), {"vhs": 2}, seed=3, size=2
+    )
+    verifier = verifiers.create("vhs")
+    original = verifier.score
+
+    def spoiled(prompts, features):
+        found = original(prompts, features)
+        with torch.inference_mode():
+            found.score[5] = torch.nan
+        return found
+
+    monkeypatch.setattr(verifier, "score", spoiled)
+    said = rf"'vhs' gave candidate 1 of prompt 2 \('{plan.prompts[2]['prompt']}'\), seed 3, by generator 'nano' the score nan"
+    with pytest.raises(ScoresError, match=said):
+        drift_table(generators.create("nano"), [verifier], LORA, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,12 +10,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 import verifiers
 from generators.noise import candidate_seed
+from generators.sana import SanaSprint
+from harness.candidates import CandidateError
 from harness.config import parse
 from harness.regress.pool import MANIFEST, PoolError, kinds_to_keep, load_pool, make_pool
 from harness.regress.sources import pool_candidates, score_pool
+from verifiers.checks import ScoresError
 from verifiers.nano import WEIGHTS
 
 BLOCK = json.loads((WEIGHTS / "vhs" / "verifier.json").read_text())["block"]  # that the bundled VHS reads
@@ -147,3 +152,63 @@ def test_kinds_to_keep():
     assert kinds_to_keep(["images", "images"]) == ["images"]
     with pytest.raises(PoolError, match="not 'pixels'"):
         kinds_to_keep(["pixels"])
+
+
+def test_a_candidate_that_is_no_numbers_is_not_frozen(tmp_path, monkeypatch):
+    original = SanaSprint.denoise
+    seen = []
+
+    def spoiled(self, cond, noise):
+        latents = original(self, cond, noise).clone()
+        seen.extend(cond.prompts)
+        latents[-1, 0, 0, 0] = torch.nan
+        return latents
+
+    monkeypatch.setattr(SanaSprint, "denoise", spoiled)
+    config = parse(
+        "generators: [{name: nano}]\nverifiers: [{name: mllm-ae}]\n"
+        "prompts: {source: nano, split: validation, limit: 2}\npool: 3\nbatch_size: 2\n",
+        "pool.yaml",
+    )
+    with pytest.raises(
+        CandidateError, match=r"the latents of candidate 1 of prompt 0 \('.*'\), seed 0, by"
+    ) as error:
+        make_pool(config, tmp_path / "pool")
+    assert f"('{seen[1]}')" in str(error.value)
+    assert not (tmp_path / "pool").exists()
+
+
+@pytest.mark.parametrize("odd", [torch.full((24, 1), torch.nan), torch.zeros(24, 1, dtype=torch.int64)])
+def test_features_of_others_that_are_no_finite_floats_are_refused(copy, odd):
+    name = f"hidden_block={BLOCK}/000024.safetensors"
+    data = save({"features": odd})
+    (copy / name).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda m: m["files"][name].update(sha256=sha256, size=len(data)))
+    with pytest.raises(
+        PoolError, match=r"000024\.safetensors is no file of features: its numbers are not all"
+    ):
+        list(load_pool(copy).batches("hidden", BLOCK))
+
+
+def test_a_score_that_is_no_number_is_told_with_its_candidate(pool, monkeypatch):
+    verifier = verifiers.create("vhs")
+    original = verifier.score
+    seen = []
+
+    def spoiled(prompts, features):
+        found = original(prompts, features)
+        seen.extend(prompts)
+        if len(seen) > 24:  # the second batch: prompts 4 to 7
+            with torch.inference_mode():
+                found.score[7] = torch.inf
+        return found
+
+    monkeypatch.setattr(verifier, "score", spoiled)
+    text = pool.prompts[5]["prompt"]
+    with pytest.raises(ScoresError) as error:
+        score_pool(verifier, "vhs", pool)
+    assert str(error.value) == (
+        f"verifier 'vhs' gave candidate 1 of prompt 5 ('{text}'), seed 0, by generator 'nano' the score inf; "
+        "a score is a finite number."
+    )

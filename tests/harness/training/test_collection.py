@@ -16,6 +16,7 @@ import torch
 import generators
 import verifiers.nano
 from generators.noise import candidate_seed
+from harness.candidates import CandidateError
 from harness.geneval.detector import judge
 from harness.geneval.shapes import ShapeDetector
 from harness.nano_prompts import as_evaluated, nano_prompts
@@ -298,3 +299,39 @@ def test_a_disk_that_is_too_small_is_told_first(generator, tmp_path, monkeypatch
 def test_nothing_to_collect_is_one_sentence(generator, tmp_path):
     with pytest.raises(DataError, match=r"data.train: there is nothing"):
         collector(generator).collect(part(samples=[]), folders(tmp_path), SIZE)
+
+
+@pytest.mark.parametrize("value", [torch.nan, 1e30])
+def test_features_that_are_no_numbers_are_told_with_their_image(tmp_path, monkeypatch, value):
+    """NaN is the generator's own; a large number is beyond the range of what is kept."""
+    own = generators.create("nano")
+    original = own.head
+
+    def spoiled(cond, noise, block):
+        hidden = original(cond, noise, block)
+        streams = (hidden.streams[0].clone(),)
+        if len(streams[0]) > 1:  # not the one that shows the shapes
+            streams[0][1, 0, 0] = value
+        return replace(hidden, streams=streams)
+
+    monkeypatch.setattr(own, "head", spoiled)
+    made = part()
+    second = made.samples[1]
+    text = second.metadata["prompt"]
+    which = rf"the features of candidate {second.index} of prompt {second.prompt_id} \('{text}'\), seed 7, by generator"
+    error, why = (
+        (CandidateError, "are NaN or infinite") if value != value else (DataError, "not finite in float16")
+    )
+    with pytest.raises(error, match=rf"{which} 'nano' .*{why}"):
+        collector(own, reads=("hidden",), captioner=None).collect(made, {"hidden": tmp_path}, SIZE)
+
+
+def test_a_clip_score_that_is_no_number_is_told_with_its_image(generator, tmp_path):
+    def odd(images, captions):
+        return [0.5] * (len(images) - 1) + [float("nan")]
+
+    odd.name = "odd"
+    with pytest.raises(
+        DataError, match=r"the CLIP-Score of candidate \d+ of prompt \d+ .*, seed 7, .* is nan"
+    ):
+        collector(generator, reads=("images",), clip_score=odd).collect(part(), {"images": tmp_path}, SIZE)
