@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.common import torch_files
 from harness.common.files import ending
 
 Loss = Callable[[int], torch.Tensor]
@@ -212,7 +213,7 @@ def _restore(
 ) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
-    state = torch.load(file, map_location=device_of(modules[0]), weights_only=True)
+    state = torch_files.read(file, device_of(modules[0]))
     for module, values in zip(modules, state["modules"], strict=True):
         module.load_state_dict(values)
     for optimizer, values in zip(optimizers, state["optimizers"], strict=True):

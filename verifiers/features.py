@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from harness.common.files import read_errors_as
+from harness.common import torch_files
+from harness.common.files import ReadError, read_errors_as
 from harness.common.models import FLOATS, check_weights
 from harness.common.tensors import load_tensors
 from verifiers.checkpoint import STATISTICS, CheckpointError
@@ -71,12 +71,15 @@ def _tensor(file: Path) -> torch.Tensor:
     if not file.is_file():
         raise CheckpointError(f"the statistics file {file} does not exist.")
     try:
-        value: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"the statistics file {file} is not a tensor saved by torch.") from error
+        value = torch_files.read(file)
+    except ReadError as error:
+        why = str(error).removeprefix(f"{file}: ")
+        raise CheckpointError(f"the statistics file {file} is not a tensor saved by torch: {why}") from error
     if not isinstance(value, torch.Tensor) or value.dtype not in FLOATS:
         raise CheckpointError(f"the statistics file {file} holds no tensor of floating-point numbers.")
-    return value.detach()
+    with read_errors_as(CheckpointError):
+        torch_files.check_plain(value, f"the statistics file {file}")
+    return value.detach().clone()  # no longer tied to the file
 
 
 def _oriented(values: torch.Tensor, width: int, tokens: int, name: str) -> torch.Tensor:

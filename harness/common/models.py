@@ -17,8 +17,10 @@ import torch
 
 from harness.common.digests import hashed_once
 from harness.common.files import ReadError
+from harness.common.shown import printable
 from harness.common.tensors import open_tensors
 from harness.common.text import read_json_object
+from harness.common.torch_files import read_state
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _FLOATS = ("BF16", "F16", "F32", "F64")  # the same, as safetensors names them
@@ -54,7 +56,7 @@ def reason(error: BaseException) -> str:
     said = str(error).strip()
     if _CODE in said:
         return "it needs code of its own, and code that comes with a model is never run"
-    return (said.splitlines() or [type(error).__name__])[0].rstrip(".")
+    return printable((said.splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
 def plain_name(name: object, where: str) -> str:
@@ -146,20 +148,8 @@ def _types(file: Path) -> Iterator[tuple[str, Any]]:
             for key in tensors.keys():  # noqa: SIM118
                 yield key, tensors.get_slice(key).get_dtype()
         return
-    for key, tensor in read_pickle(file, "meta").items():
+    for key, tensor in read_state(file).tensors.items():
         yield key, tensor.dtype
-
-
-def read_pickle(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The plain tensors of a file of torch's, or of its 'state_dict'; nothing else is unpickled."""
-    try:
-        content = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise ReadError(f"{file}: holds no plain tensors ({reason(error)}).") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise ReadError(f"{file}: holds no state_dict of tensors.")
-    return state
 
 
 def check_type(dtype: object, name: str) -> None:
@@ -200,7 +190,7 @@ def check_model(module: torch.nn.Module, files: Iterable[Path], name: str) -> No
 
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if file.suffix != ".safetensors":
-        yield from read_pickle(file).items()
+        yield from read_state(file).tensors.items()
         return
     with open_tensors(file) as tensors:
         for key in tensors.keys():  # noqa: SIM118

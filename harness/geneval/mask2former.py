@@ -60,7 +60,7 @@ class Mask2FormerDetector:
         _cv2()
         self.classes = coco_classes()
         self.pipeline, self.batch_size, self.scale = pipeline, batch_size, (max(scale), min(scale))
-        model, self.checkpoint_sha256 = mask2former_weights.load(checkpoint, seed)
+        model, self.checkpoint_sha256, self._ignored = mask2former_weights.load(checkpoint, seed)
         self.model: Any = model.to(device)
         self._colors = colors
 
@@ -85,13 +85,14 @@ class Mask2FormerDetector:
 
     def info(self) -> dict[str, Any]:
         colors = self._colors if isinstance(self._colors, str) else self._colors.name
-        return {
+        found: dict[str, Any] = {
             "name": self.name,
             "pipeline": self.pipeline,
             "checkpoint_sha256": self.checkpoint_sha256,
             "colors": colors,
             "scale": list(self.scale),
         }
+        return found | ({"ignored": self._ignored} if self._ignored else {})
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
         """See Detector.detect. Boxes and masks are in the image's own pixels.

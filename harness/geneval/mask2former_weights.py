@@ -1,7 +1,8 @@
 """Mask2Former Swin-S as transformers builds it, with the weights that mmdet published for it.
 
 A checkpoint has 649 tensors in mmdet's names; the model takes 757 after renaming, splitting joined
-projections and reordering the inputs of Swin's patch merging. Nothing may be missing or left over.
+projections and reordering the inputs of Swin's patch merging. Nothing may be missing; left over may be only what
+a training keeps beside the weights.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from generators.hub import reachable, refusal
 from harness.common.digests import file_digest
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
-from harness.common.models import check_weights, read_pickle
+from harness.common.models import check_weights
+from harness.common.torch_files import read_state
 
 State = dict[str, torch.Tensor]
 
@@ -95,6 +97,11 @@ _RENAMES_2X = (
     (r"(transformer_decoder\.layers\.\d+)\.attentions\.1\.", r"\1.self_attn."),
     (r"((?:encoder|transformer_decoder)\.layers\.\d+)\.ffns\.0\.", r"\1.ffn."),
 )
+# what a training keeps in a state beside the weights: not used by inference
+_OF_TRAINING = re.compile(r"(module\.)?(data_preprocessor\..*|.*\.class_weight)")
+_WRAPPER = "module."  # before each name, where a training on several GPUs saved its wrapper
+_CLASSES = 80
+_CLASS_WEIGHT = _P + "cls_embed.weight"  # [classes + 1, 256]; the last is no object
 
 
 class CheckpointError(VhsbenchError):
@@ -107,7 +114,7 @@ def build() -> Mask2FormerForUniversalSegmentation:
         embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7,
         drop_path_rate=0.0, out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=80))
+    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=_CLASSES))
 
 
 def sources(shapes: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -129,9 +136,11 @@ def sources(shapes: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def to_3x(state: Mapping[str, torch.Tensor]) -> State:
-    """An mmdet state, of 2.x or 3.x, in 3.x names; the position indices, which are recomputed, dropped."""
+    """An mmdet state, of 2.x or 3.x, in 3.x names without a wrapper's prefix or position indices (recomputed)."""
+    wrapped = all(name.startswith(_WRAPPER) for name in state)
     renamed = {}
     for name, tensor in state.items():
+        name = name.removeprefix(_WRAPPER) if wrapped else name
         for pattern, replacement in _RENAMES_2X:
             name = re.sub(pattern, replacement, name)
         if not name.endswith("relative_position_index"):
@@ -142,24 +151,34 @@ def to_3x(state: Mapping[str, torch.Tensor]) -> State:
 def convert(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], file: str) -> State:
     """An mmdet state in the model's names and order. Raises CheckpointError naming a tensor that is wrong."""
     rest, converted = to_3x(state), {}
+    _check_classes(rest, file)
     for source, targets in sources(shapes).items():
         if source not in rest:
             raise CheckpointError(f"{file}: tensor '{source}' is missing: not Mask2Former Swin-S of mmdet.")
         tensor = rest.pop(source)
+        first, *others = shapes[targets[0]]
+        if tensor.shape != (first * len(targets), *others):  # before anything is copied
+            raise CheckpointError(
+                f"{file}: tensor '{source}' is {tuple(tensor.shape)}, "
+                f"which does not fit Swin-S with {_CLASSES} classes."
+            )
         if "downsample" in source:
             tensor = tensor[..., _merging_order(tensor.shape[-1])]
-        parts = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
-        for target, part in zip(targets, parts, strict=True):
-            if part.shape != shapes[target]:
-                raise CheckpointError(
-                    f"{file}: tensor '{source}' is {tuple(tensor.shape)}, which does not fit Swin-S with 80 classes."
-                )
+        for target, part in zip(targets, tensor.chunk(len(targets)), strict=True):
             converted[target] = part.contiguous()
     if rest:
         raise CheckpointError(
             f"{file}: tensor '{next(iter(rest))}' is left over: not Mask2Former Swin-S of mmdet."
         )
     return converted
+
+
+def _check_classes(state: Mapping[str, torch.Tensor], file: str) -> None:
+    weight = state.get(_CLASS_WEIGHT)
+    if weight is not None and weight.dim() == 2 and len(weight) != _CLASSES + 1:
+        raise CheckpointError(
+            f"{file} was trained for {len(weight) - 1} classes; this detector has the {_CLASSES} of COCO."
+        )
 
 
 def restore(state: Mapping[str, torch.Tensor]) -> State:
@@ -179,22 +198,22 @@ def _merging_order(width: int) -> list[int]:
     return [c * 4 + y * 2 + x for y, x in neighbours for c in range(width // 4)]
 
 
-def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversalSegmentation, str]:
-    """The model in eval mode, and the SHA-256 of its checkpoint ("random" for random weights).
+def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversalSegmentation, str, int]:
+    """The model in eval mode, the SHA-256 of its checkpoint ("random" for random weights), and `ignored` of `read`.
 
     checkpoint is a file, "random", or None for the published one from the hub. Raises CheckpointError.
     """
     model = build()
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if checkpoint == "random":
-        state, sha256, file = random_state(shapes, seed), "random", "random"
+        state, sha256, ignored, file = random_state(shapes, seed), "random", 0, "random"
     else:
         path = Path(checkpoint) if checkpoint else _download()
-        state, sha256, file = *read(path), str(path)
+        state, sha256, ignored, file = *read(path), str(path)
     absent = model.load_state_dict(convert(state, shapes, file), strict=False)
     assert set(absent.missing_keys) <= _UNUSED
     assert not absent.unexpected_keys
-    return model.eval(), sha256
+    return model.eval(), sha256, ignored
 
 
 def identity(checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
@@ -207,9 +226,10 @@ def identity(checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
         return {"sha256": file_digest(Path(checkpoint))}
 
 
-def read(path: Path) -> tuple[State, str]:
-    """A checkpoint's tensors, finite floats, and its SHA-256, which must begin as its name says.
+def read(path: Path) -> tuple[State, str, int]:
+    """A checkpoint's tensors, finite floats; its SHA-256, which must begin as its name says; what was ignored.
 
+    Ignored are what a training keeps: tensors (class weights) and other parts of the file (optimizer), counted.
     Raises CheckpointError.
     """
     if not path.is_file():
@@ -223,9 +243,10 @@ def read(path: Path) -> tuple[State, str]:
             f"{path}: its SHA-256 begins with {sha256[:8]}, not {promised[1]} as its name says; download it again."
         )
     with read_errors_as(CheckpointError):
-        state = read_pickle(path)
-        check_weights(state, path)
-    return state, sha256
+        state, others = read_state(path)
+        used = {name: tensor for name, tensor in state.items() if not _OF_TRAINING.fullmatch(name)}
+        check_weights(used, path)
+    return used, sha256, len(state) - len(used) + len(others)
 
 
 def _download() -> Path:

@@ -14,6 +14,7 @@ from generators import nano as nano_package
 from generators.nano.training import train_autoencoder, train_generator
 from generators.nano.world import SHAPES
 from generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
+from harness.common.files import ReadError
 from harness.geneval.prompts import every
 from harness.train_nano import Recipe, train
 
@@ -48,6 +49,12 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_damaged_state_is_one_sentence(tmp_path):
+    (tmp_path / "a").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ReadError, match=r"a: holds no plain tensors \("):
+        regression(tmp_path / "a")
 
 
 def test_a_training_ends_when_it_is_enough_and_is_asked_with_the_average_in_place(tmp_path):

@@ -263,3 +263,4 @@ def test_no_module_reads_or_writes_pickles_of_files():
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                     options = {k.arg: ast.unparse(k.value) for k in node.keywords}
                     assert options.get("weights_only") == "True", file
+                    assert file.name == "torch_files.py", f"{file} reads a file of torch's by itself"

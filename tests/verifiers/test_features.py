@@ -55,6 +55,12 @@ def test_other_shapes_are_refused(tmp_path, shape):
         (torch.full((C,), float("nan")), torch.ones(C), "not a finite mean"),
         (torch.zeros(C), torch.ones(C, dtype=torch.long), r"variance\.pt holds no tensor of floating-point"),
         ({"mean": torch.zeros(C)}, torch.ones(C), r"mean\.pt holds no tensor"),
+        (
+            torch.zeros(1).expand(1 << 40, C),
+            torch.ones(C),
+            r"mean\.pt is .*, more numbers than the file holds",
+        ),
+        (torch.zeros(C).to_sparse(), torch.ones(C), r"mean\.pt is no dense tensor"),
     ],
 )
 def test_statistics_that_are_none_are_refused(tmp_path, mean, variance, said):

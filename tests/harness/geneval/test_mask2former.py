@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import types
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -87,11 +90,56 @@ def test_missing_left_over_and_ill_shaped_tensors_are_named(state, shapes, name)
 def test_a_checkpoint_from_a_file_is_the_state_it_holds(tmp_path, state, detector):
     file = tmp_path / "model.pth"
     torch.save({"meta": {"epoch": 50}, "state_dict": {as_2x(k): v for k, v in state.items()}}, file)
-    model, sha256 = weights.load(str(file))
+    model, sha256, _ = weights.load(str(file))
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     mine = model.state_dict()
     used = {k: v for k, v in detector.model.state_dict().items() if k not in weights._UNUSED}
     assert all(torch.equal(mine[name], tensor) for name, tensor in used.items())
+
+
+def test_a_checkpoint_of_a_training_is_the_state_in_it(tmp_path, state, detector, monkeypatch):
+    engine = types.ModuleType("foreign_engine")  # gone when the checkpoint is read
+    engine.History = type("History", (), {"__module__": engine.__name__})
+    history = engine.History()
+    history.values = np.arange(4.0)
+    monkeypatch.setitem(sys.modules, engine.__name__, engine)
+    kept = {
+        "data_preprocessor.mean": torch.zeros(3, 1, 1),
+        "panoptic_head.loss_cls.class_weight": torch.full((81,), float("inf")),
+    }
+    content = {
+        "meta": {"epoch": np.int64(1)},
+        "state_dict": OrderedDict({f"module.{k}": v for k, v in (state | kept).items()}),
+        "message_hub": {"log_scalars": {"loss": history, "lr": np.float64(1e-4)}},
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": np.float32(1e-4)}]},
+    }
+    file = tmp_path / "epoch_1.pth"
+    torch.save(content, file)
+    monkeypatch.delitem(sys.modules, engine.__name__)
+    trained = Mask2FormerDetector(str(file))
+    mine = trained.model.state_dict()
+    used = {k: v for k, v in detector.model.state_dict().items() if k not in weights._UNUSED}
+    assert all(torch.equal(mine[name], tensor) for name, tensor in used.items())
+    assert trained.info()["ignored"] == 4
+    assert engine.__name__ not in sys.modules
+
+
+def test_another_number_of_classes_is_said(state, shapes):
+    fewer = {
+        "panoptic_head.cls_embed.weight": torch.zeros(21, 256),
+        "panoptic_head.cls_embed.bias": torch.zeros(21),
+    }
+    with pytest.raises(
+        CheckpointError, match=r"^file was trained for 20 classes; this detector has the 80 of COCO\.$"
+    ):
+        weights.convert(state | fewer, shapes, "file")
+
+
+def test_a_shape_is_refused_before_anything_is_copied(state, shapes):
+    name = "backbone.stages.0.downsample.reduction.weight"
+    huge = torch.zeros(1).expand(1 << 20, 1 << 22)  # 16 TiB if it were
+    with pytest.raises(CheckpointError, match=f"file: tensor '{name}' is .* does not fit"):
+        weights.convert(state | {name: huge}, shapes, "file")
 
 
 def test_a_name_that_promises_another_hash_is_refused(tmp_path):
