@@ -66,7 +66,6 @@ def measured(what: str) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--shards", action="store_true")
     options = parser.parse_args()
     with measured("make the tables"):
@@ -76,7 +75,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             candidates, scores = through_shards(candidates, scores, folder)
     with measured("accuracy for all N, intervals"):
-        curves = accuracy_curves(candidates, scores, options.replicates)
+        curves = accuracy_curves(candidates, scores)
     with measured("separation"):
         separation(candidates, scores)
     print(f"{len(curves):,} rows of curves")

@@ -61,6 +61,20 @@ def random_choice(correct: ArrayLike) -> Floats:
     return expected_accuracy(np.zeros(np.shape(correct)), correct)
 
 
+def largest_difference(a: ArrayLike, b: ArrayLike, n_a: int, n_b: int) -> float:
+    """How far apart the expected accuracies of best-of-n_a by scores a and best-of-n_b by b can be, any verdicts.
+
+    a and b are [P, M]. 0 where both pick alike whatever the verdicts: the same N, and the same scores or N = 1.
+    """
+    if n_a == n_b and (n_a == 1 or np.array_equal(a, b)):
+        return 0.0
+    table = win_probabilities(np.shape(a)[-1])
+    # by the number of right candidates, 0..M: all of them ranked first, or all ranked last
+    best_a, best_b = (np.concatenate([[0.0], np.cumsum(table[:, n - 1])]) for n in (n_a, n_b))
+    worst_a, worst_b = 1 - best_a[::-1], 1 - best_b[::-1]
+    return min(1.0, float(np.maximum(best_b - worst_a, best_a - worst_b).max()))
+
+
 def _pools(scores: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     c = np.atleast_2d(np.asarray(correct, dtype=np.float64))

@@ -283,7 +283,7 @@ class RunConfig(Strict):
     batch_size: Candidates = 32
     budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
-    bootstrap: Amount = 1000
+    bootstrap: Amount = 1000  # has no effect: intervals are computed, not drawn; older files may have it
     gallery_prompts: AmountOrNone = 12
     device: Device = "cpu"
     threads: Threads | None = None

@@ -9,16 +9,7 @@ from numpy.typing import NDArray
 from harness.best_of_n import expected_accuracy, oracle, random_choice
 from harness.common.errors import VhsbenchError
 from harness.geneval.rules import TAGS
-from harness.statistics import (
-    REPLICATES,
-    Interval,
-    auc,
-    average_by_prompt,
-    bootstrap_weights,
-    interval,
-    prompt_mean,
-    task_mean,
-)
+from harness.statistics import Interval, auc_interval, average_by_prompt, clustered_mean
 
 OVERALL, GENEVAL_OVERALL = "overall", "geneval_overall"
 ORACLE, RANDOM = "oracle", "random"
@@ -28,9 +19,7 @@ _PIPELINE = ["generator", "steps", "verifier"]
 Floats = NDArray[np.float64]
 
 
-def accuracy_curves(
-    candidates: pd.DataFrame, scores: pd.DataFrame, replicates: int = REPLICATES
-) -> pd.DataFrame:
+def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in percent of best-of-N for every N, pipeline and task, with 95% intervals.
 
     Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
@@ -48,9 +37,8 @@ def accuracy_curves(
         expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
         for verifier, rows in mine.groupby("verifier", sort=True):
             expected[str(verifier)] = expected_accuracy(grid.of(rows), grid.correct)
-        weights = bootstrap_weights(grid.tags, replicates)
         for verifier, values in expected.items():
-            frame = grid.summary(values, weights)
+            frame = grid.summary(values)
             frames.append(frame.assign(generator=generator, steps=steps, verifier=verifier))
     columns = [*_PIPELINE, "tag", "n", "accuracy", "low", "high", "n_prompts"]
     return pd.concat(frames, ignore_index=True)[columns]
@@ -83,19 +71,13 @@ class _Grid:
         indexed = scores.set_index(["prompt_id", "seed", "index"])["score"]
         return indexed.reindex(self._keys).to_numpy(float).reshape(-1, self.size)
 
-    def summary(self, values: Floats, weights: Floats) -> pd.DataFrame:
+    def summary(self, values: Floats) -> pd.DataFrame:
         """Rows of tag, n, accuracy, low, high, n_prompts from expectations [P * S, M]."""
         per_prompt = average_by_prompt(values, self._prompts)
-        parts = []
-        for tag in (t for t in TAGS if t in self.tags):
-            rows = np.flatnonzero(self.tags == tag)
-            mean = prompt_mean(per_prompt[rows], weights[:, rows])
-            parts.append(_rows(tag, interval(*mean, len(rows))))
-        n = len(self.tags)
-        parts.append(_rows(OVERALL, interval(*prompt_mean(per_prompt, weights), n)))
-        mean = task_mean(per_prompt, self.tags, weights)
-        parts.append(_rows(GENEVAL_OVERALL, interval(*mean, n)))
-        return pd.concat(parts, ignore_index=True)
+        found = {t: clustered_mean(per_prompt[self.tags == t]) for t in TAGS if t in self.tags}
+        found[OVERALL] = clustered_mean(per_prompt, tasks=self.tags)
+        found[GENEVAL_OVERALL] = clustered_mean(per_prompt, tasks=self.tags, by_task=True)
+        return pd.concat([_rows(tag, value) for tag, value in found.items()], ignore_index=True)
 
 
 def _rows(tag: str, value: Interval) -> pd.DataFrame:
@@ -112,13 +94,17 @@ def _rows(tag: str, value: Interval) -> pd.DataFrame:
 
 
 def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """AUC of every verifier over all candidates: columns generator, steps, verifier, auc, n, right."""
+    """AUC of every verifier over all candidates, with its 95% interval by prompt.
+
+    Columns generator, steps, verifier, auc, low, high, n (candidates), right.
+    """
     joined = scores.merge(candidates, on=_CANDIDATE, validate="many_to_one")
-    rows = [
-        (*key, auc(part["score"], part["correct"]), len(part), int(part["correct"].sum()))
-        for key, part in joined.groupby(_PIPELINE, sort=True)
-    ]
-    return pd.DataFrame(rows, columns=[*_PIPELINE, "auc", "n", "right"])
+    rows = []
+    for key, part in joined.groupby(_PIPELINE, sort=True):
+        found = auc_interval(part["score"], part["correct"], part["prompt_id"])
+        ends = (found.mean[0], found.low[0], found.high[0])
+        rows.append((*key, *ends, len(part), int(part["correct"].sum())))
+    return pd.DataFrame(rows, columns=[*_PIPELINE, "auc", "low", "high", "n", "right"])
 
 
 def winners(candidates: pd.DataFrame, scores: pd.DataFrame, n: int) -> pd.DataFrame:

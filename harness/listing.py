@@ -14,6 +14,7 @@ import generators
 import verifiers
 from generators.registry import RegistryError, nearest, one_line
 from harness.common.errors import VhsbenchError
+from harness.statistics import brackets
 
 _KINDS = {"generators": generators, "verifiers": verifiers}
 _FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all
@@ -110,7 +111,8 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
 
 def _auc(row: Mapping[str, Any]) -> str:
     if row["auc"] is not None:
-        return f"AUC of {row['verifier']}: {row['auc']:.3f} (n = {row['n']})"
+        ends = brackets(row["low"], row["high"], ".3f")
+        return f"AUC of {row['verifier']}: {row['auc']:.3f}{ends} (n = {row['n']})"
     return f"AUC of {row['verifier']}: unknown, as all candidates are {'right' if row['right'] else 'wrong'}"
 
 
@@ -119,8 +121,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return "below one candidate" if column == "time_ms" and row["below_one"] else ""
     if column in ("overall", "geneval_overall"):
-        low, high = row[f"{column}_low"], row[f"{column}_high"]
-        return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+        return f"{value:.1f}{brackets(row[f'{column}_low'], row[f'{column}_high'])}"
     if column == "generator" and row["steps"] > 1:
         return f"{value}, {row['steps']} steps"
     if column == "best_of_n":

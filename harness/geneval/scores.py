@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.geneval.rules import TAGS
-from harness.statistics import REPLICATES, cluster_bootstrap
+from harness.statistics import clustered_mean
 
 # the form of a reason's line -> what failed; the first that matches counts
 FAILURES = {
@@ -51,10 +51,10 @@ class Scores:
         return asdict(self)
 
 
-def scores(rows: Sequence[Mapping[str, Any]], replicates: int = REPLICATES, seed: int = 0) -> Scores:
+def scores(rows: Sequence[Mapping[str, Any]]) -> Scores:
     """Rows need tag, metadata (which names the prompt), correct and reason. Raises ValueError for no rows.
 
-    A prompt's images (its seeds) are averaged first, and intervals redraw prompts within their task.
+    A prompt's images (its seeds) are averaged first: intervals are by prompt.
     """
     if not rows:
         raise ValueError("no results, so no scores.")
@@ -63,7 +63,7 @@ def scores(rows: Sequence[Mapping[str, Any]], replicates: int = REPLICATES, seed
     tags = np.array([row["tag"] for row in rows])
 
     def score(chosen: Any, by_task: bool = False) -> Score:
-        found = cluster_bootstrap(correct[chosen], prompts[chosen], tags[chosen], by_task, replicates, seed)
+        found = clustered_mean(correct[chosen], prompts[chosen], tags[chosen], by_task)
         ends = (float(found.mean[0]), float(found.low[0]), float(found.high[0]))
         return Score(*ends, found.n, int(np.size(correct[chosen])))
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
-from harness.best_of_n import expected_accuracy
+from harness.best_of_n import expected_accuracy, largest_difference
 from harness.common.errors import VhsbenchError
 from harness.derive import GENEVAL_OVERALL, OVERALL
 from harness.geneval.rules import TAGS
@@ -234,13 +234,14 @@ def differences(
     tests = {
         tag: sign_flip((of_b - of_a)[rows], gate.permutations, gate.seed) for tag, rows in groups.items()
     }
+    # exactly 0 where both are the same verifier: then nothing is estimated
+    apart = np.array([100 * largest_difference(a, b, p.n_baseline, p.n_candidate) for p in points])
     result = []
     for tag, rows in [*groups.items(), (GENEVAL_OVERALL, everything)]:
         family = (len(points) + 1) * (1 if tag == OVERALL else len(present))
         spread = paired_difference(
-            of_b[rows], of_a[rows], tasks=tags[rows], by_task=tag == GENEVAL_OVERALL,
-            replicates=gate.bootstrap, seed=gate.seed,
-        )  # fmt: skip
+            of_b[rows], of_a[rows], tasks=tags[rows], by_task=tag == GENEVAL_OVERALL, largest=apart
+        )
         for i, point in enumerate(points):
             row = _Row(tag, of_a[rows, i], of_b[rows, i], tags[rows], gate)
             result.append(
@@ -348,9 +349,10 @@ def correct_for_number(
 
 
 def _calibration(judged: Judged, candidates: Candidates) -> Calibration:
-    row, index = np.indices(candidates.correct.shape)
-    keys = pd.DataFrame({"prompt_id": row.ravel(), "seed": 0, "index": index.ravel()})
-    keys = keys.assign(generator="", steps=1)
+    row, index = (x.ravel() for x in np.indices(candidates.correct.shape))
+    keys = pd.DataFrame(
+        {"prompt_id": candidates.prompt_id[row], "seed": candidates.seed[row], "index": index}
+    ).assign(generator="", steps=1)
     curve = reliability(
         keys.assign(correct=candidates.correct.ravel()),
         keys.assign(verifier=judged.name, p_yes=judged.p_yes.ravel(), p_no=judged.p_no.ravel()),

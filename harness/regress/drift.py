@@ -15,7 +15,7 @@ import pandas as pd
 from generators.checks import as_device
 from generators.files import write_output
 from generators.lora import add_lora, find_lora
-from harness.best_of_n import expected_accuracy
+from harness.best_of_n import expected_accuracy, largest_difference
 from harness.candidates import Rows, generate
 from harness.common.errors import VhsbenchError
 from harness.common.limits import MOST_CANDIDATES
@@ -23,7 +23,7 @@ from harness.common.shown import csv_bytes
 from harness.derive import OVERALL
 from harness.geneval.detector import Detector, judge
 from harness.geneval.rules import TAGS
-from harness.statistics import REPLICATES, average_by_prompt, cluster_bootstrap, paired_difference
+from harness.statistics import average_by_prompt, brackets, clustered_mean, paired_difference
 from verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class DriftPlan:
     seed: int = 0
     size: int = 9
     batch: int = 32
-    replicates: int = REPLICATES
 
 
 def drift_table(
@@ -190,17 +189,17 @@ def _rows(
     first = next(iter(ns))
     pairs = [(name, ns[name], ns[first]) for name in ns]
     pairs += [(name, n, n) for n in dict.fromkeys(ns.values()) for name in ns if ns[name] != n]
-    how: dict[str, Any] = {"tasks": tags, "replicates": plan.replicates}
     rows = []
     for name, n, first_n in pairs:
         mine = curves[name][:, n - 1]
-        spread = cluster_bootstrap(mine, **how)
+        spread = clustered_mean(mine, tasks=tags, most=100)
         row: dict[str, Any] = {
             "strength": strength, "verifier": name, "best_of_n": n, OVERALL: spread.mean[0],
             "low": spread.low[0], "high": spread.high[0],
         } | dict(zip(*_by_task(mine, tags), strict=True))  # fmt: skip
         if name != first:
-            gap = paired_difference(curves[first][:, first_n - 1], mine, **how)
+            apart = largest_difference(scores[first], scores[name], first_n, n)
+            gap = paired_difference(curves[first][:, first_n - 1], mine, tasks=tags, largest=100 * apart)
             row |= {"delta": gap.mean[0], "delta_low": gap.low[0], "delta_high": gap.high[0]}
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
@@ -228,10 +227,10 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     for row in table.to_dict("records"):
         tasks = ["-" if np.isnan(row[t]) else f"{row[t]:.1f}" for t in TAGS]
-        overall = f"{row[OVERALL]:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        overall = f"{row[OVERALL]:.1f}{brackets(row['low'], row['high'])}"
         delta = "-"
         if not np.isnan(row["delta"]):
-            delta = f"{row['delta']:+.1f} [{row['delta_low']:+.1f}, {row['delta_high']:+.1f}]"
+            delta = f"{row['delta']:+.1f}{brackets(row['delta_low'], row['delta_high'], '+.1f')}"
         cells = [f"{row['strength']:g}", row["verifier"], str(row["best_of_n"]), *tasks, overall, delta]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ from harness.common.settings import (
     Threads,
 )
 from harness.cost.cost_model import parse_budget
+from harness.statistics import brackets
 from harness.yaml_files import read
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class GateConfig(Strict):
     tolerance null is that of the run, or of a device the paper's 0.05.
     alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
     each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
-    candidate over baseline; null only reports them.
+    candidate over baseline; null only reports them. bootstrap has no effect: older files may have it.
     """
 
     best_of_n: tuple[Candidates, ...] = (4,)
@@ -195,4 +196,4 @@ def _where(row: Difference) -> str:
 
 
 def _interval(row: Difference) -> str:
-    return f"[{row.low:+.2f}, {row.high:+.2f}]"
+    return brackets(row.low, row.high, "+.2f").strip() or "(no interval)"

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from generators.files import write_output
 from harness.regress.gate import FAIL, INCONCLUSIVE, PASS
+from harness.statistics import brackets, missed_share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,7 @@ def _cells(row: Difference) -> list[str]:
     sign = "" if row.detectable is not None else "<="
     return [
         row.tag, _ns(row.point), str(row.n_prompts), f"{row.baseline:.2f}", f"{row.candidate:.2f}",
-        f"{row.difference:+.2f}", f"[{row.low:+.2f}, {row.high:+.2f}]", _number(row.p_holm, "{:.4f}"),
+        f"{row.difference:+.2f}", brackets(row.low, row.high, "+.2f").strip() or "-", _number(row.p_holm, "{:.4f}"),
         "-" if found is None else f"{sign}{found:.2f}", f"{row.lost}/{row.won}", f"{row.p_mcnemar:.4f}",
     ]  # fmt: skip
 
@@ -66,6 +67,12 @@ def facts(regression: Regression) -> list[str]:
         f"{len(c.changed)} picks changed at {c.widest.shown}: {picks.lost} prompts lost, {picks.won} won (McNemar "
         f"p = {picks.p_mcnemar:.4f})" + ("; every score is the same" if c.identical else ""),
     ]
+    missed = 100 * missed_share(c.n_prompts)
+    if not c.identical and missed > regression.gate.margin_points:
+        lines.append(
+            f"rare losses: {c.n_prompts} prompts may hold none of a kind that is {missed:.1f}% of all prompts; the "
+            f"margin is {regression.gate.margin_points:g} points"
+        )
     if s := regression.speed:
         lines += [
             f"scoring {_number(s.baseline_ms, '{:.2f}')} -> {_number(s.candidate_ms, '{:.2f}')} ms a candidate on "

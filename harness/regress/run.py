@@ -85,9 +85,7 @@ def regress(
     speed = None
     first, second = loaded
     if pool and first and second and gate.timing_repeats:
-        speed = side_by_side(
-            first, second, pool, gate.timing_batch, gate.timing_repeats, gate.timing_warm_up, gate.seed
-        )
+        speed = side_by_side(first, second, pool, gate.timing_batch, gate.timing_repeats, gate.timing_warm_up)
     inputs = {
         "baseline": first.checkpoint_sha256 if first else str(baseline.run),
         "candidate": second.checkpoint_sha256 if second else str(candidate.run),

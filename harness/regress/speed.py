@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.cost.nvml import Gpu
+from harness.cost.percentiles import median_interval
 from harness.regress.pool import Pool
-from harness.statistics import LEVEL
 
 if TYPE_CHECKING:
     from verifiers.protocol import Verifier
@@ -23,7 +24,8 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Speed:
-    """Per candidate and in whole. The time ratio is the median over rounds, with its 95% interval.
+    """Per candidate and in whole. The time ratio is the median over rounds, with its 95% interval (0 to
+    infinity below six rounds, which say nothing).
 
     Rounds in which the GPU was throttled or another process computed on it are left out: `tainted` of
     `repeats`, `taint` says why. Times are None where no round is left. Memory is weights and the peak of what scoring one
@@ -46,7 +48,7 @@ class Speed:
 
 
 def side_by_side(
-    baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int, seed: int = 0
+    baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int
 ) -> Speed:
     """Time both on the pool's first candidates: once each a round, in alternating order."""
     from harness.cost.measure import taints
@@ -68,7 +70,7 @@ def side_by_side(
         for kept, wall in zip(times, wall_ms, strict=True):
             kept.append(wall / batch)
     medians = [float(np.median(kept)) if kept else None for kept in times]
-    ratio, low, high = paired_ratio(times[0], times[1], seed=seed) if times[0] else (None, None, None)
+    ratio, low, high = paired_ratio(times[0], times[1]) if times[0] else (None, None, None)
     return Speed(
         _device_name(baseline), batch, repeats, medians[0], medians[1], ratio, low, high,
         memory[0], memory[1], memory[1] / memory[0], len(spoiled), "; ".join(dict.fromkeys(spoiled)),
@@ -81,14 +83,11 @@ def _gpus(*verifiers: Verifier) -> list[Gpu]:
     return [Gpu.of(device) for device in devices if device is not None]
 
 
-def paired_ratio(
-    baseline: ArrayLike, candidate: ArrayLike, replicates: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """(median of candidate / baseline by rounds, low, high): a 95% bootstrap over rounds."""
+def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, float, float]:
+    """(median of candidate / baseline by rounds, low, high), by the order of the rounds' ratios."""
     ratios = np.asarray(candidate, dtype=np.float64) / np.asarray(baseline, dtype=np.float64)
-    drawn = np.random.default_rng(seed).choice(ratios, (replicates, len(ratios)))
-    low, high = np.quantile(np.median(drawn, axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(np.median(ratios)), float(low), float(high)
+    low, high = median_interval(ratios.tolist()) or (0.0, math.inf)
+    return float(np.median(ratios)), low, high
 
 
 def scoring(verifier: Verifier, pool: Pool, batch: int = 1) -> Call:

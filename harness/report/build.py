@@ -195,9 +195,9 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "auc": records(derived.auc),
         "at_n": records(at[keep]),
         "unmeasured": derived.unmeasured,
+        "notes": derived.notes,
         "left_out": derived.left_out,
         "failed_prompts": records(derived.failed),
-        "notes": derived.notes,
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
         "report": str(out / "report.html"),
     }

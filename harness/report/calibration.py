@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
-from harness.statistics import LEVEL
+from harness.statistics import pooled_share
 from verifiers.metrics import BINS, calibration_error
 
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
@@ -16,7 +15,7 @@ def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS
     """Candidates in equal bins of P(yes) / (P(yes) + P(no)), by verifier.
 
     Columns verifier, low, high (the bin), confidence (mean P(yes) in it), right (share of right ones),
-    share_low, share_high (Wilson's 95% interval), n, ece (expected calibration error of the verifier).
+    share_low, share_high (its 95% interval by prompt), n, ece (expected calibration error of the verifier).
     A bin without candidates has n = 0 and is empty otherwise. Scores without probabilities are left out.
     """
     joined = scores.dropna(subset=["p_yes", "p_no"]).merge(candidates, on=_CANDIDATE, validate="many_to_one")
@@ -35,8 +34,8 @@ def _of(verifier: str, part: pd.DataFrame, bins: int) -> pd.DataFrame:
         n = len(inside)
         shares = (np.nan,) * 4
         if n:
-            interval = binomtest(int(inside["correct"].sum()), n).proportion_ci(LEVEL, method="wilson")
-            shares = (inside["p"].mean(), inside["correct"].mean(), interval.low, interval.high)
+            share = pooled_share(inside["correct"], inside["prompt_id"])
+            shares = (inside["p"].mean(), inside["correct"].mean(), share.low[0], share.high[0])
         rows.append((verifier, b / bins, (b + 1) / bins, *shares, n))
     columns = ["verifier", "low", "high", "confidence", "right", "share_low", "share_high", "n"]
     frame = pd.DataFrame(rows, columns=columns)

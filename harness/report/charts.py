@@ -13,6 +13,7 @@ from harness.derive import OVERALL
 from harness.report.calibration import reliability
 from harness.report.derived import Derived
 from harness.report.style import STAGE_COLORS, TASK_NAMES, look
+from harness.statistics import brackets
 
 BINS = np.linspace(-1, 1, 41)  # 5% of the range, as the paper's Fig. 6
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -51,13 +52,13 @@ def accuracy_over_time(lines: Sequence[dict[str, Any]]) -> go.Figure:
         overall = line["tasks"][OVERALL]
         ns = list(range(1, len(overall["accuracy"]) + 1))
         times = [line["fixed_ms"] + n * line["per_candidate_ms"] for n in ns]
-        bounds = [[n, low, high] for n, low, high in zip(ns, overall["low"], overall["high"], strict=True)]
+        bounds = [[n, brackets(*ends)] for n, *ends in zip(ns, overall["low"], overall["high"], strict=True)]
         fig.add_scatter(
             x=times, y=overall["accuracy"], customdata=bounds, name=line["name"], mode="lines+markers",
             line={"color": line["color"], "dash": line["dash"], "width": 2},
             marker={"symbol": line["symbol"], "size": 6},
-            hovertemplate="N = %{customdata[0]}: %{y:.1f}% "
-            "[%{customdata[1]:.1f}, %{customdata[2]:.1f}] in %{x:.0f} ms<extra>%{fullData.name}</extra>",
+            hovertemplate="N = %{customdata[0]}: %{y:.1f}%%{customdata[1]} in %{x:.0f} ms"
+            "<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     fig.add_scatter(
         x=[], y=[], name="at this budget", mode="markers", hoverinfo="skip",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.best_of_n import expected_accuracy
+from harness.best_of_n import expected_accuracy, largest_difference
 from harness.cost import budgets as budgeting
 from harness.cost.cost_model import CostModel
 from harness.derive import OVERALL, accuracy_curves
@@ -62,13 +62,12 @@ def scoring_ablation(
     models: Mapping[Pipeline, CostModel],
     budgets: Sequence[float],
     tolerance: float,
-    replicates: int,
 ) -> AccuracyTable | None:
     """The paper's Table 5: the highest score against any candidate judged yes. None without verifiers."""
     judged = {key: model for key, model in models.items() if key[2] != "none"}
     if not judged:
         return None
-    unscored = accuracy_curves(candidates, judged_yes_scores(scores), replicates)
+    unscored = accuracy_curves(candidates, judged_yes_scores(scores))
     parts = [
         budgeting.budget_table(source, judged, budgets, tolerance).assign(scoring=scoring)
         for scoring, source in ((NO_SCORING, unscored), (TOKEN_PROBABILITY, curves))
@@ -90,7 +89,6 @@ def drift(
     drifts: Mapping[str, float],
     candidates: pd.DataFrame,
     scores: pd.DataFrame,
-    replicates: int,
 ) -> AccuracyTable | None:
     """The paper's Table 7: accuracy as the generator's weights move. None if no weights were moved.
 
@@ -101,23 +99,21 @@ def drift(
         return None
     rows = rows.assign(drift=rows["generator"].map(drifts))
     rows = rows.sort_values(["budget_ms", "drift", "verifier"], ignore_index=True)
-    found = [_delta(row, rows, candidates, scores, replicates) for _, row in rows.iterrows()]
+    found = [_delta(row, rows, candidates, scores) for _, row in rows.iterrows()]
     rows[["delta", "delta_low", "delta_high"]] = found
     keys = ("budget_ms", "drift", "generator", "verifier", "best_of_n")
     title = "Accuracy (%) under drift of the generator (LoRA: share of its epoch, or its strength)"
     return AccuracyTable("drift", title, rows, keys, ("budget_ms", "drift"), "table7")
 
 
-def _delta(
-    row: pd.Series, rows: pd.DataFrame, candidates: pd.DataFrame, scores: pd.DataFrame, replicates: int
-) -> list[float]:
+def _delta(row: pd.Series, rows: pd.DataFrame, candidates: pd.DataFrame, scores: pd.DataFrame) -> list[float]:
     same = (rows["budget_ms"] == row["budget_ms"]) & (rows["generator"] == row["generator"])
     clip = rows[same & (rows["steps"] == row["steps"]) & (rows["verifier"] == CLIP)]
     if row["verifier"] != VHS or clip.empty or pd.isna(row["best_of_n"]) or clip["best_of_n"].isna().any():
         return [math.nan] * 3
     pipeline = (row["generator"], row["steps"])
     ns = {VHS: int(row["best_of_n"]), CLIP: int(clip["best_of_n"].iloc[0])}
-    gain = paired_gain(candidates, scores, pipeline, ns, replicates)
+    gain = paired_gain(candidates, scores, pipeline, ns)
     return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
 
 
@@ -126,23 +122,23 @@ def paired_gain(
     scores: pd.DataFrame,
     pipeline: tuple[str, int],
     ns: Mapping[str, int],
-    replicates: int,
 ) -> Interval:
     """Overall accuracy of the first verifier in `ns` (name -> N) less that of the second, paired by prompt."""
     here = candidates[(candidates["generator"] == pipeline[0]) & (candidates["steps"] == pipeline[1])]
     keys = ["generator", "steps", "prompt_id", "seed", "index"]
-    values = {}
+    values, judged = {}, {}
     for verifier, n in ns.items():
         joined = here.merge(scores[scores["verifier"] == verifier], on=keys, validate="one_to_one")
         wide = joined.pivot(index=["prompt_id", "seed"], columns="index", values=["score", "correct"])
-        accuracy = expected_accuracy(wide["score"].to_numpy(float), wide["correct"].to_numpy(float))
+        judged[verifier] = wide["score"].to_numpy(float)
+        accuracy = expected_accuracy(judged[verifier], wide["correct"].to_numpy(float))
         values[verifier] = pd.Series(accuracy[:, n - 1], index=wide.index)
     first, second = (values[verifier] for verifier in ns)
     tags = here.groupby(["prompt_id", "seed"])["tag"].first().loc[first.index]
     prompts = first.index.get_level_values("prompt_id")
-    return paired_difference(
-        first.to_numpy(), second.to_numpy(), prompts=prompts, tasks=tags, replicates=replicates
-    )
+    (a, n_a), (b, n_b) = ((judged[verifier], n) for verifier, n in ns.items())
+    apart = largest_difference(a, b, n_a, n_b)
+    return paired_difference(first.to_numpy(), second.to_numpy(), prompts=prompts, tasks=tags, largest=apart)
 
 
 def headline(

@@ -19,6 +19,7 @@ from harness.kept_images import Pictures
 from harness.report import comparisons
 from harness.report.comparisons import AccuracyTable, Pipeline
 from harness.report.costs import cost_table
+from harness.statistics import missed_share
 from harness.store import Run, StoreError
 
 Models = dict[Pipeline, CostModel]
@@ -54,13 +55,26 @@ class Derived:
 
     @property
     def notes(self) -> list[str]:
-        return [*self.run.notes, *self.pictures.notes()]
+        return [*self.run.notes, *self.pictures.notes(), *self._about_intervals()]
 
     @property
     def pools(self) -> list[tuple[str, int]]:
         """The (generator, steps) of the run's pools of candidates."""
         pairs = self.run.candidates[["generator", "steps"]].drop_duplicates()
         return [(str(g), int(s)) for g, s in pairs.itertuples(index=False)]
+
+    def _about_intervals(self) -> list[str]:
+        """What the tables' intervals leave out."""
+        found = []
+        if lone := list(dict.fromkeys(self.curves.loc[self.curves["n_prompts"] == 1, "tag"])):
+            found.append(f"no interval of {', '.join(lone)}: one prompt says nothing of how prompts vary.")
+        if any("delta" in table.rows for table in self.tables):
+            n = int(self.curves["n_prompts"].max())
+            found.append(
+                f"{n} prompts may hold none of a kind that is {100 * missed_share(n):.1f}% of all; where verifiers "
+                "differ on that kind alone, no interval of a difference shows it."
+            )
+        return found
 
     @property
     def names(self) -> dict[str, str]:
@@ -104,7 +118,7 @@ def derive(run: Run) -> Derived:
     all_costs = sound(run.costs)
     # named speed-ups are no part of the paper's comparison
     run = replace(run, costs=all_costs[all_costs["variant"] == ""])
-    curves = accuracy_curves(run.candidates, run.scores, config.bootstrap)
+    curves = accuracy_curves(run.candidates, run.scores)
     needs = _needs(run, config)
     pairs = run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False)
     models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
@@ -217,10 +231,8 @@ def _tables(
     found: list[Any] = [
         comparisons.main_comparison(settled),
         comparisons.other_generators(settled),
-        comparisons.scoring_ablation(
-            run.candidates, run.scores, curves, still, budgets, config.tolerance, config.bootstrap
-        ),
-        comparisons.drift(rows, drifts, run.candidates, run.scores, config.bootstrap),
+        comparisons.scoring_ablation(run.candidates, run.scores, curves, still, budgets, config.tolerance),
+        comparisons.drift(rows, drifts, run.candidates, run.scores),
     ]
     return [table for table in found if table is not None]
 

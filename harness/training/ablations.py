@@ -17,7 +17,7 @@ import yaml
 import verifiers
 from generators.files import write_output
 from generators.training import Progress
-from harness.best_of_n import expected_accuracy
+from harness.best_of_n import expected_accuracy, largest_difference
 from harness.common.shown import csv_bytes
 from harness.config import PoolConfig, load_pool_config
 from harness.local_paths import Base
@@ -99,7 +99,7 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
     tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
     size = candidates.correct.shape[1]
     ns = sorted({n for n in (1, 2, 4, 8, 16, 32) if n <= size} | {size})
-    rows, base = [], None
+    rows, base, base_scores = [], None, None
     for name, folder in folders.items():
         kind = (config.ablation(name) if name != BASE else config).verifier.kind
         verifier = verifiers.create(
@@ -109,8 +109,12 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
         accuracy = average_by_prompt(
             100 * expected_accuracy(judged.score, candidates.correct), candidates.prompt_id
         )
-        base = accuracy if base is None else base
-        ahead = paired_difference(accuracy[:, size - 1 :], base[:, size - 1 :], tasks=tags)
+        if base is None or base_scores is None:
+            base, base_scores = accuracy, judged.score
+        apart = largest_difference(judged.score, base_scores, size, size)
+        ahead = paired_difference(
+            accuracy[:, size - 1 :], base[:, size - 1 :], tasks=tags, largest=100 * apart
+        )
         trained = json.loads((folder.parent / f"{CHECKPOINT}.json").read_text(encoding="utf-8"))
         row: dict[str, Any] = {"training": name, "changes": _changes(config.ablations.get(name, {}))}
         row |= {key: trained.get(key) for key in _VALIDATION}

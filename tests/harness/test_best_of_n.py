@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.best_of_n import expected_accuracy, oracle, random_choice, win_probabilities
+from harness.best_of_n import (
+    expected_accuracy,
+    largest_difference,
+    oracle,
+    random_choice,
+    win_probabilities,
+)
 
 
 @st.composite
@@ -81,3 +87,22 @@ def test_what_is_no_pool_is_refused(scores):
 def test_a_score_that_is_no_number_ranks_nothing(value):
     with pytest.raises(ValueError, match=r"score is not a number .NaN. or infinite"):
         expected_accuracy([0.5, value], [True, False])
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), [(2, 2), (3, 3), (4, 4), (1, 4), (3, 2)])
+def test_the_largest_difference_is_reached_and_never_passed(n_a, n_b):
+    """Over all verdicts of four candidates and all orders of scores."""
+    orders = np.array(list(itertools.permutations(range(4))), dtype=float)
+    scores = np.tile(orders, (16, 1))
+    correct = np.repeat(list(itertools.product((0, 1), repeat=4)), len(orders), axis=0)
+    accuracy = expected_accuracy(scores, correct).reshape(16, len(orders), 4)
+    apart = accuracy[:, :, None, n_b - 1] - accuracy[:, None, :, n_a - 1]
+    assert largest_difference(orders, orders[::-1], n_a, n_b) == pytest.approx(np.abs(apart).max())
+
+
+def test_the_same_picks_have_no_difference():
+    scores = np.array([[0.3, 0.1, 0.2]])
+    assert largest_difference(scores, -scores, 1, 1) == 0  # any candidate
+    assert largest_difference(scores, scores.copy(), 2, 2) == 0
+    assert largest_difference(scores, scores, 2, 3) > 0
+    assert largest_difference(scores, -scores, 3, 3) == 1

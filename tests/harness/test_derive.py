@@ -25,7 +25,7 @@ def run(pool: int = 4, prompts: int = 6, seeds: int = 2):
 
 
 def test_a_perfect_verifier_is_the_oracle_and_a_blind_one_is_random():
-    curves = accuracy_curves(*run(), replicates=50).set_index(["verifier", "tag", "n"])["accuracy"]
+    curves = accuracy_curves(*run()).set_index(["verifier", "tag", "n"])["accuracy"]
     for tag in ("colors", "counting", "overall", "geneval_overall"):
         for n in (1, 2, 4):
             assert curves["perfect", tag, n] == pytest.approx(curves["oracle", tag, n])
@@ -34,25 +34,23 @@ def test_a_perfect_verifier_is_the_oracle_and_a_blind_one_is_random():
 
 def test_order_of_rows_does_not_matter():
     candidates, scores = run()
-    mixed = accuracy_curves(
-        candidates.sample(frac=1, random_state=1), scores.sample(frac=1, random_state=2), 50
-    )
-    pd.testing.assert_frame_equal(accuracy_curves(candidates, scores, 50), mixed)
+    mixed = accuracy_curves(candidates.sample(frac=1, random_state=1), scores.sample(frac=1, random_state=2))
+    pd.testing.assert_frame_equal(accuracy_curves(candidates, scores), mixed)
 
 
 def test_seeds_of_a_prompt_count_as_one_prompt():
-    curves = accuracy_curves(*run(), replicates=50)
+    curves = accuracy_curves(*run())
     assert set(curves.loc[curves["tag"] == "overall", "n_prompts"]) == {6}
 
 
 def test_a_missing_score_and_a_short_pool_are_refused():
     candidates, scores = run()
     with pytest.raises(ValueError, match="NaN"):
-        accuracy_curves(candidates, scores.iloc[1:], 10)
+        accuracy_curves(candidates, scores.iloc[1:])
     with pytest.raises(ValueError, match="the run is not whole"):
-        accuracy_curves(candidates.iloc[1:], scores, 10)
+        accuracy_curves(candidates.iloc[1:], scores)
     with pytest.raises(ValueError, match="no candidates"):
-        accuracy_curves(candidates.iloc[:0], scores, 10)
+        accuracy_curves(candidates.iloc[:0], scores)
 
 
 def test_winners_are_first_maxima_among_the_first_n():
@@ -72,11 +70,11 @@ def test_winners_need_no_unique_index():
 
 
 def test_a_full_run_takes_moments():
-    """240 prompts x 16 candidates x 3 verifiers, 1,000 replicates."""
+    """240 prompts x 16 candidates x 3 verifiers."""
     candidates, scores = run(pool=16, prompts=240, seeds=1)
     third = scores[scores["verifier"] == "blind"].assign(verifier="third")
     started = time.perf_counter()
-    curves = accuracy_curves(candidates, pd.concat([scores, third]), 1000)
+    curves = accuracy_curves(candidates, pd.concat([scores, third]))
     assert time.perf_counter() - started < 3
     assert len(curves) == 5 * 4 * 16  # verifiers, oracle and random; two tasks, two overalls; N
 

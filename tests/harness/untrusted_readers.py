@@ -95,7 +95,7 @@ def captions(data: bytes) -> None:
 def results(data: bytes) -> None:
     with _file(data, "results.jsonl") as file, suppress(FolderError):
         if rows := read_results(file).rows:
-            scores(rows, replicates=2)
+            scores(rows)
             official_summary(rows)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from harness.best_of_n import largest_difference
 from harness.config import ConfigError
 from harness.cost import measure as measuring
 from harness.geneval.rules import TAGS
@@ -25,7 +26,8 @@ from harness.regress.compare import (
     separation,
 )
 from harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
-from harness.regress.speed import Speed
+from harness.regress.speed import Speed, paired_ratio
+from harness.statistics import missed_share, paired_difference
 
 FAST = GateConfig(best_of_n=(2, 4), bootstrap=200, permutations=399, auc_permutations=199)
 
@@ -67,6 +69,37 @@ def test_a_loss_of_the_margin_rarely_passes():
         row = Difference("overall", 1, 120, 70.0, 70.0 + d.mean(), d.mean(), low, 1.0, p=0.5, p_holm=0.5)
         passed += judge(_Only([row]), gate).outcome == "pass"
     assert passed / trials <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / trials)
+
+
+@pytest.mark.parametrize("prompts", [60, 150, 300])
+def test_a_loss_of_the_margin_on_few_prompts_rarely_passes(prompts):
+    """1% of prompts are lost altogether: often none is among those seen, which shows nothing yet."""
+    rng, trials, passed, unseen = np.random.default_rng(6), 200, 0, 0
+    for _ in range(trials):
+        d = -100.0 * (rng.random(prompts) < 0.01)
+        found = paired_difference(d, np.zeros(prompts), largest=100)
+        ends = (float(found.mean[0]), float(found.low[0]), float(found.high[0]))
+        row = Difference("overall", 4, prompts, 90.0, 90.0 + ends[0], *ends, p=0.5, p_holm=0.5)
+        passed += judge(_Only([row]), GateConfig(margin_points=1.0)).outcome == "pass"
+        unseen += not d.any()
+    assert passed / trials <= 0.025
+    assert unseen / trials > 0.025  # so often a difference of 0 was taken for certain
+
+
+def test_another_verifier_that_happens_to_pick_alike_is_not_the_same_one(simulated):
+    """The same verifier differs by exactly 0; one whose scores alone differ was seen on so many prompts only."""
+    candidates, a, _ = simulated(np.random.default_rng(3), 36, 6, (1.0, 1.0))
+    gate = FAST.model_copy(update={"best_of_n": (1, 4)})
+    same, first, other = (
+        differences(candidates, a.score, scores, gate)[i]
+        for scores, i in ((a.score, 1), (2 * a.score, 0), (2 * a.score, 1))
+    )
+    assert (same.n, same.low, same.high) == (4, 0, 0)
+    assert (first.n, first.low, first.high) == (1, 0, 0)  # best of 1 is any candidate
+    assert (other.n, other.difference) == (4, 0)
+    assert other.low == pytest.approx(
+        -100 * missed_share(36) * largest_difference(a.score, 2 * a.score, 4, 4)
+    )
 
 
 def test_a_clearly_worse_verifier_fails_and_a_better_one_passes(simulated):
@@ -137,6 +170,16 @@ def test_a_limit_on_time(ratio, outcome):
     assert judge(_Only([]), GateConfig(max_time_ratio=1.2)).outcome == "inconclusive"  # never measured
 
 
+def test_a_time_ratio_of_few_rounds_shows_nothing():
+    """Of three rounds a bootstrap's interval covers the median in 75% of cases; of six the extremes do in 97%."""
+    assert paired_ratio([1, 1, 1], [1.0, 1.1, 1.05]) == (1.05, 0, math.inf)
+    speed = Speed("cpu", 1, 3, 1.0, 1.05, *paired_ratio([1, 1, 1], [1.0, 1.1, 1.05]), 0.1, 0.1, 1.0)
+    assert judge(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == "inconclusive"
+    assert judge(_Only([]), GateConfig(), speed).outcome == "pass"
+    rounds = [1.0, 1.1, 1.05, 1.2, 0.9, 1.02]
+    assert paired_ratio(np.ones(6), rounds) == pytest.approx((1.035, 0.9, 1.2))
+
+
 def test_a_limit_on_memory():
     speed = Speed("cpu", 1, 30, 10.0, 10.0, 1.0, 0.9, 1.1, 0.1, 0.2, 2.0)
     assert judge(_Only([]), GateConfig(max_memory_ratio=1.5), speed).outcome == "fail"
@@ -165,6 +208,12 @@ def test_seeds_do_not_narrow_anything(simulated):
 
 def test_calibration_of_an_overconfident_and_of_a_silent_verifier(simulated):
     candidates, a, b = simulated(np.random.default_rng(3), 60, 6, (1.0, 1.0))
+    shares = [(r["share_low"], r["share_high"]) for r in compare(candidates, a, b, FAST).calibration[0].curve]
+    seeds = np.repeat(np.arange(60), 3)  # the same candidates under three seeds are no more prompts
+    thrice = type(candidates)(candidates.prompts, seeds, np.tile(np.arange(3), 60), candidates.correct[seeds])
+    again = [replace(x, score=x.score[seeds], p_yes=x.p_yes[seeds], p_no=x.p_no[seeds]) for x in (a, b)]
+    curve = compare(thrice, *again, FAST).calibration[0].curve
+    assert np.array([(r["share_low"], r["share_high"]) for r in curve]) == pytest.approx(np.array(shares))
     sure = replace(a, p_yes=np.ones_like(a.p_yes), p_no=np.zeros_like(a.p_no))
     silent = replace(b, p_yes=np.full_like(b.p_yes, np.nan))
     first, second = compare(candidates, sure, silent, FAST).calibration
@@ -233,18 +282,18 @@ def test_tainted_rounds_are_left_out_of_the_time_ratio(monkeypatch, fake_time, s
     monkeypatch.setattr(speeds, "_peak_gb", lambda *_: 1.0)
     calls = iter([scoring(0.01), scoring(0.02)])
     monkeypatch.setattr(speeds, "scoring", lambda *_: next(calls))
-    speed = speeds.side_by_side(side, side, None, batch=1, repeats=8, warm_up=1)
+    speed = speeds.side_by_side(side, side, None, batch=1, repeats=12, warm_up=1)
     gate = GateConfig(max_time_ratio=3.0)
     if spoil == "some":
         assert (speed.baseline_ms, speed.candidate_ms) == (pytest.approx(10), pytest.approx(20))
         assert (speed.time_ratio, speed.time_low, speed.time_high) == pytest.approx((2, 2, 2))
-        assert (speed.tainted, speed.repeats) == (4, 8)
+        assert (speed.tainted, speed.repeats) == (6, 12)
         assert judge(_Only([]), gate, speed).outcome == "pass"
         return
-    assert (speed.baseline_ms, speed.time_ratio, speed.time_high, speed.tainted) == (None, None, None, 8)
+    assert (speed.baseline_ms, speed.time_ratio, speed.time_high, speed.tainted) == (None, None, None, 12)
     verdict = judge(_Only([]), gate, speed)
     assert verdict.outcome == "inconclusive"
     assert verdict.reasons == (
-        "the time ratio has a limit of 3, but it was not measured: all 8 rounds were tainted "
+        "the time ratio has a limit of 3, but it was not measured: all 12 rounds were tainted "
         "(other processes on the GPU: 7).",
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from harness.report.calibration import reliability
 
@@ -37,3 +38,14 @@ def test_an_empty_bin_is_unknown_and_one_is_in_the_last_bin():
 def test_scores_without_probabilities_are_left_out():
     candidates, scores = frames([0.5], [1])
     assert reliability(candidates, scores.assign(p_yes=np.nan)).empty
+
+
+def test_the_interval_of_a_bin_is_by_prompt():
+    """Sixteen candidates of a prompt, all alike, say as much as one: Wilson's over all of them was [0.63, 0.77]."""
+    candidates, scores = frames([0.75] * 160, np.repeat([1] * 7 + [0] * 3, 16))
+    prompts = np.repeat(np.arange(10), 16)
+    indices = np.tile(np.arange(16), 10)
+    bins = reliability(*(f.assign(prompt_id=prompts, index=indices) for f in (candidates, scores)))
+    row = bins[bins["n"] > 0].iloc[0]
+    exact = binomtest(7, 10).proportion_ci(0.95, method="exact")
+    assert (row["share_low"], row["share_high"]) == pytest.approx((exact.low, exact.high))

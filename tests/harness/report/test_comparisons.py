@@ -30,7 +30,7 @@ def test_one_generator_has_no_table_of_others_and_no_drift(made):
 
 def test_no_scoring_takes_any_candidate_judged_yes(loaded):
     one = loaded.scores[loaded.scores["verifier"] == "vhs"]
-    curve = accuracy_curves(loaded.candidates, judged_yes_scores(one), 10)
+    curve = accuracy_curves(loaded.candidates, judged_yes_scores(one))
     curve = curve[(curve["verifier"] == "vhs") & (curve["tag"] == OVERALL)].sort_values("n")
     order = ["prompt_id", "seed", "index"]
     scores = one.sort_values(order)["score"].to_numpy().reshape(-1, 8)
@@ -93,7 +93,7 @@ def test_a_lora_at_several_strengths_gives_drift_rows_at_the_unmoved_n(make_run,
 
 def test_a_gain_over_itself_is_exactly_zero(loaded):
     scores = pd.concat([loaded.scores, loaded.scores.assign(verifier=loaded.scores["verifier"] + "2")])
-    gain = paired_gain(loaded.candidates, scores, ("nano", 1), {"vhs": 3, "vhs2": 3}, 20)
+    gain = paired_gain(loaded.candidates, scores, ("nano", 1), {"vhs": 3, "vhs2": 3})
     assert (gain.mean[0], gain.low[0], gain.high[0]) == (0, 0, 0)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -104,6 +105,45 @@ def test_failed_prompts_are_named_with_their_reasons_as_text(make_run, tmp_path,
     )
     assert "[bold]" in said
     assert "failed: 2 more, all named in the report" in said
+
+
+def test_a_task_of_one_prompt_has_no_interval_and_is_named(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    whole = load_run(run)
+    assert derive(whole).notes == []
+    first = {tag: i for i, tag in reversed([*enumerate(p["tag"] for p in whole.prompts)])}
+    kept = [i for i, p in enumerate(whole.prompts) if p["tag"] != "counting" or i == first["counting"]]
+    few = replace(
+        whole,
+        candidates=whole.candidates[whole.candidates["prompt_id"].isin(kept)],
+        scores=whole.scores[whole.scores["prompt_id"].isin(kept)],
+    )
+    derived = derive(few)
+    said = "no interval of counting: one prompt says nothing of how prompts vary."
+    assert derived.notes == [said]
+    counting = derived.curves[derived.curves["tag"] == "counting"]
+    assert counting["low"].isna().all()
+    assert derived.curves.loc[derived.curves["tag"] == "overall", "low"].notna().all()
+    write_page(derived, tmp_path / "report.html")
+    assert said in without_library((tmp_path / "report.html").read_text())
+    show_summary(_summary(derived, tmp_path), Console(width=200))
+    assert f"note: {said}" in capsys.readouterr().out
+
+
+def test_a_run_of_one_prompt_is_shown_without_intervals(make_run, tmp_path, capsys):
+    whole = load_run(make_run(tmp_path / "run"))
+    one = replace(
+        whole,
+        candidates=whole.candidates[whole.candidates["prompt_id"] == 0],
+        scores=whole.scores[whole.scores["prompt_id"] == 0],
+    )
+    derived = derive(one)
+    write_page(derived, tmp_path / "report.html")
+    show_summary(_summary(derived, tmp_path), Console(width=200))
+    said = capsys.readouterr().out
+    assert "AUC of vhs: " in said
+    assert not re.search(r"\bnan\b", said)
+    assert "note: no interval of single_object, overall, geneval_overall: one prompt" in said
 
 
 def test_without_failed_prompts_nothing_is_said(page, made):
