@@ -24,7 +24,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import binom, binomtest
 
-from generators.files import write_atomic
+from generators.files import write_output
 from harness.best_of_n import expected_accuracy
 from harness.regress.speed import paired_ratio
 from harness.statistics import (
@@ -296,9 +296,8 @@ def main() -> None:
         rows += part
         print(f"{name}: {time.process_time() - started:.0f} s of CPU", flush=True)
     cells = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, table in (("cells", cells.round(4)), ("summary", summary(cells))):
-        write_atomic(options.out / f"{name}.csv", table.to_csv(index=False).encode())
+        write_output(options.out / f"{name}.csv", table.to_csv(index=False))
     with pd.option_context("display.width", 200, "display.max_rows", None):
         print(summary(cells).to_string(index=False))
 
