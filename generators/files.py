@@ -47,7 +47,7 @@ def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
-    except OSError:
+    except BaseException:  # an interrupt too
         temporary.unlink(missing_ok=True)
         raise
     folder = os.open(file.parent, os.O_RDONLY)

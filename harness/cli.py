@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +23,7 @@ from harness.commands.geneval import app as geneval_app
 from harness.commands.run import Engine
 from harness.commands.score import score
 from harness.commands.status import status
+from harness.commands.stopping import stopping
 from harness.commands.train import app as train_app
 from harness.common.errors import VhsbenchError
 from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
@@ -124,7 +127,7 @@ def run(
     where = out or str(Path("runs") / chosen.name)
     quiet()
     failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, not as_json, redo)
-    _report([where], as_json)
+    _report([where], as_json, again=["report", where])
     if failed:
         print(failed, file=sys.stderr)
         raise typer.Exit(FAILURES)
@@ -145,7 +148,7 @@ def report(
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet()
-    _report(runs, as_json, out, published)
+    _report(runs, as_json, out, published, again=sys.argv[1:])
 
 
 @app.command("list")
@@ -189,13 +192,15 @@ app.add_typer(train_app, name="train")
 app.command()(status)
 
 
-def _report(runs: list[str], as_json: bool, out: str | None = None, published: bool = False) -> None:
-    from contextlib import ExitStack
+def _report(
+    runs: list[str], as_json: bool, out: str | None = None, published: bool = False, *, again: list[str]
+) -> None:
+    """Make the report of runs; `again` are the arguments that do so, for a user who stopped it."""
+    told = f"stopped while the report was made; no measurement is lost: make it with `{shlex.join(['vhsbench', *again])}`."
+    with stopping(told), ExitStack() as stack:
+        from harness.report.build import build
+        from harness.storage import is_url, local_copy, local_output
 
-    from harness.report.build import build
-    from harness.storage import is_url, local_copy, local_output
-
-    with ExitStack() as stack:
         target = None if out is None else stack.enter_context(local_output(out))
         folders = [stack.enter_context(local_copy(run)) for run in runs]
         summary = build(*folders, out=target, with_published=published)

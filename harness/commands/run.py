@@ -1,17 +1,15 @@
-"""What `vhsbench run` does between its options and the report: the engine, and stopping in good order."""
+"""What `vhsbench run` does between its options and the report."""
 
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.common.exit_codes import INTERRUPTED
+from harness.commands.stopping import stopping
 from harness.terminal import Bars
 
 if TYPE_CHECKING:
@@ -49,32 +47,13 @@ def sweep(
                    (("address", address), ("workers", workers), ("gpus-per-worker", gpus_per_worker))
                    if value is not None]:  # fmt: skip
         raise typer.BadParameter(f"{stray[0]} is for --engine ray.")
-    asked: list[int] = []
-
-    def stop(number: int, frame: object) -> NoReturn:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
+    again = shlex.join(["vhsbench", *sys.argv[1:]])
+    with stopping(f"stopped; nothing that was finished is lost: resume with `{again}`."):
         if bars:
             with Bars() as shown:
                 sweeping.run(config, out, shown.update, work, redo)
         else:
             sweeping.run(config, out, engine=work, redo=redo)
-    except BaseException:  # a library in C may turn the interrupt into an error of its own
-        if not asked:
-            raise
-        again = shlex.join(["vhsbench", *sys.argv[1:]])
-        with suppress(OSError):  # the terminal may be gone
-            print(f"stopped; nothing that was finished is lost: resume with `{again}`.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED + asked[0]) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
     return _failures(out)
 
 
