@@ -87,10 +87,10 @@ def read_state(file: Path) -> State:
 
 
 def check_plain(tensor: torch.Tensor, name: str) -> None:
-    """Raise ReadError for a tensor that is sparse, quantised or empty of data, or larger than what was read."""
+    """Raise ReadError for a tensor that is sparse, nested, quantised or without data, or larger than what was read."""
     import torch
 
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
         raise ReadError(f"{name} is no dense tensor.")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ReadError(f"{name} is {tuple(tensor.shape)}, more numbers than the file holds for it.")

@@ -177,6 +177,7 @@ def test_a_tensor_of_more_numbers_than_the_file_holds_is_refused(tmp_path):
         ({1: torch.ones(1)}, "'1' is no name of one"),
         ({"a": torch.ones(2, 2).to_sparse()}, "'a' is no dense tensor"),
         ({"a": torch.ones(2, device="meta")}, "'a' is no dense tensor"),
+        ({"a": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])}, "'a' is no dense tensor"),
     ],
 )
 def test_what_is_no_state_is_refused(tmp_path, content, said):
