@@ -23,7 +23,7 @@ from generators.lora import find_lora, merge_lora
 from generators.nano import WEIGHTS
 from generators.protocol import GeneratorError
 from harness.common.files import ReadError, read_errors_as
-from harness.common.models import check_links, check_model, model_files, no_code, plain_name, reason
+from harness.common.models import check_folder, check_model, model_files, no_code, plain_name, reason
 from harness.common.text import read_json_object
 
 if TYPE_CHECKING:
@@ -137,13 +137,15 @@ def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.floa
         files = _files(folder, index)
     try:
         return _from_pretrained(class_name, folder, dtype), files
-    except (OSError, ValueError, TypeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged configuration can raise anything
         raise GeneratorError(f"'{folder}' cannot be loaded as a {class_name}: {reason(error)}.") from error
 
 
 def _files(folder: Path, index: Mapping[str, Any]) -> Files:
     """The files of each component's weights, checked. Raises ReadError, also for a component that is code."""
-    check_links(folder)
+    check_folder(folder)
     files: Files = {}
     for part, named in index.items():
         if not isinstance(named, list):

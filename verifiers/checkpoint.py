@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from generators.protocol import Block, GeneratorError, block_name, read_block
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.models import (
-    check_links,
+    check_folder,
     check_model,
     check_tokenizer,
     check_type,
@@ -36,6 +37,11 @@ _TOWER = "model.vision_tower."  # a copy of the vision tower, which the official
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 _WEIGHTS = "model.safetensors"
 _CARD = "verifier.json"
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "vocab_size", "max_position_embeddings",
+)  # fmt: skip
+_MOST = 1 << 24
 STATISTICS = "normalization.safetensors"
 
 
@@ -63,15 +69,31 @@ def read_card(folder: Path) -> VerifierCard:
         return _official_card(folder, config)
     try:
         card = VerifierCard(**_json(folder, _CARD))
+        _check_card(card, folder / _CARD)
         return replace(card, block=read_block(card.block))
     except (TypeError, GeneratorError) as error:
         raise CheckpointError(f"{folder}/{_CARD} does not describe a verifier: {error}.") from error
 
 
+def _check_card(card: VerifierCard, file: Path) -> None:
+    _check_whole(card.feature_width, 1, f"{file}: 'feature_width'")
+    _check_whole(card.visual_tokens, 0, f"{file}: 'visual_tokens'")
+    for key in ("kind", "generator", "template"):
+        if not isinstance(getattr(card, key), str):
+            raise CheckpointError(f"{file}: '{key}' is {getattr(card, key)!r}, not text.")
+    if not isinstance(card.vision_tower, (str, NoneType)):
+        raise CheckpointError(f"{file}: 'vision_tower' is {card.vision_tower!r}, not text.")
+
+
+def _check_whole(value: object, least: int, where: str) -> None:
+    if type(value) is not int or not least <= value <= _MOST:
+        raise CheckpointError(f"{where} is {value!r}, not a whole number from {least} to {_MOST:,}.")
+
+
 def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
     tower = str(config.get("mm_vision_tower") or "")
     width = config.get("mm_hidden_size")
-    if not tower or not isinstance(width, int):
+    if not tower or type(width) is not int:
         missing = "mm_hidden_size" if tower else "mm_vision_tower"
         raise CheckpointError(
             f"{folder}/config.json has no usable '{missing}': it is no LLaVA-Qwen2 checkpoint."
@@ -112,8 +134,10 @@ def load_model(
     it is not finite. Refuses links out of the folder; runs no code of it.
     """
     with read_errors_as(CheckpointError):
-        check_links(folder)
+        check_folder(folder)
     config = _json(folder, "config.json")
+    for key in _SIZES:
+        _check_whole(config.get(key, 1), 1, f"{folder}/config.json: '{key}'")
     try:
         with torch.device("meta"):
             model = empty_model(config, card.feature_width)

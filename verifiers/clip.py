@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.common.files import read_errors_as
-from harness.common.models import check_links, check_model, check_weights, model_files, reason
+from harness.common.models import check_folder, check_model, check_weights, model_files, reason
 from harness.common.tensors import load_tensors
 from harness.common.text import read_json_object
 from verifiers.checkpoint import CheckpointError
@@ -152,7 +152,7 @@ def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
 
     file = folder / _OPEN_CLIP_WEIGHTS
     with read_errors_as(CheckpointError):
-        check_links(folder)
+        check_folder(folder)
         config = read_json_object(folder / _OPEN_CLIP)
         tensors = load_tensors(file)
         check_weights(tensors, file)

@@ -17,6 +17,7 @@ import torch
 
 from harness.common.digests import hashed_once
 from harness.common.files import ReadError
+from harness.common.model_folders import check_files
 from harness.common.shown import printable
 from harness.common.tensors import open_tensors
 from harness.common.text import read_json_object
@@ -66,6 +67,12 @@ def plain_name(name: object, where: str) -> str:
     return name
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse links out of a folder, and files that no library should open; see `check_files`."""
+    check_links(folder)
+    check_files(folder)
+
+
 def check_links(folder: Path) -> None:
     """Refuse links out of a folder; those of a hub snapshot lead to the blobs of the same cache."""
     roots = [folder.resolve(), *_blobs(folder)]
@@ -109,7 +116,7 @@ def model_files(folder: Path, pickles: bool = False) -> list[Path]:
     Safetensors; if there are none and `pickles` is true, torch's .bin files. Refuses links out of the folder,
     and a PEFT adapter, whose configuration names a base model anywhere.
     """
-    check_links(folder)
+    check_folder(folder)
     if (folder / "adapter_config.json").exists():
         raise ReadError(f"{folder} holds an adapter (adapter_config.json); merge it into its model first.")
     check_tokenizer(folder)
@@ -131,6 +138,8 @@ def check_tokenizer(folder: Path) -> None:
         return
     config = read_json_object(file)
     names = config.get("fast_tokenizer_files") or []
+    if not isinstance(names, list):
+        raise ReadError(f"{file}: 'fast_tokenizer_files' is {names!r}, not a list of files.")
     for name in [*names, *([config["gguf_file"]] if config.get("gguf_file") else [])]:
         plain_name(name, str(file))
 

@@ -32,9 +32,9 @@ def read_lines(file: Path, limit: int = SMALL) -> list[tuple[int, str]]:
     return lines(read_text(file, limit))
 
 
-def read_json(file: Path, limit: int = SMALL) -> Any:
-    """What a JSON file says."""
-    return parse_json(read_text(file, limit), str(file))
+def read_json(file: Path, limit: int = SMALL, infinities: bool = False) -> Any:
+    """What a JSON file says; `infinities` as Python writes them are numbers if that is true."""
+    return parse_json(read_text(file, limit), str(file), infinities)
 
 
 def read_json_object(file: Path, limit: int = SMALL) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def lines(text: str) -> list[tuple[int, str]]:
     return [(number, line.removesuffix("\r")) for number, line in split if line.strip()]
 
 
-def parse_json(text: str, name: str) -> Any:
-    """What one JSON text says."""
+def parse_json(text: str, name: str, infinities: bool = False) -> Any:
+    """What one JSON text says; `infinities` as in `read_json`."""
     try:
         value = json.loads(
             text,
             parse_int=_integer,
             parse_float=_finite,
-            parse_constant=_refuse_constant,
+            parse_constant=_infinite if infinities else _refuse_constant,
             object_pairs_hook=_distinct,
         )
     except json.JSONDecodeError as error:
@@ -120,6 +120,10 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise _Refused(f"the number {text[:20]}{'...' * (len(text) > 20)} is too large")
     return number
+
+
+def _infinite(name: str) -> float:
+    return float(name) if name != "NaN" else _refuse_constant(name)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -128,3 +129,14 @@ def test_a_large_file_is_refused(tmp_path):
     for read in (read_text, read_lines, read_json, read_json_lines):
         error = refused(lambda read=read: read(tmp_path / "a.json", 8))
         assert str(error).endswith("a.json has 9 bytes; at most 8 are read.")
+
+
+def test_infinities_are_numbers_only_where_they_are_asked_for(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text('{"a": [-Infinity, Infinity, 1]}')
+    assert read_json(file, infinities=True) == {"a": [-math.inf, math.inf, 1]}
+    with pytest.raises(ReadError, match="-Infinity is no number in JSON"):
+        read_json(file)
+    file.write_text("[NaN]")
+    with pytest.raises(ReadError, match="NaN is no number in JSON"):
+        read_json(file, infinities=True)
