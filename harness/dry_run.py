@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import generators
 from harness.config import GeneratorConfig, RunConfig
 from harness.cost.cost_model import CostModel
+from harness.disk import candidates as count
+from harness.disk import run_gb
 from harness.report.published import published_rows
 from harness.sweep import load_prompts
 from results.readers import a100_timings
-
-# of a kept PNG, at most
-_IMAGE_MB, _OTHER_IMAGE_MB = 2.0, {"nano": 0.02}
-_ROW_BYTES = 64  # of one candidate or score in Parquet: once in its shard, once in the whole table
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -38,16 +35,16 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         "device": config.device,
         "budgets_ms": config.budgets_ms,
         "cells": cells,
-        "candidates": sum(_candidates(config, entry, prompts) for entry in config.generators),
+        "candidates": sum(count(config, entry, prompts) for entry in config.generators),
         "gpu_hours": None if None in hours else round(sum(hours), 1),
-        "disk_gb": round(_disk_gb(config, prompts), 2),
+        "disk_gb": round(run_gb(config, prompts), 2),
     }
 
 
 def _cell(config: RunConfig, entry: GeneratorConfig, verifier: str, prompts: int) -> dict[str, Any]:
     steps = generators.steps_of(entry.name, entry.options)
     model, basis = _model(entry.name, steps, verifier)
-    candidates = _candidates(config, entry, prompts)
+    candidates = count(config, entry, prompts)
     hours = None if model is None else round(candidates * model.per_candidate / 3.6e6, 2)
     return {
         "generator": entry.shown,
@@ -89,21 +86,3 @@ def _model(generator: str, steps: int, verifier: str) -> tuple[CostModel | None,
         return None, "unknown"
     per_candidate, place = min(bounds)
     return CostModel(0.0, float(per_candidate)), f"at most, by the published budget of {place}"
-
-
-def _candidates(config: RunConfig, entry: GeneratorConfig, prompts: int) -> int:
-    return prompts * len(config.seeds) * config.pool_of(entry)
-
-
-def _disk_gb(config: RunConfig, prompts: int) -> float:
-    rows = sum(
-        _candidates(config, entry, prompts) * (1 + len(config.verifiers_of(entry)))
-        for entry in config.generators
-    )
-    images_mb = sum(
-        min(config.gallery_prompts, prompts)
-        * config.pool_of(entry)
-        * _OTHER_IMAGE_MB.get(entry.name, _IMAGE_MB)
-        for entry in config.generators
-    )
-    return math.fsum([2 * rows * _ROW_BYTES / 1e9, images_mb / 1e3])

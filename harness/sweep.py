@@ -19,6 +19,7 @@ from harness.common.text import parse_json_lines, read_text
 from harness.config import ConfigError, RunConfig
 from harness.config_changes import difference
 from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
+from harness.disk import check_room, run_gb
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts
 from harness.geneval.detector import check_classes, vocabulary
@@ -73,6 +74,8 @@ def run(
         if not redo and is_whole(store, expected):
             store.update()  # what no row depends on may be another
             return out
+        if store.folder.local:
+            check_room(store.folder.local, run_gb(config, len(prompts)), "this run", resumes=True)
         if engine is local:  # others have their own
             for device in config.devices:
                 as_device(device)

@@ -12,6 +12,7 @@ from generators.files import write_output
 from harness.common.shown import csv_bytes
 from harness.cost import budgets as budgeting
 from harness.derive import GENEVAL_OVERALL, OVERALL, winners
+from harness.disk import check_room, report_gb
 from harness.kept_images import Pictures, gallery_prompts
 from harness.report import captions, comparisons, figures, gallery, published, style, tables
 from harness.report.calibration import reliability
@@ -27,12 +28,14 @@ def build(*paths: Path, out: Path | None = None, with_published: bool = False) -
     """Write tables/, figures/ and report.html of one run, or of several as one; returns a summary for JSON.
 
     They go to `out`, by default into the run. `with_published` adds tables that have the paper's
-    values beside the measured ones. Raises StoreError for a run that cannot be read or combined.
+    values beside the measured ones. Raises StoreError for a run that cannot be read or combined,
+    and DiskFullError before anything is written where there is no room.
     """
     if len(paths) > 1 and out is None:
         raise StoreError("several runs make one report; say with --out where it goes.")
     derived = derive(load_runs(paths))
     out = out or derived.run.path
+    check_room(out, report_gb(derived.run), "this report")
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     _tables(derived, out / "tables", with_published)

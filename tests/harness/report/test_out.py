@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 from typing import ClassVar
 
 import fsspec
@@ -11,9 +12,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
+from generators.files import DiskFullError
 from harness.cli import app
+from harness.disk import report_gb
 from harness.report import build as building
 from harness.storage import Folder, StorageError
+from harness.store import load_run
 
 
 class Kept(MemoryFileSystem):
@@ -86,3 +90,19 @@ def test_where_a_report_cannot_go_is_told_before_it_is_made(made, out, said, mon
     with pytest.raises(StorageError, match=said):
         report(made, "--out", out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_has_no_room_is_refused_before_anything_is_written(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**12, free=10**6))
+    with pytest.raises(DiskFullError) as refused:
+        report(made, "--out", tmp_path / "report")
+    assert str(refused.value) == (
+        f"this report may write 0.02 GB, but the disk of {tmp_path}/report has 0.001 GB free; "
+        "make room, or choose another --out."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_takes_no_more_than_is_said(built, tmp_path):
+    run = load_run(built.parent / "run")
+    assert sum(f.stat().st_size for f in built.rglob("*") if f.is_file()) < report_gb(run) * 1e9
