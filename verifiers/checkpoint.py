@@ -19,15 +19,14 @@ from harness.common.files import read_errors_as
 from harness.common.models import (
     check_folder,
     check_model,
-    check_tokenizer,
     check_type,
-    no_code,
     reason,
     weight_files,
 )
 from harness.common.tensors import open_tensors
 from harness.common.text import read_json_object
 from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
+from verifiers.questions import read_question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,7 +151,10 @@ def load_model(
         _fill(model.llm, tensors, "", optional, dtype)
         with read_errors_as(CheckpointError):
             check_model(model, tensors.files, tensors.name)
-    return ready(model, device), _question(folder, card.template)
+    embeddings: int = model.llm.config.vocab_size  # type: ignore[union-attr,assignment]
+    with read_errors_as(CheckpointError):
+        question = read_question(folder, card.template, embeddings)
+    return ready(model, device), question
 
 
 def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
@@ -179,38 +181,6 @@ def ready(model: Mllm, device: torch.device) -> Mllm:
     if llm.config.tie_word_embeddings:
         llm.lm_head.weight = llm.model.embed_tokens.weight
     return model.eval().requires_grad_(False)
-
-
-def _question(folder: Path, template: str) -> Question:
-    tokenizer = _tokenizer(folder)
-    try:
-        return Question(tokenizer, template)
-    except Exception as error:  # a chat template is a program, and a damaged one can raise anything
-        raise CheckpointError(
-            f"verifier checkpoint {folder}: its tokenizer and chat template cannot ask the question: {reason(error)}."
-        ) from error
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    # transformers has no model type llava_qwen and warns of it, though a tokenizer needs none
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        check_tokenizer(folder)
-        with no_code():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a damaged tokenizer can raise anything
-        raise CheckpointError(
-            f"verifier checkpoint {folder} has no tokenizer that can be read: {reason(error)}."
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if not tokenizer.chat_template:
-        raise CheckpointError(f"the tokenizer of verifier checkpoint {folder} has no chat template.")
-    return tokenizer
 
 
 class _Tensors:

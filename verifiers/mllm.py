@@ -15,7 +15,7 @@ from verifiers.qwen import KnownPieces
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IMAGE = "<image>"
+IMAGE, PROMPT = "<image>", "{prompt}"
 # The paper's prompt (Fig. 10, 3) as the official release writes it: one line, no final period.
 PAPER_TEMPLATE = (
     "You are an AI assistant specializing in image analysis and ranking. Your task is to analyze "
@@ -91,8 +91,16 @@ class Question:
         self.template = template
         self.yes, self.no = (self._ids(word)[0] for word in ("yes", "no"))
         self.yes_ids = tuple(i for t, i in tokenizer.get_vocab().items() if "yes" in t.lower())
-        before, self._after = self._chat(template).split(IMAGE, 1)
+        chat = self._chat(template)
+        if chat.count(IMAGE) != 1:
+            raise ValueError(f"the chat has {IMAGE} {chat.count(IMAGE)} times, not once")
+        before, self._after = chat.split(IMAGE)
         self.before_ids = self._ids(before)
+
+    def check(self) -> None:
+        """Raises ValueError unless the prompt comes once, after the image."""
+        if (times := self._after.count(PROMPT)) != 1:
+            raise ValueError(f"the chat has {PROMPT} {times} times after {IMAGE}, not once")
 
     def after_ids(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [B, a], padded on the right, and their lengths [B].

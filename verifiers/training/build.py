@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from harness.common.models import check_model, model_files, no_code, reason
+from harness.common.models import check_model, model_files, reason
 from verifiers.checkpoint import CheckpointError, VerifierCard
 from verifiers.hub import model_folder
 from verifiers.mllm import Mllm, Question
+from verifiers.questions import read_question
 from verifiers.training.recipe import VerifierRecipe
 
 
@@ -20,27 +21,24 @@ def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, 
         from verifiers.nano.models import build_verifier
 
         return build_verifier(card, seed, recipe.llm.sizes, recipe.connector)
-    llm, tokenizer = _pretrained(recipe.llm.name, recipe.llm.revision)
+    llm, question = _pretrained(recipe.llm.name, recipe.llm.revision, card.template)
     torch.manual_seed(seed)
-    return Mllm(llm, card.feature_width, recipe.connector), Question(tokenizer, card.template)
+    return Mllm(llm, card.feature_width, recipe.connector), question
 
 
-def _pretrained(name: str, revision: str | None) -> tuple[Any, Any]:
-    """A folder's or hub id's Qwen2 and its tokenizer: no code of theirs is run, weights are finite floats."""
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
+def _pretrained(name: str, revision: str | None, template: str) -> tuple[Any, Question]:
+    """A folder's or hub id's Qwen2 and its question: no code of theirs is run, weights are finite floats."""
+    from transformers import Qwen2ForCausalLM
 
     try:
         folder = model_folder(name if revision is None or Path(name).is_dir() else f"{name}@{revision}")
         files = model_files(folder)
-        with no_code():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         llm = Qwen2ForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True,
             local_files_only=True, trust_remote_code=False,
         )  # fmt: skip
         check_model(llm, files, name)
+        question = read_question(folder, template, llm.config.vocab_size)
     except Exception as error:  # hub and files fail in many ways
         raise CheckpointError(f"the LLM '{name}' cannot be loaded as a Qwen2: {reason(error)}.") from error
-    if not tokenizer.chat_template:
-        raise CheckpointError(f"the tokenizer of the LLM '{name}' has no chat template.")
-    return llm, tokenizer
+    return llm, question

@@ -1,0 +1,174 @@
+"""The question of a checkpoint that others made. Its tokenizer and its chat template are programs of theirs.
+
+A pattern can take for ever, and a template can loop or write the prompt twice. So before either is used, a child
+process with limits loads both, asks, and tokenises text that such patterns choke on; once for the same files.
+
+    python -m verifiers.questions FOLDER TEMPLATE SECONDS
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from string import printable
+from typing import TYPE_CHECKING, Any
+
+from harness.common.files import ReadError
+from harness.common.models import check_tokenizer, no_code, reason
+from harness.common.text import read_json_object
+from verifiers.mllm import Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CPU_S = 20  # of the child, less what its imports take
+MEMORY = 2 << 30  # bytes, likewise
+_WALL_S = 600  # where it waits and does not work
+_BUNDLED = Path(__file__).parent / "nano" / "weights"
+_READ = (".json", ".jinja", ".txt", ".model")
+_NOT_READ = (".index.json", "verifier.json", "config.json", "checkpoint.json")  # but tokenizer_config.json is
+# runs of each character, and of words, each followed by what ends them
+_SAMPLES = (
+    "a photo of a bench",
+    "".join(c * 200 for c in printable),
+    "a " * 1000 + "!",
+    "ab1 " * 500 + "\n.",
+    "é\u3042" * 500 + "!",
+)
+
+
+def read_question(folder: Path, template: str, embeddings: int) -> Question:
+    """The question that a folder's tokenizer and chat template ask, for a model of so many embeddings.
+
+    Raises ReadError: no tokenizer, too slow, too large, a prompt that is not there once, a token beyond the embeddings.
+    """
+    check_tokenizer(folder)
+    _try_out(folder, template)
+    question = _ask(folder, template)
+    token, largest = max(question.tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", 0))
+    if largest >= embeddings:
+        raise ReadError(
+            f"{folder}: the token {token!r} of its tokenizer is number {largest:,}, "
+            f"but its model has {embeddings:,} embeddings."
+        )
+    return question
+
+
+def _ask(folder: Path, template: str) -> Question:
+    tokenizer = _load(folder)
+    try:
+        question = Question(tokenizer, template)
+        question.check()
+    except Exception as error:  # a chat template is a program, and a damaged one can raise anything
+        raise ReadError(
+            f"{folder}: its tokenizer and chat template cannot ask the question: {reason(error)}."
+        ) from error
+    return question
+
+
+def _load(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    # transformers has no model type llava_qwen and warns of it, though a tokenizer needs none
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with no_code():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer can raise anything
+        raise ReadError(f"{folder} has no tokenizer that can be read: {reason(error)}.") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if not tokenizer.chat_template:
+        raise ReadError(f"the tokenizer of {folder} has no chat template.")
+    return tokenizer
+
+
+_tried: set[str] = set()  # digests of what was tried out
+
+
+def _try_out(folder: Path, template: str) -> None:
+    digest = _digest(folder)
+    if digest in _bundled() or digest + template in _tried:
+        return
+    command = [sys.executable, "-m", "harness.common.tied", str(os.getpid()), __name__, str(folder), template]
+    command.append(str(CPU_S))
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_WALL_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ReadError(f"{folder}: {_said(-signal.SIGXCPU)}.") from None
+    if done.returncode == 2:
+        raise ReadError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
+    if done.returncode:
+        raise ReadError(f"{folder}: {_said(done.returncode)}.")
+    _tried.add(digest + template)
+
+
+def _said(code: int) -> str:
+    ended = "its tokenizer or chat template"
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"{ended} takes more than {CPU_S} s for one question"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{ended} ends the process that tries it ({how}), which may use {MEMORY >> 30} GiB"
+
+
+def _digest(folder: Path) -> str:
+    """Of all that a tokenizer is made of."""
+    digest = hashlib.sha256()
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in _READ and f.is_file()):
+        if not file.name.endswith(_NOT_READ) or file.name == "tokenizer_config.json":
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(folder)} {len(data)} ".encode() + data)
+    config = folder / "config.json"
+    said: dict[str, Any] = read_json_object(config) if config.is_file() else {}
+    digest.update(repr([said.get(key) for key in ("model_type", "tokenizer_class")]).encode())
+    return digest.hexdigest()
+
+
+@cache
+def _bundled() -> set[str]:
+    return {_digest(file.parent) for file in _BUNDLED.glob("*/tokenizer.json")}
+
+
+def _limit(seconds: int) -> None:
+    """Bound this process's further CPU time and memory."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (until, until + 2))
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        size = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def main(folder: Path, template: str, seconds: int) -> int:
+    """Ask, in so many seconds; 2 and a sentence on stderr if that fails."""
+    from transformers import AutoTokenizer  # noqa: F401 - its import is not counted
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _limit(seconds)
+    try:
+        question = _ask(folder, template)
+        for sample in _SAMPLES:
+            question.tokenizer.encode(sample, add_special_tokens=False)
+            question.after_ids([sample])
+    except ReadError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BaseException as error:  # a panic of Rust's is no Exception
+        print(f"{folder}: its tokenizer fails on ordinary text: {reason(error)}.", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
