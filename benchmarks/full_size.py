@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             store.consolidate()
             summarise(options.out, store.info)
             missing = [name for name in wanted(options.tiny) if not store.has("costs", name)]
-            store.update(status="incomplete" if missing else "complete", missing=missing)
+            status = "incomplete" if missing else "complete"
+            store.update(status=status, missing=missing, digests=store.digests)
 
 
 def wanted(tiny: bool) -> list[str]:

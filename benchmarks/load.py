@@ -94,7 +94,7 @@ def through_shards(
         with measured("consolidate"):
             store.write_prompts([json.loads(json.dumps(p)) for p in official()])
             store.consolidate()
-        store.update(status="complete")
+        store.update(status="complete", digests=store.digests)
     with measured("read the tables"):
         run = load_run(folder)
     return run.candidates, run.scores

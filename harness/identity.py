@@ -171,6 +171,8 @@ def _words(path: tuple[str, ...], then: Any, now: Any, whole: Mapping[str, Any])
         return f"'{'.'.join(path)}' {change}"
     if not rest or rest[0] in ("name", "shown"):
         return f"{owner} {change}" if kind == "detector" else owner
+    if rest[-1] == "commit":  # whole, so that it can be asked for as the revision
+        return f"{_PARTS[rest[0]]} of {owner} (commit {then} then, {now} now)"
     if rest[0] in _PARTS:
         return f"{_PARTS[rest[0]]} of {owner}"
     return f"'{'.'.join(rest)}' of {owner} {change}"

@@ -82,7 +82,9 @@ class RunStore:
         self.folder.check_writable()
         self._lock = _lock(self.folder.local) if self.folder.local else None
         try:
-            self.info = _adopt(self.folder, json.loads(json.dumps(config)), resume, difference)
+            config = json.loads(json.dumps(config))
+            before = _adopt(self.folder, config, resume, difference)
+            self.info, self.reconfigured = before | {"config": config}, before["config"] != config
         except BaseException:
             self.close()
             raise
@@ -287,7 +289,7 @@ def _lock(path: Path) -> IO[str]:
 
 
 def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Difference) -> dict[str, Any]:
-    """The run.json of the run in `path`, with the config that is to be its own; of a new one, which is written."""
+    """The run.json of the run in `path`, or of a new one, which is written."""
     info = read_info(path)
     if info is None:
         info = {"status": "running", "config": config}
@@ -300,7 +302,7 @@ def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Diffe
             f"{path} holds a run of another configuration (it differs in '{differing}'); choose another "
             "--out, or give --redo to make again what is not of this one."
         )
-    return info | {"config": config}
+    return info
 
 
 def _write_info(path: Folder, info: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from harness import identity
 from harness.config import GeneratorConfig, RunConfig, VerifierConfig
@@ -13,8 +13,6 @@ from harness.kept_images import gallery_prompts, image_name
 from harness.parquet import StoreError, sha256
 from harness.shards import TABLES, Finished, Shard, failed_prompts, shards
 from harness.store import RunStore
-
-EARLIER = "an earlier version of this package, whose shards do not say what made them"
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,16 @@ class Expected:
             "costs": identity.COSTS,
             "generators": {key: made.inputs for key, made in zip(keys, self.entries, strict=True)},
         }
+
+    def check_unchanged(self) -> None:
+        """Raises StoreError, by name, if the models' files are not those that the run was opened with."""
+        now = Expected(self.config, self.prompts).entries
+        if differing := [
+            said for then, made in zip(self.entries, now, strict=True) for said in then.unlike(made)
+        ]:
+            raise StoreError(
+                f"files changed while the run went on: {', '.join(differing[:3])}; run it again."
+            )
 
     def pictures(self, shard: Shard, failed: Collection[int]) -> set[str]:
         """The files of the pictures that a shard keeps; prompts that `failed` have none."""
@@ -142,7 +150,9 @@ def _fresh(
     for key, then in made.items():
         now = expected[key]
         if then is None:
-            stale[key] = [EARLIER]
+            if not redo:
+                _refuse_earlier(store)
+            stale[key] = []
         elif found := differences(then.inputs, now.inputs):
             stale[key] = found
         elif found := differences(then.surroundings, now.surroundings):
@@ -155,11 +165,18 @@ def _fresh(
     return {key: then for key, then in made.items() if then is not None and key not in stale}
 
 
-def _refuse(store: RunStore, differing: Sequence[str], what: str) -> None:
+def _refuse(store: RunStore, differing: Sequence[str], what: str) -> NoReturn:
     said = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
     raise StoreError(
-        f"{store.path}: {what} made with other than what is here now: {said}. Bring that back, choose another "
-        "--out, or give --redo to make again what is not of this."
+        f"{store.path}: {what} not made with what is here now: {said}; bring that back, choose another --out, or "
+        "give --redo to make again what differs."
+    )
+
+
+def _refuse_earlier(store: RunStore) -> NoReturn:
+    raise StoreError(
+        f"{store.path} is by an earlier version of this package, which did not keep what its rows were made of; "
+        "`vhsbench report` reads it if it is finished; choose another --out, or give --redo to make it again."
     )
 
 
@@ -187,8 +204,7 @@ def is_whole(store: RunStore, expected: Expected) -> bool:
         return False
     then, now, digests = store.info.get("identity"), expected.record(), store.info.get("digests")
     if then is None or digests is None:
-        _refuse(store, [EARLIER], "it was")
-        return False
+        _refuse_earlier(store)
     differing = differences({**then, "generators": {}}, {**now, "generators": {}})
     for key, inputs in now["generators"].items():
         differing += differences(then["generators"].get(key, {}), inputs)

@@ -29,7 +29,7 @@ from harness.journal import Journal
 from harness.models import chosen_detector, generator_options, verifier_options
 from harness.models import load_detector as load_detector
 from harness.nano_prompts import balanced, nano_prompts
-from harness.parquet import StoreError, sha256
+from harness.parquet import sha256
 from harness.shards import FAILED, TABLES, Finished, Shard, Worker
 from harness.storage import StorageError
 from harness.store import RunStore, environments
@@ -72,7 +72,8 @@ def run(
     with RunStore(out, config.model_dump(mode="json"), difference=_none if redo else difference) as store:
         expected = Expected(config, prompts)
         if not redo and is_whole(store, expected):
-            store.update()  # what no row depends on may be another
+            if store.reconfigured:  # in what no row depends on
+                store.update()
             return out
         if store.folder.local:
             check_room(store.folder.local, run_gb(config, len(prompts)), "this run", resumes=True)
@@ -220,10 +221,7 @@ def _costs(expected: Expected, store: RunStore, found: Found, journal: Journal) 
             ),
             store.measuring,
         )
-        if expected.entries != Expected(config, expected.prompts).entries:
-            raise StoreError(
-                f"{store.path}: files of the models changed while the run went on; run it again."
-            )
+        expected.check_unchanged()
         name = cell_name(entry.shown, measured.rows[0]["steps"], verifier.name if verifier else "", variant)
         about = measured.about | {"environment": len(store.info["environments"]) - 1}
         store.update(cells=store.info.get("cells", {}) | {name: about})

@@ -85,12 +85,14 @@ class Mask2FormerDetector:
 
     def info(self) -> dict[str, Any]:
         colors = self._colors if isinstance(self._colors, str) else self._colors.name
+        file = color_identity(colors).get("sha256")
         found: dict[str, Any] = {
             "name": self.name,
             "pipeline": self.pipeline,
             "checkpoint_sha256": self.checkpoint_sha256,
             "colors": colors,
             "scale": list(self.scale),
+            **({"colors_sha256": file} if file else {}),
         }
         return found | ({"ignored": self._ignored} if self._ignored else {})
 

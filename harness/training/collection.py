@@ -69,7 +69,8 @@ class Collector:
     """A generator with everything that looks at its images.
 
     `reads` are the kinds of features kept of every image; of hidden states only block `block` is.
-    `dtype` is that of features (by default the generator's if it has 16 bits, else float16).
+    `dtype` is that of features (by default the generator's if it has 16 bits, else float16). `revision` says
+    what the generator's weights are, by default the generator's own word.
     Raises DataError where VHS could not read what the generator makes.
     """
 
@@ -84,6 +85,7 @@ class Collector:
         clip_score: ClipScore | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 16,
+        revision: str = "",
     ) -> None:
         if "hidden" in reads:
             if generator.steps > 1:
@@ -97,6 +99,7 @@ class Collector:
                 )
         self.generator, self.reads, self.block = generator, tuple(reads), block
         self.detector, self.captioner, self.clip_score = detector, captioner, clip_score
+        self.revision = revision or str(getattr(generator, "revision", "") or generator.info().source)
         self._dtype, self.batch_size = dtype, batch_size
 
     def batches(self, part: Part) -> Iterator[Made]:
@@ -157,9 +160,8 @@ class Collector:
         """The folders, claimed for this part; one image is made to see the features' shapes."""
         generator = self.generator
         probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root, False)[0]
-        revision = str(getattr(generator, "revision", "") or generator.info().source)
-        if Path(revision).is_dir():
-            revision = folder_sha256(Path(revision))
+        folder = Path(self.revision)
+        revision = folder_sha256(folder) if folder.is_dir() else self.revision
         cards = {
             kind: DataCard(
                 stage=part.stage,

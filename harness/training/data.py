@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -63,6 +63,7 @@ def collect_data(
         clip_score=clip_score.create(data.clip_score, device) if data.clip_score and unknown else None,
         dtype=getattr(torch, data.dtype) if data.dtype else None,
         batch_size=data.batch_size,
+        revision=_moved(config.generator.name, config.generator.options),
     )  # fmt: skip
     cards: dict[str, dict[Needs, DataCard]] = {}
     for part in parts:
@@ -70,6 +71,16 @@ def collect_data(
         found = collector.collect(part, where, data.shard_size, report, worker)
         cards[part.name] = found or {}
     return cards
+
+
+def _moved(name: str, options: Mapping[str, Any]) -> str:
+    """What the weights of a generator with a LoRA are, by content; "" without one."""
+    made = generators.REGISTRY.identity(name, **options)
+    if not made.get("lora"):
+        return ""
+    own = made["weights"]
+    weights = own.get("sha256") or own.get("commit") or f"random {own.get('random')}"
+    return f"{weights} with LoRA {made['lora']['sha256']} at {made['lora']['strength']:g}"
 
 
 def _reads(config: TrainConfig) -> tuple[Needs, ...]:

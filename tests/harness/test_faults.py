@@ -81,7 +81,7 @@ def test_a_poison_prompt_is_left_out_and_said(faults, tmp_path, undisturbed):
     assert (shown["state"], len(shown["failed_prompts"])) == ("complete", 2)
     assert shown["failed_prompts"][0]["reason"].startswith("RuntimeError: no words for")
     curves = accuracy_curves(
-        pd.read_parquet(out / "candidates.parquet"), pd.read_parquet(out / "scores.parquet"), 10
+        pd.read_parquet(out / "candidates.parquet"), pd.read_parquet(out / "scores.parquet")
     )
     assert set(curves.loc[curves["tag"] == "overall", "n_prompts"]) == {23}
 

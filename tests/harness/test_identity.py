@@ -76,7 +76,7 @@ def test_a_run_is_refused_by_name_where_a_models_bytes_changed(models):
             alter(folder / name)
         with pytest.raises(StoreError, match="1 of its 2 shards") as error:
             run(make(), folder / "run", engine=lambda *_: pytest.fail("something was made"))
-        assert f"were made with other than what is here now: {said}." in str(error.value)
+        assert f"were not made with what is here now: {said}; bring" in str(error.value)
         (folder / name).write_bytes(whole)
     (folder / "weights" / "README.md").write_text("a card decides nothing")
     for name in ("weights", "lora", "vhs"):
@@ -183,6 +183,16 @@ def test_costs_are_of_a_pipeline_a_prompt_and_a_timing():
     assert priced().unlike(priced(variant="torch-compile")) == ["'variant' ( then, torch-compile now)"]
     assert priced(verifier="vhs").unlike(priced(verifier="mllm-ae")) == ["verifier 'mllm-ae'"]
     assert priced().unlike(priced("timing: {threads: 2}")) == ["the number of threads (1 then, 2 now)"]
+
+
+def test_a_commit_is_named_whole_so_that_it_can_be_asked_for():
+    def at(commit):
+        return {"generator": {"key": "g", "weights": {"hub": "o/n", "commit": commit}}}
+
+    one, other = "a" * 40, "b" * 40
+    assert differences(at(one), at(other)) == [
+        f"the weights of generator 'g' (commit {one} then, {other} now)"
+    ]
 
 
 def test_an_identity_is_read_back_as_it_was():

@@ -91,7 +91,7 @@ def test_other_prompts_are_refused_by_name_or_made_again(faults, tmp_path, promp
     there = {f.stem for f in (out / "shards/candidates").glob("[!.]*.parquet")}
     prompts(change(some(24)))
     said = refused(config, out)
-    assert "made with other than what is here now: the prompts. Bring that back, choose another --out" in said
+    assert "not made with what is here now: the prompts; bring that back, choose another --out" in said
     assert "--redo" in said
     done = []
     run(config, out, engine=counted(done), redo=True)
@@ -204,7 +204,7 @@ def test_other_versions_of_libraries_never_stand_in_one_run(faults, tmp_path, ve
     begin(config, out)
     version("9.2.0")
     said = refused(config, out)
-    assert "2 of its 6 shards, first fake_seed=0_prompt=00000, were made with other" in said
+    assert "2 of its 6 shards, first fake_seed=0_prompt=00000, were not made with" in said
     assert "torch (9.1 then, 9.2 now)" in said
     version("9.1.7+cu130")  # a patch is no other version
     done = []
@@ -242,7 +242,7 @@ def test_shards_of_earlier_versions_are_refused_and_made_again(faults, tmp_path)
         rows = pd.read_parquet(file)
         with harness.sweep.RunStore(out, config.model_dump(mode="json")) as store:
             store.write_shard(file.parent.name, file.stem, rows)
-    assert "an earlier version of this package, whose shards do not say what made them" in refused(
+    assert "is by an earlier version of this package, which did not keep what its rows" in refused(
         config, out
     )
     done = []
@@ -424,8 +424,10 @@ def test_a_whole_finished_run_is_left_alone_even_without_its_shards(faults, tmp_
     out = tmp_path / "r"
     run(faults.config(), out)
     shutil.rmtree(out / "shards")
+    stamps = {f: f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file() and not f.name.startswith(".")}
     run(faults.config(), out, engine=lambda *_: pytest.fail("an engine was asked"))
     assert not (out / "shards").exists()
+    assert stamps == {f: f.stat().st_mtime_ns for f in stamps}
 
 
 def measured(device="cpu", keep=None):
@@ -480,7 +482,7 @@ def test_costs_of_two_devices_never_stand_in_one_run(faults, tmp_path, costs, mo
         run(faults.config(), out)
     monkeypatch.setattr(harness.sweep, "measure_in_fresh_process", first)
     monkeypatch.setattr(identity, "device_name", lambda _: "H100")
-    assert "1 of its 2 measured pipelines, first fake_none, were made with other" in refused(
+    assert "1 of its 2 measured pipelines, first fake_none, were not made with" in refused(
         faults.config(), out
     )
     assert "the device (A100 then, H100 now)" in refused(faults.config(), out)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from generators.nano import LORA
 from harness.cli import app
 from harness.geneval.shapes import ShapeDetector
 from harness.training.collection import DataError
 from harness.training.config import TrainConfig
 from harness.training.data import collect_data, root_of
 from harness.training.data_config import DataConfig
-from verifiers.training.shards import ShardDataset
+from verifiers.training.shards import ShardDataset, ShardError
 
 NANO = {
     "captioner": {"name": "scene"}, "detector": {"name": "shapes"}, "clip_score": {"model": "nano"},
@@ -69,6 +73,23 @@ def test_another_block_takes_the_rows_of_the_same_images(tmp_path, monkeypatch):
     for part in ("train", "validation"):
         alone, again = (ShardDataset(tmp_path / d / "data/hidden" / part) for d in ("alone", "again"))
         assert cards[part]["hidden"] == alone.card == again.card  # to the byte, by its SHA-256s
+
+
+def test_data_of_another_lora_at_the_same_path_is_refused(tmp_path):
+    lora = tmp_path / "lora.safetensors"
+    shutil.copy(LORA / "pytorch_lora_weights.safetensors", lora)
+    options = {"name": "nano", "options": {"lora": str(lora), "lora_strength": 0.5}}
+    made = TrainConfig.model_validate(config(kind="mllm-ae") | {"generator": options})
+    cards = collect_data(made, tmp_path / "out")
+    assert cards["train"]["latents"].revision.endswith(f" with LoRA {digest(lora)} at 0.5")
+    weights = load_file(lora)
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, lora)
+    with pytest.raises(ShardError, match="holds a collection with revision"):
+        collect_data(made, tmp_path / "out")
+
+
+def digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_rows_of_other_images_are_refused(tmp_path):
