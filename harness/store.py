@@ -82,9 +82,9 @@ class RunStore:
         self.folder.check_writable()
         self._lock = _lock(self.folder.local) if self.folder.local else None
         try:
-            config = json.loads(json.dumps(config))
-            before = _adopt(self.folder, config, resume, difference)
-            self.info, self.reconfigured = before | {"config": config}, before["config"] != config
+            now = json.loads(json.dumps(config))
+            before = _adopt(self.folder, now, resume, difference)
+            self.info, self.reconfigured = before | {"config": now}, before["config"] != now
         except BaseException:
             self.close()
             raise
