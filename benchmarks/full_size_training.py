@@ -193,7 +193,7 @@ def make_data(work: Path, sizes: Sizes) -> None:
             count = min(sizes.batch, samples - start)
             features = torch.randn((count, *sizes.features), generator=random).bfloat16()
             rows = [
-                {"prompt_id": f"{name}-{start + i}", "prompt": f"a photo of a dog, {name} {start + i}",
+                {"prompt_id": start + i, "prompt": f"a photo of a dog, {name} {start + i}",
                  "tag": "single_object", "seed": 0, "index": i, "caption": CAPTION, "correct": i % 3 == 0}
                 for i in range(count)
             ]  # fmt: skip

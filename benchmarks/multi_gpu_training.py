@@ -41,9 +41,9 @@ def train_killed(bench: Bench, until: float) -> Facts:
     command = training(bench, folder, bench.gpus, "none", 1, sizes.save_every)
     with Command(command, folder / "log.txt", until, bench.all_cards) as first:
         first.wait(lambda: any(f.suffix != ".tmp" for f in out.glob("state/finetune-0*")))
-        killed = first.kill_one(second)
+        killed, killed_s = first.kill_one(second), time.monotonic()
         status = first.wait(check=False)
-        ended = time.time()
+        ended_after_s = time.monotonic() - killed_s
     state = max(f.name for f in out.glob("state/finetune-0*"))
     command += ["--set", "engine.save_every=1000"]
     with Command(command, folder / "log.txt", until, bench.all_cards) as again:
@@ -51,7 +51,7 @@ def train_killed(bench: Bench, until: float) -> Facts:
     return {
         "processes": bench.gpus, "sharding": "none", "batches": batches(folder), "started": again.started,
         "rows": statistics(folder),
-        "killed": killed, "exit_status": status, "ended_after_s": round(ended - killed, 1), "state": state,
+        "killed": killed, "exit_status": status, "ended_after_s": round(ended_after_s, 1), "state": state,
         "micro_batch": sizes.micro_batch,
     }  # fmt: skip
 
@@ -144,7 +144,8 @@ def reduce(bench: Bench, until: float) -> Facts:
 
 def torchrun(processes: int) -> list[str]:
     return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+        sys.executable, "-m", "harness.common.tied", str(os.getpid()), "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={processes}",
     ]  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import psutil
 
+from harness.common.processes import TIED_TO
+
 _END_S = 20.0
 
 
@@ -26,7 +28,8 @@ class CommandFailed(Exception):
 
 
 class Command:
-    """One process with its children; whatever happens, none of them outlives the `with`."""
+    """One process with its children; whatever happens, none of them outlives the `with`, and a command of
+    vhsbench not this process."""
 
     def __init__(
         self, command: Sequence[str], log: Path, until: float, env: Mapping[str, str] | None = None
@@ -36,7 +39,10 @@ class Command:
         self.started = time.time()
         with log.open("a", encoding="utf-8") as stream:
             self.process = subprocess.Popen(
-                command, stdout=stream, stderr=stream, env={**os.environ, **(env or {})}
+                command,
+                stdout=stream,
+                stderr=stream,
+                env={**os.environ, TIED_TO: str(os.getpid()), **(env or {})},
             )
 
     def __enter__(self) -> Command:

@@ -49,7 +49,7 @@ def main() -> None:
     `--debug`, anywhere on the line, shows the traceback of a user's mistake too.
     """
     if TIED_TO in os.environ:
-        end_with_parent(int(os.environ[TIED_TO]))  # first: imports take seconds
+        end_with_parent(int(os.environ.pop(TIED_TO)))  # first: imports take seconds
     # torch's CPU threads sleep while they wait: spinning, they slow a shared machine by tens of times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     any_text()

@@ -19,9 +19,7 @@ from harness.common.errors import VhsbenchError
 if TYPE_CHECKING:
     import psutil
 
-TIED_TO = (
-    "VHSBENCH_TIED_TO"  # environment: the id of the program of harness.common.tied that started this one
-)
+TIED_TO = "VHSBENCH_TIED_TO"  # environment of a vhsbench command: the id of its parent, with which it ends
 _PR_SET_PDEATHSIG = 1
 _POLL_S, _LOOK_S = 0.1, 0.01
 
