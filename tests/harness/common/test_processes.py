@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 
-from harness.common.processes import HeldError, find, here, hold, is_held, lives
+from harness.common.processes import TIED_TO, HeldError, find, here, hold, is_held, lives
 
 
 def gone(pid, seconds=5.0):
@@ -150,3 +150,17 @@ def test_a_process_that_has_ended_lives_no_more_though_nobody_asked():
         assert time.monotonic() < until
     process.wait()
     assert not lives(found)
+
+
+def test_a_command_that_is_tied_to_one_that_has_ended_ends(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    command = [sys.executable, "-m", "harness.cli", "list"]
+    done = subprocess.run(
+        command, env=os.environ | {TIED_TO: str(ended.pid)}, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    done = subprocess.run(
+        command, env=os.environ | {TIED_TO: str(os.getpid())}, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0
