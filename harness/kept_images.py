@@ -77,7 +77,9 @@ class Pictures:
 
     def kept(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows whose picture was kept, lost ones too."""
-        return rows[[self.file(row) is not None for _, row in rows.iterrows()]]
+        rows = rows[rows["seed"].isin({place.seed for place in self._places})]
+        candidates = rows[["generator", "steps", "prompt_id", "seed", "index"]].to_dict("records")
+        return rows[[self.file(candidate) is not None for candidate in candidates]]
 
     def notes(self) -> list[str]:
         """Sentences on the lost ones."""

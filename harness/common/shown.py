@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 # what a spreadsheet takes for a formula where a cell begins with it
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _GUARD = "'"
+_CELLS = 10_000
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -38,10 +40,11 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
     """A table as CSV in UTF-8, every text in it as `csv_cell` has it."""
     from pandas.api.types import is_numeric_dtype
 
+    cell = lru_cache(_CELLS)(csv_cell)  # long tables repeat few texts
     shown = frame.copy()
     for name, column in frame.items():
         if not is_numeric_dtype(column):
-            shown[name] = column.map(lambda value: csv_cell(value) if isinstance(value, str) else value)
+            shown[name] = column.map(lambda value: cell(value) if isinstance(value, str) else value)
     return shown.to_csv(index=False, lineterminator="\n").encode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -57,7 +58,7 @@ class Derived:
     def notes(self) -> list[str]:
         return [*self.run.notes, *self.pictures.notes(), *self._about_intervals()]
 
-    @property
+    @cached_property  # every row of the page asks
     def pools(self) -> list[tuple[str, int]]:
         """The (generator, steps) of the run's pools of candidates."""
         pairs = self.run.candidates[["generator", "steps"]].drop_duplicates()

@@ -62,6 +62,7 @@ class Look:
     line: str = "-"
 
 
+_PNG_DPI = 300
 _LOOKS = {
     "vhs": Look("VHS", "#D55E00", "o"),
     "mllm-clip": Look("MLLM w/ CLIP", "#0072B2", "s"),
@@ -100,13 +101,23 @@ def styled() -> matplotlib.RcParams:
 def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
     with styled(), _one_warning_of_missing_characters():  # type: ignore[attr-defined]
-        png = drawn(fig, "png", dpi=300)
-        fig.set_layout_engine("none")  # it is laid out: the second file need not be again
+        _lay_out(fig, _PNG_DPI)
+        png = drawn(fig, "png", dpi=_PNG_DPI)
         # no date in the file, so that the same run gives the same bytes
         pdf = drawn(fig, "pdf", metadata={"CreationDate": None})
     for kind, content in (("png", png), ("pdf", pdf), ("csv", csv_bytes(data))):
         # not with_suffix: a generator's name may have a point in it
         write_output(stem.with_name(f"{stem.name}.{kind}"), content)
+
+
+def _lay_out(fig: Figure, dpi: int) -> None:
+    """Place what is in a figure, once for all files: savefig would draw it first only to lay it out."""
+    before = fig.dpi
+    fig.dpi = dpi
+    if (engine := fig.get_layout_engine()) is not None:
+        engine.execute(fig)
+    fig.set_layout_engine("none")
+    fig.dpi = before
 
 
 def drawn(fig: Figure, kind: str, **options: Any) -> bytes:
