@@ -30,7 +30,8 @@ from harness.config import TimingConfig
 from harness.cost import budgets
 from harness.cost.clocks import interleaved
 from harness.cost.cost_model import TOLERANCE
-from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
+from harness.cost.fresh_process import measure_in_fresh_process
+from harness.cost.measure import Cell, cell_name
 from harness.cost.sound import sound
 from harness.cost.variants import LOOPS
 from harness.environment import environment

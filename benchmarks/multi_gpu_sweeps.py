@@ -15,7 +15,8 @@ from multi_gpu_bench import CLI, Bench, Facts
 from processes import Command
 
 from harness.config import TimingConfig
-from harness.cost.measure import Cell, measure_in_fresh_process
+from harness.cost.fresh_process import measure_in_fresh_process
+from harness.cost.measure import Cell
 
 
 def sweep(

@@ -18,7 +18,8 @@ from harness.common.files import ReadError, read_errors_as
 from harness.common.text import parse_json_lines, read_text
 from harness.config import ConfigError, RunConfig
 from harness.config_changes import difference
-from harness.cost.measure import Cell, cell_name, measure_in_fresh_process
+from harness.cost.fresh_process import measure_in_fresh_process
+from harness.cost.measure import Cell, cell_name
 from harness.disk import check_room, run_gb
 from harness.environment import environment
 from harness.geneval import prompts as geneval_prompts

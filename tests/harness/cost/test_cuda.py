@@ -9,8 +9,9 @@ import torch
 from harness.config import TimingConfig
 from harness.cost import measure as measuring
 from harness.cost import meters
+from harness.cost.fresh_process import measure_in_fresh_process
 from harness.cost.graphs import Graphed
-from harness.cost.measure import Cell, measure, measure_in_fresh_process
+from harness.cost.measure import Cell, measure
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -15,10 +15,11 @@ import generators
 import verifiers
 from generators.registry import RegistryError
 from harness.config import TimingConfig
+from harness.cost import fresh_process, meters, variants
 from harness.cost import measure as measuring
-from harness.cost import meters, variants
 from harness.cost.flops import count
-from harness.cost.measure import Cell, measure, measure_in_fresh_process
+from harness.cost.fresh_process import measure_in_fresh_process
+from harness.cost.measure import Cell, measure
 from harness.cost.nvml import Gpu
 from harness.pipeline import best_of_n
 from harness.report.costs import cost_table
@@ -182,20 +183,21 @@ def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch, tmp_path)
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     endings = importlib.import_module("endings")
-    monkeypatch.setattr(measuring, "_report", endings.killed)
+    monkeypatch.setattr(fresh_process, "_report", endings.killed)
     measured = measure_in_fresh_process(cell())
     assert {row["status"] for row in measured.rows} == {"oom"}
-    monkeypatch.setattr(measuring, "_report", endings.ends)
+    monkeypatch.setattr(fresh_process, "_report", endings.ends)
     with pytest.raises(measuring.MeasureError, match="exit code 3"):
         measure_in_fresh_process(cell())
 
 
-class Card:
-    """Stands for a GPU's NVML: 100 J between any two questions."""
+class Card(Gpu):
+    """A GPU that NVML tells nothing of but energy, 100 J between any two questions, and other processes."""
 
     known, joules = True, 0.0
 
     def __init__(self, mig=False, others=()):
+        super().__init__("none")
         self.mig, self._others = mig, others
 
     def energy_j(self):
@@ -205,10 +207,8 @@ class Card:
     def others(self):
         return self._others
 
-    def reasons(self, names):
+    def neighbours(self):
         return []
-
-    limits = Gpu.limits
 
 
 @pytest.mark.parametrize(
