@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from harness.common.files import ReadError
+from harness.common.limits import LONGEST_PROMPT
 from harness.common.text import lines, parse_json_lines
-from harness.geneval.metadata import LONGEST
 
 
 def parse_prompts(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
@@ -15,7 +15,7 @@ def parse_prompts(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
     for number, row in found:
         if not isinstance(row.get("prompt"), str):
             raise ReadError(f"{name}, line {number}: no JSON object with a text 'prompt'.")
-        _bounded(row["prompt"], f"{name}, line {number}")
+        check_length(row["prompt"], f"{name}, line {number}")
     return found
 
 
@@ -28,10 +28,20 @@ def parse_texts(text: str, name: str) -> list[tuple[int, str]]:
     if plain and plain[0][1].lstrip().startswith("{"):
         return [(number, row["prompt"]) for number, row in parse_prompts(text, name)]
     for number, line in plain:
-        _bounded(line, f"{name}, line {number}")
+        check_length(line, f"{name}, line {number}")
     return plain
 
 
-def _bounded(prompt: str, where: str) -> None:
-    if len(prompt) > LONGEST:
-        raise ReadError(f"{where}: the prompt has {len(prompt):,} characters; at most {LONGEST:,} are read.")
+def typed_prompt(prompt: str | None) -> str | None:
+    """A prompt of the command line, if it is no longer than is read. Raises ReadError."""
+    if prompt is not None:
+        check_length(prompt, "the command line")
+    return prompt
+
+
+def check_length(prompt: str, where: str) -> None:
+    """Refuse a prompt longer than any text encoder reads, which `where` is the place of. Raises ReadError."""
+    if len(prompt) > LONGEST_PROMPT:
+        raise ReadError(
+            f"{where}: the prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} are read."
+        )

@@ -143,11 +143,17 @@ def _limit(seconds: int) -> None:
     """Bound this process's further CPU time and memory."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     until = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (until, until + 2))
+    _lower(resource.RLIMIT_CPU, until)
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        size = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY)
+
+
+def _lower(what: int, limit: int) -> None:
+    """Set a limit, unless this process was given a lower one."""
+    hard = resource.getrlimit(what)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(what, (limit, hard))
 
 
 def main(folder: Path, template: str, seconds: int) -> int:

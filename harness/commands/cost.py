@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.common.limits import MOST_CANDIDATES
+from harness.prompt_files import typed_prompt
 from harness.terminal import Json, console, quiet
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[
     str | None,
-    typer.Option(help="Count for this prompt; default: the first of the generator's bundled runs."),
+    typer.Option(
+        callback=typed_prompt,
+        help="Count for this prompt; default: the first of the generator's bundled runs.",
+    ),
 ]
 Repeated = Annotated[list[str] | None, typer.Option("--generator", help="Only this one; repeatable.")]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
+from harness.prompt_files import typed_prompt
 from harness.terminal import Json, path, quiet
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from harness.candidates import Rows
 
 GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
-Prompt = Annotated[str, typer.Argument(help="What to paint.")]
+Prompt = Annotated[str, typer.Argument(callback=typed_prompt, help="What to paint.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Root seed; candidate i is the same whatever the count.")
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.common.errors import VhsbenchError
 
 SMALL = 16 << 20  # bytes; configurations, manifests, lists of prompts
+_BLOCK = 1 << 24
 LARGE = 1 << 30  # bytes; results and captions, a line or entry for each of up to a million images
 
 _KINDS = {
@@ -42,11 +43,13 @@ def read_bytes(file: Path, limit: int = SMALL) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as stream:
             _refuse_others(file, os.fstat(descriptor))  # it may have been replaced in between
-            data = stream.read(limit + 1)  # a size can lie: /proc, or a file that grows
-            if len(data) > limit:
-                size = max(os.fstat(descriptor).st_size, len(data))
-                raise ReadError(f"{file} has {size:,} bytes; at most {limit:,} are read.")
-            return data
+            data = bytearray()
+            while block := stream.read(_BLOCK):  # a size can lie: /proc, or a file that grows
+                data += block
+                if len(data) > limit:
+                    size = max(os.fstat(descriptor).st_size, len(data))
+                    raise ReadError(f"{file} has {size:,} bytes; at most {limit:,} are read.")
+            return bytes(data)
     except ReadError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -8,6 +8,7 @@ from typing import Any
 
 from generators.registry import nearest
 from harness.common.errors import VhsbenchError
+from harness.common.limits import LONGEST_PROMPT
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLORS = (
@@ -16,7 +17,6 @@ COLORS = (
 RELATIONS = ("left of", "right of", "above", "below")
 MAX_OBJECTS = 16  # of a class in an image that are counted
 
-LONGEST = 10_000  # characters of a prompt: beyond any text encoder
 MOST_CLAUSES = 100
 _OPTIONAL = ("exclude", "variant", "color", "position")
 
@@ -115,8 +115,8 @@ def _whole(lowest: int, highest: int) -> Check:
 def _text(value: Any, key: str) -> None:
     if not isinstance(value, str) or not value.strip():
         raise _wrong(key, f"a text is needed, not {_short(value)}")
-    if len(value) > LONGEST:
-        raise _wrong(key, f"at most {LONGEST:,} characters are allowed, not {len(value):,}")
+    if len(value) > LONGEST_PROMPT:
+        raise _wrong(key, f"at most {LONGEST_PROMPT:,} characters are allowed, not {len(value):,}")
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise _wrong(key, f"{_short(value)} has half of a character (a lone surrogate)")
 

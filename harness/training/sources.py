@@ -21,7 +21,7 @@ from harness.geneval.detector import Detector, check_classes
 from harness.geneval.metadata import TAGS, check
 from harness.geneval.prompts import Metadata
 from harness.nano_prompts import as_evaluated, nano_prompts
-from harness.prompt_files import parse_texts
+from harness.prompt_files import check_length, parse_texts
 from harness.training.tagging import tag_all
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def caption_samples(config: CaptionsConfig) -> list[Sample]:
     found = []
     for number, entry in enumerate(entries[: config.limit]):
         text, name = _caption(entry, f"{config.source}, entry {number}")
+        with read_errors_as(SourceError):
+            check_length(text, f"{config.source}, entry {number}")
         picture = None
         if config.images is not None:
             if name is None:
@@ -200,6 +202,8 @@ def _read_prompts(file: Path, detector: Detector) -> list[Any]:
             texts = parse_json(text, str(file))
             if not all(isinstance(t, str) and t.strip() for t in texts):
                 raise SourceError(f"{file} is no JSON list of texts.")
+            for number, prompt in enumerate(texts):
+                check_length(prompt, f"{file}, entry {number}")
             found: list[Any] = [" ".join(t.split()) for t in texts]
         elif text.lstrip().startswith("{"):
             rows = parse_json_lines(text, str(file))

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,11 @@ def test_no_module_takes_a_point_in_a_name_for_the_begin_of_an_ending():
                 if isinstance(n, ast.Attribute)
             ]
             assert not [c.lineno for c in calls if c.attr in ("with_suffix", "with_stem")], file
+
+
+def test_reading_takes_no_more_memory_than_the_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    assert len(read_bytes(tmp_path / "a", 1 << 30)) == 1000
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()

@@ -17,7 +17,7 @@ from harness.config import ConfigError, parse
 from harness.geneval import evaluate, folders
 from harness.geneval import prompts as geneval
 from harness.geneval.detector import UnknownClass
-from harness.geneval.metadata import LONGEST, MAX_OBJECTS, MetadataError, check
+from harness.geneval.metadata import LONGEST_PROMPT, MAX_OBJECTS, MetadataError, check
 from harness.geneval.shapes import ShapeDetector
 from harness.nano_prompts import nano_prompts
 from harness.regress.pool import make_pool
@@ -94,7 +94,7 @@ MISTAKES = [
     (without("tag"), ", key 'tag': is required."),
     (without("prompt"), ", key 'prompt': is required."),
     (heart(prompt=" "), ", key 'prompt': a text is needed, not ' '."),
-    (heart(prompt="a" * (LONGEST + 1)), ", key 'prompt': at most 10,000 characters are allowed, not 10,001."),
+    (heart(prompt="a" * (LONGEST_PROMPT + 1)), ", key 'prompt': at most 10,000 characters are allowed, not 10,001."),
     (heart(variant="0"), ", key 'variant': a whole number from 0 to 1000000000 is needed, not '0'."),
 ]  # fmt: skip
 NO_OBJECTS = [  # and what the reader of JSON lines says
