@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -201,6 +202,8 @@ def _report(
         from harness.report.build import build
         from harness.storage import is_url, local_copy, local_output
 
+        gc.freeze()  # the libraries' objects stay: each collection would look at all of them again
+        stack.callback(gc.unfreeze)
         target = None if out is None else stack.enter_context(local_output(out))
         folders = [stack.enter_context(local_copy(run)) for run in runs]
         summary = build(*folders, out=target, with_published=published)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from types import SimpleNamespace
@@ -106,3 +107,12 @@ def test_a_report_that_has_no_room_is_refused_before_anything_is_written(made, t
 def test_a_report_takes_no_more_than_is_said(built, tmp_path):
     run = load_run(built.parent / "run")
     assert sum(f.stat().st_size for f in built.rglob("*") if f.is_file()) < report_gb(run) * 1e9
+
+
+def test_collections_of_garbage_skip_the_libraries_while_a_report_is_made(made, tmp_path, monkeypatch):
+    frozen = []
+    monkeypatch.setattr(building, "build", lambda *_, **__: frozen.append(gc.get_freeze_count()) or {})
+    monkeypatch.setattr("harness.listing.show_summary", lambda *_: None)
+    CliRunner().invoke(app, ["report", str(made), "--out", str(tmp_path)], catch_exceptions=False)
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0
