@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
 import generators
 import verifiers
 from harness.config import GeneratorConfig, RunConfig
@@ -65,6 +63,8 @@ def prompts_sha256(prompts: Prompts) -> str:
 
 def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Identity:
     """Of all candidates of one generator, less their own prompts. Raises what loading the models would for missing files."""
+    import torch  # not before: a report compares identities and needs none
+
     kind = device_kind(config.device)
     chosen = chosen_detector(config, prompts)
     inputs = {
@@ -90,6 +90,8 @@ def of_costs(
     config: RunConfig, prompts: Prompts, entry: Identity, verifier: str | None, variant: str
 ) -> Identity:
     """Of the costs of one pipeline of that generator. Times are of one device, which so is a surrounding."""
+    import torch
+
     inputs = {
         "costs": COSTS,
         "generator": entry.inputs["generator"],

@@ -27,6 +27,7 @@ from harness.training.data import collect_data
 from harness.training.verifier import train
 
 NANO = "generators: [{name: nano}]\n"
+OFFICIAL = "prompts: {source: geneval, limit: 2}\n"  # whose classes the detector knows
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def a_training():
         lambda out: run(parse(f"{NANO}device: cuda\n", "x"), out),
         lambda out: run(parse(f"{NANO}verifiers: [{{name: vhs, options: {{device: cuda}}}}]\n", "x"), out),
         lambda out: run(
-            parse(f"{NANO}detector: {{name: mask2former, options: {{device: cuda}}}}\n", "x"), out
+            parse(f"{NANO}{OFFICIAL}detector: {{name: mask2former, options: {{device: cuda}}}}\n", "x"), out
         ),
         lambda out: make_pool(parse(f"{NANO}device: cuda\n", "x"), out),
         lambda out: collect_data(a_training(), out),
