@@ -34,6 +34,7 @@ _PICKLED = ("pytorch_model.bin",)
 _INDEX = ".index.json"
 _READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _CODE = "trust_remote_code"  # in each message of transformers and diffusers that asks for consent
+_NEEDS_CODE = "it needs code of its own, and code that comes with a model is never run"
 
 
 @contextmanager
@@ -55,8 +56,8 @@ def no_code() -> Iterator[None]:
 def reason(error: BaseException) -> str:
     """Why a library could not load something: its first line without a period, or that it wanted to run code."""
     said = str(error).strip()
-    if _CODE in said:
-        return "it needs code of its own, and code that comes with a model is never run"
+    if _CODE in said or _NEEDS_CODE in said:
+        return _NEEDS_CODE
     return printable((said.splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
