@@ -25,6 +25,7 @@ from harness.store import SCHEMAS
 from verifiers.nano import WEIGHTS
 
 ROOT = Path(harness.__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]  # the pools are not part of the package
 Make = Callable[[Path], Any]
 DEEP = "[" * 1_000_000
 LONG = "a " * 100_000
@@ -143,7 +144,7 @@ def rows(count: int) -> bytes:
 
 def pool(change: Make) -> Make:
     def make(at: Path) -> None:
-        shutil.copytree(ROOT / "results/pools/nano", at / "pool")
+        shutil.copytree(CHECKOUT / "results/pools/nano", at / "pool")
         change(at / "pool")
 
     return make
