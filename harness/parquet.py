@@ -7,15 +7,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.common.errors import VhsbenchError
 from harness.common.files import read_errors_as
 from harness.common.tables import read_table
 from harness.common.text import parse_json
+from verifiers.checks import outside_0_1
 
 
 class StoreError(VhsbenchError):
@@ -94,16 +95,18 @@ def decode(data: bytes, name: str, table: str) -> pa.Table:
 
 
 def _check_numbers(rows: pa.Table, table: str, where: str) -> None:
-    """Refuse NaN and infinity in columns of which every row has a value: neither can be ranked."""
+    """Refuse NaN and infinity where every row has a value, since neither can be ranked, and odd probabilities."""
     for field in SCHEMAS[table]:
-        if field.nullable or not pa.types.is_floating(field.type):
+        if field.name in ("p_yes", "p_no"):
+            odd, rule = outside_0_1(rows[field.name].to_numpy()), "a probability"  # NaN where it is unknown
+        elif pa.types.is_floating(field.type) and not field.nullable:
+            odd, rule = ~np.isfinite(rows[field.name].to_numpy()), "a finite number"
+        else:
             continue
-        sound = pc.is_finite(rows[field.name])
-        if (row := pc.index(sound, False).as_py()) >= 0:
+        if odd.any():
+            row = int(odd.argmax())
             of = ", ".join(f"{key} {rows[key][row]}" for key in ORDER[table])
-            raise StoreError(
-                f"{where}: the {field.name} of {of} is {rows[field.name][row]}, not a finite number."
-            )
+            raise StoreError(f"{where}: the {field.name} of {of} is {rows[field.name][row]}, not {rule}.")
 
 
 def about(data: bytes) -> dict[str, Any]:

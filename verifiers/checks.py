@@ -39,6 +39,11 @@ def marks(verifier: Verifier, scores: Scores, count: int, name: Name) -> Marks:
     return found
 
 
+def outside_0_1(p: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which numbers are no probability, nor NaN."""
+    return np.asarray((p < -_ROUNDING) | (p > 1 + _ROUNDING))
+
+
 def check_form(verifier: Verifier, scores: Scores, count: int) -> Scores:
     """The scores, if each of their parts is a floating-point tensor [count]; no device is waited for."""
     import torch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.processes import HeldError, end_with_parent, hold
 from harness.cost.clocks import first_line
-from harness.cost.measure import Cell, Measured, MeasureError, failed, measure, pipeline
+from harness.cost.measure import Cell, Measured, MeasureError, failed, in_words, measure
 from harness.memory import is_out_of_memory
 from harness.terminal import quiet
 
@@ -42,7 +42,7 @@ def measure_in_fresh_process(cell: Cell, measuring: Path | None = None) -> Measu
         if process.exitcode == -signal.SIGKILL:
             return failed(cell, "oom", "killed by the system, most often for want of memory")
         raise MeasureError(
-            f"measuring {pipeline(cell)} ended with exit code {process.exitcode} and no word why."
+            f"measuring {in_words(cell)} ended with exit code {process.exitcode} and no word why."
         ) from None
     finally:
         process.kill()
@@ -72,7 +72,7 @@ def _in_fresh_process(
             report(cell, sender)
     except HeldError as other:
         sender.send(
-            MeasureError(f"measuring {pipeline(cell)}: process {other.pid} measures for the same run.")
+            MeasureError(f"measuring {in_words(cell)}: process {other.pid} measures for the same run.")
         )
 
 
@@ -88,4 +88,4 @@ def _report(cell: Cell, sender: Connection) -> None:
         try:
             sender.send(pickle.loads(pickle.dumps(error)))
         except Exception:  # what cannot be pickled is told in words
-            sender.send(MeasureError(f"measuring {pipeline(cell)}: {type(error).__name__}: {error}"))
+            sender.send(MeasureError(f"measuring {in_words(cell)}: {type(error).__name__}: {error}"))

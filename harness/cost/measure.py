@@ -336,6 +336,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
 
 
-def pipeline(cell: Cell) -> str:
+def in_words(cell: Cell) -> str:
     """A cell in words, for errors."""
     return f"{cell.generator} with {cell.verifier or 'no verifier'}"

@@ -44,3 +44,20 @@ def test_a_score_that_is_no_number_is_neither_written_nor_read(value):
         "run/scores.parquet: the score of generator g, steps 1, verifier v, prompt_id 3, seed 0, index 1 is "
         f"{value}, not a finite number."
     )
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.25, float("inf")])
+def test_a_probability_that_is_none_is_neither_written_nor_read(value):
+    with pytest.raises(StoreError) as error:
+        encode(rows(0.25).assign(p_yes=[0.5, value]), "scores")
+    assert str(error.value) == (
+        "rows for scores: the p_yes of generator g, steps 1, verifier v, prompt_id 3, seed 0, index 1 is "
+        f"{value}, not a probability."
+    )
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(
+        rows(0.25).assign(p_no=[value, None])[SCHEMAS["scores"].names], SCHEMAS["scores"]
+    )
+    pq.write_table(table, sink)
+    with pytest.raises(StoreError, match=f"f: the p_no of .*, index 0 is {value}, not a probability"):
+        decode(bytes(sink.getvalue()), "f", "scores")

@@ -222,7 +222,7 @@ def test_every_loader_refuses_code_in_so_many_words():
             assert "pipeline" not in imported, file
             called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
             assert not called & {"torch.hub.load", "torch.jit.load", "exec", "eval"}, file
-    assert found >= 9
+    assert found >= 8
     assert exempt == set(NO_SUCH_PARAMETER)
     for functions in NO_SUCH_PARAMETER.values():
         assert all("trust_remote_code" not in inspect.getsource(f) for f in functions)
