@@ -136,6 +136,8 @@ def _refuse_bombs(tree: yaml.Node | None, file: str) -> None:
             raise ConfigError(f"{file}: nested more than {DEPTH} deep.")
         if node not in sizes:
             sizes[node] = 0
+            if isinstance(node, yaml.ScalarNode):
+                _refuse_half(node, file)
             inside = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [p for part in inside for p in (part if isinstance(part, tuple) else (part,))]
             sizes[node] = 1 + sum(size(part, depth + 1) for part in parts)
@@ -147,6 +149,16 @@ def _refuse_bombs(tree: yaml.Node | None, file: str) -> None:
 
     if tree is not None:
         size(tree, 1)
+
+
+def _refuse_half(node: yaml.ScalarNode, file: str) -> None:
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start]).strip("'")
+        raise ConfigError(
+            f"{file}, line {node.start_mark.line + 1}: {half} is half of a surrogate pair, which is no character."
+        ) from None
 
 
 def _refuse_duplicates(node: yaml.Node | None, file: str) -> None:

@@ -63,3 +63,8 @@ def test_a_file_is_read_in_any_spelling_of_utf8_and_no_other(tmp_path):
     os.mkfifo(file)
     with pytest.raises(ConfigError, match=r"c\.yaml is a pipe, not a regular file"):
         load_config(file)
+
+
+def test_half_of_a_surrogate_pair_is_no_character():
+    with pytest.raises(ConfigError, match=r"x.yaml, line 2: \\ud800 is half of a surrogate pair"):
+        parse('generators: [{name: nano}]\nname: "\\ud800"\n', "x.yaml")
