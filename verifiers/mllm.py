@@ -98,9 +98,12 @@ class Question:
         self.before_ids = self._ids(before)
 
     def check(self) -> None:
-        """Raises ValueError unless the prompt comes once, after the image."""
-        if (times := self._after.count(PROMPT)) != 1:
-            raise ValueError(f"the chat has {PROMPT} {times} times after {IMAGE}, not once")
+        """Raises ValueError unless the prompt comes once, after the image; never, where the template asks for a caption."""
+        wanted = min(1, self.template.count(PROMPT))
+        if (times := self._after.count(PROMPT)) != wanted:
+            raise ValueError(
+                f"the chat has {PROMPT} {times} times after {IMAGE}, not {'once' if wanted else 'never'}"
+            )
 
     def after_ids(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [B, a], padded on the right, and their lengths [B].

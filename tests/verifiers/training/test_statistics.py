@@ -52,7 +52,7 @@ def dataset(tmp_path):
     writer = ShardWriter(tmp_path, card)
     torch.manual_seed(0)
     for i in range(3):
-        rows = [dict.fromkeys(("prompt_id", "prompt", "tag", "seed", "index", "caption"), "")] * 10
+        rows = [{"prompt_id": 0, "prompt": "", "tag": "", "seed": 0, "index": 0, "caption": ""}] * 10
         writer.write(i, (3 + torch.randn(10, 4, 8) * torch.arange(1, 9)).half(), rows)
     writer.finish()
     return ShardDataset(tmp_path)
