@@ -21,7 +21,7 @@ import pandas as pd
 
 from harness.derive import accuracy_curves, separation
 from harness.geneval.prompts import official
-from harness.shards import PROMPTS_PER_SHARD
+from harness.shards import shard_size
 from harness.store import RunStore, load_run
 
 POOL, GENERATORS, VERIFIERS = 32, 4, 3
@@ -86,9 +86,11 @@ def through_shards(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     config = {"generators": [], "rows": len(candidates)}
     with RunStore(folder, config) as store:
-        with measured("write shards"):
+        groups = len(candidates[["generator", "seed"]].drop_duplicates())
+        size = shard_size(groups, candidates["prompt_id"].nunique())
+        with measured(f"write shards of {size} prompts"):
             for table, rows in (("candidates", candidates), ("scores", scores)):
-                group = rows["prompt_id"] // PROMPTS_PER_SHARD
+                group = rows["prompt_id"] // size
                 for n, (_, part) in enumerate(rows.groupby(["generator", "seed", group], sort=False)):
                     store.write_shard(table, f"{n:06d}", part)
         with measured("consolidate"):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from generators.files import write_atomic
 from harness.config import RunConfig, parse
-from harness.shards import PROMPTS_PER_SHARD, Shard, Worker
+from harness.shards import SMALLEST_SHARD, Shard, Worker
 from harness.sweep import load_prompts
 
 FULL = """
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prompts = load_prompts(config)
     both = {overlap: worker(config, prompts, overlap) for overlap in (False, True)}
     for i in range(options.rounds + 1):
-        shard = Shard(f"shard-{i}", 0, 0, i * PROMPTS_PER_SHARD, (i + 1) * PROMPTS_PER_SHARD)
+        shard = Shard(f"shard-{i}", 0, 0, i * SMALLEST_SHARD, (i + 1) * SMALLEST_SHARD)
         for overlap in (False, True) if i % 2 else (True, False):
             started = time.perf_counter()
             finished = both[overlap].work(shard)

@@ -32,7 +32,7 @@ import ray  # noqa: E402
 
 from harness import ray_engine, sweep  # noqa: E402
 from harness.config import RunConfig, parse  # noqa: E402
-from harness.shards import PROMPTS_PER_SHARD, Finished, Shard  # noqa: E402
+from harness.shards import SMALLEST_SHARD, Finished, Shard  # noqa: E402
 
 
 class Timed(ray_engine.RayEngine):
@@ -90,7 +90,7 @@ def measure(workers: int, rounds: int, sleep_s: float) -> tuple[float, float, fl
         config = parse(
             f"generators: [{{name: fake, options: {{faults: '{faults}'}}}}]\n"
             f"verifiers: [{{name: fake-verifier, options: {{slow: {0.25 * sleep_s}}}}}]\n"
-            f"prompts: {{source: nano, split: validation, limit: {PROMPTS_PER_SHARD}}}\n"
+            f"prompts: {{source: nano, split: validation, limit: {SMALLEST_SHARD}}}\n"
             f"seeds: {list(range(workers * rounds))}\npool: 4\nbatch_size: 32\ngallery_prompts: 0\nthreads: 1\n",
             "scaling",
         )

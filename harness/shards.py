@@ -32,7 +32,8 @@ from verifiers.protocol import Verifier, blocks_read
 if TYPE_CHECKING:
     from PIL import Image
 
-PROMPTS_PER_SHARD = 8
+SMALLEST_SHARD = 8  # prompts
+MOST_SHARDS = 512  # of a run; with more, shards grow
 ATTEMPTS = 3  # of a prompt: two with its shard, one alone
 FAILED, OUT_OF_MEMORY = "failed", "out_of_memory"
 TABLES = ("incidents", "scores", "candidates")  # of a shard, in the order of writing
@@ -64,16 +65,32 @@ class Finished:
     made: dict[str, Any] = field(default_factory=dict)  # by which versions, on what
 
 
+def shard_size(groups: int, prompts: int) -> int:
+    """Prompts per shard of a run of `groups` pairs of generator and seed.
+
+    SMALLEST_SHARD, doubled until the run has no more than MOST_SHARDS or a shard holds all prompts.
+    """
+    size = SMALLEST_SHARD
+    while size < prompts and groups * -(-prompts // size) > MOST_SHARDS:
+        size *= 2
+    return size
+
+
 def shards(config: RunConfig, prompts: int) -> list[Shard]:
-    """All shards of a run, generator by generator."""
+    """All shards of a run, generator by generator.
+
+    Their size follows from what cannot change when a run is resumed. Keys name it where it is not the smallest.
+    """
+    size = shard_size(len(config.generators) * len(config.seeds), prompts)
+    suffix = "" if size == SMALLEST_SHARD else f"+{size}"
     return [
         Shard(
-            f"{entry.key}_seed={seed}_prompt={start:05d}",
-            number, seed, start, min(start + PROMPTS_PER_SHARD, prompts),
+            f"{entry.key}_seed={seed}_prompt={start:05d}{suffix}",
+            number, seed, start, min(start + size, prompts),
         )
         for number, entry in enumerate(config.generators)
         for seed in config.seeds
-        for start in range(0, prompts, PROMPTS_PER_SHARD)
+        for start in range(0, prompts, size)
     ]  # fmt: skip
 
 

@@ -9,10 +9,12 @@ import weakref
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.config import parse
 from harness.geneval.shapes import ShapeDetector
-from harness.shards import Worker, shards
+from harness.shards import MOST_SHARDS, SMALLEST_SHARD, Worker, shard_size, shards
 from harness.sweep import load_prompts, run
 
 BATCHES, STEP_S = 8, 0.12
@@ -51,6 +53,34 @@ def same(one, other):
     assert one.images == other.images
     for table, rows in one.tables.items():
         pd.testing.assert_frame_equal(rows, other.tables[table])
+
+
+@given(groups=st.integers(1, 3000), prompts=st.integers(1, 5000))
+def test_shards_grow_only_with_runs_that_have_too_many(groups, prompts):
+    size = shard_size(groups, prompts)
+    count = groups * -(-prompts // size)
+    assert size >= SMALLEST_SHARD
+    assert size % SMALLEST_SHARD == 0
+    assert count <= MOST_SHARDS or size >= prompts  # as few as can be: one for each generator and seed
+    if size > SMALLEST_SHARD:
+        assert groups * -(-prompts // (size // 2)) > MOST_SHARDS  # no larger than needed
+
+
+@pytest.mark.parametrize(
+    ("seeds", "prompts", "keys"),
+    [
+        (1, 20, ["fake_seed=0_prompt=00000", "fake_seed=0_prompt=00008", "fake_seed=0_prompt=00016"]),
+        (200, 20, ["fake_seed=0_prompt=00000+16", "fake_seed=0_prompt=00016+16"]),
+    ],
+)
+def test_shards_cover_every_prompt_once_and_name_a_larger_size(faults, seeds, prompts, keys):
+    config = faults.config(limit=prompts, seeds=str(list(range(seeds))))
+    found = shards(config, prompts)
+    assert [s.key for s in found if s.seed == 0] == keys
+    assert len({s.key for s in found}) == len(found)
+    for seed in range(seeds):
+        of_seed = [s for s in found if s.seed == seed]
+        assert [i for s in of_seed for i in range(s.start, s.stop)] == list(range(prompts))
 
 
 def test_a_batch_is_judged_while_the_next_is_generated(faults):
