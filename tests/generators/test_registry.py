@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import generators
 import generators.registry
 from generators.registry import Registry, RegistryError, nearest
 
