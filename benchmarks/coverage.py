@@ -24,16 +24,16 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import binom, binomtest
 
-from generators.files import write_output
-from harness.best_of_n import expected_accuracy
-from harness.regress.speed import paired_ratio
-from harness.statistics import (
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.regress.speed import paired_ratio
+from vhsbench.harness.stats.bootstrap import (
     auc,
     auc_interval,
     clustered_mean,
     paired_difference,
     pooled_share,
 )
+from vhsbench.harness.stats.expected import expected_accuracy
 
 POOL, POPULATION, SEEDS = 16, 20_000, 5
 NS = (1, 4, 16)

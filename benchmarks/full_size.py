@@ -25,18 +25,18 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.common.processes import end_with_parent
-from harness.config import TimingConfig
-from harness.cost import budgets
-from harness.cost.clocks import interleaved
-from harness.cost.cost_model import TOLERANCE
-from harness.cost.fresh_process import measure_in_fresh_process
-from harness.cost.measure import Cell, cell_name
-from harness.cost.sound import sound
-from harness.cost.variants import LOOPS
-from harness.environment import environment
-from harness.report.costs import cost_table
-from harness.store import RunStore
+from vhsbench.harness.common.processes import end_with_parent
+from vhsbench.harness.config.run import TimingConfig
+from vhsbench.harness.cost import budgets
+from vhsbench.harness.cost.clocks import interleaved
+from vhsbench.harness.cost.cost_model import TOLERANCE
+from vhsbench.harness.cost.environment import environment
+from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
+from vhsbench.harness.cost.measure import Cell, cell_name
+from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.cost.variants import LOOPS
+from vhsbench.harness.report.costs import cost_table
+from vhsbench.harness.store.tables import RunStore
 
 T = TypeVar("T")
 PROMPT = "a photo of a red circle above a blue square"
@@ -196,12 +196,11 @@ def naive(
 
 
 def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, Any]]:
-    import generators
-    import verifiers
-    from harness.cost.measure import device_name, taints
-    from harness.cost.nvml import Gpu
-    from harness.pipeline import best_of_n, naive_best_of_n
-    from harness.store import SCHEMAS
+    from vhsbench import generators, verifiers
+    from vhsbench.harness.cost.measure import device_name, taints
+    from vhsbench.harness.cost.nvml import Gpu
+    from vhsbench.harness.inference.best_of_n import best_of_n, naive_best_of_n
+    from vhsbench.harness.store.tables import SCHEMAS
 
     for_generator, for_verifier = options_of(pipeline, device)
     g = generators.create(pipeline.generator, **for_generator)

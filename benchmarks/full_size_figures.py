@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.cost.sound import sound
-from harness.report.style import COLUMN, STAGE_COLORS, TWO_COLUMNS, figure, label, look, save, styled
+from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.report.style import COLUMN, STAGE_COLORS, TWO_COLUMNS, figure, label, look, save, styled
 
 NAMES = {"sana-sprint": "SANA-Sprint", "pixart-alpha-dmd": "PixArt-\u03b1-DMD"}
 VERIFIERS = ("vhs", "mllm-ae", "mllm-clip")

@@ -28,17 +28,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generators.files import write_atomic
-from generators.training import Progress
-from harness.common.processes import TIED_TO, end_with_parent
-from harness.environment import environment
-from harness.training.gemma import Gemma
-from verifiers.loading import QWEN_0_5B
-from verifiers.mllm import PAPER_TEMPLATE
-from verifiers.training.data import Data
-from verifiers.training.recipe import Recipe
-from verifiers.training.shards import DataCard, ShardWriter
-from verifiers.training.train import train_verifier
+from vhsbench.generators.training import Progress
+from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.common.processes import TIED_TO, end_with_parent
+from vhsbench.harness.cost.environment import environment
+from vhsbench.harness.training.gemma import Gemma
+from vhsbench.verifiers.loading import QWEN_0_5B
+from vhsbench.verifiers.mllm import PAPER_TEMPLATE
+from vhsbench.verifiers.training.data import Data
+from vhsbench.verifiers.training.recipe import Recipe
+from vhsbench.verifiers.training.shards import DataCard, ShardWriter
+from vhsbench.verifiers.training.train import train_verifier
 
 WARM_UP = 2  # steps left out of the times
 CHAT = (
@@ -143,7 +143,7 @@ def all_modes(work: Path, tiny: bool, sizes: Sizes) -> list[dict[str, Any]]:
         for name in ("llm", "train", "validation"):
             (here / name).symlink_to(work / name)
         torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=1"]
-        tied = ["-m", "harness.common.tied", str(os.getpid()), *torchrun]
+        tied = ["-m", "vhsbench.harness.common.tied", str(os.getpid()), *torchrun]
         command = [
             sys.executable, *(tied if mode.sharding == "fsdp" else []), __file__, "--out", str(work),
             "--work", str(here), "--mode", json.dumps(asdict(mode)), *(["--tiny"] if tiny else []),

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 
-from harness.derive import accuracy_curves, separation
-from harness.geneval.prompts import official
-from harness.shards import shard_size
-from harness.store import RunStore, load_run
+from vhsbench.harness.geneval.prompts import official
+from vhsbench.harness.stats.curves import accuracy_curves, separation
+from vhsbench.harness.store.tables import RunStore, load_run
+from vhsbench.harness.sweep.shards import shard_size
 
 POOL, GENERATORS, VERIFIERS = 32, 4, 3
 

@@ -31,9 +31,9 @@ from multi_gpu_sweeps import costs, sweep
 from multi_gpu_training import data, reduce, train, train_killed
 from processes import Cards, TooSlow
 
-from generators.files import write_atomic
-from harness.cost import nvml
-from harness.environment import environment
+from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.cost import nvml
+from vhsbench.harness.cost.environment import environment
 
 ROOT = Path(__file__).parents[1]
 FRACTION = 16  # train-sixteenth has the recipe's batches for one of so many GPUs

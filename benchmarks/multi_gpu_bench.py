@@ -11,7 +11,7 @@ from typing import Any
 
 import full_size_training
 
-CLI = ("-m", "harness.cli")
+CLI = ("-m", "vhsbench.harness.cli")
 Facts = dict[str, Any]
 
 

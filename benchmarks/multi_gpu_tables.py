@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from generators.files import write_atomic
-from harness.cost.sound import sound
+from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.cost.sound import sound
 
 WARM_UP = {"align": 1, "finetune": 5}  # steps left out of the times
 

@@ -144,7 +144,7 @@ def reduce(bench: Bench, until: float) -> Facts:
 
 def torchrun(processes: int) -> list[str]:
     return [
-        sys.executable, "-m", "harness.common.tied", str(os.getpid()), "torch.distributed.run", "--standalone",
+        sys.executable, "-m", "vhsbench.harness.common.tied", str(os.getpid()), "torch.distributed.run", "--standalone",
         f"--nproc-per-node={processes}",
     ]  # fmt: skip
 

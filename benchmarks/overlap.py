@@ -3,7 +3,7 @@
     python benchmarks/overlap.py --out results/overlap.csv [--rounds 3] [--tiny]
 
 SANA-Sprint, VHS, MLLM w/ CLIP and GenEval's detector at full size with random weights on one GPU; `--tiny` is
-nano on the CPU. What is timed is a worker's whole shard (harness.shards.Worker.work), its first one left out.
+nano on the CPU. What is timed is a worker's whole shard (vhsbench.harness.sweep.shards.Worker.work), its first one left out.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generators.files import write_atomic
-from harness.config import RunConfig, parse
-from harness.shards import SMALLEST_SHARD, Shard, Worker
-from harness.sweep import load_prompts
+from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.config.run import RunConfig, parse
+from vhsbench.harness.sweep.run import load_prompts
+from vhsbench.harness.sweep.shards import SMALLEST_SHARD, Shard, Worker
 
 FULL = """
 generators: [{name: sana-sprint, options: {weights: random, dtype: bfloat16}}]

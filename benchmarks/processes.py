@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from harness.common.processes import TIED_TO
+from vhsbench.harness.common.processes import TIED_TO
 
 _END_S = 20.0
 

@@ -30,9 +30,10 @@ sys.path[:0] = [str(FAKES), str(ROOT)]
 
 import ray  # noqa: E402
 
-from harness import ray_engine, sweep  # noqa: E402
-from harness.config import RunConfig, parse  # noqa: E402
-from harness.shards import SMALLEST_SHARD, Finished, Shard  # noqa: E402
+from vhsbench.harness.config.run import RunConfig, parse  # noqa: E402
+from vhsbench.harness.sweep import ray_engine  # noqa: E402
+from vhsbench.harness.sweep import run as sweep  # noqa: E402
+from vhsbench.harness.sweep.shards import SMALLEST_SHARD, Finished, Shard  # noqa: E402
 
 
 class Timed(ray_engine.RayEngine):

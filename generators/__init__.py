@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from generators.registry import Registry, RegistryError
-from generators.specs import SPECS
+from vhsbench.generators.specs import SPECS
+from vhsbench.harness.common.registry import Registry, RegistryError
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator, GeneratorInfo
+    from vhsbench.generators.protocol import Generator, GeneratorInfo
 
 __all__ = ["REGISTRY", "SPECS", "Registry", "RegistryError", "create", "describe", "steps_of"]
 
@@ -17,12 +17,12 @@ REGISTRY: Registry[Generator] = Registry(
     "generator",
     "vhsbench.generators",
     {
-        "nano": "generators.sana:nano",
-        "sana-sprint": "generators.sana:sana_sprint",
-        "sana-1.5": "generators.sana:sana_1_5",
-        "pixart-alpha-dmd": "generators.pixart:pixart_alpha_dmd",
-        "flux-schnell": "generators.flux:flux_schnell",
-        "sd3.5-turbo": "generators.sd3:sd3_5_turbo",
+        "nano": "vhsbench.generators.sana:nano",
+        "sana-sprint": "vhsbench.generators.sana:sana_sprint",
+        "sana-1.5": "vhsbench.generators.sana:sana_1_5",
+        "pixart-alpha-dmd": "vhsbench.generators.pixart:pixart_alpha_dmd",
+        "flux-schnell": "vhsbench.generators.flux:flux_schnell",
+        "sd3.5-turbo": "vhsbench.generators.sd3:sd3_5_turbo",
     },
 )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from generators.protocol import GeneratorError
-from generators.registry import nearest
-from harness.common.settings import device_name
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.settings import device_name
 
 if TYPE_CHECKING:
     import torch
 
-    from generators.specs import GeneratorSpec
+    from vhsbench.generators.specs import GeneratorSpec
 
 
 DTYPES = ("bfloat16", "float16", "float32")

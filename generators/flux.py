@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from generators.identity import Factory
-from generators.loading import open_generator
-from generators.pipeline import StagedPipeline
-from generators.specs import SPECS
+from vhsbench.generators.identity import Factory
+from vhsbench.generators.loading import open_generator
+from vhsbench.generators.pipeline import StagedPipeline
+from vhsbench.generators.specs import SPECS
 
 
 class FluxSchnell(StagedPipeline):

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generators.protocol import GeneratorError
-from harness.common.models import reason
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.common.models import reason
 
 if TYPE_CHECKING:
-    from generators.specs import GeneratorSpec
+    from vhsbench.generators.specs import GeneratorSpec
 
 _INDEX = "model_index.json"
 _KNOWN_FOR_S = 60.0

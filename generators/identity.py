@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generators.loading import as_dtype, hub_commit, weights_folder
-from generators.lora import find_lora
-from generators.random_weights import CONFIGS
-from harness.common.digests import file_digest
-from harness.common.models import folder_sha256
+from vhsbench.generators.loading import as_dtype, hub_commit, weights_folder
+from vhsbench.generators.lora import find_lora
+from vhsbench.generators.random_weights import CONFIGS
+from vhsbench.harness.common.digests import file_digest
+from vhsbench.harness.common.models import folder_sha256
 
 if TYPE_CHECKING:
-    from generators.specs import GeneratorSpec
+    from vhsbench.generators.specs import GeneratorSpec
 
 
 class Factory(partial[Any]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from generators.checks import (
+from vhsbench.generators.checks import (
     as_device,
     check_dtype,
     check_memory,
@@ -18,17 +18,17 @@ from generators.checks import (
     free_bytes,
     needed_bytes,
 )
-from generators.hub import download, resolve
-from generators.lora import find_lora, merge_lora
-from generators.nano import WEIGHTS
-from generators.protocol import GeneratorError
-from harness.common.files import ReadError, read_errors_as
-from harness.common.models import check_folder, check_model, model_files, no_code, plain_name, reason
-from harness.common.text import read_json_object
+from vhsbench.generators.hub import download, resolve
+from vhsbench.generators.lora import find_lora, merge_lora
+from vhsbench.generators.nano import WEIGHTS
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.common.files import ReadError, read_errors_as
+from vhsbench.harness.common.models import check_folder, check_model, model_files, no_code, plain_name, reason
+from vhsbench.harness.common.text import read_json_object
 
 if TYPE_CHECKING:
-    from generators.pipeline import StagedPipeline
-    from generators.specs import GeneratorSpec
+    from vhsbench.generators.pipeline import StagedPipeline
+    from vhsbench.generators.specs import GeneratorSpec
 
 Family = TypeVar("Family", bound="StagedPipeline")
 
@@ -108,7 +108,7 @@ def _random(
 ) -> Any:
     if spec.hub_id is None:
         raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
-    from generators.random_weights import build
+    from vhsbench.generators.random_weights import build
 
     return build(spec.name, place, dtype, seed, text_place)
 

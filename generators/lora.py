@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from generators.nano import LORA
-from generators.protocol import GeneratorError
-from harness.common.files import ReadError
-from harness.common.models import check_weights, reason
-from harness.common.tensors import open_tensors
-from harness.common.text import parse_json
+from vhsbench.generators.nano import LORA
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.models import check_weights, reason
+from vhsbench.harness.common.tensors import open_tensors
+from vhsbench.harness.common.text import parse_json
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from generators.checks import check_resolution
-from generators.noise import gaussian
-from generators.protocol import (
+from vhsbench.generators.checks import check_resolution
+from vhsbench.generators.noise import gaussian
+from vhsbench.generators.protocol import (
     Block,
     Conditioning,
     GeneratorError,
@@ -20,12 +20,12 @@ from generators.protocol import (
     NotFiniteError,
     blocks_of,
 )
-from generators.split import BlockSplit
+from vhsbench.generators.split import BlockSplit
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from generators.specs import GeneratorSpec
+    from vhsbench.generators.specs import GeneratorSpec
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from generators.identity import Factory
-from generators.loading import open_generator
-from generators.pipeline import StagedPipeline
-from generators.protocol import GeneratorError
-from generators.specs import SPECS, GeneratorSpec
+from vhsbench.generators.identity import Factory
+from vhsbench.generators.loading import open_generator
+from vhsbench.generators.pipeline import StagedPipeline
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.generators.specs import SPECS, GeneratorSpec
 
 _TIMESTEP = 400
 

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from generators.protocol import Conditioning
+from vhsbench.generators.protocol import Conditioning
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator
+    from vhsbench.generators.protocol import Generator
 
 
 class PromptCache:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from generators.identity import Factory
-from generators.loading import open_generator
-from generators.noise import step_generators
-from generators.pipeline import StagedPipeline
-from generators.specs import SPECS
+from vhsbench.generators.identity import Factory
+from vhsbench.generators.loading import open_generator
+from vhsbench.generators.noise import step_generators
+from vhsbench.generators.pipeline import StagedPipeline
+from vhsbench.generators.specs import SPECS
 
 _INTERMEDIATE_TIMESTEP = 1.3  # of two-step generation, SANA-Sprint's own default
 

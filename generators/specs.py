@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generators.protocol import GeneratorInfo
-from generators.registry import RegistryError, nearest
+from vhsbench.generators.protocol import GeneratorInfo
+from vhsbench.harness.common.registry import RegistryError, nearest
 
 
 @dataclass(frozen=True)

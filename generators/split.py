@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from generators.protocol import GeneratorError
+from vhsbench.generators.protocol import GeneratorError
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.common import torch_files
-from harness.common.files import ending
+from vhsbench.harness.common import torch_files
+from vhsbench.harness.common.files import ending
 
 Loss = Callable[[int], torch.Tensor]
 Schedule = Callable[[float], float]

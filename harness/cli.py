@@ -15,23 +15,23 @@ from typing import Annotated
 
 import typer
 
-from harness import __version__
-from harness.commands import cost as cost_commands
-from harness.commands import generate, paper
-from harness.commands import regress as regress_commands
-from harness.commands.captions import captions
-from harness.commands.geneval import app as geneval_app
-from harness.commands.run import Engine
-from harness.commands.score import score
-from harness.commands.status import status
-from harness.commands.stopping import stopping
-from harness.commands.train import app as train_app
-from harness.common.errors import VhsbenchError
-from harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
-from harness.common.limits import MOST_THREADS
-from harness.common.processes import TIED_TO, end_with_parent
-from harness.common.shown import printable_lines
-from harness.terminal import Json, any_text, console, quiet
+from vhsbench import __version__
+from vhsbench.harness.commands import cost as cost_commands
+from vhsbench.harness.commands import generate, paper
+from vhsbench.harness.commands import regress as regress_commands
+from vhsbench.harness.commands.captions import captions
+from vhsbench.harness.commands.geneval import app as geneval_app
+from vhsbench.harness.commands.run import Engine
+from vhsbench.harness.commands.score import score
+from vhsbench.harness.commands.status import status
+from vhsbench.harness.commands.stopping import stopping
+from vhsbench.harness.commands.train import app as train_app
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
+from vhsbench.harness.common.limits import MOST_THREADS
+from vhsbench.harness.common.processes import TIED_TO, end_with_parent
+from vhsbench.harness.common.shown import printable_lines
+from vhsbench.harness.common.terminal import Json, any_text, console, quiet
 
 DEBUG = "--debug"
 
@@ -116,12 +116,12 @@ def run(
 
     Exit code 1: done, but some prompts failed and are left out (`vhsbench status` says which).
     """
-    from harness.commands.run import sweep
-    from harness.config import default_config, load_config
+    from vhsbench.harness.commands.run import sweep
+    from vhsbench.harness.config.run import default_config, load_config
 
     chosen = load_config(config) if config else default_config()
     if dry_run:
-        from harness.commands.dry_run import print_plan
+        from vhsbench.harness.commands.dry_run import print_plan
 
         print_plan(chosen, as_json)
         return
@@ -159,7 +159,7 @@ def list_(
 ) -> None:
     """List the registered generators and verifiers."""
     quiet()
-    from harness.listing import listing, show
+    from vhsbench.harness.commands.listing import listing, show
 
     found = listing(kind)
     if as_json:
@@ -172,7 +172,7 @@ def list_(
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run."""
     quiet()
-    from harness.doctor import diagnose, show
+    from vhsbench.harness.commands.doctor import diagnose, show
 
     found = diagnose()
     if as_json:
@@ -199,8 +199,8 @@ def _report(
     """Make the report of runs; `again` are the arguments that do so, for a user who stopped it."""
     told = f"stopped while the report was made; no measurement is lost: make it with `{shlex.join(['vhsbench', *again])}`."
     with stopping(told), ExitStack() as stack:
-        from harness.report.build import build
-        from harness.storage import is_url, local_copy, local_output
+        from vhsbench.harness.report.build import build
+        from vhsbench.harness.store.folder import is_url, local_copy, local_output
 
         gc.freeze()  # the libraries' objects stay: each collection would look at all of them again
         stack.callback(gc.unfreeze)
@@ -212,7 +212,7 @@ def _report(
     if as_json:
         print(json.dumps(summary, indent=1))
         return
-    from harness.listing import show_summary
+    from vhsbench.harness.commands.listing import show_summary
 
     show_summary(summary, console())
 

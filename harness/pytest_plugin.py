@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.regress.gate import GateConfig
-    from harness.regress.pool import Pool
-    from harness.regress.run import Regression
+    from vhsbench.harness.regress.gate import GateConfig
+    from vhsbench.harness.regress.pool import Pool
+    from vhsbench.harness.regress.run import Regression
 
 _SETTINGS = {
     "vhs_pool": "frozen pool made by `vhsbench pool`",
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def vhs_pool(pytestconfig: pytest.Config) -> Pool:
     """The frozen pool of --vhs-pool (or ini vhs_pool), its hashes verified once a session."""
-    from harness.regress.pool import PoolError, load_pool
+    from vhsbench.harness.regress.pool import PoolError, load_pool
 
     path = _setting(pytestconfig, "vhs_pool")
     if path is None:
@@ -72,7 +72,7 @@ class VerifierRegression:
 
     def compare(self, baseline: str | None = None, candidate: str | None = None) -> Regression:
         """The regression, written to --vhs-report-dir; the names default to --vhs-baseline and --vhs-candidate."""
-        from harness.regress.run import regress, write
+        from vhsbench.harness.regress.run import regress, write
 
         sides = self._source("vhs_baseline", baseline), self._source("vhs_candidate", candidate)
         found = regress(*sides, self._pool, self._gate()[0])
@@ -94,7 +94,7 @@ class VerifierRegression:
 
     def scoring(self, verifier: str | None = None, batch: int = 1) -> Callable[[], object]:
         """A call that scores the pool's first candidates, for pytest-benchmark's `benchmark`."""
-        from harness.regress.speed import scoring
+        from vhsbench.harness.regress.speed import scoring
 
         gate = self._gate()[0]
         generator = self._pool.manifest.generator
@@ -102,7 +102,7 @@ class VerifierRegression:
         return scoring(judge, self._pool, batch)
 
     def _source(self, setting: str, text: str | None) -> Any:
-        from harness.regress.sources import BASELINES, SourceError, resolve
+        from vhsbench.harness.regress.sources import BASELINES, SourceError, resolve
 
         text = text or _setting(self._config, setting)
         if text is None:
@@ -114,8 +114,8 @@ class VerifierRegression:
 
     def _gate(self) -> tuple[GateConfig, str]:
         """The gate of the file and the marks, the nearest mark last; and what inconclusive does."""
-        from harness import yaml_files
-        from harness.regress.gate import GateConfig, load_gate
+        from vhsbench.harness.config import yaml_files
+        from vhsbench.harness.regress.gate import GateConfig, load_gate
 
         file = _setting(self._config, "vhs_gate")
         keys = load_gate(Path(file) if file else None).model_dump()

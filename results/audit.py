@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.readers import TABLES, claim, recomputed_overall, table
+from vhsbench.results.readers import TABLES, claim, recomputed_overall, table
 
 TOLERANCE = 0.15  # printed to one decimal, from accuracies that are themselves rounded to one
 _ROUNDING = 0.051

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
 
 TABLES = ("table1", "table5", "table6", "table7")
 CLAIMS, SHARES = "claims", "figure6"
@@ -47,13 +47,13 @@ def sources() -> pd.DataFrame:
 
 def a100_timings() -> pd.DataFrame:
     """Published A100 time of best-of-N, T(N) = fixed_s + N x per_candidate_s, read off figure and tables."""
-    with files("results").joinpath("published/a100_timings.csv").open(encoding="utf-8") as stream:
+    with files("vhsbench.results").joinpath("published/a100_timings.csv").open(encoding="utf-8") as stream:
         return pd.read_csv(stream)
 
 
 def devices() -> pd.DataFrame:
     """Peak dense bf16 TFLOP/s, bandwidth (GB/s) and memory (GB) of GPUs, with where each is from."""
-    with files("results").joinpath("devices.csv").open(encoding="utf-8") as stream:
+    with files("vhsbench.results").joinpath("devices.csv").open(encoding="utf-8") as stream:
         return pd.read_csv(stream)
 
 
@@ -64,5 +64,5 @@ def recomputed_overall(rows: pd.DataFrame) -> pd.Series:
 
 
 def _read(name: str) -> pd.DataFrame:
-    with files("results").joinpath(f"published/{name}.csv").open(encoding="utf-8") as stream:
+    with files("vhsbench.results").joinpath(f"published/{name}.csv").open(encoding="utf-8") as stream:
         return pd.read_csv(stream, keep_default_na=False, na_values=[""])

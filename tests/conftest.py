@@ -11,8 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-import generators
-from generators.sana import SanaSprint
+from vhsbench import generators
+from vhsbench.generators.sana import SanaSprint
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from generators.registry import Registry
+from vhsbench.harness.common.registry import Registry
 
 if TYPE_CHECKING:
-    from verifiers.protocol import Verifier
+    from vhsbench.verifiers.protocol import Verifier
 
 __all__ = ["KINDS", "REGISTRY", "create"]
 
@@ -16,7 +16,7 @@ KINDS = ("vhs", "mllm-clip", "mllm-ae")
 REGISTRY: Registry[Verifier] = Registry(
     "verifier",
     "vhsbench.verifiers",
-    {kind: f"verifiers.loading:create_{kind.replace('-', '_')}" for kind in KINDS},
+    {kind: f"vhsbench.verifiers.loading:create_{kind.replace('-', '_')}" for kind in KINDS},
 )
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from harness.common.errors import VhsbenchError
-from verifiers.mllm import Question, StandInQuestion
-from verifiers.training.objectives import END
-from verifiers.training.recipe import CAPTION_TEMPLATE
-from verifiers.verifier import MllmVerifier
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.verifiers.mllm import Question, StandInQuestion
+from vhsbench.verifiers.training.objectives import END
+from vhsbench.verifiers.training.recipe import CAPTION_TEMPLATE
+from vhsbench.verifiers.verifier import MllmVerifier
 
 LONGEST = 96  # tokens
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from generators.protocol import Block, GeneratorError, block_name, read_block
-from harness.common.errors import VhsbenchError
-from harness.common.files import read_errors_as
-from harness.common.models import (
+from vhsbench.generators.protocol import Block, GeneratorError, block_name, read_block
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.models import (
     check_folder,
     check_model,
     check_type,
     reason,
     weight_files,
 )
-from harness.common.tensors import open_tensors
-from harness.common.text import read_json_object
-from verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
-from verifiers.questions import read_question
+from vhsbench.harness.common.tensors import open_tensors
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
+from vhsbench.verifiers.questions import read_question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

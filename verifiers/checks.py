@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
 
 if TYPE_CHECKING:
-    from verifiers.protocol import Scores, Verifier
+    from vhsbench.verifiers.protocol import Scores, Verifier
 
 Name = Callable[[int], str]  # of a row of a batch: which candidate it is, in words
 Marks = dict[str, NDArray[np.float32]]  # p_yes, p_no and score, each [B]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from harness.common.files import read_errors_as
-from harness.common.models import check_folder, check_model, check_weights, model_files, reason
-from harness.common.tensors import load_tensors
-from harness.common.text import read_json_object
-from verifiers.checkpoint import CheckpointError
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.models import check_folder, check_model, check_weights, model_files, reason
+from vhsbench.harness.common.tensors import load_tensors
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.verifiers.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -103,7 +103,7 @@ class OpenClipPatches:
 
 def tower_folder(name: str | Path) -> Path:
     """The folder `name`, or the local snapshot of hub id `name`. Raises CheckpointError."""
-    from verifiers.hub import model_folder
+    from vhsbench.verifiers.hub import model_folder
 
     return model_folder(name, also=(PICKLED,))  # OpenAI's CLIP has no safetensors on the hub
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harness.common import torch_files
-from harness.common.files import ReadError, read_errors_as
-from harness.common.models import FLOATS, check_weights
-from harness.common.tensors import load_tensors
-from verifiers.checkpoint import STATISTICS, CheckpointError
+from vhsbench.harness.common import torch_files
+from vhsbench.harness.common.files import ReadError, read_errors_as
+from vhsbench.harness.common.models import FLOATS, check_weights
+from vhsbench.harness.common.tensors import load_tensors
+from vhsbench.verifiers.checkpoint import STATISTICS, CheckpointError
 
 _EPSILON = 1e-6
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from generators.hub import reachable, refusal
-from verifiers.checkpoint import CheckpointError
+from vhsbench.generators.hub import reachable, refusal
+from vhsbench.verifiers.checkpoint import CheckpointError
 
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from generators import specs
-from generators.checks import as_device
-from generators.protocol import Block, GeneratorError, blocks_of, read_block
-from generators.registry import nearest
-from generators.specs import GeneratorSpec
-from harness.common.files import read_errors_as
-from harness.common.models import files_read, folder_sha256, plain_name
-from verifiers.checkpoint import (
+from vhsbench.generators import specs
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.protocol import Block, GeneratorError, blocks_of, read_block
+from vhsbench.generators.specs import GeneratorSpec
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.models import files_read, folder_sha256, plain_name
+from vhsbench.harness.common.registry import nearest
+from vhsbench.verifiers.checkpoint import (
     CheckpointError,
     VerifierCard,
     empty_model,
@@ -25,12 +25,19 @@ from verifiers.checkpoint import (
     read_card,
     ready,
 )
-from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, empty_tower, load_tower, tower_folder
-from verifiers.features import Normalize, flatten_latents, read_statistics
-from verifiers.hub import dataset_files, is_hub_id, model_folder
-from verifiers.mllm import StandInQuestion
-from verifiers.nano import WEIGHTS
-from verifiers.verifier import MllmVerifier
+from vhsbench.verifiers.clip import (
+    OFFICIAL,
+    ClipPatches,
+    OpenClipPatches,
+    empty_tower,
+    load_tower,
+    tower_folder,
+)
+from vhsbench.verifiers.features import Normalize, flatten_latents, read_statistics
+from vhsbench.verifiers.hub import dataset_files, is_hub_id, model_folder
+from vhsbench.verifiers.mllm import StandInQuestion
+from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.verifier import MllmVerifier
 
 RANDOM = "random"
 PAPER_BLOCK = 7  # l*, 0-based, of every full-size generator

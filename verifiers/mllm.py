@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from verifiers.protocol import Scores
-from verifiers.qwen import KnownPieces
+from vhsbench.verifiers.protocol import Scores
+from vhsbench.verifiers.qwen import KnownPieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

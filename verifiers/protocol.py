@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from generators.protocol import Block, blocks_of
+from vhsbench.generators.protocol import Block, blocks_of
 
 if TYPE_CHECKING:
     import torch
 
-    from generators.protocol import Generator
+    from vhsbench.generators.protocol import Generator
 
 Needs = Literal["hidden", "latents", "images"]
 

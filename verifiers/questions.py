@@ -19,10 +19,10 @@ from pathlib import Path
 from string import printable
 from typing import TYPE_CHECKING, Any
 
-from harness.common.files import ReadError
-from harness.common.models import check_tokenizer, no_code, reason
-from harness.common.text import read_json_object
-from verifiers.mllm import Question
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.models import check_tokenizer, no_code, reason
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.verifiers.mllm import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,7 +98,15 @@ def _try_out(folder: Path, template: str) -> None:
     digest = _digest(folder)
     if digest in _bundled() or digest + template in _tried:
         return
-    command = [sys.executable, "-m", "harness.common.tied", str(os.getpid()), __name__, str(folder), template]
+    command = [
+        sys.executable,
+        "-m",
+        "vhsbench.harness.common.tied",
+        str(os.getpid()),
+        __name__,
+        str(folder),
+        template,
+    ]
     command.append(str(CPU_S))
     try:
         done = subprocess.run(

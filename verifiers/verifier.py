@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from generators.protocol import blocks_of
-from harness.common.errors import VhsbenchError
-from verifiers.checkpoint import VerifierCard
-from verifiers.mllm import Mllm, Question, answer_scores
-from verifiers.protocol import Needs, Scores, VerifierInfo
+from vhsbench.generators.protocol import blocks_of
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.verifiers.checkpoint import VerifierCard
+from vhsbench.verifiers.mllm import Mllm, Question, answer_scores
+from vhsbench.verifiers.protocol import Needs, Scores, VerifierInfo
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator
+    from vhsbench.generators.protocol import Generator
 
 NEEDS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 _AXES = {"hidden": 3, "latents": 4}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from generators.sana import SanaSprint
+    from vhsbench.generators.sana import SanaSprint
 
 WEIGHTS = Path(__file__).parent / "weights"
 LORA = Path(__file__).parent / "lora"  # moves it to another style of picture
@@ -14,6 +14,6 @@ LORA = Path(__file__).parent / "lora"  # moves it to another style of picture
 
 def create(**options: Any) -> SanaSprint:
     """The bundled nano generator, or the one in the pipeline folder `weights`."""
-    from generators.sana import nano
+    from vhsbench.generators.sana import nano
 
     return nano(**options)

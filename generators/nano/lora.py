@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from generators.nano import models, teacher
-from generators.nano.training import Report, to_pixels
-from generators.nano.world import BACKGROUND, PALETTE, SIZE, Array, Scene, shape_mask
-from generators.training import cosine, fit
+from vhsbench.generators.nano import models, teacher
+from vhsbench.generators.nano.training import Report, to_pixels
+from vhsbench.generators.nano.world import BACKGROUND, PALETTE, SIZE, Array, Scene, shape_mask
+from vhsbench.generators.training import cosine, fit
 
 if TYPE_CHECKING:
     from diffusers import SanaSprintPipeline

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE
-from generators.nano.world import COLORS, NUMBERS, SHAPES, plural
+from vhsbench.generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE
+from vhsbench.generators.nano.world import COLORS, NUMBERS, SHAPES, plural
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaSprintPipeline

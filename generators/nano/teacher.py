@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.nano.world import (
+from vhsbench.generators.nano.world import (
     COLORS,
     GRID,
     JITTER,

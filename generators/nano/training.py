@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from generators.nano import models, teacher
-from generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE, Metadata
-from generators.nano.world import Array, random_scene, render
-from generators.training import Progress, Until, fit, muon_and_adamw, trapezoid
+from vhsbench.generators.nano import models, teacher
+from vhsbench.generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE, Metadata
+from vhsbench.generators.nano.world import Array, random_scene, render
+from vhsbench.generators.training import Progress, Until, fit, muon_and_adamw, trapezoid
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaSprintPipeline

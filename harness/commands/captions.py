@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from harness.common.limits import MOST_CANDIDATES
-from harness.terminal import Bars, Json, quiet
+from vhsbench.harness.common.limits import MOST_CANDIDATES
+from vhsbench.harness.common.terminal import Bars, Json, quiet
 
 
 def captions(
@@ -27,9 +27,9 @@ def captions(
 ) -> None:
     """Caption a run's winners with an aligned verifier; `vhsbench report` then shows them."""
     quiet()
-    from harness.captions import caption_winners
-    from harness.report.build import draw_captions
-    from harness.store import load_run
+    from vhsbench.harness.report.build import draw_captions
+    from vhsbench.harness.report.caption_winners import caption_winners
+    from vhsbench.harness.store.tables import load_run
 
     with Bars() as bars:
         table = caption_winners(

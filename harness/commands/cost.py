@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.common.limits import MOST_CANDIDATES
-from harness.prompt_files import typed_prompt
-from harness.terminal import Json, console, quiet
+from vhsbench.harness.common.limits import MOST_CANDIDATES
+from vhsbench.harness.common.prompt_files import typed_prompt
+from vhsbench.harness.common.terminal import Json, console, quiet
 
 if TYPE_CHECKING:
-    from harness.cost.plan import Priced
+    from vhsbench.harness.cost.plan import Priced
 
 Prompt = Annotated[
     str | None,
@@ -40,7 +40,7 @@ def cost(
     """Count parameters and TFLOP of every stage from the architecture, without weights."""
     with _uncollected():
         quiet()
-        from harness.cost.counting import count_pipeline
+        from vhsbench.harness.cost.counting import count_pipeline
 
         counted = count_pipeline(generator, verifier, steps, prompt)
     n = n if verifier else 1
@@ -80,8 +80,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what N every pipeline gets for each budget."""
-    from harness.cost.plan import PAPER, WHAT, PlanError, from_device, from_run
-    from harness.cost.plan import plan as make
+    from vhsbench.harness.cost.plan import PAPER, WHAT, PlanError, from_device, from_run
+    from vhsbench.harness.cost.plan import plan as make
 
     if device and costs:
         raise PlanError("give --device or --costs, not both: a plan is for one machine.")
@@ -91,7 +91,7 @@ def plan(
     if costs:
         pipelines = [p for p in from_run(costs) if not generator or p.generator in generator]
     else:
-        from harness.cost.cost_model import parse_budget
+        from vhsbench.harness.cost.cost_model import parse_budget
 
         units = [parse_budget(text)[1] for text in budget]
         pipelines = from_device(device or PAPER, units, generator or (), prompt)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from harness.terminal import console, quiet
+from vhsbench.harness.common.terminal import console, quiet
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from vhsbench.harness.config.run import RunConfig
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
     quiet()
-    from harness.dry_run import dry_run
+    from vhsbench.harness.sweep.dry_run import dry_run
 
     found = dry_run(config)
     if as_json:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
-from harness.prompt_files import typed_prompt
-from harness.terminal import Json, path, quiet
+from vhsbench.harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
+from vhsbench.harness.common.prompt_files import typed_prompt
+from vhsbench.harness.common.terminal import Json, path, quiet
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from generators.protocol import Generator
-    from harness.candidates import Rows
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.harness.inference.candidates import Rows
 
 GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
 Prompt = Annotated[str, typer.Argument(callback=typed_prompt, help="What to paint.")]
@@ -57,8 +57,8 @@ def generate(
 ) -> None:
     """Make images of a prompt."""
     quiet()
-    from generators.files import write_output
-    from harness.common.images import encode_image
+    from vhsbench.harness.common.atomic import write_output
+    from vhsbench.harness.common.images import encode_image
 
     painter = _generator(generator, device, steps, resolution, weights, dtype)
     files = []
@@ -95,11 +95,11 @@ def best_of_n(
     if out.suffix.lower() not in Image.registered_extensions():
         raise typer.BadParameter(f"--out is a picture, such as best-of-n.png, not '{out}'.")
     quiet()
-    import verifiers
-    from generators.files import write_output
-    from harness.common.images import encode_image
-    from harness.contact_sheet import contact_sheet
-    from harness.pipeline import best_of_n as choose
+    from vhsbench import verifiers
+    from vhsbench.harness.common.atomic import write_output
+    from vhsbench.harness.common.images import encode_image
+    from vhsbench.harness.inference.best_of_n import best_of_n as choose
+    from vhsbench.harness.inference.contact_sheet import contact_sheet
 
     painter = _generator(generator, device, steps, resolution, weights, dtype)
     options = {"checkpoint": checkpoint, "device": painter.device.type}
@@ -124,7 +124,7 @@ def best_of_n(
 
 def _images(painter: Generator, prompt: str, seed: int, count: int) -> Iterator[Image.Image]:
     """Candidates one after another. Raises CandidateError for one that is no picture."""
-    from harness.candidates import generate
+    from vhsbench.harness.inference.candidates import generate
 
     cond = painter.encode([prompt])
     for index in range(count):
@@ -132,7 +132,7 @@ def _images(painter: Generator, prompt: str, seed: int, count: int) -> Iterator[
 
 
 def _rows(painter: Generator, prompt: str, seed: int, indices: Sequence[int]) -> Rows:
-    from harness.candidates import Rows
+    from vhsbench.harness.inference.candidates import Rows
 
     return Rows(painter.name, [prompt] * len(indices), [(0, seed, index) for index in indices])
 
@@ -148,7 +148,7 @@ def _generator(
     """The generator with the options that were given; a plugin's generator may not have the others."""
     import torch
 
-    import generators
+    from vhsbench import generators
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if place == "meta":

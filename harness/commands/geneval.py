@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.common.exit_codes import FAILURES
-from harness.common.limits import LARGEST_SEED, MOST, MOST_CANDIDATES
-from harness.terminal import Bars, Json, console, path, quiet
+from vhsbench.harness.common.exit_codes import FAILURES
+from vhsbench.harness.common.limits import LARGEST_SEED, MOST, MOST_CANDIDATES
+from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
 if TYPE_CHECKING:
-    from harness.geneval.scores import Score, Scores
+    from vhsbench.harness.geneval.scores import Score, Scores
 
 app = typer.Typer(help="GenEval: prompts, evaluation of image folders, scores.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ def prompts(
     ] = None,
 ) -> None:
     """Print prompts as JSON lines; by default the official 553, byte for byte."""
-    from harness.geneval import prompts as sampler
+    from vhsbench.harness.geneval import prompts as sampler
 
     names = sampler.read_classes(classes) if classes else sampler.coco_classes()
     if variants:
@@ -63,11 +63,11 @@ def evaluate(
 ) -> None:
     """Judge a folder of images. Damaged images are listed beside the results, and the exit code is then 1."""
     quiet()
-    from generators.checks import as_device
-    from harness.common.images import ignored_sentence
-    from harness.geneval.detector import create
-    from harness.geneval.evaluation import damaged_file, evaluate_folder
-    from harness.geneval.folders import read_folder
+    from vhsbench.generators.checks import as_device
+    from vhsbench.harness.common.images import ignored_sentence
+    from vhsbench.harness.geneval.detector import create
+    from vhsbench.harness.geneval.evaluation import damaged_file, evaluate_folder
+    from vhsbench.harness.geneval.folders import read_folder
 
     read_folder(folder)  # its mistakes are told before a detector is loaded
     as_device(device)  # a wrong one is told also where the detector computes on none
@@ -99,11 +99,11 @@ def summary(
     as_json: Json = False,
 ) -> None:
     """Print the official summary, then both overalls with 95% intervals and the reasons for failures."""
-    from harness.common.files import LARGE, read_errors_as
-    from harness.common.text import read_lines
-    from harness.geneval.evaluation import damaged_file
-    from harness.geneval.folders import FolderError, read_results
-    from harness.geneval.scores import official_summary, scores
+    from vhsbench.harness.common.files import LARGE, read_errors_as
+    from vhsbench.harness.common.text import read_lines
+    from vhsbench.harness.geneval.evaluation import damaged_file
+    from vhsbench.harness.geneval.folders import FolderError, read_results
+    from vhsbench.harness.geneval.scores import official_summary, scores
 
     read = read_results(results)
     rows = read.rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.terminal import Json, console
+from vhsbench.harness.common.terminal import Json, console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,8 @@ def paper(as_json: Json = False) -> None:
 
 def record() -> dict[str, Any]:
     """Published tables, claims, Fig. 6's shares and the audit, as plain Python."""
-    from results import readers
-    from results.audit import audit
+    from vhsbench.results import readers
+    from vhsbench.results.audit import audit
 
     places = readers.sources().set_index("table")
     entries = {name: readers.table(name) for name in readers.TABLES}

@@ -8,8 +8,14 @@ from typing import Annotated
 
 import typer
 
-from harness.common.limits import LARGEST_SEED, LARGEST_TRAINING_SEED, MOST, MOST_CANDIDATES, MOST_THREADS
-from harness.terminal import Bars, Json, console, path, quiet
+from vhsbench.harness.common.limits import (
+    LARGEST_SEED,
+    LARGEST_TRAINING_SEED,
+    MOST,
+    MOST_CANDIDATES,
+    MOST_THREADS,
+)
+from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
 baseline_app = typer.Typer(help="Accepted baselines, and who replaced what when.", no_args_is_help=True)
 Baselines = Annotated[Path, typer.Option("--dir", parser=path, help="Where accepted baselines are kept.")]
@@ -39,8 +45,8 @@ def pool(
     ] = None,
 ) -> None:
     """Freeze a pool of candidates: features, images, verdicts, and a hash of every file."""
-    from harness.config import default_config, load_pool_config
-    from harness.regress.pool import kinds_to_keep, make_pool
+    from vhsbench.harness.config.run import default_config, load_pool_config
+    from vhsbench.harness.regress.pool import kinds_to_keep, make_pool
 
     chosen = load_pool_config(config) if config else default_config()
     update: dict[str, object] = {"pool": size} if size else {}
@@ -69,13 +75,13 @@ def regress(
     as_json: Json = False,
 ) -> None:
     """Compare a verifier's checkpoint with a baseline: exit code 0 pass, 1 fail, 3 inconclusive."""
-    from harness.regress.baselines import pool_of
-    from harness.regress.gate import load_gate
-    from harness.regress.pool import load_pool
-    from harness.regress.report import show
-    from harness.regress.run import regress as compare
-    from harness.regress.run import write
-    from harness.regress.sources import resolve
+    from vhsbench.harness.regress.baselines import pool_of
+    from vhsbench.harness.regress.gate import load_gate
+    from vhsbench.harness.regress.pool import load_pool
+    from vhsbench.harness.regress.report import show
+    from vhsbench.harness.regress.run import regress as compare
+    from vhsbench.harness.regress.run import write
+    from vhsbench.harness.regress.sources import resolve
 
     gate = load_gate(config)
     quiet()
@@ -118,8 +124,8 @@ def drift(
     as_json: Json = False,
 ) -> None:
     """The paper's Table 7: verifiers against a generator that a LoRA has moved away from them."""
-    from harness.regress.drift import as_json as to_json
-    from harness.regress.drift import markdown, measure, write
+    from vhsbench.harness.regress.drift import as_json as to_json
+    from vhsbench.harness.regress.drift import markdown, measure, write
 
     quiet()
     with Bars() as bars:
@@ -148,10 +154,10 @@ def train_lora(
     quiet()
     import torch
 
-    import generators
-    from generators.nano.lora import LoraRecipe
-    from generators.nano.lora import train_lora as train
-    from harness.nano_prompts import nano_prompts
+    from vhsbench import generators
+    from vhsbench.generators.nano.lora import LoraRecipe
+    from vhsbench.generators.nano.lora import train_lora as train
+    from vhsbench.harness.geneval.nano_prompts import nano_prompts
 
     torch.set_num_threads(threads)
     recipe = replace(LoraRecipe(), seed=seed)
@@ -174,7 +180,7 @@ def accept(
     directory: Baselines = _DIR,
 ) -> None:
     """Make a checkpoint or run the accepted baseline; the log keeps who replaced what when."""
-    from harness.regress.baselines import accept as keep
+    from vhsbench.harness.regress.baselines import accept as keep
 
     entry = keep(source, name, directory, pool, note)
     replaced = f", in place of {entry['replaces'][:12]}" if entry["replaces"] else ""
@@ -191,7 +197,7 @@ def list_baselines(
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.regress import baselines
+    from vhsbench.harness.regress import baselines
 
     found, log = baselines.listing(directory), baselines.history(directory)
     if as_json:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.commands.stopping import stopping
-from harness.terminal import Bars
+from vhsbench.harness.commands.stopping import stopping
+from vhsbench.harness.common.terminal import Bars
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from vhsbench.harness.config.run import RunConfig
 
 
 class Engine(StrEnum):
@@ -34,13 +34,13 @@ def sweep(
     redo: bool = False,
 ) -> str:
     """Run the sweep; returns a sentence on what failed, or "". Exits with how to resume if told to stop."""
-    from harness import sweep as sweeping
-    from harness.storage import check_lasting
+    from vhsbench.harness.store.folder import check_lasting
+    from vhsbench.harness.sweep import run as sweeping
 
     check_lasting(out)
     work = sweeping.local
     if engine is Engine.ray:
-        from harness.ray_engine import RayEngine
+        from vhsbench.harness.sweep.ray_engine import RayEngine
 
         work = RayEngine(address, workers, gpus_per_worker)
     elif stray := [f"--{name}" for name, value in
@@ -58,8 +58,8 @@ def sweep(
 
 
 def _failures(out: str) -> str:
-    from harness.storage import Folder
-    from harness.store import read_info
+    from vhsbench.harness.store.folder import Folder
+    from vhsbench.harness.store.tables import read_info
 
     failed: list[dict[str, Any]] = (read_info(Folder(out)) or {}).get("failed_prompts", [])
     if not failed:

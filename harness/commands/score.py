@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from harness.common.limits import MOST_CANDIDATES
-from harness.terminal import Bars, path, quiet
+from vhsbench.harness.common.limits import MOST_CANDIDATES
+from vhsbench.harness.common.terminal import Bars, path, quiet
 
 
 def score(
@@ -37,7 +37,7 @@ def score(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Score images or features against prompts, one prompt each."""
-    from harness.scoring import ScoringError, load_inputs, score_all, write
+    from vhsbench.harness.inference.scoring import ScoringError, load_inputs, score_all, write
 
     if (images is None) == (features is None):
         raise ScoringError("give either --images or --features.")
@@ -47,7 +47,7 @@ def score(
     if inputs.ignored:
         print(inputs.ignored, file=sys.stderr)
     quiet()
-    import verifiers
+    from vhsbench import verifiers
 
     judge = verifiers.create(
         verifier, checkpoint=checkpoint, normalization=normalization, generator=generator, device=device

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.terminal import Json, console
+from vhsbench.harness.common.terminal import Json, console
 
 
 def status(
@@ -15,8 +15,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how far a run is: progress, rate, time left, failed prompts and why."""
-    from harness.status import show
-    from harness.status import status as read
+    from vhsbench.harness.sweep.status import show
+    from vhsbench.harness.sweep.status import status as read
 
     found = read(run)
     if as_json:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from harness.common.exit_codes import INTERRUPTED
+from vhsbench.harness.common.exit_codes import INTERRUPTED
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
-from harness.terminal import Bars, Json, console, path, quiet
+from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
+from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from generators.training import Progress
-    from verifiers.training.shards import DataCard
+    from vhsbench.generators.training import Progress
+    from vhsbench.verifiers.training.shards import DataCard
 
 Config = Annotated[
     Path, typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ...")
@@ -49,7 +49,7 @@ def nano(
     quiet()
     from dataclasses import replace
 
-    from harness.train_nano import Recipe, train
+    from vhsbench.harness.training.nano import Recipe, train
 
     recipe = replace(Recipe(), seed=seed)
     with Bars() as bars:
@@ -72,8 +72,8 @@ def data(
     quiet()
     from dataclasses import asdict
 
-    from harness.training.config import load_train_config
-    from harness.training.data import collect_data
+    from vhsbench.harness.training.config import load_train_config
+    from vhsbench.harness.training.data import collect_data
 
     chosen = load_train_config(config, changes or ())
     main = os.environ.get("RANK", "0") == "0"
@@ -106,7 +106,7 @@ def verifier(
 ) -> None:
     """Train a verifier: collect its data if it is not there, align, fine-tune. Run it again to resume."""
     quiet()
-    from harness.training.config import load_train_config
+    from vhsbench.harness.training.config import load_train_config
 
     chosen = load_train_config(config, changes or ())
     where = out or Path("runs") / chosen.name
@@ -117,12 +117,12 @@ def verifier(
     main = os.environ.get("RANK", "0") == "0"
     with Bars() if main else nullcontext() as bars:
         if ablations:
-            from harness.training.ablations import markdown, train_all
+            from vhsbench.harness.training.ablations import markdown, train_all
 
             assert bars is not None
             table = train_all(chosen, where, _shown(bars), bars.update)
         else:
-            from harness.training.verifier import train
+            from vhsbench.harness.training.verifier import train
 
             checkpoint = train(chosen, where, _shown(bars))
     if ablations:

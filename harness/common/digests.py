@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.common.files import ReadError
+from vhsbench.harness.common.files import ReadError
 
 _COARSE_NS = 1_000_000_000
 _known: dict[tuple[object, ...], str] = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
 
 SMALL = 16 << 20  # bytes; configurations, manifests, lists of prompts
 _BLOCK = 1 << 24

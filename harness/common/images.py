@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from harness.common.errors import VhsbenchError
-from harness.common.files import ReadError, read_bytes
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import ReadError, read_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 NAMES = r"(?i:.*\.(png|jpe?g|webp|bmp|tiff?)$)"  # of pictures

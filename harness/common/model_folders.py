@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.common.files import ReadError, check_regular
-from harness.common.text import read_json
+from vhsbench.harness.common.files import ReadError, check_regular
+from vhsbench.harness.common.text import read_json
 
 BYTES = 64 << 20  # of a configuration, tokenizer or template
 _TEXT = (".json", ".jinja", ".txt", ".model")

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from harness.common.digests import hashed_once
-from harness.common.files import ReadError
-from harness.common.model_folders import check_files
-from harness.common.shown import printable
-from harness.common.tensors import open_tensors
-from harness.common.text import read_json_object
-from harness.common.torch_files import read_state
+from vhsbench.harness.common.digests import hashed_once
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.model_folders import check_files
+from vhsbench.harness.common.shown import printable
+from vhsbench.harness.common.tensors import open_tensors
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.harness.common.torch_files import read_state
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _FLOATS = ("BF16", "F16", "F32", "F64")  # the same, as safetensors names them

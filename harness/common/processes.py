@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
 
 if TYPE_CHECKING:
     import psutil

@@ -9,8 +9,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from harness.common.errors import VhsbenchError
-from harness.common.limits import LARGEST_SEED, LONGEST_S, MOST, MOST_CANDIDATES, MOST_THREADS
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.limits import LARGEST_SEED, LONGEST_S, MOST, MOST_CANDIDATES, MOST_THREADS
 
 
 class Strict(BaseModel):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.common.files import ReadError
+from vhsbench.harness.common.files import ReadError
 
 ROWS = 1 << 25  # of a table: 33 million, three times the largest sweep there is
 COLUMNS = 200

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.common.files import SMALL, ReadError, check_regular
+from vhsbench.harness.common.files import SMALL, ReadError, check_regular
 
 if TYPE_CHECKING:
     import torch

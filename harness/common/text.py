@@ -17,7 +17,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.common.files import SMALL, ReadError, read_bytes
+from vhsbench.harness.common.files import SMALL, ReadError, read_bytes
 
 DEPTH = 100
 

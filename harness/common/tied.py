@@ -1,4 +1,4 @@
-"""Runs another module as a program that ends with its parent: python -m harness.common.tied PARENT MODULE ARGUMENTS..."""
+"""Runs another module as a program that ends with its parent: python -m vhsbench.harness.common.tied PARENT MODULE ARGUMENTS..."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import runpy
 import sys
 
-from harness.common.processes import TIED_TO, end_with_parent
+from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))

@@ -15,8 +15,8 @@ from _compat_pickle import IMPORT_MAPPING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.common.files import ReadError, check_regular
-from harness.common.shown import printable
+from vhsbench.harness.common.files import ReadError, check_regular
+from vhsbench.harness.common.shown import printable
 
 if TYPE_CHECKING:
     import torch

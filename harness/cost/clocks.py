@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.cost.stages import Call
-from harness.memory import is_out_of_memory
+from vhsbench.harness.cost.memory import is_out_of_memory
+from vhsbench.harness.cost.stages import Call
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
 
 # The paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget. The default of a configuration
 # and of a plan from no run; all else takes the tolerance of its run.

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.cost.cost_model import CostModel
-from harness.cost.stages import FIXED, PARTS, PER_CANDIDATE, question_tokens
-from harness.geneval.prompts import official
-from harness.nano_prompts import nano_prompts
+from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.cost.stages import FIXED, PARTS, PER_CANDIDATE, question_tokens
+from vhsbench.harness.geneval.nano_prompts import nano_prompts
+from vhsbench.harness.geneval.prompts import official
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator
-    from harness.cost.flops import Cost
-    from harness.cost.roofline import Device
-    from verifiers.mllm import QuestionTokens
-    from verifiers.protocol import Verifier
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.harness.cost.flops import Cost
+    from vhsbench.harness.cost.roofline import Device
+    from vhsbench.verifiers.mllm import QuestionTokens
+    from vhsbench.verifiers.protocol import Verifier
 
 
 def usual_prompt(generator: str) -> str:
@@ -80,7 +80,7 @@ def count_pipeline(
 
     Steps beyond the second cost what the second does: more than two are counted from one and two.
     """
-    import verifiers
+    from vhsbench import verifiers
 
     judge: Any = None
     if verifier is not None:
@@ -104,7 +104,7 @@ def count_pipeline(
 
 @cache
 def _generator(name: str, steps: int | None) -> Generator:
-    import generators
+    from vhsbench import generators
 
     options: dict[str, Any] = {} if name == "nano" else {"weights": "random", "device": "meta"}
     if steps is not None:
@@ -119,7 +119,7 @@ def _with_steps(generator: Generator, steps: int) -> Generator:
 
 def _stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Cost]:
     """Every stage in the order it runs, each fed what the one before returned."""
-    from harness.cost.flops import count
+    from vhsbench.harness.cost.flops import count
 
     found: dict[str, Cost] = {}
 
@@ -151,7 +151,7 @@ def _stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dic
 
 def _score(verifier: Verifier, prompt: str, reads: Any) -> dict[str, Cost]:
     """The stage score, and its parts if the verifier names them: `tokens` (CLIP), `model.connector`, the rest."""
-    from harness.cost.flops import count
+    from vhsbench.harness.cost.flops import count
 
     score = count(lambda: verifier.score([prompt], reads))
     tokens, model = getattr(verifier, "tokens", None), getattr(verifier, "model", None)

@@ -11,11 +11,11 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.common.processes import HeldError, end_with_parent, hold
-from harness.cost.clocks import first_line
-from harness.cost.measure import Cell, Measured, MeasureError, failed, in_words, measure
-from harness.memory import is_out_of_memory
-from harness.terminal import quiet
+from vhsbench.harness.common.processes import HeldError, end_with_parent, hold
+from vhsbench.harness.common.terminal import quiet
+from vhsbench.harness.cost.clocks import first_line
+from vhsbench.harness.cost.measure import Cell, Measured, MeasureError, failed, in_words, measure
+from vhsbench.harness.cost.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -59,7 +59,7 @@ def _fresh_processes() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.cost.preloaded"])
+    context.set_forkserver_preload(["vhsbench.harness.cost.preloaded"])
     return context
 
 

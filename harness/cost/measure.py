@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import generators
-from harness.common.errors import VhsbenchError
-from harness.config import TimingConfig
-from harness.cost import clocks, percentiles, variants
-from harness.cost.clocks import Repeats, first_line
-from harness.cost.meters import energy_per_call, idle_power, peak_memory
-from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
-from harness.cost.stages import Call, end_to_end, question_tokens, stages
-from harness.memory import is_out_of_memory
+from vhsbench import generators
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.config.run import TimingConfig
+from vhsbench.harness.cost import clocks, percentiles, variants
+from vhsbench.harness.cost.clocks import Repeats, first_line
+from vhsbench.harness.cost.memory import is_out_of_memory
+from vhsbench.harness.cost.meters import energy_per_call, idle_power, peak_memory
+from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
+from vhsbench.harness.cost.stages import Call, end_to_end, question_tokens, stages
 
 if TYPE_CHECKING:
     import torch
 
-    from generators.protocol import Generator
-    from harness.cost.flops import Cost
-    from verifiers.protocol import Verifier
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.harness.cost.flops import Cost
+    from vhsbench.verifiers.protocol import Verifier
 
 Key = tuple[str, int, int]  # stage, n, batch
 END_TO_END = "end_to_end"
@@ -99,7 +99,7 @@ def measure(cell: Cell) -> Measured:
     phases and energy."""
     import torch
 
-    import verifiers
+    from vhsbench import verifiers
 
     if cell.threads:
         torch.set_num_threads(cell.threads)
@@ -197,7 +197,7 @@ def _each(work: Mapping[Key, Call], found: _Passes, do: Callable[[Key, Call], No
 def _flops(found: _Passes, work: Mapping[Key, Call], runs: Mapping[int, Call]) -> None:
     """FLOPs and bytes of every call. Best-of-N is counted at N = 1 and 2 (`runs`); each further candidate
     computes what the second does, and a batch reads the weights once."""
-    from harness.cost.flops import count
+    from vhsbench.harness.cost.flops import count
 
     costs: dict[Key, Cost] = {}
     _each(
@@ -230,7 +230,7 @@ def _extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:
 def _phases(
     found: _Passes, generator: Generator, verifier: Verifier | None, cell: Cell, work: Mapping[Key, Call]
 ) -> None:
-    from harness.pipeline import best_of_n
+    from vhsbench.harness.inference.best_of_n import best_of_n
 
     def once(key: Key, call: Call) -> None:
         _, n, batch = key
@@ -331,7 +331,7 @@ def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     import torch
 
-    from harness.environment import cpu_model
+    from vhsbench.harness.cost.environment import cpu_model
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from harness.cost.nvml import Gpu
-from harness.cost.stages import Call
-from harness.environment import peak_rss_gb
+from vhsbench.harness.cost.environment import peak_rss_gb
+from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.cost.stages import Call
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from generators.registry import nearest
-from harness.common.errors import VhsbenchError
-from harness.cost import roofline
-from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.cost import roofline
+from vhsbench.harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +100,9 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
 def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
-    from harness.cost.measure import cell_name
-    from harness.cost.variants import LOOPS
-    from harness.store import load_costs
+    from vhsbench.harness.cost.measure import cell_name
+    from vhsbench.harness.cost.variants import LOOPS
+    from vhsbench.harness.store.tables import load_costs
 
     costs, info = load_costs(path)
     tolerance = _tolerance(path, info)
@@ -119,7 +119,7 @@ def from_run(path: Path) -> list[Priced]:
 
 def _tolerance(path: Path, info: dict[str, Any]) -> float:
     """The run's own; the paper's for a benchmark of costs, whose configuration has none."""
-    from harness.store import StoreError
+    from vhsbench.harness.store.tables import StoreError
 
     config = info["config"]
     said = config.get("tolerance", TOLERANCE) if isinstance(config, dict) else None
@@ -130,8 +130,8 @@ def _tolerance(path: Path, info: dict[str, Any]) -> float:
 
 def _priced(costs: pd.DataFrame, cell: dict[str, Any], tolerance: float) -> Priced:
     """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
-    from harness.cost import budgets as budgeting
-    from harness.cost.sound import OK, left_out, sound
+    from vhsbench.harness.cost import budgets as budgeting
+    from vhsbench.harness.cost.sound import OK, left_out, sound
 
     why, costs = left_out(costs), sound(costs)
     first = costs.iloc[0]
@@ -174,7 +174,7 @@ def from_device(
     the roofline needs them. Raises DeviceError for an unknown device, PlanError for a generator of which nothing was
     published.
     """
-    from results.readers import a100_timings
+    from vhsbench.results.readers import a100_timings
 
     table = a100_timings()
     published = list(table.itertuples(index=False))
@@ -198,7 +198,7 @@ def _published(row: Any, with_flops: bool, prompt: str | None) -> Priced:
     basis = {"ms": "published, A100"}
     counted_with = ""
     if with_flops:
-        from harness.cost.counting import count_pipeline
+        from vhsbench.harness.cost.counting import count_pipeline
 
         verifier = None if row.verifier == "none" else row.verifier
         counted = count_pipeline(row.generator, verifier, row.steps, prompt)
@@ -207,7 +207,7 @@ def _published(row: Any, with_flops: bool, prompt: str | None) -> Priced:
 
 
 def _estimated(generator: str, verifier: str, sheet: roofline.Device, prompt: str | None) -> Priced:
-    from harness.cost.counting import count_pipeline
+    from vhsbench.harness.cost.counting import count_pipeline
 
     counted = count_pipeline(generator, None if verifier == "none" else verifier, prompt=prompt)
     models = {"ms": counted.bound_ms(sheet), "TFLOP": counted.tflop}

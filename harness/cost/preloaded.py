@@ -4,7 +4,7 @@
 
 import os
 
-from harness.common.processes import kill_with_parent
+from vhsbench.harness.common.processes import kill_with_parent
 
 kill_with_parent()  # from now on: the imports take seconds
 
@@ -21,6 +21,6 @@ from diffusers import (
 )
 from transformers import Gemma2Model, Qwen2ForCausalLM, T5EncoderModel
 
-import generators.loading
-import harness.cost.flops
-import verifiers.loading
+import vhsbench.generators.loading
+import vhsbench.harness.cost.flops
+import vhsbench.verifiers.loading

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from generators.registry import nearest
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.registry import nearest
 
 LABEL = "estimate, not measured"
 
@@ -35,7 +35,7 @@ class Device:
 
 
 def devices() -> dict[str, Device]:
-    from results.readers import devices as table
+    from vhsbench.results.readers import devices as table
 
     rows = (Device(*row) for row in table().itertuples(index=False))
     return {d.device: d for d in rows}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from generators.protocol import Generator
-    from verifiers.mllm import QuestionTokens
-    from verifiers.protocol import Verifier
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.verifiers.mllm import QuestionTokens
+    from vhsbench.verifiers.protocol import Verifier
 
 Call = Callable[[], object]
 
@@ -62,7 +62,7 @@ def end_to_end(
     generator: Generator, verifier: Verifier | None, prompt: str, ns: Sequence[int], batch: int = 1
 ) -> dict[int, Call]:
     """Whole best-of-N runs by N; without a verifier only N = 1 means anything."""
-    from harness.pipeline import best_of_n
+    from vhsbench.harness.inference.best_of_n import best_of_n
 
     def call(n: int) -> Call:
         return lambda: best_of_n(generator, verifier, prompt, range(n), batch)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.common.errors import VhsbenchError
 
 if TYPE_CHECKING:
     import torch
 
-    from generators.protocol import Generator
-    from verifiers.protocol import Verifier
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
 LOOPS = ("naive", "staged")  # labels of whole loops measured against each other: no pipelines of stages
@@ -39,7 +39,7 @@ def _results(generator: Generator, verifier: Verifier | None, prompt: str) -> di
     import numpy as np
     import torch
 
-    from harness.pipeline import best_of_n
+    from vhsbench.harness.inference.best_of_n import best_of_n
 
     best = best_of_n(generator, verifier, prompt, [0])
     image = torch.from_numpy(np.array(best.image)).float()
@@ -67,7 +67,7 @@ def _channels_last(generator: Generator, verifier: Verifier | None) -> None:
 
 def _cuda_graphs(generator: Generator, verifier: Verifier | None) -> None:
     """The DiT's blocks each as a graph, since the DiT is split between them; the LLM as one."""
-    from harness.cost.graphs import Graphed
+    from vhsbench.harness.cost.graphs import Graphed
 
     blocks = _blocks(generator, "cuda-graphs")
     if generator.device.type != "cuda":

@@ -13,16 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from generators.hub import cached_if_unreachable, refusal
-from generators.registry import nearest
-from harness.common.digests import file_digest
-from harness.common.errors import VhsbenchError
-from harness.common.files import ReadError, read_errors_as
-from harness.common.models import check_model, check_types, no_code, reason
-from harness.geneval.rules import COLORS, Detection
+from vhsbench.generators.hub import cached_if_unreachable, refusal
+from vhsbench.harness.common.digests import file_digest
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import ReadError, read_errors_as
+from vhsbench.harness.common.models import check_model, check_types, no_code, reason
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.geneval.rules import COLORS, Detection
 
 if TYPE_CHECKING:
-    from harness.geneval.detector import ColorRequest
+    from vhsbench.harness.geneval.detector import ColorRequest
 
 # "ViT-L-14" with "openai" weights would silently run another activation function in open_clip 3
 MODEL = "ViT-L-14-quickgelu"

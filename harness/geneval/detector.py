@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from generators.checks import as_device
-from generators.nano.world import SHAPES
-from generators.registry import Registry, nearest
-from harness.common.errors import VhsbenchError
-from harness.geneval.prompts import coco_classes
-from harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.registry import Registry, nearest
+from vhsbench.harness.geneval.prompts import coco_classes
+from vhsbench.harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,9 +48,9 @@ REGISTRY: Registry[Detector] = Registry(
     "detector",
     "vhsbench.detectors",
     {
-        "mask2former": "harness.geneval.mask2former:Mask2FormerDetector",
-        "mmdet": "harness.geneval.mmdet_backend:MMDetDetector",
-        "shapes": "harness.geneval.shapes:ShapeDetector",
+        "mask2former": "vhsbench.harness.geneval.mask2former:Mask2FormerDetector",
+        "mmdet": "vhsbench.harness.geneval.mmdet_backend:MMDetDetector",
+        "shapes": "vhsbench.harness.geneval.shapes:ShapeDetector",
     },
 )
 

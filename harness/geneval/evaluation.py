@@ -10,13 +10,13 @@ from typing import Any
 
 from PIL import Image
 
-from generators.files import file_sha256
-from harness.common.files import read_errors_as
-from harness.common.images import DamagedImage, read_image
-from harness.common.text import parse_json
-from harness.geneval import folders
-from harness.geneval.detector import Detector, judge
-from harness.geneval.folders import FolderError, Row, Sample
+from vhsbench.harness.common.atomic import file_sha256
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.images import DamagedImage, read_image
+from vhsbench.harness.common.text import parse_json
+from vhsbench.harness.geneval import folders
+from vhsbench.harness.geneval.detector import Detector, judge
+from vhsbench.harness.geneval.folders import FolderError, Row, Sample
 
 Progress = Callable[[int, int], None]  # images done, of how many
 

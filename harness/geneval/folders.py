@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from generators.files import file_sha256
-from harness.common.errors import VhsbenchError
-from harness.common.files import LARGE, read_bytes, read_errors_as
-from harness.common.images import Listing, list_images
-from harness.common.text import decode, parse_json_lines, read_json
-from harness.geneval.detector import Detector, Judgement, check_classes
-from harness.geneval.metadata import check
-from harness.geneval.rules import Objects
+from vhsbench.harness.common.atomic import file_sha256
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import LARGE, read_bytes, read_errors_as
+from vhsbench.harness.common.images import Listing, list_images
+from vhsbench.harness.common.text import decode, parse_json_lines, read_json
+from vhsbench.harness.geneval.detector import Detector, Judgement, check_classes
+from vhsbench.harness.geneval.metadata import check
+from vhsbench.harness.geneval.rules import Objects
 
 Row = dict[str, Any]
 KEYS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")

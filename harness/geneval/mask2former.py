@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.geneval import mask2former_weights
-from harness.geneval.colors import ColorNamer
-from harness.geneval.colors import identity as color_identity
-from harness.geneval.detector import ColorRequest, DetectorError
-from harness.geneval.prompts import coco_classes
-from harness.geneval.rules import THRESHOLD, Detection, Objects
+from vhsbench.harness.geneval import mask2former_weights
+from vhsbench.harness.geneval.colors import ColorNamer
+from vhsbench.harness.geneval.colors import identity as color_identity
+from vhsbench.harness.geneval.detector import ColorRequest, DetectorError
+from vhsbench.harness.geneval.prompts import coco_classes
+from vhsbench.harness.geneval.rules import THRESHOLD, Detection, Objects
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from generators.files import file_sha256
-from generators.hub import reachable, refusal
-from harness.common.digests import file_digest
-from harness.common.errors import VhsbenchError
-from harness.common.files import read_errors_as
-from harness.common.models import check_weights
-from harness.common.torch_files import read_state
+from vhsbench.generators.hub import reachable, refusal
+from vhsbench.harness.common.atomic import file_sha256
+from vhsbench.harness.common.digests import file_digest
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.models import check_weights
+from vhsbench.harness.common.torch_files import read_state
 
 State = dict[str, torch.Tensor]
 

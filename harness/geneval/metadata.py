@@ -6,9 +6,9 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from generators.registry import nearest
-from harness.common.errors import VhsbenchError
-from harness.common.limits import LONGEST_PROMPT
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.limits import LONGEST_PROMPT
+from vhsbench.harness.common.registry import nearest
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLORS = (

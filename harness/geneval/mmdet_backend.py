@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from harness.geneval import mask2former_weights
-from harness.geneval.colors import ColorNamer
-from harness.geneval.detector import DetectorError
-from harness.geneval.mask2former import SCALE, Mask2FormerDetector
-from harness.geneval.rules import Objects
+from vhsbench.harness.geneval import mask2former_weights
+from vhsbench.harness.geneval.colors import ColorNamer
+from vhsbench.harness.geneval.detector import DetectorError
+from vhsbench.harness.geneval.mask2former import SCALE, Mask2FormerDetector
+from vhsbench.harness.geneval.rules import Objects
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.common.errors import VhsbenchError
-from harness.common.files import read_errors_as
-from harness.common.text import read_lines
-from harness.geneval.rules import COLORS, RELATIONS, TAGS
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.text import read_lines
+from vhsbench.harness.geneval.rules import COLORS, RELATIONS, TAGS
 
 Metadata = dict[str, Any]
 
@@ -28,7 +28,7 @@ class PromptError(VhsbenchError):
 
 def coco_classes() -> tuple[str, ...]:
     """The 80 class names of GenEval's detector, in its order."""
-    text = files("harness.geneval").joinpath("object_names.txt").read_text(encoding="utf-8")
+    text = files("vhsbench.harness.geneval").joinpath("object_names.txt").read_text(encoding="utf-8")
     return tuple(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n"))
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.geneval.metadata import COLORS as COLORS
-from harness.geneval.metadata import MAX_OBJECTS, check_clauses
-from harness.geneval.metadata import RELATIONS as RELATIONS
-from harness.geneval.metadata import TAGS as TAGS
+from vhsbench.harness.geneval.metadata import COLORS as COLORS
+from vhsbench.harness.geneval.metadata import MAX_OBJECTS, check_clauses
+from vhsbench.harness.geneval.metadata import RELATIONS as RELATIONS
+from vhsbench.harness.geneval.metadata import TAGS as TAGS
 
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9

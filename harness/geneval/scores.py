@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.geneval.rules import TAGS
-from harness.statistics import clustered_mean
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.stats.bootstrap import clustered_mean
 
 # the form of a reason's line -> what failed; the first that matches counts
 FAILURES = {

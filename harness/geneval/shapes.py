@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from generators.nano.world import BACKGROUND, COLORS, PALETTE, SHAPES, SIZE, shape_mask
-from harness.geneval.detector import ColorRequest, DetectorError
-from harness.geneval.rules import Detection, Objects
+from vhsbench.generators.nano.world import BACKGROUND, COLORS, PALETTE, SHAPES, SIZE, shape_mask
+from vhsbench.harness.geneval.detector import ColorRequest, DetectorError
+from vhsbench.harness.geneval.rules import Detection, Objects
 
 if TYPE_CHECKING:
     from PIL import Image

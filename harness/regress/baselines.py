@@ -16,11 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from generators.files import file_sha256, room_on_disk, write_atomic
-from harness.common.files import read_errors_as
-from harness.common.text import read_json_lines, read_json_object
-from harness.regress.pool import Pool, load_pool
-from harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
+from vhsbench.harness.common.atomic import file_sha256, room_on_disk, write_atomic
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.text import read_json_lines, read_json_object
+from vhsbench.harness.regress.pool import Pool, load_pool
+from vhsbench.harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
 
 LOG, MANIFEST = "log.jsonl", "manifest.json"
 _CONTENT = re.compile(r"content(-[0-9a-f]+)?")
@@ -118,7 +118,7 @@ def _origin(source: Source) -> Path:
     if source.run is not None:
         return source.run
     if source.checkpoint is None:
-        return Path(str(files("verifiers").joinpath("nano", "weights", source.verifier)))
+        return Path(str(files("vhsbench.verifiers").joinpath("nano", "weights", source.verifier)))
     folder = Path(source.checkpoint)
     if not folder.is_dir():
         raise SourceError(f"'{source.text}' is not a folder here; download a checkpoint to accept it.")

@@ -12,12 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
-from harness.best_of_n import expected_accuracy, largest_difference
-from harness.common.errors import VhsbenchError
-from harness.derive import GENEVAL_OVERALL, OVERALL
-from harness.geneval.rules import TAGS
-from harness.regress.gate import GateConfig
-from harness.regress.paired import (
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.points import Point, same_n
+from vhsbench.harness.report.calibration import reliability
+from vhsbench.harness.stats.bootstrap import average_by_prompt, paired_difference
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.harness.stats.paired import (
     auc_permutation,
     detectable,
     holm,
@@ -26,9 +29,6 @@ from harness.regress.paired import (
     sign_flip,
     standard_error,
 )
-from harness.regress.points import Point, same_n
-from harness.report.calibration import reliability
-from harness.statistics import average_by_prompt, paired_difference
 
 Floats = NDArray[np.float64]
 

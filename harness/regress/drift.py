@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from generators.checks import as_device
-from generators.files import write_output
-from generators.lora import add_lora, find_lora
-from harness.best_of_n import expected_accuracy, largest_difference
-from harness.candidates import Rows, generate
-from harness.common.errors import VhsbenchError
-from harness.common.limits import MOST_CANDIDATES
-from harness.common.shown import csv_bytes
-from harness.derive import OVERALL
-from harness.geneval.detector import Detector, judge
-from harness.geneval.rules import TAGS
-from harness.statistics import average_by_prompt, brackets, clustered_mean, paired_difference
-from verifiers.protocol import blocks_read
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.lora import add_lora, find_lora
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.limits import MOST_CANDIDATES
+from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.geneval.detector import Detector, judge
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.inference.candidates import Rows, generate
+from vhsbench.harness.stats.bootstrap import average_by_prompt, brackets, clustered_mean, paired_difference
+from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
-    from generators.protocol import Generator
-    from verifiers.protocol import Verifier
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.verifiers.protocol import Verifier
 
 Progress = Callable[[str, int, int], None]
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -106,11 +106,10 @@ def measure(
     progress: Progress = lambda *_: None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The drift table of named models (`judges` are NAME or NAME=N), and what it is of. Raises DriftError."""
-    import generators
-    import verifiers
-    from harness.config import GeneratorConfig, PromptsConfig, RunConfig
-    from harness.models import load_detector
-    from harness.sweep import load_prompts
+    from vhsbench import generators, verifiers
+    from vhsbench.harness.config.models import load_detector
+    from vhsbench.harness.config.run import GeneratorConfig, PromptsConfig, RunConfig
+    from vhsbench.harness.sweep.run import load_prompts
 
     as_device(device)
     if lora is None and generator != "nano":

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from generators.registry import nearest
-from harness.common import exit_codes
-from harness.common.settings import (
+from vhsbench.harness.common import exit_codes
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.settings import (
     TAG,
     Amount,
     AmountOrNone,
@@ -21,13 +21,13 @@ from harness.common.settings import (
     Strict,
     Threads,
 )
-from harness.cost.cost_model import parse_budget
-from harness.statistics import brackets
-from harness.yaml_files import read
+from vhsbench.harness.config.yaml_files import read
+from vhsbench.harness.cost.cost_model import parse_budget
+from vhsbench.harness.stats.bootstrap import brackets
 
 if TYPE_CHECKING:
-    from harness.regress.compare import Comparison, Difference
-    from harness.regress.speed import Speed
+    from vhsbench.harness.regress.compare import Comparison, Difference
+    from vhsbench.harness.regress.speed import Speed
 
 Ratio = Annotated[float, Field(gt=0, le=1e6)]
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -84,7 +84,7 @@ class GateConfig(Strict):
     def _are_known(cls, costs: str | None) -> str | None:
         if costs is None or "/" in costs or Path(costs).exists():
             return costs  # a run, read when its budgets are
-        from harness.cost import plan, roofline
+        from vhsbench.harness.cost import plan, roofline
 
         if costs not in (known := [plan.PAPER, *roofline.devices()]):
             close = nearest(costs, known)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.common.errors import VhsbenchError
-from harness.cost.cost_model import parse_budget
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.cost.cost_model import parse_budget
 
 if TYPE_CHECKING:
-    from harness.cost.plan import Priced
-    from harness.regress.gate import GateConfig
+    from vhsbench.harness.cost.plan import Priced
+    from vhsbench.harness.regress.gate import GateConfig
 
 
 class PointError(VhsbenchError):
@@ -58,7 +58,7 @@ def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int)
 
 
 def _priced(costs: str, budgets: Sequence[str], generator: str) -> list[Priced]:
-    from harness.cost import plan
+    from vhsbench.harness.cost import plan
 
     if (Path(costs) / "run.json").is_file():
         return plan.from_run(Path(costs))
@@ -80,7 +80,7 @@ def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: 
 
 
 def _affords(priced: Priced, budget: str, tolerance: float | None) -> int:
-    from harness.cost.plan import plan
+    from vhsbench.harness.cost.plan import plan
 
     (row,) = plan([priced], [budget], tolerance)
     if row["n"] is None:

@@ -16,26 +16,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from generators.checks import as_device
-from generators.files import file_sha256
-from generators.protocol import Block, block_name
-from harness.common.errors import VhsbenchError
-from harness.common.files import LARGE, read_bytes, read_errors_as
-from harness.common.images import encode_image
-from harness.common.settings import Strict
-from harness.common.tables import read_table
-from harness.common.tensors import parse_tensors
-from harness.common.text import decode, parse_json, read_json_lines
-from harness.geneval.metadata import check
-from harness.store import SCHEMAS
-from verifiers.protocol import blocks_read
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.protocol import Block, block_name
+from vhsbench.harness.common.atomic import file_sha256
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import LARGE, read_bytes, read_errors_as
+from vhsbench.harness.common.images import encode_image
+from vhsbench.harness.common.settings import Strict
+from vhsbench.harness.common.tables import read_table
+from vhsbench.harness.common.tensors import parse_tensors
+from vhsbench.harness.common.text import decode, parse_json, read_json_lines
+from vhsbench.harness.geneval.metadata import check
+from vhsbench.harness.store.tables import SCHEMAS
+from vhsbench.verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from generators.protocol import Generator
-    from harness.config import RunConfig
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.harness.config.run import RunConfig
 
 Keep = Literal["hidden", "latents", "images"]
 Progress = Callable[[str, int, int], None]
@@ -92,7 +92,7 @@ class Pool:
         """The picture of a candidate; None if the pool keeps none."""
         if "images" not in self.manifest.keep:
             return None
-        from harness.common.images import DamagedImage, decode_image
+        from vhsbench.harness.common.images import DamagedImage, decode_image
 
         name = image_name(row)
         try:
@@ -245,11 +245,11 @@ class _Maker:
         dtype: str | None,
         progress: Progress,
     ) -> None:
-        import generators
-        from generators.prompts import PromptCache
-        from harness.identity import of_entry
-        from harness.models import create_verifier, load_detector
-        from harness.sweep import load_prompts
+        from vhsbench import generators
+        from vhsbench.generators.prompts import PromptCache
+        from vhsbench.harness.config.models import create_verifier, load_detector
+        from vhsbench.harness.sweep.identity import of_entry
+        from vhsbench.harness.sweep.run import load_prompts
 
         self.config, self.out, self.dtype, self.progress = config, out, dtype, progress
         entry = config.generators[0]
@@ -297,8 +297,8 @@ class _Maker:
         (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
-        from harness.candidates import Rows, encoded, generate
-        from harness.geneval.detector import judge
+        from vhsbench.harness.geneval.detector import judge
+        from vhsbench.harness.inference.candidates import Rows, encoded, generate
 
         cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _, _ in rows])
         made = generate(self.generator, cond, Rows(self.entry.shown, cond.prompts, rows), self.blocks)

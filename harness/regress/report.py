@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from generators.files import write_output
-from harness.regress.gate import FAIL, INCONCLUSIVE, PASS
-from harness.statistics import brackets, missed_share
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS
+from vhsbench.harness.stats.bootstrap import brackets, missed_share
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.regress.compare import ChangedPick, Difference
-    from harness.regress.points import Point
-    from harness.regress.run import Regression
+    from vhsbench.harness.regress.compare import ChangedPick, Difference
+    from vhsbench.harness.regress.points import Point
+    from vhsbench.harness.regress.run import Regression
 
 _HEAD = ("task", "N", "prompts", "base", "new", "points", "95% interval", "p worse",
          "found", "lost/won", "p (McNemar)")  # fmt: skip
@@ -218,7 +218,7 @@ def picture(regression: Regression, file: Path) -> Path | None:
     pool = regression.pool
     if not worst or pool is None or "images" not in pool.manifest.keep:
         return None
-    from harness.report import style
+    from vhsbench.harness.report import style
 
     figure = style.figure(4.6, 2.4 * len(worst))
     axes = figure.subplots(len(worst), 2, squeeze=False)

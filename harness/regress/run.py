@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generators.checks import as_device
-from harness.regress.compare import Candidates, Comparison, Judged, check_size, compare
-from harness.regress.gate import GateConfig, Verdict, judge
-from harness.regress.points import points
-from harness.regress.pool import Pool
-from harness.regress.sources import (
+from vhsbench.generators.checks import as_device
+from vhsbench.harness.regress.compare import Candidates, Comparison, Judged, check_size, compare
+from vhsbench.harness.regress.gate import GateConfig, Verdict, judge
+from vhsbench.harness.regress.points import points
+from vhsbench.harness.regress.pool import Pool
+from vhsbench.harness.regress.sources import (
     Source,
     SourceError,
     pool_candidates,
@@ -20,10 +20,10 @@ from harness.regress.sources import (
     run_scores,
     score_pool,
 )
-from harness.regress.speed import Speed, side_by_side
+from vhsbench.harness.regress.speed import Speed, side_by_side
 
 if TYPE_CHECKING:
-    from verifiers.protocol import Verifier
+    from vhsbench.verifiers.protocol import Verifier
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,7 +101,7 @@ def _names(baseline: Source, candidate: Source) -> tuple[str, str]:
 
 
 def _of_run(source: Source) -> Candidates:
-    from harness.store import load_run
+    from vhsbench.harness.store.tables import load_run
 
     assert source.run is not None
     return run_candidates(load_run(source.run))
@@ -111,7 +111,7 @@ def _host(baseline: Source, pool: Pool | None) -> tuple[str, int]:
     """The generator of the candidates, and its steps."""
     if pool is not None:
         return pool.manifest.generator, pool.manifest.steps
-    from harness.store import load_run
+    from vhsbench.harness.store.tables import load_run
 
     assert baseline.run is not None
     first = load_run(baseline.run).candidates.iloc[0]
@@ -127,7 +127,7 @@ def _scores(
     progress: Progress,
 ) -> Judged:
     if verifier is None:
-        from harness.store import load_run
+        from vhsbench.harness.store.tables import load_run
 
         assert source.run is not None
         return run_scores(load_run(source.run), name, source.verifier, candidates)
@@ -150,8 +150,8 @@ def write(regression: Regression, out: Path) -> None:
     """regression.json, junit.xml, summary.md and, where the pool has pictures, changed_picks.png in `out`."""
     import json
 
-    from generators.files import write_atomic
-    from harness.regress import report
+    from vhsbench.harness.common.atomic import write_atomic
+    from vhsbench.harness.regress import report
 
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(regression.as_dict(), indent=1, allow_nan=False) + "\n"

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-import verifiers
-from generators.registry import nearest
-from harness.candidates import Rows
-from harness.common.errors import VhsbenchError
-from harness.common.files import read_errors_as
-from harness.common.text import read_json_object
-from harness.regress.compare import Candidates, Judged
-from harness.regress.pool import Pool, PoolError
-from verifiers.checks import marks
+from vhsbench import verifiers
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.harness.inference.candidates import Rows
+from vhsbench.harness.regress.compare import Candidates, Judged
+from vhsbench.harness.regress.pool import Pool, PoolError
+from vhsbench.verifiers.checks import marks
 
 if TYPE_CHECKING:
-    from harness.store import Run
-    from verifiers.protocol import Verifier
+    from vhsbench.harness.store.tables import Run
+    from vhsbench.verifiers.protocol import Verifier
 
 BASELINES = Path("results/baselines")
 _KEYS = ["prompt_id", "seed", "index"]
@@ -69,7 +69,9 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
         raise SourceError(f"{text} is neither a checkpoint (it has no config.json) nor a run (no run.json).")
     accepted = accepted_names(baselines)
     if text in accepted:
-        from harness.regress.baselines import content_of  # which resolves what it accepts, with this module
+        from vhsbench.harness.regress.baselines import (
+            content_of,  # which resolves what it accepts, with this module
+        )
 
         found = resolve(str(content_of(text, baselines)), baselines)
         return Source(text, found.verifier, found.checkpoint, found.run)
@@ -101,7 +103,7 @@ def kind_of(folder: Path) -> str:
 
 
 def _run(text: str, path: Path, chosen: str | None) -> Source:
-    from harness.store import load_run
+    from vhsbench.harness.store.tables import load_run
 
     names = sorted(load_run(path).scores["verifier"].unique())
     if chosen is None and len(names) == 1:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.cost.nvml import Gpu
-from harness.cost.percentiles import median_interval
-from harness.regress.pool import Pool
+from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.cost.percentiles import median_interval
+from vhsbench.harness.regress.pool import Pool
 
 if TYPE_CHECKING:
-    from verifiers.protocol import Verifier
+    from vhsbench.verifiers.protocol import Verifier
 
 Call = Callable[[], object]
 
@@ -51,7 +51,7 @@ def side_by_side(
     baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int
 ) -> Speed:
     """Time both on the pool's first candidates: once each a round, in alternating order."""
-    from harness.cost.measure import taints
+    from vhsbench.harness.cost.measure import taints
 
     gpus = _gpus(baseline, candidate)
     calls = [scoring(v, pool, batch) for v in (baseline, candidate)]
@@ -167,11 +167,11 @@ def _weights_bytes(verifier: Verifier) -> int:
 
 
 def _device_name(verifier: Verifier) -> str:
-    from harness.cost.measure import device_name
+    from vhsbench.harness.cost.measure import device_name
 
     device = getattr(verifier, "device", None)
     if device is None:
-        from harness.environment import cpu_model
+        from vhsbench.harness.cost.environment import cpu_model
 
         return cpu_model()
     return device_name(device)

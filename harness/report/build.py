@@ -8,18 +8,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from generators.files import write_output
-from harness.common.shown import csv_bytes
-from harness.cost import budgets as budgeting
-from harness.derive import GENEVAL_OVERALL, OVERALL, winners
-from harness.disk import check_room, report_gb
-from harness.kept_images import Pictures, gallery_prompts
-from harness.report import captions, comparisons, figures, gallery, published, style, tables
-from harness.report.calibration import reliability
-from harness.report.combine import load_runs
-from harness.report.derived import Derived, derive, records
-from harness.report.page import write_page
-from harness.store import Run, StoreError
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.cost import budgets as budgeting
+from vhsbench.harness.report import captions, comparisons, figures, gallery, published, style, tables
+from vhsbench.harness.report.calibration import reliability
+from vhsbench.harness.report.combine import load_runs
+from vhsbench.harness.report.derived import Derived, derive, records
+from vhsbench.harness.report.page import write_page
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, winners
+from vhsbench.harness.store.tables import Run, StoreError
+from vhsbench.harness.sweep.disk import check_room, report_gb
+from vhsbench.harness.sweep.kept_images import Pictures, gallery_prompts
 
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 

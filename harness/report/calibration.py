@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from harness.statistics import pooled_share
-from verifiers.metrics import BINS, calibration_error
+from vhsbench.harness.stats.bootstrap import pooled_share
+from vhsbench.verifiers.metrics import BINS, calibration_error
 
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.common.files import LARGE, read_errors_as
-from harness.common.text import read_text
-from harness.report.gallery import Picture, draw, headed
-from harness.report.style import TWO_COLUMNS, figure, label, styled
-from harness.store import StoreError
+from vhsbench.harness.common.files import LARGE, read_errors_as
+from vhsbench.harness.common.text import read_text
+from vhsbench.harness.report.gallery import Picture, draw, headed
+from vhsbench.harness.report.style import TWO_COLUMNS, figure, label, styled
+from vhsbench.harness.store.tables import StoreError
 
 FILE = "captions.csv"  # in a run's folder
 _COLUMNS, _SHOWN = 4, 12

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from harness.derive import OVERALL
-from harness.report.calibration import reliability
-from harness.report.derived import Derived
-from harness.report.style import STAGE_COLORS, TASK_NAMES, look
-from harness.statistics import brackets
+from vhsbench.harness.report.calibration import reliability
+from vhsbench.harness.report.derived import Derived
+from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
+from vhsbench.harness.stats.bootstrap import brackets
+from vhsbench.harness.stats.curves import OVERALL
 
 BINS = np.linspace(-1, 1, 41)  # 5% of the range, as the paper's Fig. 6
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config import GeneratorConfig, kept_config
-from harness.cost.sound import sound
-from harness.identity import differences
-from harness.store import Run, StoreError, environments, load_run
+from vhsbench.harness.config.run import GeneratorConfig, kept_config
+from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.store.tables import Run, StoreError, environments, load_run
+from vhsbench.harness.sweep.identity import differences
 
 # what decides the meaning of a number, and so must be the same in all of them
 _SAME = ("pool", "prompts", "tolerance", "budgets_ms")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.best_of_n import expected_accuracy, largest_difference
-from harness.cost import budgets as budgeting
-from harness.cost.cost_model import CostModel
-from harness.derive import OVERALL, accuracy_curves
-from harness.statistics import Floats, Interval, paired_difference
+from vhsbench.harness.cost import budgets as budgeting
+from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.stats.bootstrap import Floats, Interval, paired_difference
+from vhsbench.harness.stats.curves import OVERALL, accuracy_curves
+from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
 VHS, CLIP = "vhs", "mllm-clip"  # whom the paper's headline numbers compare

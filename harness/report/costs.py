@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.cost.percentiles import summary
-from harness.cost.roofline import measured_on
-from harness.cost.sound import sound
+from vhsbench.harness.cost.percentiles import summary
+from vhsbench.harness.cost.roofline import measured_on
+from vhsbench.harness.cost.sound import sound
 
 KEYS = ["generator", "steps", "verifier", "variant", "stage", "n", "batch"]
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",

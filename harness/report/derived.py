@@ -9,19 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from harness.common.shown import printable
-from harness.config import RunConfig, kept_config
-from harness.cost import budgets as budgeting
-from harness.cost.cost_model import CostError, CostModel
-from harness.cost.sound import left_out, sound
-from harness.cost.stages import FIXED, PER_CANDIDATE
-from harness.derive import accuracy_curves, separation
-from harness.kept_images import Pictures
-from harness.report import comparisons
-from harness.report.comparisons import AccuracyTable, Pipeline
-from harness.report.costs import cost_table
-from harness.statistics import missed_share
-from harness.store import Run, StoreError
+from vhsbench.harness.common.shown import printable
+from vhsbench.harness.config.run import RunConfig, kept_config
+from vhsbench.harness.cost import budgets as budgeting
+from vhsbench.harness.cost.cost_model import CostError, CostModel
+from vhsbench.harness.cost.sound import left_out, sound
+from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
+from vhsbench.harness.report import comparisons
+from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
+from vhsbench.harness.report.costs import cost_table
+from vhsbench.harness.stats.bootstrap import missed_share
+from vhsbench.harness.stats.curves import accuracy_curves, separation
+from vhsbench.harness.store.tables import Run, StoreError
+from vhsbench.harness.sweep.kept_images import Pictures
 
 Models = dict[Pipeline, CostModel]
 _REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets

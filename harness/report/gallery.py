@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.kept_images import Pictures
-from harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
+from vhsbench.harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
+from vhsbench.harness.sweep.kept_images import Pictures
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block

@@ -14,15 +14,15 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from generators.files import write_output
-from harness import __version__
-from harness.common.images import encode_image
-from harness.derive import winners
-from harness.kept_images import Pictures
-from harness.report import captions, charts, published, tables
-from harness.report.derived import Derived
-from harness.report.style import TASK_NAMES, label
-from harness.store import environments
+from vhsbench import __version__
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.images import encode_image
+from vhsbench.harness.report import captions, charts, published, tables
+from vhsbench.harness.report.derived import Derived
+from vhsbench.harness.report.style import TASK_NAMES, label
+from vhsbench.harness.stats.curves import winners
+from vhsbench.harness.store.tables import environments
+from vhsbench.harness.sweep.kept_images import Pictures
 
 IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
 GALLERY_N = 4
@@ -30,7 +30,7 @@ GALLERY_N = 4
 
 def write_page(derived: Derived, file: Path, with_published: bool = False) -> None:
     """Write the report. Everything in it that comes from the run is escaped; it loads nothing."""
-    assets = files("harness.report").joinpath("assets")
+    assets = files("vhsbench.harness.report").joinpath("assets")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(assets.joinpath("report.html.j2").read_text(encoding="utf-8"))
     cards = _gallery(derived)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.derive import OVERALL
-from harness.geneval.rules import TAGS
-from harness.report.comparisons import AccuracyTable
-from results import readers
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.report.comparisons import AccuracyTable
+from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.results import readers
 
 MEASURED, PUBLISHED, DIFFERENCE = "measured here", "published", "difference"
 GENERATORS = {

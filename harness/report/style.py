@@ -16,9 +16,9 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from generators.files import write_output
-from harness.common.shown import csv_bytes
-from harness.geneval.rules import TAGS
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.geneval.rules import TAGS
 
 log = logging.getLogger(__name__)
 _said_missing = False

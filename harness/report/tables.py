@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from generators.files import write_output
-from harness.common.shown import csv_bytes, printable
-from harness.derive import GENEVAL_OVERALL, OVERALL
-from harness.geneval.rules import TAGS
-from harness.report.comparisons import AccuracyTable
-from harness.report.published import DIFFERENCE
-from harness.report.style import label
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import csv_bytes, printable
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.report.comparisons import AccuracyTable
+from vhsbench.harness.report.published import DIFFERENCE
+from vhsbench.harness.report.style import label
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 
 HEADINGS = {
     "source": "Source", "budget_ms": "Budget (ms)", "drift": "LoRA", "generator": "Generator",

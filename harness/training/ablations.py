@@ -14,25 +14,25 @@ import numpy as np
 import pandas as pd
 import yaml
 
-import verifiers
-from generators.files import write_output
-from generators.training import Progress
-from harness.best_of_n import expected_accuracy, largest_difference
-from harness.common.shown import csv_bytes
-from harness.config import PoolConfig, load_pool_config
-from harness.local_paths import Base
-from harness.regress.compare import Judged
-from harness.regress.pool import Pool, load_pool, make_pool
-from harness.regress.sources import pool_candidates, score_pool
-from harness.report.tables import markdown_plain
-from harness.statistics import average_by_prompt, paired_difference
-from harness.training.config import BASE, TrainConfig, data_beside
-from harness.training.verifier import Report, train
-from verifiers.metrics import auc
-from verifiers.training.train import CHECKPOINT
+from vhsbench import verifiers
+from vhsbench.generators.training import Progress
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.config.local_paths import Base
+from vhsbench.harness.config.run import PoolConfig, load_pool_config
+from vhsbench.harness.regress.compare import Judged
+from vhsbench.harness.regress.pool import Pool, load_pool, make_pool
+from vhsbench.harness.regress.sources import pool_candidates, score_pool
+from vhsbench.harness.report.tables import markdown_plain
+from vhsbench.harness.stats.bootstrap import average_by_prompt, paired_difference
+from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.harness.training.config import BASE, TrainConfig, data_beside
+from vhsbench.harness.training.verifier import Report, train
+from vhsbench.verifiers.metrics import auc
+from vhsbench.verifiers.training.train import CHECKPOINT
 
 if TYPE_CHECKING:
-    from verifiers.protocol import Verifier
+    from vhsbench.verifiers.protocol import Verifier
 
 RUN = "ablations.yaml"  # as `vhsbench pool` reads it: the held-out candidates, and all checkpoints by path
 _VALIDATION = ("validation_loss", "validation_auc", "validation_accuracy", "validation_ece")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from generators.nano.world import CELL, Item, Scene, caption
-from harness.geneval.rules import THRESHOLD, Objects
-from harness.geneval.shapes import ShapeDetection, ShapeDetector
-from harness.yaml_files import ConfigError
+from vhsbench.generators.nano.world import CELL, Item, Scene, caption
+from vhsbench.harness.config.yaml_files import ConfigError
+from vhsbench.harness.geneval.rules import THRESHOLD, Objects
+from vhsbench.harness.geneval.shapes import ShapeDetection, ShapeDetector
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from harness.training.data_config import CaptionerConfig
+    from vhsbench.harness.training.data_config import CaptionerConfig
 
 _MOST = 5  # objects that a description names
 
@@ -54,6 +54,6 @@ def create(config: CaptionerConfig, device: str) -> Captioner:
         if config.options:
             raise ConfigError("data.captioner 'scene' has no options.")
         return SceneCaptioner()
-    from harness.training.gemma import create_gemma
+    from vhsbench.harness.training.gemma import create_gemma
 
     return create_gemma(config.options, device, "data.captioner.options")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from verifiers.nano import WEIGHTS as BUNDLED
+from vhsbench.verifiers.nano import WEIGHTS as BUNDLED
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from harness.training.data_config import ClipScoreConfig
+    from vhsbench.harness.training.data_config import ClipScoreConfig
 
 _WEIGHT = 2.5  # Hessel et al. 2021: brings the cosine to about 0..1
 _PREFIX = "A photo depicts "
@@ -48,7 +48,7 @@ def create(config: ClipScoreConfig, device: str) -> ClipScore:
     """open_clip's model with its weights, or nano's CLIP, bundled or in a folder. Raises ColorModelError."""
     if config.model == "nano" or Path(config.model).is_dir():
         return _nano(BUNDLED / "clip" if config.model == "nano" else Path(config.model), device)
-    from harness.geneval.colors import open_clip_model
+    from vhsbench.harness.geneval.colors import open_clip_model
 
     model, transform, tokenizer = open_clip_model(config.model, config.pretrained, device, "CLIP-Score model")
     return ClipScore(
@@ -60,8 +60,8 @@ def create(config: ClipScoreConfig, device: str) -> ClipScore:
 
 
 def _nano(folder: Path, device: str) -> ClipScore:
-    from verifiers.clip import load_clip
-    from verifiers.nano.models import clip_ids, clip_tokenizer
+    from vhsbench.verifiers.clip import load_clip
+    from vhsbench.verifiers.nano.models import clip_ids, clip_tokenizer
 
     clip, tokenizer = load_clip(folder, torch.device(device)), clip_tokenizer()
 

@@ -14,24 +14,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generators.training import Progress
-from harness.candidates import Rows, candidate, decoded, encoded, finite_rows, refuse_rows
-from harness.common.errors import VhsbenchError
-from harness.common.files import LARGE
-from harness.common.images import DamagedImage, read_image
-from harness.common.models import folder_sha256
-from harness.common.text import read_json_lines
-from harness.geneval.detector import Detector, judge
-from harness.geneval.rules import TAGS
-from harness.memory import is_out_of_memory
-from harness.training.sources import Sample, samples_sha256
-from verifiers.protocol import Needs
-from verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_card
+from vhsbench.generators.training import Progress
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import LARGE
+from vhsbench.harness.common.images import DamagedImage, read_image
+from vhsbench.harness.common.models import folder_sha256
+from vhsbench.harness.common.text import read_json_lines
+from vhsbench.harness.cost.memory import is_out_of_memory
+from vhsbench.harness.geneval.detector import Detector, judge
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.inference.candidates import Rows, candidate, decoded, encoded, finite_rows, refuse_rows
+from vhsbench.harness.training.sources import Sample, samples_sha256
+from vhsbench.verifiers.protocol import Needs
+from vhsbench.verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_card
 
 if TYPE_CHECKING:
-    from generators.protocol import Block, Generator, HiddenStates
-    from harness.training.captioners import Captioner
-    from harness.training.clip_score import ClipScore
+    from vhsbench.generators.protocol import Block, Generator, HiddenStates
+    from vhsbench.harness.training.captioners import Captioner
+    from vhsbench.harness.training.clip_score import ClipScore
 
 Report = Callable[[Progress], None]
 Row = dict[str, Any]

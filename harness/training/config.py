@@ -9,17 +9,17 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, model_validator
 
-import generators
-from generators.protocol import block_name, blocks_of
-from generators.registry import nearest
-from harness import yaml_files
-from harness.common.files import ending
-from harness.common.settings import Candidates, LocalChanges, Strict
-from harness.config import NamedGenerator, PromptsConfig, Seeds, bundled, read_named
-from harness.local_paths import Base
-from harness.training.data_config import DataConfig
-from harness.yaml_files import ConfigError
-from verifiers.training.recipe import Recipe
+from vhsbench import generators
+from vhsbench.generators.protocol import block_name, blocks_of
+from vhsbench.harness.common.files import ending
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.settings import Candidates, LocalChanges, Strict
+from vhsbench.harness.config import yaml_files
+from vhsbench.harness.config.local_paths import Base
+from vhsbench.harness.config.run import NamedGenerator, PromptsConfig, Seeds, bundled, read_named
+from vhsbench.harness.config.yaml_files import ConfigError
+from vhsbench.harness.training.data_config import DataConfig
+from vhsbench.verifiers.training.recipe import Recipe
 
 _EXAMPLE = "verifier: {kind: vhs, block: 7}"
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")]

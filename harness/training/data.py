@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import generators
-from generators.checks import as_device
-from generators.training import Progress
-from harness.geneval.detector import Detector
-from harness.geneval.detector import create as create_detector
-from harness.training import captioners, clip_score
-from harness.training.collection import Collector, DataError, Part
-from harness.training.data_config import DataConfig
-from harness.training.sources import caption_samples, label_prompts, label_samples
-from verifiers.protocol import Needs
-from verifiers.training.shards import MANIFEST, DataCard, ShardDataset
-from verifiers.verifier import NEEDS
+from vhsbench import generators
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.training import Progress
+from vhsbench.harness.geneval.detector import Detector
+from vhsbench.harness.geneval.detector import create as create_detector
+from vhsbench.harness.training import captioners, clip_score
+from vhsbench.harness.training.collection import Collector, DataError, Part
+from vhsbench.harness.training.data_config import DataConfig
+from vhsbench.harness.training.sources import caption_samples, label_prompts, label_samples
+from vhsbench.verifiers.protocol import Needs
+from vhsbench.verifiers.training.shards import MANIFEST, DataCard, ShardDataset
+from vhsbench.verifiers.verifier import NEEDS
 
 if TYPE_CHECKING:
-    from harness.training.config import TrainConfig
+    from vhsbench.harness.training.config import TrainConfig
 
 # the first of the noise roots of each part, which no run's seeds meet; 16 apart, one seed from the next
 _ROOTS = {"train": 1_000_001, "validation": 1_000_002, "alignment": 1_000_003}
@@ -129,7 +129,7 @@ def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: s
     work = data.folder or out / "data"
     tag = None
     if data.labels.tagger == "gemma":
-        from harness.training.gemma import create_gemma
+        from vhsbench.harness.training.gemma import create_gemma
 
         tag = create_gemma(data.labels.tagger_options, device, "data.labels.tagger_options").tags
     prompts = label_prompts(data.labels, detector, seed, work, tag)

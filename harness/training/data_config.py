@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.common.settings import HUB_ID, TAG, Amount, Candidates, Local, LocalOptions, Strict
-from harness.config import DetectorConfig
-from verifiers.protocol import Needs
+from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, Candidates, Local, LocalOptions, Strict
+from vhsbench.harness.config.run import DetectorConfig
+from vhsbench.verifiers.protocol import Needs
 
 _Path = Annotated[Path | None, Local(needed=False)]  # none needs to be there where its shards already are
 _GEMMA = LocalOptions({"weights": Local(other=HUB_ID)})

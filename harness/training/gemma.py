@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from generators.registry import nearest
-from harness.common.errors import VhsbenchError
-from harness.common.models import check_model, model_files, no_code, reason
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.models import check_model, model_files, no_code, reason
+from vhsbench.harness.common.registry import nearest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +87,7 @@ class Gemma:
         """The model and its processor. Raises GemmaError, or CheckpointError if it is not to be had."""
         from transformers import AutoProcessor, Gemma3ForConditionalGeneration
 
-        from verifiers.hub import model_folder
+        from vhsbench.verifiers.hub import model_folder
 
         folder = model_folder(self.weights)
         try:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generators.files import write_atomic
-from harness.common.errors import VhsbenchError
-from harness.common.files import LARGE, read_errors_as
-from harness.common.text import parse_json, parse_json_lines, read_json, read_text
-from harness.geneval import prompts as geneval
-from harness.geneval.detector import Detector, check_classes
-from harness.geneval.metadata import TAGS, check
-from harness.geneval.prompts import Metadata
-from harness.nano_prompts import as_evaluated, nano_prompts
-from harness.prompt_files import check_length, parse_texts
-from harness.training.tagging import tag_all
+from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import LARGE, read_errors_as
+from vhsbench.harness.common.prompt_files import check_length, parse_texts
+from vhsbench.harness.common.text import parse_json, parse_json_lines, read_json, read_text
+from vhsbench.harness.geneval import prompts as geneval
+from vhsbench.harness.geneval.detector import Detector, check_classes
+from vhsbench.harness.geneval.metadata import TAGS, check
+from vhsbench.harness.geneval.nano_prompts import as_evaluated, nano_prompts
+from vhsbench.harness.geneval.prompts import Metadata
+from vhsbench.harness.training.tagging import tag_all
 
 if TYPE_CHECKING:
-    from harness.training.data_config import CaptionsConfig, LabelsConfig
+    from vhsbench.harness.training.data_config import CaptionsConfig, LabelsConfig
 
 _SAMPLER_SEED = 44  # 43 draws the benchmark's own prompts
 Tag = Callable[[Sequence[str]], list[str]]  # prompts -> a tagger's answers

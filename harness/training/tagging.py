@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.common.errors import VhsbenchError
-from harness.geneval import prompts as geneval
-from harness.geneval.prompts import Metadata
-from harness.geneval.rules import COLORS, TAGS
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.geneval import prompts as geneval
+from vhsbench.harness.geneval.prompts import Metadata
+from vhsbench.harness.geneval.rules import COLORS, TAGS
 
 _NUMBERS = {word: i for i, word in enumerate(geneval.NUMBERS)}
 _RELATIONS = {

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import yaml
 
-from generators.checks import as_device
-from generators.files import room_on_disk, write_atomic
-from generators.training import Progress
-from harness.common.errors import VhsbenchError
-from harness.local_paths import Base
-from harness.training.config import TrainConfig
-from harness.training.data import collect_data
-from verifiers.training.data import Data, open_data
-from verifiers.training.shards import MANIFEST
-from verifiers.training.train import CHECKPOINT, train_verifier
-from verifiers.verifier import NEEDS
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.training import Progress
+from vhsbench.harness.common.atomic import room_on_disk, write_atomic
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.config.local_paths import Base
+from vhsbench.harness.training.config import TrainConfig
+from vhsbench.harness.training.data import collect_data
+from vhsbench.verifiers.training.data import Data, open_data
+from vhsbench.verifiers.training.shards import MANIFEST
+from vhsbench.verifiers.training.train import CHECKPOINT, train_verifier
+from vhsbench.verifiers.verifier import NEEDS
 
 Report = Callable[[Progress], None]
 CONFIG = "train.yaml"
@@ -70,8 +70,8 @@ def _launch(config: TrainConfig, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, yaml.safe_dump(plain, sort_keys=False).encode())
     command = [
-        sys.executable, "-m", "harness.common.tied", str(os.getpid()), "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={config.engine.processes}", "-m", "harness.cli",
+        sys.executable, "-m", "vhsbench.harness.common.tied", str(os.getpid()), "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={config.engine.processes}", "-m", "vhsbench.harness.cli",
         "train", "verifier", str(file), "--out", str(out), "--set", "engine.verify_data=false",
     ]  # fmt: skip
     status = subprocess.run(command, check=False).returncode

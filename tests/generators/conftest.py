@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from generators.nano.models import word_tokenizer
+from vhsbench.generators.nano.models import word_tokenizer
 
 WORDS = ["a", "photo", "of", "red", "blue", "circle", "square", "two", "stars"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-import generators
-from generators.noise import step_generators
+from vhsbench import generators
+from vhsbench.generators.noise import step_generators
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "two blue", "a square of circle"]
 SEEDS = [11, 12, 13, 14]

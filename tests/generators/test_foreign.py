@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import generators
-from generators.lora import find_lora
-from generators.protocol import GeneratorError
+from vhsbench import generators
+from vhsbench.generators.lora import find_lora
+from vhsbench.generators.protocol import GeneratorError
 
 NAN, INF = float("nan"), float("inf")
 LAYERS = {

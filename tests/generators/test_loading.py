@@ -16,11 +16,11 @@ import huggingface_hub
 import pytest
 import torch
 
-import generators
-from generators import SPECS, RegistryError
-from generators.checks import as_device, check_memory, needed_bytes
-from generators.hub import cached_if_unreachable, reachable, resolve, weights_state
-from generators.protocol import GeneratorError
+from vhsbench import generators
+from vhsbench.generators import SPECS, RegistryError
+from vhsbench.generators.checks import as_device, check_memory, needed_bytes
+from vhsbench.generators.hub import cached_if_unreachable, reachable, resolve, weights_state
+from vhsbench.generators.protocol import GeneratorError
 
 FLUX = "black-forest-labs/FLUX.1-schnell"
 PROMPTS = ["a photo of a red circle", "a photo of two stars"]
@@ -43,7 +43,7 @@ def as_hub(monkeypatch, endpoint: str) -> None:
     """Have the client, not offline, think `endpoint` the hub, of which nothing is known yet."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr("generators.hub._known", {})
+    monkeypatch.setattr("vhsbench.generators.hub._known", {})
 
 
 def test_no_network_and_not_cached(offline):
@@ -79,7 +79,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch):
 def test_a_library_that_asks_the_hub_itself_sees_only_the_cache_meanwhile(monkeypatch, caplog):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for answers in (True, False):
-        monkeypatch.setattr("generators.hub.reachable", lambda answers=answers: answers)
+        monkeypatch.setattr("vhsbench.generators.hub.reachable", lambda answers=answers: answers)
         with cached_if_unreachable():
             assert huggingface_hub.constants.HF_HUB_OFFLINE is not answers
             logging.getLogger("library").error("said with the hub there" if answers else "said without")
@@ -129,7 +129,7 @@ def test_a_hub_is_asked_once_and_not_waited_for_longer_than_the_clients_timeout(
     assert asked.empty()
     release.set()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 60)
-    monkeypatch.setattr("generators.hub._KNOWN_FOR_S", -1.0)  # a minute later
+    monkeypatch.setattr("vhsbench.generators.hub._KNOWN_FOR_S", -1.0)  # a minute later
     assert reachable()
 
 
@@ -240,7 +240,7 @@ def test_not_enough_gpu_memory_is_said_before_loading(monkeypatch):
     assert needed_bytes(SPECS["flux-schnell"], 2, text_encoders=False) < needed
     check_memory("flux-schnell", needed, needed)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("generators.loading.free_bytes", lambda device: 24_000_000_000)
+    monkeypatch.setattr("vhsbench.generators.loading.free_bytes", lambda device: 24_000_000_000)
     with pytest.raises(GeneratorError, match=r"its weights need 33.7 GB and 24.0 GB are free"):
         generators.create("flux-schnell", device="cuda")
 
@@ -405,11 +405,11 @@ def test_a_hub_model_is_loaded_at_one_commit_which_is_remembered(small, offline,
     commit, asked = cached(small("flux-schnell"), offline), []
     find, fetch = generators.loading.resolve, generators.loading.download
     monkeypatch.setattr(
-        "generators.loading.resolve",
+        "vhsbench.generators.loading.resolve",
         lambda hub_id, revision: asked.append(revision) or find(hub_id, revision),
     )
     monkeypatch.setattr(
-        "generators.loading.download",
+        "vhsbench.generators.loading.download",
         lambda hub_id, revision, name: asked.append((hub_id, revision)) or fetch(hub_id, revision, name),
     )
     generator = generators.create("flux-schnell", resolution=32, revision="v2", dtype="float32")

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import generators
-from generators.lora import FILE
-from generators.nano import LORA
-from generators.nano.lora import LoraRecipe, draw, train_lora
-from generators.nano.world import random_scene, render
-from harness.cli import app
-from harness.nano_prompts import nano_prompts
+from vhsbench import generators
+from vhsbench.generators.lora import FILE
+from vhsbench.generators.nano import LORA
+from vhsbench.generators.nano.lora import LoraRecipe, draw, train_lora
+from vhsbench.generators.nano.world import random_scene, render
+from vhsbench.harness.cli import app
+from vhsbench.harness.geneval.nano_prompts import nano_prompts
 
 
 def test_the_bundled_file_is_small_and_has_the_layers_of_the_recipe():

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from generators.prompts import PromptCache
-from generators.protocol import Conditioning
+from vhsbench.generators.prompts import PromptCache
+from vhsbench.generators.protocol import Conditioning
 
 
 class Counting:

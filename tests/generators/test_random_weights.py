@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-import generators
-from generators import SPECS, random_weights
-from generators.random_weights import HashTokenizer, build
-from harness.cost import flops
+from vhsbench import generators
+from vhsbench.generators import SPECS, random_weights
+from vhsbench.generators.random_weights import HashTokenizer, build
+from vhsbench.harness.cost import flops
 
 REAL = [name for name, spec in SPECS.items() if spec.hub_id]
 # billions of parameters of the DiT and TFLOP of one forward, counted independently

@@ -3,8 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import generators
-from generators import SPECS
+from vhsbench import generators
+from vhsbench.generators import SPECS
 
 
 def test_specs_and_registry_name_the_same_generators():

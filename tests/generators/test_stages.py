@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generators.noise import candidate_seed, gaussian
+from vhsbench.generators.noise import candidate_seed, gaussian
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a ring left of a heart"]
 

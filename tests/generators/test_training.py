@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from generators import nano as nano_package
-from generators.nano.training import train_autoencoder, train_generator
-from generators.nano.world import SHAPES
-from generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
-from harness.common.files import ReadError
-from harness.geneval.prompts import every
-from harness.train_nano import Recipe, train
+from vhsbench.generators import nano as nano_package
+from vhsbench.generators.nano.training import train_autoencoder, train_generator
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.geneval.prompts import every
+from vhsbench.harness.training.nano import Recipe, train
 
 
 class Killed(Exception):
@@ -138,7 +138,7 @@ def test_autoencoder_and_generator_start_to_learn(tmp_path):
 
 
 def test_train_nano_ends_the_generators_training_by_what_it_can_do(nano, tmp_path, monkeypatch):
-    from harness.train_nano import Stages
+    from vhsbench.harness.training.nano import Stages
 
     said: list[str] = []
     stages = Stages(tmp_path, Recipe(), lambda _: None, say=said.append)
@@ -152,7 +152,7 @@ def test_train_nano_ends_the_generators_training_by_what_it_can_do(nano, tmp_pat
 
 def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_path):
     """A minute's worth of the real command: every later stage, and a second call that does nothing."""
-    import verifiers
+    from vhsbench import verifiers
 
     recipe = Recipe(
         clip_steps=3, candidates=96, validation_candidates=24, align_steps=3, finetune_steps=4, batch=8

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generators.nano import teacher, world
-from harness.geneval import prompts
-from harness.geneval.prompts import every
+from vhsbench.generators.nano import teacher, world
+from vhsbench.harness.geneval import prompts
+from vhsbench.harness.geneval.prompts import every
 
 
 def test_windows_have_unit_norm_and_are_independent():
@@ -51,7 +51,7 @@ def test_captions_name_counts_colours_and_places():
 
 
 def test_every_word_of_prompts_and_captions_is_known():
-    from verifiers.nano.models import llm_tokenizer
+    from vhsbench.verifiers.nano.models import llm_tokenizer
 
     tokenizer = llm_tokenizer()
     rng = np.random.default_rng(0)

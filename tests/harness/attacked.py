@@ -30,7 +30,7 @@ def stop(*_: object) -> None:
 
 
 def one(folder: str, arguments: list[str]) -> dict[str, Any]:
-    from harness.cli import main
+    from vhsbench.harness.cli import main
 
     os.chdir(folder)
     sys.argv = ["vhsbench", *arguments]
@@ -55,7 +55,7 @@ def one(folder: str, arguments: list[str]) -> dict[str, Any]:
 def limit_memory() -> None:
     import torch  # noqa: F401 - what commands import is not counted
 
-    import verifiers.loading  # noqa: F401
+    import vhsbench.verifiers.loading  # noqa: F401
 
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     size = pages * resource.getpagesize() + MEMORY

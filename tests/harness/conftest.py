@@ -15,10 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-import generators
-import harness.sweep
-import verifiers
-from harness.config import RunConfig, parse
+import vhsbench.harness.sweep.run
+from vhsbench import generators, verifiers
+from vhsbench.harness.config.run import RunConfig, parse
 
 FAKES = Path(__file__).parent / "fakes"
 ROOT = Path(__file__).parents[2]
@@ -109,7 +108,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), str(ROOT)]))
     for registry in (generators.REGISTRY, verifiers.REGISTRY):
         monkeypatch.setattr(registry, "_targets", None)
-    monkeypatch.setattr(harness.sweep, "_costs", lambda *_: None)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", lambda *_: None)
     yield Faults(tmp_path / "faults")
     sys.modules.pop("vhsbench_fakes", None)
 

@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import harness
-from harness.regress.pool import CANDIDATES, MANIFEST
-from harness.store import SCHEMAS
-from verifiers.nano import WEIGHTS
+from vhsbench import harness
+from vhsbench.harness.regress.pool import CANDIDATES, MANIFEST
+from vhsbench.harness.store.tables import SCHEMAS
+from vhsbench.verifiers.nano import WEIGHTS
 
 ROOT = Path(harness.__file__).parents[1]
 CHECKOUT = Path(__file__).parents[2]  # the pools are not part of the package

@@ -9,14 +9,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli import app, main
-from harness.common.errors import VhsbenchError
+from vhsbench.harness.cli import app, main
+from vhsbench.harness.common.errors import VhsbenchError
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "transformers", "diffusers", "pydantic")
 
 
 def test_help_imports_nothing_heavy():
-    code = f"import sys, harness.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, vhsbench.harness.cli; print([m for m in {HEAVY} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
 
@@ -73,7 +73,7 @@ def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_pat
     code = """if True:
         import sys
         from typer.testing import CliRunner
-        from harness.cli import app
+        from vhsbench.harness.cli import app
         for command in (["list"], ["doctor"], ["run", sys.argv[1], "--dry-run"]):
             print(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout, end="\\0")
     """
@@ -96,7 +96,7 @@ def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_pat
 
 
 def test_version():
-    from harness import __version__
+    from vhsbench import __version__
 
     assert CliRunner().invoke(app, ["--version"]).output.strip() == __version__
 
@@ -132,7 +132,7 @@ def _ends(monkeypatch, error, *arguments):
     def diagnose():
         raise error
 
-    monkeypatch.setattr("harness.doctor.diagnose", diagnose)
+    monkeypatch.setattr("vhsbench.harness.commands.doctor.diagnose", diagnose)
     monkeypatch.setattr(sys, "argv", ["vhsbench", *arguments])
     main()
 

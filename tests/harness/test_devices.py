@@ -8,23 +8,22 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import generators
-import verifiers
-from generators.protocol import GeneratorError
-from harness import sweep
-from harness.captions import caption_winners
-from harness.cli import app
-from harness.config import parse
-from harness.geneval import detector
-from harness.regress.drift import measure
-from harness.regress.gate import GateConfig
-from harness.regress.pool import make_pool
-from harness.regress.run import regress
-from harness.regress.sources import resolve
-from harness.sweep import run
-from harness.training.config import load_train_config
-from harness.training.data import collect_data
-from harness.training.verifier import train
+from vhsbench import generators, verifiers
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import parse
+from vhsbench.harness.geneval import detector
+from vhsbench.harness.regress.drift import measure
+from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.pool import make_pool
+from vhsbench.harness.regress.run import regress
+from vhsbench.harness.regress.sources import resolve
+from vhsbench.harness.report.caption_winners import caption_winners
+from vhsbench.harness.sweep import run as sweep
+from vhsbench.harness.sweep.run import run
+from vhsbench.harness.training.config import load_train_config
+from vhsbench.harness.training.data import collect_data
+from vhsbench.harness.training.verifier import train
 
 NANO = "generators: [{name: nano}]\n"
 OFFICIAL = "prompts: {source: geneval, limit: 2}\n"  # whose classes the detector knows

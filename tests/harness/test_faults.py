@@ -13,12 +13,13 @@ import time
 import pandas as pd
 import pytest
 
-from harness import disk, storage
-from harness.derive import accuracy_curves
-from harness.status import status
-from harness.storage import StorageError
-from harness.sweep import local, run
-from verifiers.checks import ScoresError
+from vhsbench.harness.stats.curves import accuracy_curves
+from vhsbench.harness.store import folder as storage
+from vhsbench.harness.store.folder import StorageError
+from vhsbench.harness.sweep import disk
+from vhsbench.harness.sweep.run import local, run
+from vhsbench.harness.sweep.status import status
+from vhsbench.verifiers.checks import ScoresError
 
 
 def incidents(out):

@@ -12,8 +12,8 @@ import time
 import psutil
 import pytest
 
-from harness import store
-from harness.store import RunStore, StoreError
+from vhsbench.harness.store import tables as store
+from vhsbench.harness.store.tables import RunStore, StoreError
 
 CONFIG = """
 name: long
@@ -34,7 +34,7 @@ def measuring(tmp_path, family):
     config, out = tmp_path / "long.yaml", tmp_path / "run"
     config.write_text(CONFIG)
     driver = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", "run", str(config), "--out", str(out)],
+        [sys.executable, "-m", "vhsbench.harness.cli", "run", str(config), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=family.environment,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def stranger(tmp_path):
     """A process that holds a run's file, as one that measures does."""
     (tmp_path / "run").mkdir()
     code = (
-        "import sys, time; from pathlib import Path; from harness.common.processes import hold\n"
+        "import sys, time; from pathlib import Path; from vhsbench.harness.common.processes import hold\n"
         "held = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(

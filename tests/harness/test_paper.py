@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
+from vhsbench.harness.cli import app
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import parse
-from harness.regress.pool import make_pool
+from vhsbench.harness.config.run import parse
+from vhsbench.harness.regress.pool import make_pool
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "verifier_tests"
-PLUGINS = ("-p", "harness.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:randomly")
+PLUGINS = ("-p", "vhsbench.harness.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def frozen(tmp_path_factory):
 @pytest.fixture
 def project(pytester, frozen):
     """An empty project; its plugin is loaded by name unless the package is installed, which loads it too."""
-    installed = any(e.value == "harness.pytest_plugin" for e in entry_points(group="pytest11"))
+    installed = any(e.value == "vhsbench.harness.pytest_plugin" for e in entry_points(group="pytest11"))
 
     def run(*arguments, pool=frozen):
         options = PLUGINS[2:] if installed else PLUGINS
@@ -37,7 +37,7 @@ def project(pytester, frozen):
 
 
 def test_imports_nothing_heavy():
-    code = "import sys, harness.pytest_plugin; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    code = "import sys, vhsbench.harness.pytest_plugin; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
 
@@ -57,7 +57,7 @@ def test_outcomes_and_marks(pytester, project):
     pytester.makepyfile(
         """
         import pytest
-        from harness.regress.gate import FAIL, INCONCLUSIVE, Verdict
+        from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, Verdict
 
         QUICK = dict(bootstrap=100, permutations=99, auc_permutations=99, timing_repeats=0)
         pytestmark = pytest.mark.vhs_gate(**QUICK)
@@ -72,8 +72,8 @@ def test_outcomes_and_marks(pytester, project):
 
         @pytest.fixture(params=[FAIL, INCONCLUSIVE])
         def verdict(request, monkeypatch):
-            import harness.regress.run
-            monkeypatch.setattr(harness.regress.run, "judge", lambda *_: Verdict(request.param, ("because.",)))
+            import vhsbench.harness.regress.run
+            monkeypatch.setattr(vhsbench.harness.regress.run, "judge", lambda *_: Verdict(request.param, ("because.",)))
 
         def test_not_passed(verdict, verifier_regression):
             verifier_regression.check("vhs", "vhs")

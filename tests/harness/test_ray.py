@@ -19,11 +19,11 @@ import pytest
 import torch
 import typer
 
-import harness.sweep
-from harness.commands.run import Engine, sweep
-from harness.config import ConfigError, parse
-from harness.status import status
-from harness.sweep import local, run
+import vhsbench.harness.sweep.run
+from vhsbench.harness.commands.run import Engine, sweep
+from vhsbench.harness.config.run import ConfigError, parse
+from vhsbench.harness.sweep.run import local, run
+from vhsbench.harness.sweep.status import status
 
 ray = pytest.importorskip(
     "ray", reason="Ray is not installed (the extra vhsbench[ray]): its engine is untested"
@@ -31,14 +31,14 @@ ray = pytest.importorskip(
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from harness import ray_engine  # noqa: E402
-from harness.ray_engine import EngineError, RayEngine  # noqa: E402
+from vhsbench.harness.sweep import ray_engine  # noqa: E402
+from vhsbench.harness.sweep.ray_engine import EngineError, RayEngine  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of this machine, one worker each; Ray's own files in a folder of a short name."""
-    import harness
+    from vhsbench import harness
 
     root = os.path.dirname(os.path.dirname(harness.__file__))
     fakes = os.path.join(os.path.dirname(__file__), "fakes")
@@ -235,7 +235,7 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
         pids = {int(name.rsplit("-", 2)[1]) for name in faults.loads()}
         alive_at_costs.append([pid for pid in pids if psutil.pid_exists(pid)])
 
-    monkeypatch.setattr(harness.sweep, "_costs", costs)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", costs)
     faults.set(slow=0.5)
     config = faults.config().model_copy(update={"device": "cuda"})
     try:
@@ -251,7 +251,7 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
 def test_costs_are_not_measured_beside_a_worker_that_does_not_end(faults, tmp_path, cluster, monkeypatch):
     monkeypatch.setattr(ray_engine, "_END_S", 0.2)
     monkeypatch.setattr(ray_engine, "lives", lambda process: True)
-    monkeypatch.setattr(harness.sweep, "_costs", lambda *_: pytest.fail("costs were measured"))
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", lambda *_: pytest.fail("costs were measured"))
     with pytest.raises(ValueError, match=r"worker process \d+ has not ended within 0.2 s"):
         run(faults.config(limit=8, seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 1, None))
 
@@ -282,7 +282,7 @@ def test_a_share_of_a_gpu_is_of_one_gpu(have, need, room):
 
 def test_ray_of_its_own_has_no_dashboard_and_listens_on_loopback_alone():
     code = (
-        "import psutil, ray, harness.ray_engine as engine; engine._connect(None)\n"
+        "import psutil, ray, vhsbench.harness.sweep.ray_engine as engine; engine._connect(None)\n"
         "@ray.remote\n"
         "def work(): return 1\n"
         "assert ray.get(work.remote()) == 1\n"
@@ -321,9 +321,9 @@ def test_a_worker_ends_with_a_driver_whatever_ray_does(faults, tmp_path):
     """A driver that is another process of this machine, and an actor that Ray knows nothing of."""
     driver = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     code = (
-        "import os, sys, time; from pathlib import Path; from harness.config import load_config\n"
-        "from harness.common.processes import here; from harness.ray_engine import _Actor\n"
-        "from harness.sweep import load_prompts; config = load_config(Path(sys.argv[1]))\n"
+        "import os, sys, time; from pathlib import Path; from vhsbench.harness.config.run import load_config\n"
+        "from vhsbench.harness.common.processes import here; from vhsbench.harness.sweep.ray_engine import _Actor\n"
+        "from vhsbench.harness.sweep.run import load_prompts; config = load_config(Path(sys.argv[1]))\n"
         "driver = (here()[0], int(sys.argv[2]))\n"
         "_Actor().load(config.model_dump(mode='json'), load_prompts(config), 0, 1, driver)\n"
         "print('loaded', flush=True); time.sleep(600)"
@@ -341,10 +341,10 @@ def test_a_worker_ends_with_a_driver_whatever_ray_does(faults, tmp_path):
 
 
 def test_the_private_switch_of_ray_is_what_it_was():
-    """Fails where a version of Ray changes it: then `harness/ray_loopback.py` needs another way."""
+    """Fails where a version of Ray changes it: then `harness/sweep/ray_loopback.py` needs another way."""
     from ray._private import ray_constants
 
-    from harness.ray_loopback import _SWITCH
+    from vhsbench.harness.sweep.ray_loopback import _SWITCH
 
     assert _SWITCH == "ENABLE_RAY_CLUSTER"
     assert ray_constants.ENABLE_RAY_CLUSTER is (sys.platform not in ("darwin", "win32"))
@@ -363,7 +363,7 @@ def test_the_private_switch_of_ray_is_what_it_was():
 def test_a_ray_that_listens_on_the_network_all_the_same_is_refused(monkeypatch, gone):
     from ray._private import ray_constants
 
-    from harness import ray_loopback
+    from vhsbench.harness.sweep import ray_loopback
 
     if gone:
         monkeypatch.delattr(ray_constants, "ENABLE_RAY_CLUSTER")

@@ -9,15 +9,15 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-import harness.sweep
-from harness import identity
-from harness.kept_images import Pictures
-from harness.nano_prompts import nano_prompts
-from harness.shards import Worker, WorkerError
-from harness.store import StoreError, load_run
-from harness.sweep import load_prompts, local, run
+import vhsbench.harness.sweep.run
+from vhsbench.harness.geneval.nano_prompts import nano_prompts
+from vhsbench.harness.store.tables import StoreError, load_run
+from vhsbench.harness.sweep import identity
+from vhsbench.harness.sweep.kept_images import Pictures
+from vhsbench.harness.sweep.run import load_prompts, local, run
+from vhsbench.harness.sweep.shards import Worker, WorkerError
 
-MEASURE = harness.sweep._costs  # which the fixture `faults` takes away
+MEASURE = vhsbench.harness.sweep.run._costs  # which the fixture `faults` takes away
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_checkpoint_that_changes_while_the_run_goes_on_is_seen(faults, tmp_pat
 
 
 def test_files_that_change_while_they_are_loaded_are_seen(faults, tmp_path, monkeypatch):
-    import generators
+    from vhsbench import generators
 
     file = tmp_path / "weights"
     file.write_text("one")
@@ -240,7 +240,7 @@ def test_shards_of_earlier_versions_are_refused_and_made_again(faults, tmp_path)
     begin(config, out)
     for file in (out / "shards").rglob("*.parquet"):
         rows = pd.read_parquet(file)
-        with harness.sweep.RunStore(out, config.model_dump(mode="json")) as store:
+        with vhsbench.harness.sweep.run.RunStore(out, config.model_dump(mode="json")) as store:
             store.write_shard(file.parent.name, file.stem, rows)
     assert "is by an earlier version of this package, which did not keep what its rows" in refused(
         config, out
@@ -432,8 +432,8 @@ def test_a_whole_finished_run_is_left_alone_even_without_its_shards(faults, tmp_
 
 def measured(device="cpu", keep=None):
     """Stands for the measuring of a pipeline: one row a stage that T(N) is of."""
-    from harness.cost.measure import Measured, _row
-    from harness.cost.stages import FIXED, PER_CANDIDATE
+    from vhsbench.harness.cost.measure import Measured, _row
+    from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
 
     def measure(cell, *_):
         if keep is not None:
@@ -451,8 +451,8 @@ def measured(device="cpu", keep=None):
 def costs(monkeypatch):
     """Lets runs measure, but nothing real; returns what was measured."""
     kept = []
-    monkeypatch.setattr(harness.sweep, "_costs", MEASURE)
-    monkeypatch.setattr(harness.sweep, "measure_in_fresh_process", measured(keep=kept))
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", MEASURE)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_in_fresh_process", measured(keep=kept))
     return kept
 
 
@@ -476,11 +476,11 @@ def test_costs_of_two_devices_never_stand_in_one_run(faults, tmp_path, costs, mo
             raise KeyboardInterrupt
         return first(cell)
 
-    monkeypatch.setattr(harness.sweep, "measure_in_fresh_process", killed)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_in_fresh_process", killed)
     monkeypatch.setattr(identity, "device_name", lambda _: "A100")
     with pytest.raises(KeyboardInterrupt):
         run(faults.config(), out)
-    monkeypatch.setattr(harness.sweep, "measure_in_fresh_process", first)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_in_fresh_process", first)
     monkeypatch.setattr(identity, "device_name", lambda _: "H100")
     assert "1 of its 2 measured pipelines, first fake_none, were not made with" in refused(
         faults.config(), out
@@ -492,16 +492,16 @@ def test_costs_of_two_devices_never_stand_in_one_run(faults, tmp_path, costs, mo
 
 def test_costs_that_are_lost_keep_a_run_from_being_complete(faults, tmp_path, costs, monkeypatch):
     out = tmp_path / "r"
-    honest = harness.sweep._costs
+    honest = vhsbench.harness.sweep.run._costs
 
     def losing(expected, store, found, journal):
         keys = honest(expected, store, found, journal)
         (out / "shards/costs/fake_none.parquet").unlink()
         return keys
 
-    monkeypatch.setattr(harness.sweep, "_costs", losing)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", losing)
     with pytest.raises(StoreError, match=r"lacks 1 of its 2 shards of costs, first fake_none"):
         run(faults.config(), out)
-    monkeypatch.setattr(harness.sweep, "_costs", honest)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", honest)
     run(faults.config(), out)
     assert set(load_run(out).costs["verifier"]) == {"", "fake-verifier"}

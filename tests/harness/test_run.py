@@ -13,14 +13,14 @@ from importlib.metadata import version
 import pandas as pd
 import pytest
 
-import harness.sweep
-from generators.protocol import GeneratorError
-from harness.config import parse
-from harness.geneval import prompts as geneval_prompts
-from harness.geneval.detector import UnknownClass
-from harness.report.build import build
-from harness.store import load_run
-from harness.sweep import load_detector, run
+import vhsbench.harness.sweep.run
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.config.run import parse
+from vhsbench.harness.geneval import prompts as geneval_prompts
+from vhsbench.harness.geneval.detector import UnknownClass
+from vhsbench.harness.report.build import build
+from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.run import load_detector, run
 
 CONFIG = """
 name: small
@@ -100,7 +100,7 @@ def test_deriving_again_gives_the_same_tables(finished):
 def command(*arguments: str, **options) -> subprocess.Popen[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", *arguments],
+        [sys.executable, "-m", "vhsbench.harness.cli", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
     )  # fmt: skip
 
@@ -150,7 +150,7 @@ gallery_prompts: 0
 
 
 def test_a_drifted_generator_stands_beside_the_plain_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness.sweep, "_costs", lambda *_: None)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", lambda *_: None)
     found = load_run(run(parse(DRIFT, "drift.yaml"), tmp_path / "drift"))
     assert set(found.candidates["generator"]) == {"nano", "nano+lora-1"}
     assert found.info["generators"]["nano+lora-1"] == "bundled with LoRA bundled at 1"

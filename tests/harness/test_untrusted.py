@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import harness
-from verifiers import create
+from vhsbench import harness
+from vhsbench.verifiers import create
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

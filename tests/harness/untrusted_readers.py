@@ -20,38 +20,38 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from generators.loading import _files as pipeline_files
-from generators.lora import _read as read_lora
-from harness import parquet
-from harness.common.files import ReadError
-from harness.common.images import FORMATS, DamagedImage, encode_image, read_image
-from harness.common.models import model_files
-from harness.common.text import read_json_object
-from harness.config import ConfigError, load_config, parse
-from harness.cost.plan import from_run
-from harness.geneval.detector import UnknownClass
-from harness.geneval.folders import FolderError, read_metadata, read_results
-from harness.geneval.metadata import MetadataError
-from harness.geneval.prompts import PromptError, read_classes, sample
-from harness.geneval.scores import official_summary, scores
-from harness.geneval.shapes import ShapeDetector
-from harness.journal import NAME
-from harness.regress import baselines
-from harness.regress.pool import MANIFEST, PoolError, load_pool
-from harness.regress.sources import SourceError as SourceOfVerifierError
-from harness.regress.sources import kind_of
-from harness.report.captions import FILE, read_captions
-from harness.scoring import ScoringError, load_inputs, read_prompts
-from harness.status import status
-from harness.store import SCHEMAS, StoreError, load_run
-from harness.sweep import load_prompts
-from harness.training.config import load_train_config
-from harness.training.data_config import CaptionsConfig
-from harness.training.sources import SourceError, caption_samples
-from harness.training.sources import _read_prompts as read_training_prompts
-from verifiers.checkpoint import CheckpointError, read_card
-from verifiers.features import read_statistics
-from verifiers.training.shards import ShardDataset, ShardError
+from vhsbench.generators.loading import _files as pipeline_files
+from vhsbench.generators.lora import _read as read_lora
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.images import FORMATS, DamagedImage, encode_image, read_image
+from vhsbench.harness.common.models import model_files
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.harness.config.run import ConfigError, load_config, parse
+from vhsbench.harness.cost.plan import from_run
+from vhsbench.harness.geneval.detector import UnknownClass
+from vhsbench.harness.geneval.folders import FolderError, read_metadata, read_results
+from vhsbench.harness.geneval.metadata import MetadataError
+from vhsbench.harness.geneval.prompts import PromptError, read_classes, sample
+from vhsbench.harness.geneval.scores import official_summary, scores
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.inference.scoring import ScoringError, load_inputs, read_prompts
+from vhsbench.harness.regress import baselines
+from vhsbench.harness.regress.pool import MANIFEST, PoolError, load_pool
+from vhsbench.harness.regress.sources import SourceError as SourceOfVerifierError
+from vhsbench.harness.regress.sources import kind_of
+from vhsbench.harness.report.captions import FILE, read_captions
+from vhsbench.harness.store import parquet
+from vhsbench.harness.store.tables import SCHEMAS, StoreError, load_run
+from vhsbench.harness.sweep.progress import NAME
+from vhsbench.harness.sweep.run import load_prompts
+from vhsbench.harness.sweep.status import status
+from vhsbench.harness.training.config import load_train_config
+from vhsbench.harness.training.data_config import CaptionsConfig
+from vhsbench.harness.training.sources import SourceError, caption_samples
+from vhsbench.harness.training.sources import _read_prompts as read_training_prompts
+from vhsbench.verifiers.checkpoint import CheckpointError, read_card
+from vhsbench.verifiers.features import read_statistics
+from vhsbench.verifiers.training.shards import ShardDataset, ShardError
 
 
 @contextmanager

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from results.audit import audit
+from vhsbench.results.audit import audit
 
 
 def test_the_published_numbers_agree_but_for_three():
@@ -26,8 +26,8 @@ def test_every_row_and_every_stated_gain_is_checked():
 
 
 def test_a_slip_would_be_found(monkeypatch):
-    from results import audit as module
-    from results.readers import table
+    from vhsbench.results import audit as module
+    from vhsbench.results.readers import table
 
     def slipped(name):
         rows = table(name)

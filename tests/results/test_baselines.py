@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from generators.noise import candidate_seed
-from harness.regress import baselines
-from harness.regress.gate import GateConfig
-from harness.regress.run import regress
-from harness.regress.sources import resolve
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.harness.regress import baselines
+from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.run import regress
+from vhsbench.harness.regress.sources import resolve
 
 FOLDER = Path(__file__).parents[2] / "results" / "baselines"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from results import readers
+from vhsbench.results import readers
 
 
 @pytest.mark.parametrize("name", readers.TABLES)

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from verifiers.mllm import PAPER_TEMPLATE, answer_scores
-from verifiers.protocol import Scores
-from verifiers.verifier import MllmVerifier
+from vhsbench.verifiers.mllm import PAPER_TEMPLATE, answer_scores
+from vhsbench.verifiers.protocol import Scores
+from vhsbench.verifiers.verifier import MllmVerifier
 
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import verifiers
-from generators import specs
-from harness.pipeline import best_of_n, naive_best_of_n
-from verifiers.loading import random_verifier
+from vhsbench import verifiers
+from vhsbench.generators import specs
+from vhsbench.harness.inference.best_of_n import best_of_n, naive_best_of_n
+from vhsbench.verifiers.loading import random_verifier
 
 MID_SIZE = {
     "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4,

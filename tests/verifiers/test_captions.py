@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-import verifiers
-from verifiers.captions import CaptionError, captions
-from verifiers.checkpoint import VerifierCard, save_checkpoint
-from verifiers.features import flatten_latents
-from verifiers.nano.models import TEMPLATE, build_verifier
-from verifiers.training.engine import Engine
-from verifiers.training.objectives import Captioning
-from verifiers.training.recipe import CAPTION_TEMPLATE, AlignRecipe, EngineRecipe, OptimizerRecipe
-from verifiers.training.samples import MemorySamples
-from verifiers.training.stage import Stage
+from vhsbench import verifiers
+from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.checkpoint import VerifierCard, save_checkpoint
+from vhsbench.verifiers.features import flatten_latents
+from vhsbench.verifiers.nano.models import TEMPLATE, build_verifier
+from vhsbench.verifiers.training.engine import Engine
+from vhsbench.verifiers.training.objectives import Captioning
+from vhsbench.verifiers.training.recipe import CAPTION_TEMPLATE, AlignRecipe, EngineRecipe, OptimizerRecipe
+from vhsbench.verifiers.training.samples import MemorySamples
+from vhsbench.verifiers.training.stage import Stage
 
 SAID = ("a red star at center", "a blue ring at top left and a green heart at bottom")
 

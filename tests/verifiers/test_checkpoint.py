@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import verifiers
-from verifiers.checkpoint import CheckpointError, VerifierCard, save_checkpoint
-from verifiers.mllm import PAPER_TEMPLATE
+from vhsbench import verifiers
+from vhsbench.verifiers.checkpoint import CheckpointError, VerifierCard, save_checkpoint
+from vhsbench.verifiers.mllm import PAPER_TEMPLATE
 
 PROMPTS = ["a photo of a bench", "a photo of two clocks and a red dog", "a photo of <image> {prompt}"]
 CLIP = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_select_feature": "patch"}

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifiers.checks import ScoresError, check_form, marks
-from verifiers.protocol import Scores
+from vhsbench.verifiers.checks import ScoresError, check_form, marks
+from vhsbench.verifiers.protocol import Scores
 
 MINE = SimpleNamespace(name="mine")
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-import verifiers
-from verifiers.checkpoint import CheckpointError
-from verifiers.clip import OFFICIAL, ClipPatches, load_tower
+from vhsbench import verifiers
+from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.clip import OFFICIAL, ClipPatches, load_tower
 
 SMALL = CLIPVisionConfig(
     hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, image_size=28,

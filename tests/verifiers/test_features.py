@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from verifiers.checkpoint import CheckpointError
-from verifiers.features import Normalize, read_statistics
+from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.features import Normalize, read_statistics
 
 C, T = 6, 10
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from typer.testing import CliRunner
 
-import verifiers
-from harness.cli import app
-from verifiers.checkpoint import CheckpointError
-from verifiers.clip import OFFICIAL, load_tower
-from verifiers.nano import WEIGHTS
-from verifiers.training.build import build
-from verifiers.training.recipe import LlmRecipe, VerifierRecipe
+from vhsbench import verifiers
+from vhsbench.harness.cli import app
+from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.clip import OFFICIAL, load_tower
+from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.training.build import build
+from vhsbench.verifiers.training.recipe import LlmRecipe, VerifierRecipe
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")

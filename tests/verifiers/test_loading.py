@@ -9,12 +9,12 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from PIL import Image
 
-import verifiers
-from generators import specs
-from generators.registry import RegistryError
-from harness.pipeline import best_of_n
-from verifiers.checkpoint import CheckpointError, save_checkpoint
-from verifiers.verifier import HostError
+from vhsbench import verifiers
+from vhsbench.generators import specs
+from vhsbench.harness.common.registry import RegistryError
+from vhsbench.harness.inference.best_of_n import best_of_n
+from vhsbench.verifiers.checkpoint import CheckpointError, save_checkpoint
+from vhsbench.verifiers.verifier import HostError
 
 LATENTS = {"mm_vision_tower": "vae", "mm_vision_select_feature": "latent"}
 

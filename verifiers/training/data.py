@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifiers.training.losses import class_weights
-from verifiers.training.objectives import captions_of
-from verifiers.training.recipe import Recipe
-from verifiers.training.shards import ShardDataset, ShardError, Stage
-from verifiers.verifier import NEEDS
+from vhsbench.verifiers.training.losses import class_weights
+from vhsbench.verifiers.training.objectives import captions_of
+from vhsbench.verifiers.training.recipe import Recipe
+from vhsbench.verifiers.training.shards import ShardDataset, ShardError, Stage
+from vhsbench.verifiers.verifier import NEEDS
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 
-from generators.training import Progress, attention, cosine, muon_and_adamw
-from harness.common.errors import VhsbenchError
-from verifiers.mllm import Mllm
-from verifiers.training.log import Log
-from verifiers.training.losses import focal_losses
-from verifiers.training.objectives import Reader, YesNo
-from verifiers.training.recipe import EngineRecipe, OptimizerRecipe
-from verifiers.training.samples import Order, Rows, feature_batches, share
-from verifiers.training.stage import Stage, ask
-from verifiers.training.state import States
-from verifiers.training.validation import validate
+from vhsbench.generators.training import Progress, attention, cosine, muon_and_adamw
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.verifiers.mllm import Mllm
+from vhsbench.verifiers.training.log import Log
+from vhsbench.verifiers.training.losses import focal_losses
+from vhsbench.verifiers.training.objectives import Reader, YesNo
+from vhsbench.verifiers.training.recipe import EngineRecipe, OptimizerRecipe
+from vhsbench.verifiers.training.samples import Order, Rows, feature_batches, share
+from vhsbench.verifiers.training.stage import Stage, ask
+from vhsbench.verifiers.training.state import States
+from vhsbench.verifiers.training.validation import validate
 
 Report = Callable[[Progress], None]
 Weights = dict[str, torch.Tensor]
@@ -165,7 +165,7 @@ class _Run:
         return part.detach()
 
     def _log(self, log: Log | None, seconds: float) -> None:
-        from verifiers.metrics import judge
+        from vhsbench.verifiers.metrics import judge
 
         loss = self.accelerator.reduce(torch.stack(self.window).mean(), "sum").item()
         if not math.isfinite(loss):

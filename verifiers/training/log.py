@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from generators.files import write_atomic
+from vhsbench.harness.common.atomic import write_atomic
 
 CSV = "statistics.csv"
 COLUMNS = ("stage", "step", "split", "loss", "auc", "accuracy", "ece", "learning_rate", "samples_per_s")

@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from verifiers.mllm import Mllm, Question, pad
-from verifiers.training.losses import IGNORED, class_weights
-from verifiers.training.recipe import LossRecipe
-from verifiers.training.samples import Rows
+from vhsbench.verifiers.mllm import Mllm, Question, pad
+from vhsbench.verifiers.training.losses import IGNORED, class_weights
+from vhsbench.verifiers.training.recipe import LossRecipe
+from vhsbench.verifiers.training.samples import Rows
 
 END = "<|im_end|>"
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from generators.protocol import Block, read_block
-from harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
-from harness.common.settings import HUB_ID, Amount, Local, Strict, Threads
-from verifiers.mllm import PAPER_TEMPLATE
+from vhsbench.generators.protocol import Block, read_block
+from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
+from vhsbench.harness.common.settings import HUB_ID, Amount, Local, Strict, Threads
+from vhsbench.verifiers.mllm import PAPER_TEMPLATE
 
 CAPTION_TEMPLATE = "<image> describe the image"
 Rate = Annotated[float, Field(gt=0)]

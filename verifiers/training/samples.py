@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from harness.common.processes import end_with_parent
+from vhsbench.harness.common.processes import end_with_parent
 
 Rows = Sequence[dict[str, Any]]
 Tokens = Callable[[torch.Tensor], torch.Tensor]

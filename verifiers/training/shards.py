@@ -14,13 +14,13 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from generators.files import room_on_disk, write_atomic
-from generators.protocol import Block, GeneratorError, read_block
-from harness.common.errors import VhsbenchError
-from harness.common.files import LARGE, check_regular, read_bytes, read_errors_as
-from harness.common.tensors import open_tensors
-from harness.common.text import decode, parse_json_lines, read_json_object
-from verifiers.protocol import Needs
+from vhsbench.generators.protocol import Block, GeneratorError, read_block
+from vhsbench.harness.common.atomic import room_on_disk, write_atomic
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import LARGE, check_regular, read_bytes, read_errors_as
+from vhsbench.harness.common.tensors import open_tensors
+from vhsbench.harness.common.text import decode, parse_json_lines, read_json_object
+from vhsbench.verifiers.protocol import Needs
 
 Stage = Literal["alignment", "labels"]
 MANIFEST = "manifest.json"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from verifiers.training.objectives import Objective, Texts
-from verifiers.training.recipe import StageRecipe
-from verifiers.training.samples import Rows, Samples, Tokens
+from vhsbench.verifiers.training.objectives import Objective, Texts
+from vhsbench.verifiers.training.recipe import StageRecipe
+from vhsbench.verifiers.training.samples import Rows, Samples, Tokens
 
 
 @dataclass

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from generators.files import DiskFullError, disk_full
-from harness.common.errors import VhsbenchError
-from harness.common.files import ending
-from harness.common.tensors import load_tensors
+from vhsbench.harness.common.atomic import DiskFullError, disk_full
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import ending
+from vhsbench.harness.common.tensors import load_tensors
 
 _POINT = "point.json"
 _NO_ROOM = 1 << 20  # bytes

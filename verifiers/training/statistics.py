@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from verifiers.training.shards import ShardError
+from vhsbench.verifiers.training.shards import ShardError
 
 if TYPE_CHECKING:
-    from verifiers.training.shards import ShardDataset
+    from vhsbench.verifiers.training.shards import ShardDataset
 
 _VALUES_AT_A_TIME = 1 << 24  # 128 MB of float64
 

@@ -11,25 +11,25 @@ from typing import Any
 
 import torch
 
-from generators.files import room_on_disk, write_atomic
-from harness.common.files import read_errors_as
-from harness.common.tensors import load_tensors
-from harness.common.text import read_json_object
-from verifiers.checkpoint import STATISTICS, VerifierCard, empty_model, load_model, save_checkpoint
-from verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, load_tower, tower_folder
-from verifiers.features import Normalize, flatten_latents
-from verifiers.mllm import Mllm, Question
-from verifiers.nano import WEIGHTS
-from verifiers.training.build import build
-from verifiers.training.card import Metrics, model_card
-from verifiers.training.data import Data, open_data
-from verifiers.training.engine import Engine, Point, Report, TrainingError, Weights
-from verifiers.training.objectives import Captioning, YesNo
-from verifiers.training.recipe import Recipe, VerifierRecipe
-from verifiers.training.samples import Samples, Tokens, precomputed
-from verifiers.training.stage import Stage
-from verifiers.training.state import held, sync, write_tensors, writing
-from verifiers.training.statistics import feature_moments
+from vhsbench.harness.common.atomic import room_on_disk, write_atomic
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.tensors import load_tensors
+from vhsbench.harness.common.text import read_json_object
+from vhsbench.verifiers.checkpoint import STATISTICS, VerifierCard, empty_model, load_model, save_checkpoint
+from vhsbench.verifiers.clip import OFFICIAL, ClipPatches, OpenClipPatches, load_tower, tower_folder
+from vhsbench.verifiers.features import Normalize, flatten_latents
+from vhsbench.verifiers.mllm import Mllm, Question
+from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.training.build import build
+from vhsbench.verifiers.training.card import Metrics, model_card
+from vhsbench.verifiers.training.data import Data, open_data
+from vhsbench.verifiers.training.engine import Engine, Point, Report, TrainingError, Weights
+from vhsbench.verifiers.training.objectives import Captioning, YesNo
+from vhsbench.verifiers.training.recipe import Recipe, VerifierRecipe
+from vhsbench.verifiers.training.samples import Samples, Tokens, precomputed
+from vhsbench.verifiers.training.stage import Stage
+from vhsbench.verifiers.training.state import held, sync, write_tensors, writing
+from vhsbench.verifiers.training.statistics import feature_moments
 
 TOWER = "clip"  # in a checkpoint's folder, where the vision tower is the user's own
 ALIGNED, CHECKPOINT = "aligned", "checkpoint"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from verifiers.metrics import judge
-from verifiers.training.losses import focal_losses, weighted_mean
-from verifiers.training.objectives import YesNo
-from verifiers.training.stage import Stage, ask
+from vhsbench.verifiers.metrics import judge
+from vhsbench.verifiers.training.losses import focal_losses, weighted_mean
+from vhsbench.verifiers.training.objectives import YesNo
+from vhsbench.verifiers.training.stage import Stage, ask
 
 
 @torch.no_grad()

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import generators
-from generators.noise import candidate_seed
-from generators.sana import SanaSprint
-from harness.candidates import CandidateError
-from harness.cli import app
-from harness.contact_sheet import contact_sheet
+from vhsbench import generators
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.generators.sana import SanaSprint
+from vhsbench.harness.cli import app
+from vhsbench.harness.inference.candidates import CandidateError
+from vhsbench.harness.inference.contact_sheet import contact_sheet
 
 
 def run(*arguments: object) -> str:

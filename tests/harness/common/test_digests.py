@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from harness.common import digests
-from harness.common.digests import file_digest, hashed_once
-from harness.common.files import ReadError
+from vhsbench.harness.common import digests
+from vhsbench.harness.common.digests import file_digest, hashed_once
+from vhsbench.harness.common.files import ReadError
 
 
 @pytest.fixture

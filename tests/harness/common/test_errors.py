@@ -8,13 +8,13 @@ import pkgutil
 
 import pytest
 
-import generators
-import harness
-import results
-import verifiers
-from harness.common.errors import VhsbenchError
+from vhsbench import generators, harness, results, verifiers
+from vhsbench.harness.common.errors import VhsbenchError
 
-OPTIONAL = {"harness.ray_engine", "harness.geneval.mmdet_backend"}  # their packages are extras
+OPTIONAL = {
+    "vhsbench.harness.sweep.ray_engine",
+    "vhsbench.harness.geneval.mmdet_backend",
+}  # their packages are extras
 
 
 def _modules():

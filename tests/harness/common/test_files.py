@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.common.errors import VhsbenchError
-from harness.common.files import ReadError, check_regular, ending, read_bytes, read_errors_as
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import ReadError, check_regular, ending, read_bytes, read_errors_as
 
 
 class MineError(VhsbenchError):
@@ -49,7 +49,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
 
 def test_a_pipe_that_replaces_the_file_in_between_does_not_block(tmp_path):
     script = (
-        "import os, sys; from pathlib import Path; from harness.common import files\n"
+        "import os, sys; from pathlib import Path; from vhsbench.harness.common import files\n"
         "file, stat = Path(sys.argv[1]), os.stat\n"
         "def replaced(path):\n"
         "    found = stat(path); file.unlink(); os.mkfifo(file); return found\n"

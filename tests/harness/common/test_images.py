@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.common import images
-from harness.common.images import (
+from vhsbench.harness.common import images
+from vhsbench.harness.common.images import (
     DamagedImage,
     decode_image,
     ignored_sentence,

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import generators
-import harness
-import verifiers
-from generators.nano import WEIGHTS
-from generators.protocol import GeneratorError
-from harness.common import model_folders
-from harness.common.files import ReadError
-from harness.common.model_folders import check_files
-from harness.common.models import check_tokenizer
-from verifiers.checkpoint import CheckpointError
+from vhsbench import generators, harness, verifiers
+from vhsbench.generators.nano import WEIGHTS
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.common import model_folders
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.model_folders import check_files
+from vhsbench.harness.common.models import check_tokenizer
+from vhsbench.verifiers.checkpoint import CheckpointError
 
 ROOT = Path(harness.__file__).parents[1]
 VHS = ROOT / "verifiers/nano/weights/vhs"

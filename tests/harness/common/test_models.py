@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from harness.common.files import ReadError
-from harness.common.models import (
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.models import (
     check_links,
     check_model,
     check_tokenizer,

@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 
-from harness.common.processes import TIED_TO, HeldError, find, here, hold, is_held, lives
+from vhsbench.harness.common.processes import TIED_TO, HeldError, find, here, hold, is_held, lives
 
 
 def gone(pid, seconds=5.0):
@@ -82,7 +82,7 @@ def program_that_starts(method, kernel=True):
     """A program whose child, by multiprocessing's `method`, prints its id and sleeps."""
     return (
         "import multiprocessing, os, sys, time\n"
-        "from harness.common import processes\n"
+        "from vhsbench.harness.common import processes\n"
         "def child():\n"
         f"    if not {kernel}: processes.kill_with_parent = lambda: None\n"
         "    processes.end_with_parent()\n"
@@ -115,11 +115,15 @@ def test_a_program_run_by_another_ends_with_it(tmp_path, kernel):
     (tmp_path / "sleeper.py").write_text(
         "import os, sys, time\nprint(os.getpid(), sys.argv[1:], __name__, flush=True)\ntime.sleep(600)\n"
     )
-    off = "" if kernel else "from harness.common import processes; processes.kill_with_parent = lambda: None;"
+    off = (
+        ""
+        if kernel
+        else "from vhsbench.harness.common import processes; processes.kill_with_parent = lambda: None;"
+    )
     code = (
         "import subprocess, sys\n"
         "subprocess.run([sys.executable, '-c', \"import os, sys, runpy; sys.argv = ['tied', str(os.getppid()), 'sleeper', 'a', '-b'];"
-        f"{off} runpy.run_module('harness.common.tied', run_name='__main__')\"])\n"
+        f"{off} runpy.run_module('vhsbench.harness.common.tied', run_name='__main__')\"])\n"
     )
     program = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
@@ -155,7 +159,7 @@ def test_a_process_that_has_ended_lives_no_more_though_nobody_asked():
 def test_a_command_that_is_tied_to_one_that_has_ended_ends(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    command = [sys.executable, "-m", "harness.cli", "list"]
+    command = [sys.executable, "-m", "vhsbench.harness.cli", "list"]
     done = subprocess.run(
         command, env=os.environ | {TIED_TO: str(ended.pid)}, cwd=tmp_path, capture_output=True, check=False
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.common.shown import csv_bytes, csv_cell, from_csv_cell, printable, printable_lines
+from vhsbench.harness.common.shown import csv_bytes, csv_cell, from_csv_cell, printable, printable_lines
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.common import tables
-from harness.common.files import ReadError
-from harness.common.tables import read_table
+from vhsbench.harness.common import tables
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.tables import read_table
 
 SCHEMA = pa.schema([pa.field("word", pa.string(), nullable=False), pa.field("count", pa.int32())])
 

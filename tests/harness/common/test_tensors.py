@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from harness.common import tensors
-from harness.common.files import ReadError
-from harness.common.tensors import load_tensors, open_tensors, parse_tensors
+from vhsbench.harness.common import tensors
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.tensors import load_tensors, open_tensors, parse_tensors
 
 
 def made(header: object, body: bytes = b"") -> bytes:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.common.files import ReadError
-from harness.common.text import (
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.text import (
     DEPTH,
     decode,
     lines,

@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.common.files import ReadError
-from harness.common.torch_files import read, read_state
+from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.torch_files import read, read_state
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1, dtype=torch.bfloat16)}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cost.budgets import (
+from vhsbench.harness.cost.budgets import (
     UnmeasuredError,
     budget_table,
     check,
@@ -17,8 +17,8 @@ from harness.cost.budgets import (
     fit_memory,
     is_measured,
 )
-from harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
-from harness.geneval.rules import TAGS
+from vhsbench.harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
+from vhsbench.harness.geneval.rules import TAGS
 
 # A100 timings read off the published curve and N (ms)
 PUBLISHED = {

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.cost import clocks
-from harness.cost.clocks import interleaved, phases_percent, timed
+from vhsbench.harness.cost import clocks
+from vhsbench.harness.cost.clocks import interleaved, phases_percent, timed
 
 CPU = torch.device("cpu")
 

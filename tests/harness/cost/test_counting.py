@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.config import TimingConfig, bundled, load_config
-from harness.cost.budgets import fit
-from harness.cost.counting import count_pipeline, usual_prompt
-from harness.cost.measure import Cell, measure
-from harness.cost.plan import from_device
-from harness.sweep import load_prompts
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import TimingConfig, bundled, load_config
+from vhsbench.harness.cost.budgets import fit
+from vhsbench.harness.cost.counting import count_pipeline, usual_prompt
+from vhsbench.harness.cost.measure import Cell, measure
+from vhsbench.harness.cost.plan import from_device
+from vhsbench.harness.sweep.run import load_prompts
 
 NEEDS = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 
@@ -80,8 +80,8 @@ def test_a_prompt_of_ones_own(monkeypatch):
 
 
 def test_a_guessed_length_is_noted_in_every_row(monkeypatch):
-    from harness.cost import measure as measuring
-    from verifiers.mllm import QuestionTokens
+    from vhsbench.harness.cost import measure as measuring
+    from vhsbench.verifiers.mllm import QuestionTokens
 
     monkeypatch.setattr(measuring, "question_tokens", lambda *_: QuestionTokens(55, 38, (" dirigible",)))
     timing = TimingConfig(best_of_n=(1,), repeats=1, warm_up=0)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import generators
-import verifiers
-from harness.cost.counting import count_pipeline
-from harness.cost.flops import count
-from verifiers.mllm import QuestionTokens
+from vhsbench import generators, verifiers
+from vhsbench.harness.cost.counting import count_pipeline
+from vhsbench.harness.cost.flops import count
+from vhsbench.verifiers.mllm import QuestionTokens
 
 
 def llm_tflop(tokens: int) -> float:

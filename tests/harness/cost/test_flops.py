@@ -10,11 +10,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2Model
 
-import generators
-import verifiers
-from harness.cost.counting import count_pipeline, usual_prompt
-from harness.cost.flops import count
-from harness.cost.stages import stages
+from vhsbench import generators, verifiers
+from vhsbench.harness.cost.counting import count_pipeline, usual_prompt
+from vhsbench.harness.cost.flops import count
+from vhsbench.harness.cost.stages import stages
 
 
 def test_flops_by_hand():

@@ -11,19 +11,18 @@ import psutil
 import pytest
 import torch
 
-import generators
-import verifiers
-from generators.registry import RegistryError
-from harness.config import TimingConfig
-from harness.cost import fresh_process, meters, variants
-from harness.cost import measure as measuring
-from harness.cost.flops import count
-from harness.cost.fresh_process import measure_in_fresh_process
-from harness.cost.measure import Cell, measure
-from harness.cost.nvml import Gpu
-from harness.pipeline import best_of_n
-from harness.report.costs import cost_table
-from harness.store import SCHEMAS
+from vhsbench import generators, verifiers
+from vhsbench.harness.common.registry import RegistryError
+from vhsbench.harness.config.run import TimingConfig
+from vhsbench.harness.cost import fresh_process, meters, variants
+from vhsbench.harness.cost import measure as measuring
+from vhsbench.harness.cost.flops import count
+from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
+from vhsbench.harness.cost.measure import Cell, measure
+from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.inference.best_of_n import best_of_n
+from vhsbench.harness.report.costs import cost_table
+from vhsbench.harness.store.tables import SCHEMAS
 
 
 @pytest.mark.parametrize("kind", ["vhs", "mllm-ae", "mllm-clip"])
@@ -272,7 +271,7 @@ def test_a_memory_tracker_sees_a_tensor_of_known_size():
 
 def test_the_peak_is_this_process_own_not_its_parents():
     ballast = b"x" * 300_000_000  # resident here
-    code = "from harness.environment import peak_rss_gb; print(peak_rss_gb())"
+    code = "from vhsbench.harness.cost.environment import peak_rss_gb; print(peak_rss_gb())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.005 < float(printed.stdout) < len(ballast) / 1e9
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.cost import measure as measuring
-from harness.cost import nvml
-from harness.cost.measure import taints
-from harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
-from harness.environment import environment, gpus
+from vhsbench.harness.cost import measure as measuring
+from vhsbench.harness.cost import nvml
+from vhsbench.harness.cost.environment import environment, gpus
+from vhsbench.harness.cost.measure import taints
+from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 
 
 class NVMLError(Exception):

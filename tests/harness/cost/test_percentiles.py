@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cost.percentiles import drift, median_interval, percentile, sample_floor, summary
+from vhsbench.harness.cost.percentiles import drift, median_interval, percentile, sample_floor, summary
 
 
 def test_the_sample_floors_are_load_gens():

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.cost import roofline
-from harness.cost.cost_model import CostModel
-from harness.cost.measure import cell_name
-from harness.cost.plan import PAPER, PlanError, Priced, from_device, from_run, plan
-from harness.cost.roofline import DeviceError, device, measured_on
-from harness.cost.variants import LOOPS
-from harness.store import SCHEMAS, RunStore, StoreError
+from vhsbench.harness.cli import app
+from vhsbench.harness.cost import roofline
+from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.cost.measure import cell_name
+from vhsbench.harness.cost.plan import PAPER, PlanError, Priced, from_device, from_run, plan
+from vhsbench.harness.cost.roofline import DeviceError, device, measured_on
+from vhsbench.harness.cost.variants import LOOPS
+from vhsbench.harness.store.tables import SCHEMAS, RunStore, StoreError
 
 BUDGETS = ["550ms", "1100 ms", "1.65s"]
 

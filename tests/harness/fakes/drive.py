@@ -7,13 +7,13 @@ from pathlib import Path
 
 import typer
 
-import harness.sweep
-from harness.commands.run import Engine, sweep
-from harness.config import load_config
+import vhsbench.harness.sweep.run
+from vhsbench.harness.commands.run import Engine, sweep
+from vhsbench.harness.config.run import load_config
 
 if __name__ == "__main__":
     config, out, engine, *address = sys.argv[1:]
-    harness.sweep._costs = lambda *_: None
+    vhsbench.harness.sweep.run._costs = lambda *_: None
     workers = 2 if engine == "ray" else None
     try:
         failed = sweep(

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from generators.protocol import Conditioning, GeneratorInfo, HiddenStates
-from verifiers.protocol import Scores
+from vhsbench.generators.protocol import Conditioning, GeneratorInfo, HiddenStates
+from vhsbench.verifiers.protocol import Scores
 
 
 class FakeGenerator:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.geneval.mask2former import Mask2FormerDetector
+from vhsbench.harness.geneval.mask2former import Mask2FormerDetector
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from generators.nano.world import PALETTE
-from harness.geneval.colors import MODEL, TEMPLATES, ColorModelError, ColorNamer, crop
-from harness.geneval.detector import ColorRequest
-from harness.geneval.rules import COLORS, Detection
+from vhsbench.generators.nano.world import PALETTE
+from vhsbench.harness.geneval.colors import MODEL, TEMPLATES, ColorModelError, ColorNamer, crop
+from vhsbench.harness.geneval.detector import ColorRequest
+from vhsbench.harness.geneval.rules import COLORS, Detection
 
 
 class MeanColor(torch.nn.Module):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from generators.protocol import GeneratorError
-from generators.registry import RegistryError
-from harness.geneval import detector as detectors
-from harness.geneval.detector import DetectorError, UnknownClass, check_classes, judge
-from harness.geneval.prompts import color, color_attr, single
-from harness.geneval.rules import Detection
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.common.registry import RegistryError
+from vhsbench.harness.geneval import detector as detectors
+from vhsbench.harness.geneval.detector import DetectorError, UnknownClass, check_classes, judge
+from vhsbench.harness.geneval.prompts import color, color_attr, single
+from vhsbench.harness.geneval.rules import Detection
 
 
 class Scripted:

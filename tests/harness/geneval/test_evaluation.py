@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from generators.nano import world
-from harness import cli
-from harness.common.errors import VhsbenchError
-from harness.common.images import read_image
-from harness.geneval import folders
-from harness.geneval.evaluation import damaged_file, evaluate_folder
-from harness.geneval.folders import FolderError
-from harness.geneval.prompts import color, counting, single, two
-from harness.geneval.shapes import ShapeDetector
+from vhsbench.generators.nano import world
+from vhsbench.harness import cli
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.images import read_image
+from vhsbench.harness.geneval import folders
+from vhsbench.harness.geneval.evaluation import damaged_file, evaluate_folder
+from vhsbench.harness.geneval.folders import FolderError
+from vhsbench.harness.geneval.prompts import color, counting, single, two
+from vhsbench.harness.geneval.shapes import ShapeDetector
 
 PROMPTS = [single("star"), color("star", "red"), counting("star", 2), two("star", "circle")]
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.geneval import mask2former_weights as weights
-from harness.geneval.detector import DetectorError, judge
-from harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
-from harness.geneval.mask2former_weights import CheckpointError
-from harness.geneval.prompts import single
+from vhsbench.harness.geneval import mask2former_weights as weights
+from vhsbench.harness.geneval.detector import DetectorError, judge
+from vhsbench.harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
+from vhsbench.harness.geneval.mask2former_weights import CheckpointError
+from vhsbench.harness.geneval.prompts import single
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_masks_are_resized_through_the_padded_size():
 
 def test_weights_from_the_hub_are_asked_for_as_it_answers(monkeypatch, tmp_path):
     asked = {}
-    monkeypatch.setattr("harness.geneval.mask2former_weights.reachable", lambda: False)
+    monkeypatch.setattr("vhsbench.harness.geneval.mask2former_weights.reachable", lambda: False)
     monkeypatch.setattr(
         "huggingface_hub.hf_hub_download", lambda repo, file, **o: asked.update(o) or str(tmp_path / file)
     )

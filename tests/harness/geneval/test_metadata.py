@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from generators.nano.world import SHAPES
-from harness.cli import app
-from harness.config import ConfigError, parse
-from harness.geneval import evaluate, folders
-from harness.geneval import prompts as geneval
-from harness.geneval.detector import UnknownClass
-from harness.geneval.metadata import LONGEST_PROMPT, MAX_OBJECTS, MetadataError, check
-from harness.geneval.shapes import ShapeDetector
-from harness.nano_prompts import nano_prompts
-from harness.regress.pool import make_pool
-from harness.sweep import load_prompts, run
-from harness.training.data_config import LabelsConfig
-from harness.training.sources import SourceError, label_prompts
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import ConfigError, parse
+from vhsbench.harness.geneval import evaluate, folders
+from vhsbench.harness.geneval import prompts as geneval
+from vhsbench.harness.geneval.detector import UnknownClass
+from vhsbench.harness.geneval.metadata import LONGEST_PROMPT, MAX_OBJECTS, MetadataError, check
+from vhsbench.harness.geneval.nano_prompts import nano_prompts
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.regress.pool import make_pool
+from vhsbench.harness.sweep.run import load_prompts, run
+from vhsbench.harness.training.data_config import LabelsConfig
+from vhsbench.harness.training.sources import SourceError, label_prompts
 
 HEART = {"tag": "single_object", "include": [{"class": "heart", "count": 1}], "prompt": "a photo of a heart"}
 
@@ -153,7 +153,7 @@ def test_what_is_no_object_of_texts_is_refused_by_the_check_and_by_the_reader(tm
 
 @pytest.mark.parametrize("command", ["dry", "run", "pool"])
 def test_nothing_is_generated_for_a_file_with_a_mistake(tmp_path, command, monkeypatch):
-    import generators
+    from vhsbench import generators
 
     monkeypatch.setattr(generators, "create", lambda *_, **__: pytest.fail("a generator was loaded"))
     file, out = tmp_path / "nocount.jsonl", tmp_path / "out"

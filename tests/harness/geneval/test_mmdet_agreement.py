@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
+from vhsbench.harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
 
 GOLDEN = Path(__file__).parents[2] / "data" / "mask2former_mmdet.safetensors"
 SCALE = (150, 90)
@@ -34,7 +34,7 @@ def picture() -> Image.Image:
 
 def from_mmdet() -> dict[str, torch.Tensor]:
     """mmdet's logits and instances in float64, on the input of its 2.x pipeline."""
-    from harness.geneval.mmdet_backend import MMDetDetector
+    from vhsbench.harness.geneval.mmdet_backend import MMDetDetector
 
     model = MMDetDetector("random", scale=SCALE).model.double()
     # only now: without mmcv's compiled module mmdet imports after the backend has stood in for it
@@ -136,7 +136,7 @@ def test_instances_are_equal(reference, logits):
     "mmdet" not in REFERENCES, reason="mmdet is not installed: its golden answers are compared"
 )
 def test_whole_detectors_agree_from_image_to_boxes():
-    from harness.geneval.mmdet_backend import MMDetDetector
+    from vhsbench.harness.geneval.mmdet_backend import MMDetDetector
 
     images = [picture(), picture().rotate(90, expand=True), picture().crop((0, 0, 60, 60))]
     mine = Mask2FormerDetector("random", pipeline="mmdet3", scale=SCALE).detect(images)

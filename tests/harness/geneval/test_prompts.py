@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections import Counter
 
-from generators.nano.world import SHAPES
-from harness.geneval import prompts
-from harness.geneval.rules import TAGS
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.geneval import prompts
+from vhsbench.harness.geneval.rules import TAGS
 
 
 def test_the_official_prompts_byte_for_byte():

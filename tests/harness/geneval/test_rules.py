@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.geneval import Detection, evaluate, select
-from harness.geneval.metadata import MetadataError
-from harness.geneval.rules import COLORS, RELATIONS, iou, relations
+from vhsbench.harness.geneval import Detection, evaluate, select
+from vhsbench.harness.geneval.metadata import MetadataError
+from vhsbench.harness.geneval.rules import COLORS, RELATIONS, iou, relations
 
 
 def box(x: float, y: float, size: float = 10, score: float = 0.95) -> Detection:

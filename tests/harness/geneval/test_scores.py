@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.geneval.rules import TAGS
-from harness.geneval.scores import failure, official_summary, scores
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.geneval.scores import failure, official_summary, scores
 
 
 def row(tag, prompt, correct, reason=""):

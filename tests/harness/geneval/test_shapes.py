@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generators.nano import teacher, world
-from harness.geneval.detector import ColorRequest, judge
-from harness.geneval.prompts import every
-from harness.geneval.rules import TAGS
-from harness.geneval.shapes import ShapeDetector
+from vhsbench.generators.nano import teacher, world
+from vhsbench.harness.geneval.detector import ColorRequest, judge
+from vhsbench.harness.geneval.prompts import every
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.geneval.shapes import ShapeDetector
 
 SCENES = 200
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import verifiers.nano
-from harness.config import parse
-from harness.regress.compare import Candidates, Judged
-from harness.regress.pool import Pool, make_pool
+import vhsbench.verifiers.nano
+from vhsbench.harness.config.run import parse
+from vhsbench.harness.regress.compare import Candidates, Judged
+from vhsbench.harness.regress.pool import Pool, make_pool
 
 CONFIG = """
 generators: [{name: nano}]
@@ -36,7 +36,7 @@ def damaged(tmp_path_factory) -> Callable[[float], Path]:
 
     def copy(amount: float) -> Path:
         folder = tmp_path_factory.mktemp("damaged") / f"noise-{amount}"
-        shutil.copytree(verifiers.nano.WEIGHTS / "vhs", folder)
+        shutil.copytree(vhsbench.verifiers.nano.WEIGHTS / "vhs", folder)
         random = torch.Generator().manual_seed(0)
         tensors = load_file(folder / "model.safetensors")
         for name, weight in tensors.items():

@@ -11,9 +11,9 @@ from typing import ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.regress import baselines
-from harness.regress.sources import SourceError, resolve
+from vhsbench.harness.cli import app
+from vhsbench.harness.regress import baselines
+from vhsbench.harness.regress.sources import SourceError, resolve
 
 
 def test_accepted_replaced_and_logged(tmp_path, damaged, pool):

@@ -9,16 +9,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import generators
-import verifiers
-from generators.lora import FILE
-from generators.nano import LORA
-from generators.protocol import GeneratorError
-from harness.cli import app
-from harness.geneval.shapes import ShapeDetector
-from harness.nano_prompts import balanced, nano_prompts
-from harness.regress.drift import COLUMNS, DriftError, DriftPlan, attach, drift_table, markdown
-from verifiers.checks import ScoresError
+from vhsbench import generators, verifiers
+from vhsbench.generators.lora import FILE
+from vhsbench.generators.nano import LORA
+from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.cli import app
+from vhsbench.harness.geneval.nano_prompts import balanced, nano_prompts
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.regress.drift import COLUMNS, DriftError, DriftPlan, attach, drift_table, markdown
+from vhsbench.verifiers.checks import ScoresError
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from harness.best_of_n import largest_difference
-from harness.config import ConfigError
-from harness.cost import measure as measuring
-from harness.geneval.rules import TAGS
-from harness.regress import speed as speeds
-from harness.regress.compare import (
+from vhsbench.harness.config.run import ConfigError
+from vhsbench.harness.cost import measure as measuring
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.regress import speed as speeds
+from vhsbench.harness.regress.compare import (
     Difference,
     Separation,
     compare,
@@ -25,9 +24,10 @@ from harness.regress.compare import (
     differences,
     separation,
 )
-from harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
-from harness.regress.speed import Speed, paired_ratio
-from harness.statistics import missed_share, paired_difference
+from vhsbench.harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
+from vhsbench.harness.regress.speed import Speed, paired_ratio
+from vhsbench.harness.stats.bootstrap import missed_share, paired_difference
+from vhsbench.harness.stats.expected import largest_difference
 
 FAST = GateConfig(best_of_n=(2, 4), bootstrap=200, permutations=399, auc_permutations=199)
 

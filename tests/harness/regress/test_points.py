@@ -9,19 +9,19 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import verifiers
-from harness.cli import app
-from harness.config import ConfigError
-from harness.cost.measure import cell_name
-from harness.cost.plan import PlanError
-from harness.cost.roofline import DeviceError
-from harness.regress.compare import ComparisonError, changed_picks, compare
-from harness.regress.gate import GateConfig, judge, load_gate
-from harness.regress.points import Point, PointError, points
-from harness.regress.report import _ns
-from harness.regress.run import regress
-from harness.regress.sources import resolve
-from harness.store import SCHEMAS, RunStore
+from vhsbench import verifiers
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import ConfigError
+from vhsbench.harness.cost.measure import cell_name
+from vhsbench.harness.cost.plan import PlanError
+from vhsbench.harness.cost.roofline import DeviceError
+from vhsbench.harness.regress.compare import ComparisonError, changed_picks, compare
+from vhsbench.harness.regress.gate import GateConfig, judge, load_gate
+from vhsbench.harness.regress.points import Point, PointError, points
+from vhsbench.harness.regress.report import _ns
+from vhsbench.harness.regress.run import regress
+from vhsbench.harness.regress.sources import resolve
+from vhsbench.harness.store.tables import SCHEMAS, RunStore
 
 PAPER = GateConfig(best_of_n=(4,), budgets=("550ms", "1.1 s", "1650 ms"), costs="a100-paper")
 STAGES = {"vhs": {"encode": 2, "noise": 0, "head": 2, "score": 3, "tail": 4, "decode": 10},

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save
 
-import verifiers
-from generators.noise import candidate_seed
-from generators.sana import SanaSprint
-from harness.candidates import CandidateError
-from harness.config import parse
-from harness.regress.pool import MANIFEST, PoolError, kinds_to_keep, load_pool, make_pool
-from harness.regress.sources import pool_candidates, score_pool
-from verifiers.checks import ScoresError
-from verifiers.nano import WEIGHTS
+from vhsbench import verifiers
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.generators.sana import SanaSprint
+from vhsbench.harness.config.run import parse
+from vhsbench.harness.inference.candidates import CandidateError
+from vhsbench.harness.regress.pool import MANIFEST, PoolError, kinds_to_keep, load_pool, make_pool
+from vhsbench.harness.regress.sources import pool_candidates, score_pool
+from vhsbench.verifiers.checks import ScoresError
+from vhsbench.verifiers.nano import WEIGHTS
 
 BLOCK = json.loads((WEIGHTS / "vhs" / "verifier.json").read_text())["block"]  # that the bundled VHS reads
 

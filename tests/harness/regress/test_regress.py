@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import verifiers
-from harness.cli import app
-from harness.regress.gate import GateConfig
-from harness.regress.run import regress, write
-from harness.regress.sources import SourceError, kind_of, pool_candidates, resolve, score_pool
-from harness.store import RunStore
+from vhsbench import verifiers
+from vhsbench.harness.cli import app
+from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.run import regress, write
+from vhsbench.harness.regress.sources import SourceError, kind_of, pool_candidates, resolve, score_pool
+from vhsbench.harness.store.tables import RunStore
 
 GATE = GateConfig(best_of_n=(2, 4), bootstrap=500, permutations=1999, auc_permutations=399, timing_repeats=0)
 
@@ -110,7 +110,7 @@ def test_what_is_written(ruined, tmp_path):
 def test_what_a_user_wrote_is_escaped(ruined):
     from dataclasses import replace
 
-    from harness.regress import report
+    from vhsbench.harness.regress import report
 
     nasty = 'a <b> & "c" | `d` \x00\x1b @team [x](y)\n# no'
     comparison = replace(

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from harness.config import RunConfig
-from harness.geneval.rules import TAGS
-from harness.kept_images import gallery_prompts, image_file
-from harness.report.build import build
-from harness.store import SCHEMAS, RunStore, load_run
+from vhsbench.harness.config.run import RunConfig
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.report.build import build
+from vhsbench.harness.store.tables import SCHEMAS, RunStore, load_run
+from vhsbench.harness.sweep.kept_images import gallery_prompts, image_file
 
 NEEDS = {"vhs": "hidden", "mllm-clip": "images", "mllm-ae": "latents"}
 STAGES_MS = {

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.report.style import figure, save
+from vhsbench.harness.report.style import figure, save
 
 DRAWN = ("accuracy_over_time", "accuracy_over_tflop", "accuracy_over_memory", "teaser", "n_per_budget",
          "latency_breakdown", "accuracy_by_n", "score_distributions", "reliability", "gallery",

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from harness.report.calibration import reliability
+from vhsbench.harness.report.calibration import reliability
 
 
 def frames(p_yes, correct):

@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import verifiers
-from generators.noise import candidate_seed
-from harness.captions import COLUMNS, caption_winners
-from harness.cli import app
-from harness.config import ConfigError
-from harness.derive import winners
-from harness.report.build import build
-from harness.report.captions import read_captions
-from harness.store import load_run
-from verifiers.captions import CaptionError, captions
-from verifiers.nano import WEIGHTS
+from vhsbench import verifiers
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import ConfigError
+from vhsbench.harness.report.build import build
+from vhsbench.harness.report.caption_winners import COLUMNS, caption_winners
+from vhsbench.harness.report.captions import read_captions
+from vhsbench.harness.stats.curves import winners
+from vhsbench.harness.store.tables import load_run
+from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.nano import WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import json
 import pandas as pd
 import pytest
 
-from harness.report.build import build
-from harness.report.combine import load_runs
-from harness.report.derived import derive
-from harness.report.page import write_page
-from harness.store import StoreError
+from vhsbench.harness.report.build import build
+from vhsbench.harness.report.combine import load_runs
+from vhsbench.harness.report.derived import derive
+from vhsbench.harness.report.page import write_page
+from vhsbench.harness.store.tables import StoreError
 
 
 def test_seeds_of_two_runs_are_one_run(make_run, tmp_path):

@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.best_of_n import expected_accuracy
-from harness.cost.cost_model import CostModel
-from harness.derive import OVERALL, accuracy_curves
-from harness.listing import show_summary
-from harness.report.build import _cost_points, _summary
-from harness.report.comparisons import headline, judged_yes_scores, paired_gain, time_saving
-from harness.report.derived import derive
-from harness.report.figures import overall
-from harness.report.page import write_page
-from harness.store import StoreError, load_run
+from vhsbench.harness.commands.listing import show_summary
+from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.report.build import _cost_points, _summary
+from vhsbench.harness.report.comparisons import headline, judged_yes_scores, paired_gain, time_saving
+from vhsbench.harness.report.derived import derive
+from vhsbench.harness.report.figures import overall
+from vhsbench.harness.report.page import write_page
+from vhsbench.harness.stats.curves import OVERALL, accuracy_curves
+from vhsbench.harness.stats.expected import expected_accuracy
+from vhsbench.harness.store.tables import StoreError, load_run
 
 
 def tables(folder):

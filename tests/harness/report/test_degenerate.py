@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.config import RunConfig
-from harness.listing import show_summary
-from harness.report.build import build
-from harness.store import RunStore, StoreError
+from vhsbench.harness.commands.listing import show_summary
+from vhsbench.harness.config.run import RunConfig
+from vhsbench.harness.report.build import build
+from vhsbench.harness.store.tables import RunStore, StoreError
 
 ODD = "=1 a $5 note and a $6 note, \\frac{1}{ \x1b[31mred\x00\u202e 一只猫 \U0001f600"
 SHOWN = "=1 a $5 note and a $6 note, \\frac{1}{ \\x1b[31mred\\x00\\u202e 一只猫 \U0001f600"

@@ -8,11 +8,11 @@ import shutil
 import pytest
 from PIL import Image
 
-from harness.kept_images import Pictures, image_file
-from harness.report.build import build
-from harness.report.combine import load_runs
-from harness.report.gallery import disagreements, disagreements_figure, winners_figure
-from harness.store import load_run
+from vhsbench.harness.report.build import build
+from vhsbench.harness.report.combine import load_runs
+from vhsbench.harness.report.gallery import disagreements, disagreements_figure, winners_figure
+from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.kept_images import Pictures, image_file
 
 KEPT = 6 * 8  # pictures
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageChops
 from scipy.stats import gaussian_kde
 
-from harness.kept_images import Pictures
-from harness.report.derived import Derived
-from harness.report.figures import _density, score_distributions
-from harness.report.style import drawn, save, styled
+from vhsbench.harness.report.derived import Derived
+from vhsbench.harness.report.figures import _density, score_distributions
+from vhsbench.harness.report.style import drawn, save, styled
+from vhsbench.harness.sweep.kept_images import Pictures
 
 
 @pytest.mark.parametrize("count", [3, 200, 5000])
@@ -28,7 +28,7 @@ def test_the_density_of_counted_scores_is_that_of_the_scores(count):
 
 
 def test_the_density_does_not_grow_with_the_candidates(monkeypatch):
-    from harness.report import figures
+    from vhsbench.harness.report import figures
 
     sizes = []
     monkeypatch.setattr(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import harness
-from harness.report import page
-from harness.report.build import build
+from vhsbench import harness
+from vhsbench.harness.report import page
+from vhsbench.harness.report.build import build
 
 CHINESE = "\u4e00\u53ea\u732b"
 ROOT = str(Path(harness.__file__).parents[1])
@@ -28,7 +28,7 @@ def command(*arguments, **options):
     """The command line in a process that is not to know better than its locale."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONIOENCODING", "LANG")} | ASCII
     return subprocess.run(
-        [sys.executable, "-m", "harness.cli", *map(str, arguments)], env=environment, timeout=280, check=False,
+        [sys.executable, "-m", "vhsbench.harness.cli", *map(str, arguments)], env=environment, timeout=280, check=False,
         capture_output=True, **options,
     )  # fmt: skip
 

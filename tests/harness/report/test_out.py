@@ -13,12 +13,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
-from generators.files import DiskFullError
-from harness.cli import app
-from harness.disk import report_gb
-from harness.report import build as building
-from harness.storage import Folder, StorageError
-from harness.store import load_run
+from vhsbench.harness.cli import app
+from vhsbench.harness.common.atomic import DiskFullError
+from vhsbench.harness.report import build as building
+from vhsbench.harness.store.folder import Folder, StorageError
+from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.disk import report_gb
 
 
 class Kept(MemoryFileSystem):
@@ -112,7 +112,7 @@ def test_a_report_takes_no_more_than_is_said(built, tmp_path):
 def test_collections_of_garbage_skip_the_libraries_while_a_report_is_made(made, tmp_path, monkeypatch):
     frozen = []
     monkeypatch.setattr(building, "build", lambda *_, **__: frozen.append(gc.get_freeze_count()) or {})
-    monkeypatch.setattr("harness.listing.show_summary", lambda *_: None)
+    monkeypatch.setattr("vhsbench.harness.commands.listing.show_summary", lambda *_: None)
     CliRunner().invoke(app, ["report", str(made), "--out", str(tmp_path)], catch_exceptions=False)
     assert frozen[0] > 10_000
     assert gc.get_freeze_count() == 0

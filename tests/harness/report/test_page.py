@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from harness.listing import show_summary
-from harness.report.build import _summary
-from harness.report.charts import pipelines
-from harness.report.combine import load_runs
-from harness.report.derived import derive, failed_prompts
-from harness.report.page import _budget_range, write_page
-from harness.store import StoreError, load_run
+from vhsbench.harness.commands.listing import show_summary
+from vhsbench.harness.report.build import _summary
+from vhsbench.harness.report.charts import pipelines
+from vhsbench.harness.report.combine import load_runs
+from vhsbench.harness.report.derived import derive, failed_prompts
+from vhsbench.harness.report.page import _budget_range, write_page
+from vhsbench.harness.store.tables import StoreError, load_run
 
 
 @pytest.fixture(scope="module")

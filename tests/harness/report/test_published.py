@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import pytest
 
-from harness.derive import OVERALL
-from harness.report.derived import derive
-from harness.report.published import DIFFERENCE, MEASURED, PUBLISHED, beside, headline_beside, published_rows
-from harness.report.tables import html_table
-from harness.store import load_run
+from vhsbench.harness.report.derived import derive
+from vhsbench.harness.report.published import (
+    DIFFERENCE,
+    MEASURED,
+    PUBLISHED,
+    beside,
+    headline_beside,
+    published_rows,
+)
+from vhsbench.harness.report.tables import html_table
+from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.store.tables import load_run
 
 
 @pytest.fixture
 def full_size(make_run, tmp_path, monkeypatch):
     """A made run that says it is of SANA-Sprint, at the paper's budgets."""
-    import generators
+    from vhsbench import generators
 
     known = {name: generators.REGISTRY.target(name) for name in generators.REGISTRY.names()}
     monkeypatch.setattr(generators.REGISTRY, "_targets", known | {"sana-sprint": "not.to:be_loaded"})

@@ -15,8 +15,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = (
-    "import sys, harness.sweep\n"
-    "from harness.cli import main\n"
+    "import sys, vhsbench.harness.sweep.run\n"
+    "from vhsbench.harness.cli import main\n"
     "harness.sweep.run = lambda *_, **__: None  # it is done\n"
     "main()\n"
 )

@@ -4,9 +4,9 @@ import math
 
 import pandas as pd
 
-from harness.geneval.rules import TAGS
-from harness.report.comparisons import AccuracyTable, main_comparison
-from harness.report.tables import html_table, latex_escape, places, write_accuracies, write_table
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.report.comparisons import AccuracyTable, main_comparison
+from vhsbench.harness.report.tables import html_table, latex_escape, places, write_accuracies, write_table
 
 
 def budgets() -> pd.DataFrame:

@@ -8,13 +8,13 @@ import re
 import pandas as pd
 import pytest
 
-from harness.cost.plan import from_run, plan
-from harness.regress.gate import GateConfig
-from harness.regress.points import Point, points
-from harness.report.build import build
-from harness.report.derived import derive
-from harness.report.page import write_page
-from harness.store import load_run
+from vhsbench.harness.cost.plan import from_run, plan
+from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.points import Point, points
+from vhsbench.harness.report.build import build
+from vhsbench.harness.report.derived import derive
+from vhsbench.harness.report.page import write_page
+from vhsbench.harness.store.tables import load_run
 
 # of the made runs: T(N) = 52 + 19.5 N ms with VHS, 8 + 64.5 N ms with MLLM w/ CLIP
 N_AT_150_MS = {0.0: 5, 0.2: 6}

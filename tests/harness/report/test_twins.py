@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import load_config
-from harness.report.derived import derive
-from harness.store import load_run
+from vhsbench.harness.config.run import load_config
+from vhsbench.harness.report.derived import derive
+from vhsbench.harness.store.tables import load_run
 
 TABLES = {"table1": "budgets", "table5": "scoring", "table6": "generators", "table7": "drift", "fig5": "budgets",
           "fig6": "budgets"}  # fmt: skip

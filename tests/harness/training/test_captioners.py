@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from generators.nano.world import caption, random_scene, render
-from harness.geneval.shapes import ShapeDetector
-from harness.training.captioners import SceneCaptioner
+from vhsbench.generators.nano.world import caption, random_scene, render
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.training.captioners import SceneCaptioner
 
 
 def test_the_scene_captioner_says_what_is_there():

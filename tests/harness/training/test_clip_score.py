@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from generators.nano.world import caption, random_scene, render
-from harness.geneval import colors
-from harness.geneval.colors import ColorModelError
-from harness.training import clip_score
-from harness.training.data_config import ClipScoreConfig
+from vhsbench.generators.nano.world import caption, random_scene, render
+from vhsbench.harness.geneval import colors
+from vhsbench.harness.geneval.colors import ColorModelError
+from vhsbench.harness.training import clip_score
+from vhsbench.harness.training.data_config import ClipScoreConfig
 
 
 class Flat:

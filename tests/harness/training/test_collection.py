@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 
-import generators
-import verifiers.nano
-from generators.noise import candidate_seed
-from harness.candidates import CandidateError
-from harness.geneval.detector import judge
-from harness.geneval.shapes import ShapeDetector
-from harness.nano_prompts import as_evaluated, nano_prompts
-from harness.training import clip_score
-from harness.training.captioners import SceneCaptioner
-from harness.training.collection import Collector, DataError, Part, summarise
-from harness.training.data_config import ClipScoreConfig
-from harness.training.sources import Sample, label_samples
-from verifiers.training.shards import ShardDataset, ShardError
+import vhsbench.verifiers.nano
+from vhsbench import generators
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.harness.geneval.detector import judge
+from vhsbench.harness.geneval.nano_prompts import as_evaluated, nano_prompts
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.inference.candidates import CandidateError
+from vhsbench.harness.training import clip_score
+from vhsbench.harness.training.captioners import SceneCaptioner
+from vhsbench.harness.training.collection import Collector, DataError, Part, summarise
+from vhsbench.harness.training.data_config import ClipScoreConfig
+from vhsbench.harness.training.sources import Sample, label_samples
+from vhsbench.verifiers.training.shards import ShardDataset, ShardError
 
 KINDS = ("hidden", "latents", "images")
-CLIP = Path(verifiers.nano.__file__).parent / "weights" / "clip"
+CLIP = Path(vhsbench.verifiers.nano.__file__).parent / "weights" / "clip"
 SIZE = 6  # samples a shard
 
 
@@ -140,7 +140,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_collection as t
 torch.set_num_threads(2)  # as in the tests: rounding depends on it
-from verifiers.training.shards import ShardWriter
+from vhsbench.verifiers.training.shards import ShardWriter
 write = ShardWriter.write
 def deadly(self, i, features, rows):
     if i == 1 and self.card.reads == "latents":

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import ConfigError, bundled
-from harness.config import load_config as load_run_config
-from harness.training.config import data_beside, load_train_config
+from vhsbench.harness.config.run import ConfigError, bundled
+from vhsbench.harness.config.run import load_config as load_run_config
+from vhsbench.harness.training.config import data_beside, load_train_config
 
 VHS = "generator: {name: nano}\nverifier: {kind: vhs, block: 5, llm: {name: nano}}\n"
 

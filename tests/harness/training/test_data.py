@@ -10,14 +10,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from generators.nano import LORA
-from harness.cli import app
-from harness.geneval.shapes import ShapeDetector
-from harness.training.collection import DataError
-from harness.training.config import TrainConfig
-from harness.training.data import collect_data, root_of
-from harness.training.data_config import DataConfig
-from verifiers.training.shards import ShardDataset, ShardError
+from vhsbench.generators.nano import LORA
+from vhsbench.harness.cli import app
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.training.collection import DataError
+from vhsbench.harness.training.config import TrainConfig
+from vhsbench.harness.training.data import collect_data, root_of
+from vhsbench.harness.training.data_config import DataConfig
+from vhsbench.verifiers.training.shards import ShardDataset, ShardError
 
 NANO = {
     "captioner": {"name": "scene"}, "detector": {"name": "shapes"}, "clip_score": {"model": "nano"},

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from harness.training.gemma import CAPTION_PROMPT, TAG_PROMPT, Gemma, GemmaError
-from verifiers.checkpoint import CheckpointError
+from vhsbench.harness.training.gemma import CAPTION_PROMPT, TAG_PROMPT, Gemma, GemmaError
+from vhsbench.verifiers.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")

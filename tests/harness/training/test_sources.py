@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generators.nano.world import SHAPES
-from harness.geneval import prompts as geneval
-from harness.geneval.detector import UnknownClass
-from harness.geneval.metadata import MetadataError
-from harness.geneval.shapes import ShapeDetector
-from harness.training.data_config import CaptionsConfig, LabelsConfig
-from harness.training.sources import (
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.geneval import prompts as geneval
+from vhsbench.harness.geneval.detector import UnknownClass
+from vhsbench.harness.geneval.metadata import MetadataError
+from vhsbench.harness.geneval.shapes import ShapeDetector
+from vhsbench.harness.training.data_config import CaptionsConfig, LabelsConfig
+from vhsbench.harness.training.sources import (
     SourceError,
     caption_samples,
     label_prompts,

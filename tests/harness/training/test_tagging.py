@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from generators.nano.world import SHAPES
-from harness.geneval.prompts import coco_classes, every, official, to_json_lines
-from harness.training.tagging import TagError, derive, mentions, plurals, read_tag, tag_all
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.geneval.prompts import coco_classes, every, official, to_json_lines
+from vhsbench.harness.training.tagging import TagError, derive, mentions, plurals, read_tag, tag_all
 
 COCO = coco_classes()
 

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.config import parse
-from harness.training.ablations import markdown
-from harness.training.config import load_train_config
-from harness.training.verifier import LaunchError, train
-from verifiers.checkpoint import read_card
-from verifiers.training.shards import read_data_card
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import parse
+from vhsbench.harness.training.ablations import markdown
+from vhsbench.harness.training.config import load_train_config
+from vhsbench.harness.training.verifier import LaunchError, train
+from vhsbench.verifiers.checkpoint import read_card
+from vhsbench.verifiers.training.shards import read_data_card
 
 TINY = {
     "data.labels": {"prompts": "nano", "limit": 64, "variants": 1, "validation_share": 0.4, "captions": True},
@@ -72,8 +72,8 @@ def test_the_ablations_are_trained_and_compared(swept):
 
 @pytest.mark.parametrize("folder", ["checkpoint", "ablations/mean-3-5-7/checkpoint"])
 def test_a_run_reads_a_checkpoint_by_path(swept, folder, tmp_path, monkeypatch):
-    from harness import sweep
-    from harness.store import load_run
+    from vhsbench.harness.store.tables import load_run
+    from vhsbench.harness.sweep import run as sweep
 
     out, _ = swept
     text = yaml.safe_dump(
@@ -118,7 +118,7 @@ def test_training_processes_end_with_the_command(swept, tmp_path, family):
     data = [f"data.{p}={out / 'data' / 'hidden' / p}" for p in ("train", "validation")]
     sets = [*data, "align=null", "finetune.steps=1000000", "engine.processes=2"]
     changes = [*SETTINGS, *(part for text in sets for part in ("--set", text))]
-    command = [sys.executable, "-m", "harness.cli", "train", "verifier", "train-nano-vhs"]
+    command = [sys.executable, "-m", "vhsbench.harness.cli", "train", "verifier", "train-nano-vhs"]
     started = subprocess.Popen(
         [*command, "--out", str(tmp_path / "long"), *changes], env=family.environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from verifiers.nano.models import TEMPLATE
-from verifiers.training.data import Data
-from verifiers.training.recipe import Recipe
-from verifiers.training.shards import DataCard, ShardWriter
+from vhsbench.verifiers.nano.models import TEMPLATE
+from vhsbench.verifiers.training.data import Data
+from vhsbench.verifiers.training.recipe import Recipe
+from vhsbench.verifiers.training.shards import DataCard, ShardWriter
 
 WriteShards = Callable[..., Path]
 

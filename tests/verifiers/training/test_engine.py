@@ -15,12 +15,12 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
-from generators.training import Progress
-from verifiers.training import engine
-from verifiers.training.engine import TrainingError
-from verifiers.training.log import read
-from verifiers.training.state import InUseError
-from verifiers.training.train import train_verifier
+from vhsbench.generators.training import Progress
+from vhsbench.verifiers.training import engine
+from vhsbench.verifiers.training.engine import TrainingError
+from vhsbench.verifiers.training.log import read
+from vhsbench.verifiers.training.state import InUseError
+from vhsbench.verifiers.training.train import train_verifier
 
 ADAMW = {
     "align": {"batch": 16, "steps": 6, "train": "all", "template": "<image> describe the image"},

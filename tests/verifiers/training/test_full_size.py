@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from generators import specs
-from verifiers.checkpoint import read_card
-from verifiers.loading import QWEN_0_5B
-from verifiers.training.data import Data
-from verifiers.training.log import read
-from verifiers.training.recipe import Recipe
-from verifiers.training.train import train_verifier
+from vhsbench.generators import specs
+from vhsbench.verifiers.checkpoint import read_card
+from vhsbench.verifiers.loading import QWEN_0_5B
+from vhsbench.verifiers.training.data import Data
+from vhsbench.verifiers.training.log import read
+from vhsbench.verifiers.training.recipe import Recipe
+from vhsbench.verifiers.training.train import train_verifier
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifiers.training.losses import IGNORED, LabelError, class_weights, focal_losses, weighted_mean
+from vhsbench.verifiers.training.losses import IGNORED, LabelError, class_weights, focal_losses, weighted_mean
 
 # a vocabulary of three: yes = 0, no = 1; rows are one right and one wrong candidate
 LOGITS = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1]]))

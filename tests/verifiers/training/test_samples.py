@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifiers.training.samples import Order, feature_batches, share
+from vhsbench.verifiers.training.samples import Order, feature_batches, share
 
 
 @given(st.integers(1, 50), st.integers(1, 40), st.integers(0, 5))
@@ -34,7 +34,7 @@ def test_processes_and_micro_batches_share_a_batch_without_rest(processes, each,
 
 
 def test_readers_ahead_keep_the_order(data):
-    from verifiers.training.shards import ShardDataset
+    from vhsbench.verifiers.training.shards import ShardDataset
 
     samples = ShardDataset(data.train)
     parts = [[3, 1], [0, 2], [5, 4]]

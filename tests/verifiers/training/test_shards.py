@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from generators.files import DiskFullError
-from verifiers.training.shards import DataCard, ShardDataset, ShardError, ShardWriter, read_data_card
+from vhsbench.harness.common.atomic import DiskFullError
+from vhsbench.verifiers.training.shards import DataCard, ShardDataset, ShardError, ShardWriter, read_data_card
 
 CARD = DataCard("labels", "nano", "abc", 1, "hidden", 5, (4, 8), "float16", "00")
 

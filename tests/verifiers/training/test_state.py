@@ -7,8 +7,8 @@ from collections import namedtuple
 import pytest
 import torch
 
-from generators.files import DiskFullError
-from verifiers.training.state import write_tensors, writing
+from vhsbench.harness.common.atomic import DiskFullError
+from vhsbench.verifiers.training.state import write_tensors, writing
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from verifiers.training.shards import DataCard, ShardDataset, ShardWriter
-from verifiers.training.statistics import Moments, feature_moments
+from vhsbench.verifiers.training.shards import DataCard, ShardDataset, ShardWriter
+from vhsbench.verifiers.training.statistics import Moments, feature_moments
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,7 +59,7 @@ def dataset(tmp_path):
 
 
 def test_statistics_of_shards(dataset, monkeypatch):
-    monkeypatch.setattr("verifiers.training.statistics._VALUES_AT_A_TIME", 3 * 32)
+    monkeypatch.setattr("vhsbench.verifiers.training.statistics._VALUES_AT_A_TIME", 3 * 32)
     every = dataset.batch(range(30))[0].double().numpy().reshape(-1, 8)
     mean, variance = feature_moments(dataset)
     assert mean.dtype == variance.dtype == torch.float32

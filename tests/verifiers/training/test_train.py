@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import verifiers
-from generators.files import DiskFullError
-from verifiers.captions import captions
-from verifiers.checkpoint import CheckpointError
-from verifiers.training.data import Data
-from verifiers.training.engine import TrainingError
-from verifiers.training.log import read
-from verifiers.training.losses import LabelError
-from verifiers.training.objectives import Captioning
-from verifiers.training.shards import ShardDataset, ShardError, read_data_card
-from verifiers.training.train import train_verifier
+from vhsbench import verifiers
+from vhsbench.harness.common.atomic import DiskFullError
+from vhsbench.verifiers.captions import captions
+from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.training.data import Data
+from vhsbench.verifiers.training.engine import TrainingError
+from vhsbench.verifiers.training.log import read
+from vhsbench.verifiers.training.losses import LabelError
+from vhsbench.verifiers.training.objectives import Captioning
+from vhsbench.verifiers.training.shards import ShardDataset, ShardError, read_data_card
+from vhsbench.verifiers.training.train import train_verifier
 
 FEW = {"batch": 16, "steps": 2}
 CAPTION = {"template": "<image> describe the image"}
@@ -50,7 +50,7 @@ def test_it_learns_and_the_best_validation_is_kept(trained):
 
 def test_the_checkpoint_scores_as_its_card_says(trained, data):
     """The official folder, loaded by path, gives the validation's AUC from features as generated."""
-    from verifiers.metrics import auc
+    from vhsbench.verifiers.metrics import auc
 
     verifier = verifiers.create("vhs", checkpoint=trained / "checkpoint")
     samples = ShardDataset(data.validation)

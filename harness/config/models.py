@@ -1,0 +1,44 @@
+"""The models of a run as its configuration names them: what judges and what scores, chosen, and built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vhsbench import verifiers
+from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.config.run import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
+from vhsbench.harness.geneval.detector import Detector, check_classes, classes_of
+from vhsbench.harness.geneval.detector import create as create_detector
+
+if TYPE_CHECKING:
+    from vhsbench.verifiers.protocol import Verifier
+
+
+def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
+    """The configuration's detector; by default `shapes` where it knows every class of the prompts."""
+    known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
+    return config.detector or DetectorConfig(name="shapes" if known else "mask2former")
+
+
+def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
+    """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
+    chosen = chosen_detector(config, prompts)
+    detector = create_detector(chosen.name, config.device, **chosen.options)
+    for index, prompt in enumerate(prompts):
+        check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")
+    return detector
+
+
+def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
+    return verifiers.create(entry.name, **verifier_options(entry, device, generator))
+
+
+def verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:
+    """What the verifier is built with, to score candidates of `generator`."""
+    return {"checkpoint": entry.checkpoint, "device": device, "generator": generator, **entry.options}
+
+
+def generator_options(entry: GeneratorConfig, device: str) -> dict[str, Any]:
+    """What the generator is built with."""
+    return {"device": device, **entry.build_options}

@@ -1,0 +1,402 @@
+"""A run's configuration: YAML checked by pydantic, with errors that name the file, key and line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from vhsbench import generators, verifiers
+from vhsbench.generators import specs
+from vhsbench.generators.checks import check_dtype, check_options
+from vhsbench.generators.protocol import read_block
+from vhsbench.harness.common.registry import Registry, nearest
+from vhsbench.harness.common.settings import (
+    HUB_ID,
+    TAG,
+    Amount,
+    AmountOrNone,
+    Candidates,
+    Device,
+    Local,
+    LocalOptions,
+    Seconds,
+    Seed,
+    Strict,
+    Threads,
+    device_name,
+)
+from vhsbench.harness.config import yaml_files
+from vhsbench.harness.config.local_paths import Base
+from vhsbench.harness.config.yaml_files import ConfigError, Model
+from vhsbench.harness.cost.cost_model import TOLERANCE
+from vhsbench.harness.cost.variants import VARIANTS
+from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
+
+if TYPE_CHECKING:
+    from vhsbench.harness.store.tables import Run
+
+__all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "kept_config", "load_config", "parse"]
+
+T = TypeVar("T")
+_EXAMPLE = "generators: [{name: nano}]"
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*", name):
+        raise ValueError(
+            f"'{name}' names files; use letters, digits, '.', '_', '+' and '-', no '.' at the beginning"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_folder_name)]
+
+
+class Registered(BaseModel):
+    """An entry that names something of `registry`, with the options that its factory takes.
+
+    `elsewhere` are options that are not the entry's to give, with what gives them.
+    """
+
+    registry: ClassVar[Registry[Any]]
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("name", check_fields=False)
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in cls.registry:
+            raise ValueError(f"unknown {cls.registry.kind} '{name}'; {nearest(name, cls.registry.names())}")
+        return name
+
+    @field_validator("options", check_fields=False)
+    @classmethod
+    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Imports the factory's module if there are any, but builds nothing."""
+        for key, place in cls.elsewhere.items():
+            if key in options:
+                raise ValueError(f"'{key}' is no option here; it is given by {place}")
+        if options.get("device") is not None:
+            device_name(options["device"])
+        name = info.data.get("name")
+        if name is not None and options:  # a name of None was refused before
+            cls.registry.check_options(name, options)
+        return options
+
+
+_FOLDER_OR_HUB = Local(names="random", other=HUB_ID)
+LoraPath = Annotated[str, Field(min_length=1)]
+
+
+class NamedGenerator(Registered, Strict):
+    """A generator by name, with its options; their values are checked where its family is known."""
+
+    registry = generators.REGISTRY
+
+    name: str
+    options: Annotated[dict[str, Any], LocalOptions({"weights": _FOLDER_OR_HUB})] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if (spec := generators.SPECS.get(info.data.get("name", ""))) is not None:
+            check_options(spec, options)
+        return options
+
+
+class GeneratorConfig(NamedGenerator):
+    """One pool of candidates.
+
+    `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
+    (all otherwise); `pool` overrides the run's. `lora` is a folder or file of LoRA weights, or "bundled"
+    (nano's), added to the generator's at `lora_strength`; `drift` says how far that moved it, as a
+    share of a LoRA epoch (the paper's Table 7), by default the strength.
+    """
+
+    elsewhere = {"device": "the run's own 'device'"}
+
+    label: Name | None = None
+    verifiers: list[str] | None = None
+    pool: Candidates | None = None
+    lora: Annotated[LoraPath | None, Local(names="bundled")] = None
+    lora_strength: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    drift: Annotated[float, Field(ge=0, le=1000)] | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its name in the run's tables."""
+        drifted = f"{self.name}+lora-{self.lora_strength:g}" if self.lora else self.name
+        return self.label or drifted
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """What the generator is built with, less the device."""
+        lora = {"lora": self.lora, "lora_strength": self.lora_strength} if self.lora else {}
+        return {**self.options, **lora}
+
+    @property
+    def moved(self) -> float:
+        """How far its weights are from those that the verifiers were trained on."""
+        return (self.lora_strength if self.lora else 0.0) if self.drift is None else self.drift
+
+    @property
+    def key(self) -> str:
+        """Its name in the run's files, which no other entry of the run has."""
+        steps = self.options.get("steps")
+        return self.shown if steps is None else f"{self.shown}_steps={steps}"
+
+    @model_validator(mode="after")
+    def _one_lora(self) -> GeneratorConfig:
+        if self.options.keys() & {"lora", "lora_strength"}:
+            raise ValueError("a LoRA is named by the entry's own 'lora' and 'lora_strength', not in options")
+        if self.lora is None and "lora_strength" in self.model_fields_set and self.lora_strength != 1.0:
+            raise ValueError("'lora_strength' is of a 'lora', which is not given")
+        return self
+
+
+class VerifierConfig(Registered, Strict):
+    """What scores candidates, by name. Its options may say another device than the run's, and whose
+    `generator` it was trained on where that is not the one it scores."""
+
+    registry = verifiers.REGISTRY
+    elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
+
+    name: str
+    checkpoint: Annotated[str | None, _FOLDER_OR_HUB] = None
+    options: Annotated[
+        dict[str, Any], LocalOptions({"normalization": Local(), "clip": Local(other=HUB_ID)})
+    ] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.data.get("name") in verifiers.KINDS:
+            read_block(options.get("block"))
+            if options.get("dtype") is not None:
+                check_dtype(options["dtype"])
+            if options.get("generator") is not None:
+                specs.get(options["generator"])
+        return options
+
+
+class DetectorConfig(Registered, Strict):
+    """GenEval's detector by name, with its options."""
+
+    registry = DETECTORS
+
+    name: str
+    options: Annotated[
+        dict[str, Any], LocalOptions({"checkpoint": Local(names="random"), "colors": Local(names=TAG)})
+    ] = {}
+
+
+class PromptsConfig(Strict):
+    """`nano`'s own prompts by split, the 553 of `geneval`, or a path to GenEval-format JSON lines."""
+
+    source: Annotated[str, Local(names="nano|geneval")] = "nano"
+    split: Literal["train", "validation", "evaluation"] = "evaluation"
+    limit: Amount | None = None
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"repeats": 3, "warm_up": 1},
+    "paper": {"repeats": 64, "min_seconds": 60.0},
+    "mlperf": {"repeats": 1024, "min_seconds": 600.0, "timeout_s": 14400.0},
+}
+
+
+class TimingConfig(Strict):
+    """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
+
+    preset: Literal["smoke", "paper", "mlperf"] | None = None
+    best_of_n: tuple[Candidates, ...] = (1, 2, 4, 8)
+    batch_sizes: tuple[Annotated[Candidates, Field(ge=2)], ...] = ()  # of batched runs, beside one at a time
+    repeats: Amount = 15
+    min_seconds: Seconds = 0.0
+    warm_up: AmountOrNone = 3
+    timeout_s: Annotated[Seconds, Field(gt=0)] = 3600.0
+    threads: Threads | None = None  # CPU threads while measuring; by default as the run's
+    variants: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        preset = PRESETS.get(str(given.get("preset"))) if isinstance(given, dict) else None
+        return {**preset, **given} if preset else given
+
+    @model_validator(mode="after")
+    def _not_below(self) -> TimingConfig:
+        for key, floor in PRESETS.get(self.preset or "", {}).items():
+            if getattr(self, key) < floor:
+                raise ValueError(f"preset '{self.preset}' asks for {key} of at least {floor:g}")
+        return self
+
+    @field_validator("variants")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in VARIANTS:
+                raise ValueError(f"unknown variant '{name}'; {nearest(name, sorted(VARIANTS))}")
+        return names
+
+
+def _twice(values: Sequence[T]) -> T | None:
+    """The first value that comes again."""
+    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+
+
+def _no_seed_twice(seeds: list[int]) -> list[int]:
+    if (twice := _twice(seeds)) is not None:
+        raise ValueError(f"seed {twice} is given twice")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_no_seed_twice)]
+
+
+class RunConfig(Strict):
+    """One sweep: pools of candidates, verifiers that score them, and what they cost."""
+
+    one_verifier_a_name: ClassVar[bool] = True
+
+    name: Name = "run"
+    generators: Annotated[list[GeneratorConfig], Field(min_length=1)]
+    verifiers: list[VerifierConfig] = []
+    prompts: PromptsConfig = PromptsConfig()
+    detector: DetectorConfig | None = (
+        None  # None: shapes where it knows the prompts' classes, else mask2former
+    )
+    seeds: Seeds = [0]
+    pool: Candidates = 16
+    batch_size: Candidates = 32
+    budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
+    bootstrap: Amount = 1000  # has no effect: intervals are computed, not drawn; older files may have it
+    gallery_prompts: AmountOrNone = 12
+    device: Device = "cpu"
+    threads: Threads | None = None
+    overlap: bool | None = None  # judge a batch while the next is generated; None: where that is on a GPU
+    timing: TimingConfig = TimingConfig()
+
+    @field_validator("generators")
+    @classmethod
+    def _told_apart(cls, entries: list[GeneratorConfig]) -> list[GeneratorConfig]:
+        """In files by `key`, and in tables by what is shown and the steps, which may be the default."""
+        if (twice := _twice([entry.key for entry in entries])) is not None:
+            raise ValueError(f"two generators are '{twice}'; give each a label of its own")
+        shown = [entry.shown for entry in entries]
+        rows = [
+            (e.shown, generators.steps_of(e.name, e.options)) for e in entries if shown.count(e.shown) > 1
+        ]
+        if (same := _twice(rows)) is not None:
+            raise ValueError(
+                f"two generators are '{same[0]}' of {same[1]} step(s), and would make the same candidates; "
+                "leave one out, or give it a label of its own"
+            )
+        return entries
+
+    @field_validator("verifiers")
+    @classmethod
+    def _once_each(cls, entries: list[VerifierConfig]) -> list[VerifierConfig]:
+        if cls.one_verifier_a_name and (twice := _twice([v.name for v in entries])) is not None:
+            raise ValueError(
+                f"two verifiers are '{twice}', but scores are told apart by that name; make a run of each "
+                "checkpoint and report on both"
+            )
+        return entries
+
+    @model_validator(mode="after")
+    def _verifiers_are_there(self) -> RunConfig:
+        known = [v.name for v in self.verifiers]
+        for entry in self.generators:
+            for name in entry.verifiers or ():
+                if name not in known:
+                    raise ValueError(
+                        f"generator '{entry.key}' asks for verifier '{name}', which the run lacks; "
+                        f"{nearest(name, known)}"
+                    )
+        return self
+
+    @property
+    def devices(self) -> list[str]:
+        """All that the run names."""
+        given = [e.options.get("text_encoder_device") for e in self.generators]
+        given += [e.options.get("device") for e in (*self.verifiers, self.detector) if e is not None]
+        return list(dict.fromkeys([self.device, *(str(d) for d in given if d is not None)]))
+
+    def verifiers_of(self, entry: GeneratorConfig) -> list[VerifierConfig]:
+        """Those that score the candidates of `entry`."""
+        return [v for v in self.verifiers if entry.verifiers is None or v.name in entry.verifiers]
+
+    def pool_of(self, entry: GeneratorConfig) -> int:
+        """Candidates a prompt and seed."""
+        return entry.pool or self.pool
+
+
+class PoolConfig(RunConfig):
+    """A run's configuration that a pool is made by: it keeps what several checkpoints of one verifier read."""
+
+    one_verifier_a_name: ClassVar[bool] = False
+
+
+def default_config() -> RunConfig:
+    """The embedded default, nano."""
+    return parse(
+        files("vhsbench.harness.config").joinpath("bundled/nano.yaml").read_text(encoding="utf-8"),
+        "nano.yaml",
+    )
+
+
+def bundled(trainings: bool = False) -> list[str]:
+    """Names of the configurations that ship with the package: of runs, or of trainings (train-...)."""
+    names = [
+        f.name.removesuffix(".yaml") for f in files("vhsbench.harness.config").joinpath("bundled").iterdir()
+    ]
+    return sorted(n for n in names if n.startswith("train-") == trainings)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a YAML file, or a bundled configuration by its name. Raises ConfigError.
+
+    Paths in a file are relative to it, in a bundled configuration to the working directory; here they are absolute.
+    """
+    return read_named(path, bundled(), RunConfig, _EXAMPLE)
+
+
+def load_pool_config(path: Path) -> PoolConfig:
+    """As load_config, for a pool."""
+    return read_named(path, bundled(), PoolConfig, _EXAMPLE)
+
+
+def read_named(path: Path, names: list[str], model: type[Model], example: str) -> Model:
+    """Read a YAML file, or the bundled configuration of `names` that `path` is. Raises ConfigError."""
+    name = str(path)
+    if path.exists() or "/" in name or path.suffix:
+        return yaml_files.read(path, model, example)
+    if name not in names:
+        raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, names)}")
+    text = files("vhsbench.harness.config").joinpath(f"bundled/{name}.yaml").read_text(encoding="utf-8")
+    # what it names is where the user is, or not there yet
+    return yaml_files.parse(text, f"{name}.yaml", model, example, Base(Path.cwd(), lenient=True))
+
+
+def parse(text: str, file: str) -> RunConfig:
+    """Check a configuration's text; `file` names it in errors. Raises ConfigError."""
+    return yaml_files.parse(text, file, RunConfig, _EXAMPLE)
+
+
+def kept_config(run: Run) -> RunConfig:
+    """The configuration that a run keeps in its run.json. Raises ConfigError where it can no longer be read."""
+    file = f"{str(run.path).rstrip('/')}/run.json"
+    return yaml_files.check(run.info["config"], file, RunConfig, under=("config",))

@@ -1,0 +1,135 @@
+"""A batch of finished candidates, as the detector and every verifier read it; what is no number is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.generators.protocol import NotFiniteError, block_name
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.shown import printable
+from vhsbench.verifiers.checks import Marks, Name, marks
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from vhsbench.generators.protocol import Block, Conditioning, Generator, HiddenStates
+    from vhsbench.verifiers.protocol import Verifier
+
+_SHOWN = 60  # characters of a prompt
+_ODD = "are NaN or infinite: no picture can be made of them; a dtype of wider range (bfloat16, float32) may help."
+
+
+class CandidateError(VhsbenchError):
+    """What a generator made of a candidate is no picture; names generator, prompt, seed and candidate."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which candidates a batch is of: prompt id, root seed and index of each, and its prompt's text."""
+
+    generator: str  # as tables have it
+    prompts: Sequence[str]
+    keys: Sequence[tuple[int, int, int]]
+
+    def seeds(self) -> list[int]:
+        """Of each candidate's noise."""
+        return [candidate_seed(seed, prompt_id, index) for prompt_id, seed, index in self.keys]
+
+    def name(self, row: int) -> str:
+        """A candidate in words, for errors."""
+        prompt_id, seed, index = self.keys[row]
+        return candidate(self.generator, self.prompts[row], seed, index, prompt_id)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """B candidates: hidden states by block, latents [B, C, h, w] and images."""
+
+    rows: Rows
+    hidden: Mapping[Block, HiddenStates]
+    latents: torch.Tensor
+    images: Sequence[Image.Image]
+
+    def scored_by(self, verifier: Verifier) -> Marks:
+        """p_yes, p_no and score of each candidate, on the CPU. Raises ScoresError, and what the verifier does."""
+        prompts = list(self.rows.prompts)
+        return marks(verifier, verifier.score(prompts, self._read_by(verifier)), len(prompts), self.rows.name)
+
+    def _read_by(self, verifier: Verifier) -> Any:
+        if verifier.needs == "images":
+            return self.images
+        if verifier.needs == "latents":
+            return self.latents
+        assert verifier.block is not None
+        return self.hidden[verifier.block].features
+
+
+def candidate(generator: str, prompt: str, seed: int, index: int, prompt_id: int | None = None) -> str:
+    text = printable(prompt[:_SHOWN]) + ("..." if len(prompt) > _SHOWN else "")
+    which = f"prompt {prompt_id} ('{text}')" if prompt_id is not None else f"the prompt '{text}'"
+    return f"candidate {index} of {which}, seed {seed}, by generator '{generator}'"
+
+
+def encoded(encode: Callable[[list[str]], Conditioning], prompts: Sequence[str]) -> Conditioning:
+    """A row a prompt, with the text encoder's work for each distinct one alone."""
+    distinct = list(dict.fromkeys(prompts))
+    return encode(distinct).select([distinct.index(p) for p in prompts])
+
+
+def generate(generator: Generator, cond: Conditioning, rows: Rows, blocks: Iterable[Block]) -> Candidates:
+    """Every candidate to its image, keeping the hidden states of `blocks` (verifiers.protocol.blocks_read).
+
+    Raises CandidateError for one whose hidden states, latents or pixels are NaN or infinite.
+    """
+    noise = generator.noise(rows.seeds())
+    hidden = {block: generator.head(cond, noise, block) for block in blocks}
+    first = next(iter(hidden.values()), None)
+    latents = generator.denoise(cond, noise) if first is None else generator.tail(first)
+    # queued on the device and read when decoding has waited for it anyway: a batch costs no wait of its own
+    sound = {f"hidden states of block {block_name(b)}": finite_rows(h.features) for b, h in hidden.items()}
+    sound["latents"] = finite_rows(latents)
+    try:
+        images = decoded(generator, latents, rows)
+    except CandidateError:
+        _refuse(sound, rows)  # to blame for pixels made of them
+        raise
+    _refuse(sound, rows)
+    return Candidates(rows, hidden, latents, images)
+
+
+def decoded(generator: Generator, latents: torch.Tensor, rows: Rows) -> list[Image.Image]:
+    """An image of each candidate's latents [B, C, h, w]. Raises CandidateError for pixels that are NaN."""
+    try:
+        images = generator.decode(latents)
+    except NotFiniteError as error:
+        raise CandidateError(f"the pixels of {rows.name(error.rows[0])} {_ODD}") from error
+    if len(images) != len(rows.keys):
+        raise CandidateError(
+            f"generator '{generator.name}' decoded {len(images)} image(s) of {len(rows.keys)} candidates, "
+            f"the first of them {rows.name(0)}."
+        )
+    return images
+
+
+def finite_rows(values: torch.Tensor) -> torch.Tensor:
+    """[B]: which rows of [B, ...] hold finite numbers alone, on their device and without a copy of them."""
+    if not values.numel():
+        return values.new_ones(len(values)).bool()
+    least, most = values.flatten(1).aminmax(dim=1)  # NaN passes through both
+    return least.isfinite() & most.isfinite()
+
+
+def refuse_rows(what: str, sound: torch.Tensor, name: Name) -> None:
+    """Raises CandidateError for the first row of [B] that is not sound."""
+    each = sound.tolist()
+    if not all(each):
+        raise CandidateError(f"the {what} of {name(each.index(False))} {_ODD}")
+
+
+def _refuse(sound: Mapping[str, torch.Tensor], rows: Rows) -> None:
+    for what, each in sound.items():
+        refuse_rows(what, each, rows.name)

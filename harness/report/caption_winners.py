@@ -1,0 +1,109 @@
+"""Captions of a run's winners by an aligned verifier: the data of the paper's Fig. 7."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from vhsbench import generators, verifiers
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.noise import candidate_seed
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.config.run import GeneratorConfig, RunConfig, kept_config
+from vhsbench.harness.inference.best_of_n import features
+from vhsbench.harness.regress.sources import kind_of
+from vhsbench.harness.report.captions import FILE
+from vhsbench.harness.stats.curves import winners
+from vhsbench.harness.store.tables import Run, load_run
+from vhsbench.harness.sweep.kept_images import Pictures
+from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.verifier import MllmVerifier
+
+if TYPE_CHECKING:
+    from vhsbench.generators.protocol import Generator
+
+COLUMNS = ["generator", "steps", "prompt_id", "seed", "index", "tag", "prompt", "verifier", "score",
+           "correct", "caption", "checkpoint"]  # fmt: skip
+
+
+def caption_winners(
+    path: Path,
+    aligned: Path,
+    n: int = 4,
+    device: str = "cpu",
+    batch: int = 8,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> pd.DataFrame:
+    """Caption the best of n of the run in `path` by the verifier that `aligned` is the first stage of.
+
+    Those whose picture the run kept. What the model reads is made again from the candidate's seed. Writes
+    captions.csv into the run (COLUMNS; the checkpoint by its SHA-256), for the report. Raises
+    CaptionError, ConfigError for a run.json that cannot be read any more, or CheckpointError for a folder
+    that is no checkpoint.
+    """
+    as_device(device)
+    run = load_run(path)
+    kind = _kind(aligned)
+    config = kept_config(run)
+    picks = _picks(run, kind, n)
+    rows: list[pd.DataFrame] = []
+    progress(0, len(picks))
+    for (shown, steps), part in picks.groupby(["generator", "steps"], sort=True):
+        entry = _entry(path, config, str(shown), int(str(steps)))
+        host = generators.create(entry.name, device=device, **entry.build_options)
+        model = verifiers.create(kind, checkpoint=str(aligned), device=device, generator=entry.name)
+        model.check_host(host)
+        if not isinstance(model, MllmVerifier):
+            raise CaptionError(f"'{kind}' is not an MLLM, and so writes no captions.")
+        for start in range(0, len(part), batch):
+            rows.append(_captioned(host, model, part.iloc[start : start + batch]))
+            progress(sum(map(len, rows)), len(picks))
+    table = pd.concat(rows, ignore_index=True)[COLUMNS]
+    write_output(path / FILE, csv_bytes(table))
+    return table
+
+
+def _kind(aligned: Path) -> str:
+    if not (aligned / "config.json").is_file():
+        raise CaptionError(f"{aligned} is no checkpoint of the alignment stage: it has no config.json.")
+    return kind_of(aligned)
+
+
+def _picks(run: Run, kind: str, n: int) -> pd.DataFrame:
+    mine = run.scores[run.scores["verifier"] == kind]
+    if mine.empty:
+        known = ", ".join(sorted(run.scores["verifier"].unique())) or "none"
+        raise CaptionError(
+            f"the run {run.path} has no scores by '{kind}' (it has {known}), so no winners of it."
+        )
+    if n > (pool := int(mine["index"].max()) + 1):
+        raise CaptionError(
+            f"best of {n} needs as many candidates, but the run {run.path} has {pool} a prompt."
+        )
+    picks = Pictures(run).kept(winners(run.candidates, mine, n))
+    if picks.empty:
+        raise CaptionError(
+            f"the run {run.path} kept no pictures of winners; gallery_prompts says how many to keep."
+        )
+    return picks.assign(prompt=[run.prompts[i]["prompt"] for i in picks["prompt_id"]])
+
+
+def _entry(run: Path, config: RunConfig, shown: str, steps: int) -> GeneratorConfig:
+    """The configuration's entry of a pool; of several numbers of steps, the one that names it."""
+    entries = [e for e in config.generators if e.shown == shown]
+    if not entries:
+        raise CaptionError(
+            f"{run}/run.json, key 'config.generators': lacks '{shown}', which the run's tables have."
+        )
+    return next((e for e in entries if e.options.get("steps") == steps), entries[0])
+
+
+def _captioned(host: Generator, model: MllmVerifier, rows: pd.DataFrame) -> pd.DataFrame:
+    seeds = [candidate_seed(int(r["seed"]), int(r["prompt_id"]), int(r["index"])) for _, r in rows.iterrows()]
+    made: Any = features(host, model, host.encode(rows["prompt"].tolist()), seeds)
+    read = made.features if model.needs == "hidden" else made
+    return rows.assign(caption=captions(model, read), checkpoint=model.checkpoint_sha256)

@@ -1,0 +1,1 @@
+"""Expectations, intervals and paired comparisons: pure functions of the measured tables."""

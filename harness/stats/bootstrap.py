@@ -1,0 +1,266 @@
+"""95% intervals by prompt that hold for few prompts and at 0 and 100%: of means, differences, shares and AUCs.
+
+All rest on one limit. The mean of the prompts seen varies by chance, and one prompt more, unseen, takes a
+random weight, Beta(1, n), at the worst value there can be. For prompts that are right or wrong this is the
+interval of Clopper and Pearson; docs/methods.md derives it and shows how often it covers the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv, ndtri, stdtrit
+
+from vhsbench.verifiers.metrics import auc as auc
+
+Floats = NDArray[np.float64]
+Number = float | Floats
+
+LEVEL = 0.95
+MIN_TASK = 4  # prompts of a task below which its own variance is too uncertain to be used
+_ROUNDING = 1e-9  # of the largest value
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its interval, each [K]; n is the number of prompts.
+
+    The interval of a single prompt is NaN: one prompt says nothing of how prompts vary.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    n: int
+
+
+def clustered_mean(
+    values: ArrayLike,
+    prompts: ArrayLike | None = None,
+    tasks: ArrayLike | None = None,
+    by_task: bool = False,
+    most: float = 1.0,
+    level: float = LEVEL,
+) -> Interval:
+    """Mean of values [R] or [R, K] in 0..most over prompts, with its interval.
+
+    prompts [R] names each row's prompt (rows of one prompt, its seeds, are averaged first; without it
+    every row is a prompt); tasks [R] its task, among whose prompts it varies. `by_task` takes the
+    mean of the tasks' means (GenEval's overall) in place of the mean over prompts (the paper's).
+    Raises ValueError for no values, one that is not a number or out of range, or labels of another length.
+    """
+    v, strata = _by_prompt(values, prompts, tasks)
+    _check_range(v, 0.0, most)
+    return _interval(v, strata, by_task, (0.0, most), level)
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    prompts: ArrayLike | None = None,
+    tasks: ArrayLike | None = None,
+    by_task: bool = False,
+    largest: ArrayLike = 1.0,
+    level: float = LEVEL,
+) -> Interval:
+    """Mean of a - b, two verifiers on the same rows: narrower than two intervals, as hard prompts cancel.
+
+    `largest`, one number or [K], is how far two values can be apart (vhsbench.harness.stats.expected.largest_difference).
+    An unseen prompt counts as no further apart than the prompts that differ can be on average, so with
+    few of these as `largest`. The rest is as in clustered_mean. Raises ValueError also if shapes differ.
+    """
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a pair needs the same rows: {np.shape(a)} and {np.shape(b)}.")
+    d, strata = _by_prompt(np.subtract(a, b, dtype=np.float64), prompts, tasks)
+    far = np.broadcast_to(np.asarray(largest, dtype=np.float64), d.shape[1:])
+    _check_range(d, -far, far)
+    unseen = _typical_size(np.abs(d), far, (1 - level) / 2)
+    return _interval(d, strata, by_task, (-unseen, unseen), level)
+
+
+def pooled_share(right: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> Interval:
+    """Share of right rows [R], all alike, of prompts that have several or few; NaN for a single prompt.
+
+    Raises ValueError for no rows or labels of another length.
+    """
+    v = _columns(right)
+    ids, prompt, rows = np.unique(_labels(prompts, len(v)), return_inverse=True, return_counts=True)
+    mean = v.mean(0)
+    if len(ids) < 2:
+        return _unknown(mean, len(ids))
+    shares, weights = average_by_prompt(v, prompt), rows / rows.sum()
+    n = 1 / float(np.sum(weights**2))  # prompts of equal weight that would say as much
+    seen = _Seen(mean, _variance_of_all(shares, weights, mean, n), n, shares.min(0), shares.max(0))
+    return Interval(mean, *seen.limits(0.0, 1.0, (1 - level) / 2), len(ids))
+
+
+def auc_interval(scores: ArrayLike, correct: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> Interval:
+    """Area under the ROC curve of rows [R], its candidates clustered by prompt.
+
+    Every right row stands for the share of wrong ones below it, every wrong one for the share of right ones
+    above it; a prompt's deviations are summed. NaN where one class is empty, or for a single prompt.
+    """
+    s, right = np.asarray(scores, dtype=np.float64), np.asarray(correct, dtype=bool)
+    ids, prompt = np.unique(_labels(prompts, len(s)), return_inverse=True)
+    mean = np.array([auc(s, right)])
+    if len(ids) < 2 or np.isnan(mean[0]):
+        return _unknown(mean, len(ids))
+    _, value = np.unique(s, return_inverse=True)
+    rights, wrongs = np.bincount(value, right), np.bincount(value, ~right)
+    wrong_below = (np.cumsum(wrongs) - wrongs / 2)[value] / wrongs.sum()
+    right_above = 1 - (np.cumsum(rights) - rights / 2)[value] / rights.sum()
+    weight = np.where(right, 1 / rights.sum(), 1 / wrongs.sum())
+    apart = np.bincount(prompt, weight * (np.where(right, wrong_below, right_above) - mean[0]))
+    # half the prompts of equal weight: one that is misranked counts twice, by its right and its wrong rows
+    n = 2 / float(np.sum(np.bincount(prompt, weight) ** 2))
+    spread = np.array([np.sum(apart**2) * len(ids) / (len(ids) - 1)])
+    spread = np.minimum(spread, mean * (1 - mean) / (n + 1))
+    seen = _Seen(mean, spread, n, np.zeros(1), np.ones(1))
+    return Interval(mean, *seen.limits(0.0, 1.0, (1 - level) / 2), len(ids))
+
+
+def average_by_prompt(values: Floats, prompts: ArrayLike) -> Floats:
+    """[P, K]: mean of the rows [R, K] of each prompt, in sorted order of prompts."""
+    ids, prompt = np.unique(np.asarray(prompts), return_inverse=True)
+    total = np.zeros((len(ids), values.shape[1]))
+    np.add.at(total, prompt, values)
+    return np.asarray(total / np.bincount(prompt)[:, None])
+
+
+def brackets(low: float | None, high: float | None, form: str = ".1f") -> str:
+    """An interval as " [low, high]"; nothing where it is unknown (None or NaN)."""
+    if low is None or high is None or np.isnan(low) or np.isnan(high):
+        return ""
+    return f" [{low:{form}}, {high:{form}}]"
+
+
+def missed_share(prompts: int, level: float = LEVEL) -> float:
+    """The largest share of all prompts of which a sample may well hold none: 0 of n right gives 0 to this."""
+    return 1.0 - ((1 - level) / 2) ** (1 / prompts)
+
+
+def _columns(values: ArrayLike) -> Floats:
+    v = np.asarray(values, dtype=np.float64)
+    v = v[:, None] if v.ndim == 1 else v
+    if v.ndim != 2 or v.size == 0 or np.isnan(v).any():
+        raise ValueError(f"values {v.shape} must be [R] or [R, K], not empty, all numbers.")
+    return v
+
+
+def _labels(prompts: ArrayLike, rows: int) -> NDArray[Any]:
+    labels = np.asarray(prompts)
+    if len(labels) != rows:
+        raise ValueError(f"{rows} values have {len(labels)} prompts.")
+    return labels
+
+
+def _by_prompt(
+    values: ArrayLike, prompts: ArrayLike | None, tasks: ArrayLike | None
+) -> tuple[Floats, NDArray[Any]]:
+    """Values [P, K], and the task of each prompt [P]."""
+    v = _columns(values)
+    ids = np.arange(len(v)) if prompts is None else np.asarray(prompts)
+    strata = np.zeros(len(v)) if tasks is None else np.asarray(tasks)
+    if not len(v) == len(ids) == len(strata):
+        raise ValueError(f"{len(v)} values have {len(ids)} prompts and {len(strata)} tasks.")
+    return average_by_prompt(v, ids), strata[np.unique(ids, return_index=True)[1]]
+
+
+def _check_range(values: Floats, least: Number, most: Number) -> None:
+    slack = _ROUNDING * np.maximum(1.0, np.abs(most))
+    if (values < least - slack).any() or (values > most + slack).any():
+        raise ValueError(f"values must lie between {np.min(least):g} and {np.max(most):g}.")
+
+
+def _unknown(mean: Floats, n: int) -> Interval:
+    return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan), n)
+
+
+def _interval(
+    values: Floats, strata: NDArray[Any], by_task: bool, unseen: tuple[Number, Number], level: float
+) -> Interval:
+    """Of the mean of values [P, K]; an unseen prompt's value lies between the two of `unseen`."""
+    tasks = [np.flatnonzero(strata == label) for label in np.unique(strata)]
+    mean = np.mean([values[rows].mean(0) for rows in tasks], axis=0) if by_task else values.mean(0)
+    if len(values) < 2:
+        return _unknown(mean, len(values))
+    weights = np.full(len(values), 1 / len(values))
+    if by_task:
+        for rows in tasks:
+            weights[rows] = 1 / (len(tasks) * len(rows))
+    tail = (1 - level) / 2
+    seen = _Seen(
+        mean, _variance(values, weights, mean, tasks, tail), 1 / weights.max(), values.min(0), values.max(0)
+    )
+    return Interval(mean, *seen.limits(*unseen, tail), len(values))
+
+
+def _variance(
+    values: Floats, weights: Floats, mean: Floats, tasks: list[NDArray[np.intp]], tail: float
+) -> Floats:
+    """Of the weighted mean of values [P, K]: within tasks where these have prompts enough, else over all.
+
+    Within tasks it is uncertain, so it is widened by Student's t; over all it holds also what tasks differ
+    by, so it is at least large enough, and the smaller of the two is taken.
+    """
+    together = _variance_of_all(values, weights, mean, 1 / weights.max())
+    if len(tasks) == 1 or min(map(len, tasks)) < MIN_TASK:
+        return together
+    within = np.zeros_like(together)
+    for rows in tasks:
+        within += weights[rows[0]] ** 2 * len(rows) * values[rows].var(0, ddof=1)
+    widening = (stdtrit(len(values) - len(tasks), tail) / ndtri(tail)) ** 2
+    return np.asarray(np.minimum(together, within * widening))
+
+
+def _variance_of_all(values: Floats, weights: Floats, mean: Floats, n: float) -> Floats:
+    """Of the weighted mean of values [P, K] if their weights, and that of one prompt more, are drawn at random."""
+    return np.asarray((weights**2) @ (values - mean) ** 2 * n / (n + 1))
+
+
+def _typical_size(sizes: Floats, largest: Floats, tail: float) -> Floats:
+    """[K]: how large differences can be on average among prompts that differ; sizes [P, K]."""
+    differs = sizes > _ROUNDING * largest
+    count = np.maximum(differs.sum(0), 1)
+    mean = np.where(differs, sizes, 0.0).sum(0) / count
+    spread = np.where(differs, (sizes - mean) ** 2, 0.0).sum(0) / count / (count + 1)
+    least = np.minimum(np.where(differs, sizes, np.inf).min(0), mean)
+    _, most = _Seen(mean, spread, count, least, np.maximum(sizes.max(0), mean)).limits(0.0, largest, tail)
+    return np.where(differs.any(0), np.minimum(most, largest), largest)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the prompts seen say, each [K]: their mean and its variance, their number (by weight), the extremes."""
+
+    mean: Floats
+    variance: Floats
+    n: Number
+    least: Floats
+    most: Floats
+
+    def limits(self, low: Number, high: Number, tail: float) -> tuple[Floats, Floats]:
+        """Both limits, each mirroring the other, if an unseen prompt's value is between low and high."""
+        mirrored = _Seen(-self.mean, self.variance, self.n, -self.most, -self.least)
+        return self._lower(np.asarray(low), tail), -mirrored._lower(-np.asarray(high), tail)
+
+    def _lower(self, unseen: Floats, tail: float) -> Floats:
+        """The quantile `tail` of (1 - w) M + w unseen: M of this mean and variance, w of Beta(1, n).
+
+        Its distribution is taken as the beta distribution of its mean and variance, between the least value
+        (or unseen, if that is less) and the most: exact where values are 0 or 1, and where all are equal.
+        """
+        bottom = np.minimum(unseen, self.least)
+        span = self.most - bottom
+        scale = np.where(span > 0, span, 1.0)
+        gap = np.clip((self.mean - unseen) / scale, 0.0, None)
+        center = np.clip((unseen - bottom) / scale + gap * self.n / (self.n + 1), 0.0, 1.0)
+        spread = (self.variance / scale**2 + (gap / (self.n + 1)) ** 2) * self.n / (self.n + 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total = center * (1 - center) / spread - 1
+            limit = bottom + scale * betaincinv(center * total, (1 - center) * total, tail)
+        known = (gap > _ROUNDING) & (span > 0)
+        return np.asarray(np.where(known, np.minimum(limit, self.mean), self.mean))

@@ -1,0 +1,115 @@
+"""Accuracy curves and winners: pure functions of the measured candidates and scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.stats.bootstrap import Interval, auc_interval, average_by_prompt, clustered_mean
+from vhsbench.harness.stats.expected import expected_accuracy, oracle, random_choice
+
+OVERALL, GENEVAL_OVERALL = "overall", "geneval_overall"
+ORACLE, RANDOM = "oracle", "random"
+_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
+_PIPELINE = ["generator", "steps", "verifier"]
+
+Floats = NDArray[np.float64]
+
+
+def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in percent of best-of-N for every N, pipeline and task, with 95% intervals.
+
+    Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
+    over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low,
+    high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
+    Raises DerivationError for no candidates, pools of different sizes, or a candidate without a score.
+    """
+    if candidates.empty:
+        raise DerivationError("there are no candidates to derive an accuracy from.")
+    frames = []
+    for _, pool in candidates.groupby(["generator", "steps"], sort=True):
+        generator, steps = pool["generator"].iloc[0], pool["steps"].iloc[0]
+        grid = _Grid(pool)
+        mine = scores[(scores["generator"] == generator) & (scores["steps"] == steps)]
+        expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
+        for verifier, rows in mine.groupby("verifier", sort=True):
+            expected[str(verifier)] = expected_accuracy(grid.of(rows), grid.correct)
+        for verifier, values in expected.items():
+            frame = grid.summary(values)
+            frames.append(frame.assign(generator=generator, steps=steps, verifier=verifier))
+    columns = [*_PIPELINE, "tag", "n", "accuracy", "low", "high", "n_prompts"]
+    return pd.concat(frames, ignore_index=True)[columns]
+
+
+class DerivationError(VhsbenchError):
+    """Tables that no accuracy can be derived from; the message is one sentence for a user."""
+
+
+class _Grid:
+    """Candidates of one generator as pools [P * S, M]: one row a prompt and seed."""
+
+    def __init__(self, pool: pd.DataFrame) -> None:
+        ordered = pool.sort_values(["prompt_id", "seed", "index"])
+        self._keys = pd.MultiIndex.from_frame(ordered[["prompt_id", "seed", "index"]])
+        pools = ordered.groupby(["prompt_id", "seed"], sort=True)
+        sizes = pools.size()
+        if sizes.nunique() != 1:
+            raise DerivationError(
+                f"the pools are of different sizes ({sizes.min()} to {sizes.max()}): the run is not whole."
+            )
+        self.size = int(sizes.iloc[0])
+        self.correct = ordered["correct"].to_numpy(float).reshape(-1, self.size)
+        first = pools["tag"].first().reset_index()
+        self._prompts = first["prompt_id"].to_numpy()
+        self.tags = first.groupby("prompt_id", sort=True)["tag"].first().to_numpy()
+
+    def of(self, scores: pd.DataFrame) -> Floats:
+        """One verifier's scores, in the grid's order. A candidate without a score is NaN."""
+        indexed = scores.set_index(["prompt_id", "seed", "index"])["score"]
+        return indexed.reindex(self._keys).to_numpy(float).reshape(-1, self.size)
+
+    def summary(self, values: Floats) -> pd.DataFrame:
+        """Rows of tag, n, accuracy, low, high, n_prompts from expectations [P * S, M]."""
+        per_prompt = average_by_prompt(values, self._prompts)
+        found = {t: clustered_mean(per_prompt[self.tags == t]) for t in TAGS if t in self.tags}
+        found[OVERALL] = clustered_mean(per_prompt, tasks=self.tags)
+        found[GENEVAL_OVERALL] = clustered_mean(per_prompt, tasks=self.tags, by_task=True)
+        return pd.concat([_rows(tag, value) for tag, value in found.items()], ignore_index=True)
+
+
+def _rows(tag: str, value: Interval) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "tag": tag,
+            "n": np.arange(1, len(value.mean) + 1),
+            "accuracy": 100 * value.mean,
+            "low": 100 * value.low,
+            "high": 100 * value.high,
+            "n_prompts": value.n,
+        }
+    )
+
+
+def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """AUC of every verifier over all candidates, with its 95% interval by prompt.
+
+    Columns generator, steps, verifier, auc, low, high, n (candidates), right.
+    """
+    joined = scores.merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    rows = []
+    for key, part in joined.groupby(_PIPELINE, sort=True):
+        found = auc_interval(part["score"], part["correct"], part["prompt_id"])
+        ends = (found.mean[0], found.low[0], found.high[0])
+        rows.append((*key, *ends, len(part), int(part["correct"].sum())))
+    return pd.DataFrame(rows, columns=[*_PIPELINE, "auc", "low", "high", "n", "right"])
+
+
+def winners(candidates: pd.DataFrame, scores: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Each verifier's pick among a prompt's first n candidates (the first maximum)."""
+    order = [*_PIPELINE, "prompt_id", "seed", "index"]
+    first = scores[scores["index"] < n].sort_values(order, ignore_index=True)
+    best = first.loc[first.groupby([*_PIPELINE, "prompt_id", "seed"], sort=True)["score"].idxmax()]
+    return best.merge(candidates, on=_CANDIDATE, validate="many_to_one")

@@ -1,0 +1,108 @@
+"""Paired tests clustered by prompt, corrections for their number, and what a pool can detect."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest, norm, rankdata
+
+from vhsbench.harness.stats.bootstrap import auc
+
+Floats = NDArray[np.float64]
+
+POWER = 0.8
+
+
+def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -> Floats:
+    """[K]: one-sided p-values that the mean of differences [P, K] (a row a prompt) is not below zero.
+
+    If two verifiers are exchangeable, exchanging them on any prompt changes that prompt's sign alone.
+    The given signs count as one of the permutations, so p is never zero and the test never too eager.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    observed = d.sum(0)
+    rng = np.random.default_rng(seed)
+    below = np.ones(d.shape[1])
+    slack = 1e-9 * np.abs(d).sum(0)  # sums of the same numbers in another order are equal
+    for start in range(0, permutations, 1000):
+        signs = rng.integers(0, 2, (min(1000, permutations - start), len(d)), np.int8)
+        below += ((2.0 * signs - 1.0) @ d <= observed + slack).sum(0)
+    return np.asarray(below / (permutations + 1))
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Holm's adjusted p-values of a family: all at most alpha with the family's error at most alpha."""
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    steps = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def mcnemar(baseline: ArrayLike, candidate: ArrayLike) -> tuple[int, int, float]:
+    """(lost, won, two-sided exact p) of the verdicts of picks, [P] or [P, S] (S seeds of a prompt).
+
+    A prompt is lost if fewer of its picks are right than the baseline's. With one seed this is
+    McNemar's exact test; with more it is the sign test over prompts, as seeds are not independent.
+    """
+    change = np.asarray(candidate, dtype=np.int64) - np.asarray(baseline, dtype=np.int64)
+    change = change.reshape(len(change), -1).sum(1)
+    lost, won = int((change < 0).sum()), int((change > 0).sum())
+    p = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return lost, won, p
+
+
+def auc_permutation(
+    baseline: ArrayLike, candidate: ArrayLike, correct: ArrayLike, permutations: int = 1999, seed: int = 0
+) -> tuple[float, float, float]:
+    """(baseline's AUC, candidate's, one-sided p that it is not below); rows [P, C] are prompts.
+
+    All candidates of a prompt exchange their verifiers together. Ranks stand for scores, so verifiers
+    of different scales can be exchanged. NaN where one class is empty.
+    """
+    c = np.asarray(correct, dtype=bool)
+    a, b = (rankdata(np.asarray(s, dtype=np.float64)).reshape(c.shape) for s in (baseline, candidate))
+    auc_a, auc_b = auc(a.ravel(), c.ravel()), auc(b.ravel(), c.ravel())
+    if math.isnan(auc_a):
+        return auc_a, auc_b, math.nan
+    rng = np.random.default_rng(seed)
+    as_low, chunk = 1, max(1, 1_000_000 // c.size)
+    for start in range(0, permutations, chunk):
+        swap = rng.integers(0, 2, (min(chunk, permutations - start), len(c), 1), np.int8).astype(bool)
+        moved = _aucs(np.where(swap, a, b), c) - _aucs(np.where(swap, b, a), c)
+        as_low += int((moved <= auc_b - auc_a + 1e-12).sum())
+    return auc_a, auc_b, as_low / (permutations + 1)
+
+
+def _aucs(scores: Floats, correct: NDArray[np.bool_]) -> Floats:
+    """AUC [B] of scores [B, P, C], each of the same verdicts [P, C]."""
+    right = correct.ravel()
+    ranks = rankdata(scores.reshape(len(scores), -1), axis=1)[:, right].sum(1)
+    n = int(right.sum())
+    return np.asarray((ranks - n * (n + 1) / 2) / (n * (right.size - n)))
+
+
+def standard_error(values: ArrayLike, strata: ArrayLike) -> float:
+    """Of the mean of values [P] over prompts, each drawn within its stratum (task); NaN if all are alone."""
+    v, labels = np.asarray(values, dtype=np.float64), np.asarray(strata)
+    variance, used = 0.0, False
+    for label in np.unique(labels):
+        part = v[labels == label]
+        if len(part) > 1:
+            variance, used = variance + len(part) * float(part.var(ddof=1)), True
+    return math.sqrt(variance) / len(v) if used else math.nan
+
+
+def detectable(error: float, alpha: float) -> float:
+    """The difference found with 80% power at a one-sided level alpha, given its standard error."""
+    return float((norm.isf(alpha) + norm.ppf(POWER)) * error)
+
+
+def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> int | None:
+    """How many such prompts detect a difference of `margin` with 80% power; None if that is unknown."""
+    if not error > 0 or not margin > 0:
+        return None
+    return math.ceil(prompts * (detectable(error, alpha) / margin) ** 2)

@@ -1,0 +1,1 @@
+"""Where a run is kept: tables, their keys and digests, in a folder or behind a URL."""

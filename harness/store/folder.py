@@ -1,0 +1,200 @@
+"""A directory on this machine or at any fsspec URL (s3://, gs://, memory://...), written file by file, atomically."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from vhsbench.harness.common.atomic import room_on_disk, write_atomic
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import LARGE, ReadError, read_bytes
+from vhsbench.harness.common.registry import one_line
+
+
+class StorageError(VhsbenchError):
+    """A directory that cannot be used; the message is one sentence for a user."""
+
+
+class Folder:
+    """A directory; names inside are relative, with forward slashes.
+
+    What the system or a store refuses is raised as a StorageError that names the file; only a file that is
+    not there is a FileNotFoundError.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        """Raises StorageError for a URL whose kind is unknown or whose package is not installed."""
+        if "::" in str(where):
+            raise StorageError(f"{where} is a chain of file systems; give the folder or URL that it ends in.")
+        try:
+            self.fs, self.root = fsspec.url_to_fs(str(where))
+        except Exception as error:  # each kind of storage has errors of its own
+            told = isinstance(error, (ValueError, ImportError, OSError))
+            said = str(error).partition("\n")[0] if told else "its kind of file system needs more than a URL"
+            raise StorageError(f"{where} cannot be used: {said.rstrip('.')}.") from error
+        self.shown = str(where).rstrip("/")
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def local(self) -> Path | None:
+        """The directory on this machine, or None."""
+        return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+
+    def exists(self, name: str) -> bool:
+        at = self._at(name)
+        with self._telling("looked for", name):
+            try:
+                self.fs.info(at)  # not fs.exists, which takes every refusal for "not there"
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError; StorageError for what is no regular file, or larger than LARGE."""
+        at = self._at(name)
+        if self.local is None:
+            with self._telling("read", name):
+                return bytes(self.fs.cat_file(at))
+        try:
+            return read_bytes(Path(at), LARGE)
+        except ReadError as error:
+            if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+                raise error.__cause__ from None
+            raise StorageError(str(error)) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """The whole file or none of it, kept when this returns. Raises StorageError if the disk is full."""
+        at = self._at(name)
+        with self._telling("written", name):
+            if self.local is None:
+                self.fs.pipe_file(at, data)  # object stores put a whole object or none
+                return
+            with room_on_disk(self, StorageError):
+                Path(at).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(Path(at), data)
+
+    def check_writable(self) -> None:
+        """Write, read and remove a small file where that is not this machine's disk. Raises StorageError."""
+        if self.local is not None:
+            return
+        name, data = f".vhsbench-{uuid.uuid4().hex}", b"may be removed"
+        try:
+            self.write(name, data)
+            kept = self.read(name) == data
+            self.remove(name)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageError(f"{self} cannot be written to: {one_line(error).rstrip('.')}.") from error
+        if not kept:
+            raise StorageError(f"{self} does not keep what is written to it.")
+
+    def remove(self, name: str) -> None:
+        at = self._at(name)
+        with self._telling("removed", name):
+            self.fs.rm_file(at)
+
+    def files(self) -> list[str]:
+        """Paths of all files below, as the store names them."""
+        with self._telling("listed", ""):
+            return [str(at) for at in self.fs.find(self.root)]
+
+    def names(self, under: str, suffix: str) -> list[str]:
+        """Names of the files directly in `under` that end in `suffix`, without it, sorted; hidden ones not."""
+        at = self._at(under)
+        self.fs.invalidate_cache(at)
+        with self._telling("listed", under):
+            try:
+                found = [str(file).rsplit("/", 1)[-1] for file in self.fs.ls(at, detail=False)]
+            except FileNotFoundError:
+                return []
+        return sorted(n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith("."))
+
+    def _at(self, name: str) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StorageError(f"'{name}' would leave {self}.")
+        return f"{self.root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _telling(self, doing: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (VhsbenchError, FileNotFoundError, NotADirectoryError):
+            raise
+        except Exception as error:  # a store's client has errors of its own
+            if self.local is not None and not isinstance(error, OSError):
+                raise
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise StorageError(f"{self}/{name} cannot be {doing}: {reason.rstrip('.')}.") from error
+
+
+def check_lasting(where: str | Path) -> None:
+    """Raises StorageError for a URL whose files end with the process."""
+    if str(where).startswith("memory:"):
+        raise StorageError(
+            f"{where} is this process's memory, and would be gone with it; give a folder or a URL."
+        )
+
+
+@contextmanager
+def local_copy(where: str | Path) -> Iterator[Path]:
+    """The directory itself if it is local; else a temporary copy (without shards), whose new and changed
+    files go back at the end."""
+    folder = Folder(where)
+    if folder.local is not None:
+        yield folder.local
+        return
+    with tempfile.TemporaryDirectory(prefix="vhsbench-") as temporary:
+        copy = Path(temporary)
+        for at in folder.files():
+            name = str(at).removeprefix(folder.root.rstrip("/") + "/")
+            if name.startswith("shards/"):
+                continue
+            target = copy / name
+            if not target.resolve().is_relative_to(copy.resolve()):
+                raise StorageError(f"'{name}' would leave {folder}.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(folder.read(name))
+        before = _times(copy)
+        yield copy
+        _put(copy, folder, before)
+
+
+@contextmanager
+def local_output(where: str | Path) -> Iterator[Path]:
+    """A folder of this machine to write into: `where` itself, or a temporary one, whose files go to that URL at
+    the end. Raises StorageError, before anything is done, for a URL that cannot be written or ends with the process."""
+    if not is_url(where):
+        yield Path(where)
+        return
+    check_lasting(where)
+    folder = Folder(where)
+    if folder.local is not None:
+        yield folder.local
+        return
+    folder.check_writable()
+    with tempfile.TemporaryDirectory(prefix="vhsbench-") as temporary:
+        yield Path(temporary)
+        _put(Path(temporary), folder, {})
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether it names more than a path of this machine."""
+    return "://" in str(where)
+
+
+def _put(copy: Path, folder: Folder, before: dict[str, int]) -> None:
+    """Write what is new or changed since `before`."""
+    for name, time in _times(copy).items():
+        if before.get(name) != time:
+            folder.write(name, (copy / name).read_bytes())
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {f.relative_to(folder).as_posix(): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}

@@ -1,0 +1,129 @@
+"""The run's tables: their columns, their order of rows, and their Parquet bytes, which may say what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.tables import read_table
+from vhsbench.harness.common.text import parse_json
+from vhsbench.verifiers.checks import outside_0_1
+
+
+class StoreError(VhsbenchError):
+    """A run directory that cannot be used; the message is one sentence for a user."""
+
+
+def _known(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    """Columns of which every row has a value."""
+    return [pa.field(name, kind, nullable=False) for name in names]
+
+
+def _unknown(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    """Columns that may be empty, where a value is unknown."""
+    return [pa.field(name, kind) for name in names]
+
+
+_S, _I = pa.string(), pa.int32()
+_CANDIDATE = [
+    *_known(_S, "generator"), *_known(_I, "steps", "prompt_id"), *_known(pa.int64(), "seed"),
+    *_known(_I, "index"),
+]  # fmt: skip
+SCHEMAS: dict[str, pa.Schema] = {
+    "candidates": pa.schema(
+        [*_CANDIDATE, *_known(_S, "tag"), *_known(pa.bool_(), "correct"), *_known(_S, "reason")]
+    ),
+    "scores": pa.schema(
+        [*_CANDIDATE, *_known(_S, "verifier"), *_unknown(pa.float32(), "p_yes", "p_no"),
+         *_known(pa.float32(), "score")]
+    ),
+    "incidents": pa.schema(
+        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(pa.int64(), "seed"),
+         *_known(_I, "prompt_id"), *_known(_S, "kind"), *_known(_I, "batch"), *_known(_S, "reason")]
+    ),
+    "costs": pa.schema(
+        [*_known(_S, "generator"), *_known(_I, "steps"), *_known(_S, "verifier", "variant", "stage"),
+         *_known(_I, "n", "batch", "repeat"),
+         *_unknown(pa.float64(), "wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb",
+                   "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb", "energy_j"),
+         *_unknown(_S, "device"), *_known(_S, "status", "note")]
+    ),
+}  # fmt: skip
+ORDER = {
+    "candidates": ["generator", "steps", "prompt_id", "seed", "index"],
+    "scores": ["generator", "steps", "verifier", "prompt_id", "seed", "index"],
+    "incidents": ["generator", "steps", "seed", "prompt_id", "kind", "batch"],
+    "costs": ["generator", "steps", "verifier", "variant", "stage", "n", "batch", "repeat"],
+}
+_ABOUT = b"vhsbench"  # the key of Parquet's metadata under which a shard says what made it
+
+
+def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = None) -> bytes:
+    """A table's bytes, the same for the same rows. Raises StoreError if the rows do not fit SCHEMAS."""
+    schema = SCHEMAS[table]
+    if odd := sorted({*schema.names} ^ {*map(str, rows.columns)}):
+        raise StoreError(f"rows for {table} lack or add the column '{odd[0]}'.")
+    if gaps := [f.name for f in schema if not f.nullable and rows[f.name].isna().any()]:
+        raise StoreError(f"rows for {table} have no value in '{gaps[0]}', which every row must have.")
+    try:
+        data = pa.Table.from_pandas(rows[schema.names], schema, preserve_index=False)
+    except pa.ArrowException as error:
+        raise StoreError(f"rows for {table} are of wrong types: {error}.") from error
+    _check_numbers(data, table, f"rows for {table}")
+    if about is not None:
+        data = data.replace_schema_metadata({_ABOUT: json.dumps(about, sort_keys=True).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(data, sink)
+    return bytes(sink.getvalue())
+
+
+def decode(data: bytes, name: str, table: str) -> pa.Table:
+    """The rows that bytes hold; `name` says in errors where they are from. Raises StoreError."""
+    with read_errors_as(StoreError):
+        rows = read_table(data, name, table, SCHEMAS[table])
+    _check_numbers(rows, table, name)
+    return rows
+
+
+def _check_numbers(rows: pa.Table, table: str, where: str) -> None:
+    """Refuse NaN and infinity where every row has a value, since neither can be ranked, and odd probabilities."""
+    for field in SCHEMAS[table]:
+        if field.name in ("p_yes", "p_no"):
+            odd, rule = outside_0_1(rows[field.name].to_numpy()), "a probability"  # NaN where it is unknown
+        elif pa.types.is_floating(field.type) and not field.nullable:
+            odd, rule = ~np.isfinite(rows[field.name].to_numpy()), "a finite number"
+        else:
+            continue
+        if odd.any():
+            row = int(odd.argmax())
+            of = ", ".join(f"{key} {rows[key][row]}" for key in ORDER[table])
+            raise StoreError(f"{where}: the {field.name} of {of} is {rows[field.name][row]}, not {rule}.")
+
+
+def about(data: bytes) -> dict[str, Any]:
+    """What the bytes of a table say of themselves; empty if nothing. Raises ValueError if they are none."""
+    try:
+        found = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(_ABOUT)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(_first_line(error)) from error
+    said = parse_json(found.decode(), "what a shard says of itself") if found else {}
+    if not isinstance(said, dict):
+        raise ValueError("what a shard says of itself is no JSON object")
+    return said
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""A run from its configuration to whole tables: shards, engines, progress."""

@@ -1,0 +1,184 @@
+"""What decides a run's rows: kept with each shard and each measured cell, and compared when the run is opened again.
+
+Models are known by the content of their files, or the commit that they have on the hub, whatever their path.
+Nothing is loaded for it, so that a run is checked before hours are spent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from vhsbench import generators, verifiers
+from vhsbench.harness.config.models import chosen_detector, generator_options, verifier_options
+from vhsbench.harness.config.run import GeneratorConfig, RunConfig
+from vhsbench.harness.cost.environment import device_name, package_version
+from vhsbench.harness.geneval import detector
+
+RESULTS = 1  # raise it when the same inputs give other candidates, verdicts or scores than before
+COSTS = 1  # raise it when a pipeline's costs are measured otherwise than before
+# a new major or minor version of these may compute other bits; a patch may not
+LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
+
+Prompts = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`inputs`: what the configuration names, by content. `surroundings`: what else may move the last bits.
+
+    `loaded`: what the loaded models said of themselves; empty before they are. Plain JSON.
+    """
+
+    inputs: dict[str, Any]
+    surroundings: dict[str, Any]
+    loaded: dict[str, Any] = field(default_factory=dict)
+
+    def of_prompts(self, prompts: Prompts) -> Identity:
+        """The same, of a shard of these prompts."""
+        return replace(self, inputs=self.inputs | {"prompts": prompts_sha256(prompts)})
+
+    def unlike(self, now: Identity) -> list[str]:
+        """In which inputs and surroundings `now` is another, in words."""
+        return differences(self.inputs, now.inputs) + differences(self.surroundings, now.surroundings)
+
+    def about(self) -> dict[str, Any]:
+        """As a shard keeps it."""
+        return {"identity": asdict(self)}
+
+    @staticmethod
+    def read(about: Mapping[str, Any]) -> Identity | None:
+        """What a shard kept; None for one of an earlier version, which kept nothing."""
+        kept = about.get("identity")
+        return Identity(kept["inputs"], kept["surroundings"], kept["loaded"]) if kept else None
+
+
+def prompts_sha256(prompts: Prompts) -> str:
+    return hashlib.sha256("".join(json.dumps(p) + "\n" for p in prompts).encode()).hexdigest()
+
+
+def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Identity:
+    """Of all candidates of one generator, less their own prompts. Raises what loading the models would for missing files."""
+    import torch  # not before: a report compares identities and needs none
+
+    kind = device_kind(config.device)
+    chosen = chosen_detector(config, prompts)
+    inputs = {
+        "results": RESULTS,
+        "generator": {
+            "key": entry.key,
+            "shown": entry.shown,
+            **generators.REGISTRY.identity(entry.name, **generator_options(entry, kind)),
+        },
+        "verifiers": {
+            v.name: verifiers.REGISTRY.identity(v.name, **verifier_options(v, kind, entry.name))
+            for v in config.verifiers_of(entry)
+        },
+        "detector": detector.identity(chosen.name, kind, **chosen.options),
+        "pool": config.pool_of(entry),
+        "batch_size": config.batch_size,
+        "device": kind,
+    }
+    return _plain(inputs, {"threads": torch.get_num_threads() if kind == "cpu" else None})
+
+
+def of_costs(
+    config: RunConfig, prompts: Prompts, entry: Identity, verifier: str | None, variant: str
+) -> Identity:
+    """Of the costs of one pipeline of that generator. Times are of one device, which so is a surrounding."""
+    import torch
+
+    inputs = {
+        "costs": COSTS,
+        "generator": entry.inputs["generator"],
+        "verifier": entry.inputs["verifiers"][verifier] if verifier else None,
+        "variant": variant,
+        "prompt": prompts[0]["prompt"],
+        "timing": config.timing.model_dump(mode="json", exclude={"preset", "variants", "threads"}),
+    }
+    threads = config.timing.threads or config.threads or torch.get_num_threads()
+    return _plain(inputs, {"threads": threads, "device": device_name(config.device)})
+
+
+def device_kind(device: str) -> str:
+    """ "cuda" of "cuda:1": which of a machine's GPUs computes makes no difference."""
+    return device.partition(":")[0]
+
+
+def _plain(inputs: dict[str, Any], surroundings: dict[str, Any]) -> Identity:
+    versions = {name: ".".join((package_version(name) or "").split(".")[:2]) for name in LIBRARIES}
+    return Identity(as_json(inputs), as_json({"packages": versions, **surroundings}))
+
+
+def as_json(value: dict[str, Any]) -> dict[str, Any]:
+    """As it is read back: JSON has no tuples."""
+    return dict(json.loads(json.dumps(value)))
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities' inputs, surroundings or loaded models, in words for a user."""
+    old, new = dict(_leaves(then)), dict(_leaves(now))
+    paths = [path for path in {**new, **old} if old.get(path) != new.get(path)]
+    named = {path[:-1] for path in paths if path[-1] == "name"}  # of another name, so all of it is another
+    said = [
+        _words(path, old.get(path), new.get(path), now)
+        for path in paths
+        if path[-1] == "name" or not any(path[: len(group)] == group for group in named)
+    ]
+    return list(dict.fromkeys(said))
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield path, value
+
+
+_PARTS = {
+    "weights": "the weights", "lora": "the LoRA", "checkpoint": "the checkpoint", "colors": "the colour model",
+    "normalization": "the normalization", "clip": "the CLIP",
+}  # fmt: skip
+
+
+def _words(path: tuple[str, ...], then: Any, now: Any, whole: Mapping[str, Any]) -> str:
+    """One leaf that differs; `whole` is what is there now."""
+    change = f"({_short(then)} then, {_short(now)} now)"
+    kind, *rest = path
+    if kind == "results":
+        return f"the results of this package {change}"
+    if kind == "costs":
+        return f"the measuring of this package {change}"
+    if kind == "packages":
+        return f"{rest[0]} {change}"
+    if kind in ("prompts", "prompt"):
+        return "the prompts"
+    if kind == "threads":
+        return f"the number of threads {change}"
+    if kind == "device":
+        return f"the device {change}"
+    owner = "the detector"
+    if kind == "generator":
+        owner = f"generator '{whole.get('generator', {}).get('key', '')}'"
+    elif kind == "verifiers" and rest:
+        owner, rest = f"verifier '{rest[0]}'", rest[1:]
+    elif kind == "verifier" and rest:
+        owner = f"verifier '{(whole.get('verifier') or {}).get('name', then)}'"
+    elif kind != "detector":
+        return f"'{'.'.join(path)}' {change}"
+    if not rest or rest[0] in ("name", "shown"):
+        return f"{owner} {change}" if kind == "detector" else owner
+    if rest[-1] == "commit":  # whole, so that it can be asked for as the revision
+        return f"{_PARTS[rest[0]]} of {owner} (commit {then} then, {now} now)"
+    if rest[0] in _PARTS:
+        return f"{_PARTS[rest[0]]} of {owner}"
+    return f"'{'.'.join(rest)}' of {owner} {change}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

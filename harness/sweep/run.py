@@ -1,0 +1,236 @@
+"""The sweep: candidates, verdicts and scores, shard by shard; then costs; then the whole tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vhsbench.generators.checks import as_device
+from vhsbench.generators.lora import find_lora
+from vhsbench.harness.common.files import ReadError, read_errors_as
+from vhsbench.harness.common.text import parse_json_lines, read_text
+from vhsbench.harness.config.models import chosen_detector, generator_options, verifier_options
+from vhsbench.harness.config.models import load_detector as load_detector
+from vhsbench.harness.config.run import ConfigError, RunConfig
+from vhsbench.harness.cost.environment import environment
+from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
+from vhsbench.harness.cost.measure import Cell, cell_name
+from vhsbench.harness.geneval import prompts as geneval_prompts
+from vhsbench.harness.geneval.detector import check_classes, vocabulary
+from vhsbench.harness.geneval.metadata import check as check_metadata
+from vhsbench.harness.geneval.nano_prompts import balanced, nano_prompts
+from vhsbench.harness.store import parquet
+from vhsbench.harness.store.folder import StorageError
+from vhsbench.harness.store.parquet import sha256
+from vhsbench.harness.store.tables import RunStore, environments
+from vhsbench.harness.sweep.config_changes import difference
+from vhsbench.harness.sweep.disk import check_room, run_gb
+from vhsbench.harness.sweep.identity import Identity
+from vhsbench.harness.sweep.progress import Journal
+from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished, Shard, Worker
+from vhsbench.harness.sweep.survey import Expected, Found, check, is_whole, survey
+
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+Engine = Callable[[RunConfig, Sequence[dict[str, Any]], Sequence[Shard]], Iterator[Finished]]
+
+
+def local(config: RunConfig, prompts: Sequence[dict[str, Any]], todo: Sequence[Shard]) -> Iterator[Finished]:
+    """The default engine: one shard after another in this process, each model loaded once."""
+    worker: Worker | None = None
+    loaded = -1
+    for shard in todo:
+        if worker is None or shard.entry != loaded:
+            worker = None  # free the last models before the next are loaded
+            worker, loaded = Worker(config, prompts, shard.entry), shard.entry
+        yield worker.work(shard)
+
+
+def run(
+    config: RunConfig,
+    out: Path | str,
+    progress: Progress = lambda *_: None,
+    engine: Engine = local,
+    redo: bool = False,
+) -> Path | str:
+    """Do what is not yet done of a run in `out`, a directory or fsspec URL; returns `out`.
+
+    Restart it to resume, or to mend a finished one. Prompts that failed are in run.json's failed_prompts, and
+    have no rows. What was made of other prompts, weights or versions than are here now is refused, by name of what
+    differs (StoreError), or made again if `redo` says so.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for entry in config.generators:
+        if entry.lora is not None:
+            find_lora(entry.name, entry.lora)  # now, not when hours of other generators are done
+    prompts = load_prompts(config)
+    with RunStore(out, config.model_dump(mode="json"), difference=_none if redo else difference) as store:
+        expected = Expected(config, prompts)
+        if not redo and is_whole(store, expected):
+            if store.reconfigured:  # in what no row depends on
+                store.update()
+            return out
+        if store.folder.local:
+            check_room(store.folder.local, run_gb(config, len(prompts)), "this run", resumes=True)
+        if engine is local:  # others have their own
+            for device in config.devices:
+                as_device(device)
+        found = survey(store, expected, redo)
+        _begin(store, expected, prompts)
+        journal = Journal(store.folder, progress)
+        try:
+            _candidates(expected, store, found, engine, journal)
+            pipelines = _costs(expected, store, found, journal) or []
+        except BaseException:
+            with suppress(OSError, StorageError):  # a full disk must not hide why it stopped
+                journal.close("stopped")
+            raise
+        keys = [shard.key for shard in expected.shards]
+        store.consolidate(dict.fromkeys(TABLES, keys) | {"costs": pipelines})
+        failed = [i for i in journal.state["incidents"] if i["kind"] == FAILED]
+        store.update(
+            status="complete", finished=_now(), damaged_shards_redone=store.damaged, failed_prompts=failed,
+            digests=store.digests | found.digests,
+        )  # fmt: skip
+        journal.close("complete")
+    return out
+
+
+def _none(old: object, new: object) -> str:
+    """No difference between configurations that counts: what is of the old one is made again."""
+    return ""
+
+
+def _begin(store: RunStore, expected: Expected, prompts: Sequence[dict[str, Any]]) -> None:
+    store.write_prompts(prompts)
+    here = environment(expected.config.threads or torch.get_num_threads()) | {"opened": _now()}
+    store.update(
+        status="running",
+        started=store.info.get("started", _now()),
+        environments=[*environments(store.info), here],
+        identity=expected.record(),
+    )
+
+
+def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
+    """The prompts of a run, as GenEval metadata, all checked against the rules and the detector's classes.
+
+    Raises ConfigError for a file that cannot be read, MetadataError or UnknownClass naming its line.
+    """
+    source, limit = config.prompts.source, config.prompts.limit
+    if source == "nano":
+        prompts = nano_prompts()[config.prompts.split]
+        prompts = balanced(prompts, limit) if limit else prompts
+        places = [f"prompt {i} of nano" for i in range(len(prompts))]
+    elif source == "geneval":
+        prompts = geneval_prompts.official()[:limit]
+        places = [f"prompt {i} of geneval" for i in range(len(prompts))]
+    else:
+        found = _read_prompts(source)
+        places, prompts = list(found)[:limit], list(found.values())[:limit]
+    known = vocabulary(chosen_detector(config, prompts).name)
+    for place, prompt in zip(places, prompts, strict=True):
+        if known is not None:  # a plugin's detector is asked when it is loaded
+            check_classes(known, prompt, place)
+    return prompts
+
+
+def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
+    """The metadata of a file of JSON lines, by file and line. Raises ConfigError or MetadataError."""
+    try:
+        text = read_text(Path(source))
+    except ReadError as error:
+        raise ConfigError(f"prompts.source is 'nano', 'geneval' or a file; {error}") from error
+    with read_errors_as(ConfigError):
+        found = {f"{source}, line {number}": prompt for number, prompt in parse_json_lines(text, source)}
+    if not found:
+        raise ConfigError(f"{source}: has no prompts.")
+    return {place: check_metadata(prompt, place) for place, prompt in found.items()}
+
+
+def _candidates(expected: Expected, store: RunStore, found: Found, engine: Engine, journal: Journal) -> None:
+    """Have the engine do the shards that are not there, and write each as it comes."""
+    config = expected.config
+    counts = {e: [sum(s.entry == e for s in group) for group in (found.done, expected.shards)]
+              for e in range(len(config.generators))}  # fmt: skip
+    for entry, (have, of) in counts.items():
+        journal.update(_phase(config, entry), have, of)
+    journal.note(store.read_shards("incidents", [s.key for s in found.done]))
+    for finished in engine(config, expected.prompts, found.todo):
+        shard = finished.shard
+        check(expected, finished, found.loaded)
+        merged = {k: store.info.get(k, {}) | v for k, v in finished.about.items()}
+        merged |= {"detector": finished.about["detector"]} if finished.about else {}  # one for all
+        if any(store.info.get(k) != v for k, v in merged.items()):
+            store.update(**merged)
+        found.digests |= _write(store, finished, expected.of(shard))
+        counts[shard.entry][0] += 1
+        journal.note(finished.tables["incidents"])
+        journal.update(_phase(config, shard.entry), *counts[shard.entry])
+
+
+def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str, str]:
+    """Write a shard's pictures and tables, each with what made it; returns the pictures' digests."""
+    images = {name: sha256(png) for name, png in finished.images.items()}
+    for name, png in finished.images.items():
+        store.folder.write(name, png)
+    # so that tables of two doings of a shard are never taken for one
+    parts = [parquet.encode(finished.tables[table], table) for table in TABLES]
+    about = {
+        **(finished.identity or identity).about(),
+        "made": finished.made,
+        "images": images,
+        "together": sha256(b"".join(parts)),
+    }
+    for table in TABLES:
+        store.write_shard(table, finished.shard.key, finished.tables[table], about)
+    return images
+
+
+def _phase(config: RunConfig, entry: int) -> str:
+    return f"candidates of {config.generators[entry].key}"
+
+
+def _costs(expected: Expected, store: RunStore, found: Found, journal: Journal) -> list[str]:
+    """Measure every pipeline, each in a fresh process, after all generation: alone on the machine.
+
+    Returns the keys of all pipelines' shards.
+    """
+    torch.cuda.empty_cache()  # what this process keeps would be missing there
+    config, pipelines = expected.config, expected.pipelines
+    for done, pipeline in enumerate(pipelines):
+        journal.update("costs", done, len(pipelines))
+        if pipeline.key in found.measured:
+            continue
+        entry, verifier, variant = pipeline.entry, pipeline.verifier, pipeline.variant
+        measured = measure_in_fresh_process(
+            Cell(
+                entry.name,
+                generator_options(entry, config.device),
+                verifier.name if verifier else None,
+                verifier_options(verifier, config.device, entry.name) if verifier else {},
+                expected.prompts[0]["prompt"],
+                config.timing,
+                config.timing.threads or config.threads,
+                variant,
+            ),
+            store.measuring,
+        )
+        expected.check_unchanged()
+        name = cell_name(entry.shown, measured.rows[0]["steps"], verifier.name if verifier else "", variant)
+        about = measured.about | {"environment": len(store.info["environments"]) - 1}
+        store.update(cells=store.info.get("cells", {}) | {name: about})
+        rows = pd.DataFrame(measured.rows).assign(generator=entry.shown)
+        store.write_shard("costs", pipeline.key, rows, pipeline.identity.about())
+    journal.update("costs", len(pipelines), len(pipelines))
+    return [pipeline.key for pipeline in pipelines]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

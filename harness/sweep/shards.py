@@ -1,0 +1,323 @@
+"""The sweep's unit of work: some prompts of one generator and seed, done by a worker that holds the models.
+
+A shard depends on the configuration and the prompts alone, so that it may be done again, anywhere, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from vhsbench import generators
+from vhsbench.generators.prompts import PromptCache
+from vhsbench.generators.protocol import Generator
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.images import encode_image
+from vhsbench.harness.config.models import create_verifier, generator_options, load_detector
+from vhsbench.harness.config.models import verifier_options as verifier_options
+from vhsbench.harness.config.run import GeneratorConfig, RunConfig
+from vhsbench.harness.cost.environment import made_by
+from vhsbench.harness.cost.memory import is_out_of_memory
+from vhsbench.harness.geneval.detector import judge
+from vhsbench.harness.inference.candidates import Candidates, Rows, encoded, generate
+from vhsbench.harness.sweep.identity import Identity, as_json, of_entry
+from vhsbench.harness.sweep.kept_images import gallery_prompts, image_name
+from vhsbench.verifiers.protocol import Verifier, blocks_read
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SMALLEST_SHARD = 8  # prompts
+MOST_SHARDS = 512  # of a run; with more, shards grow
+ATTEMPTS = 3  # of a prompt: two with its shard, one alone
+FAILED, OUT_OF_MEMORY = "failed", "out_of_memory"
+TABLES = ("incidents", "scores", "candidates")  # of a shard, in the order of writing
+
+_COLUMNS = ["generator", "steps", "prompt_id", "seed", "index"]
+_INCIDENT = ["generator", "steps", "seed", "prompt_id", "kind", "batch", "reason"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Prompts start..stop-1 of one generator (an index into the configuration's) and seed."""
+
+    key: str
+    entry: int
+    seed: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a shard gave: rows by table, the gallery's pictures as PNG by file name, and what made it."""
+
+    shard: Shard
+    tables: dict[str, pd.DataFrame]
+    images: dict[str, bytes]
+    about: dict[str, dict[str, Any]]
+    identity: Identity | None = None  # None: of a shard that no worker could do
+    made: dict[str, Any] = field(default_factory=dict)  # by which versions, on what
+
+
+def shard_size(groups: int, prompts: int) -> int:
+    """Prompts per shard of a run of `groups` pairs of generator and seed.
+
+    SMALLEST_SHARD, doubled until the run has no more than MOST_SHARDS or a shard holds all prompts.
+    """
+    size = SMALLEST_SHARD
+    while size < prompts and groups * -(-prompts // size) > MOST_SHARDS:
+        size *= 2
+    return size
+
+
+def shards(config: RunConfig, prompts: int) -> list[Shard]:
+    """All shards of a run, generator by generator.
+
+    Their size follows from what cannot change when a run is resumed. Keys name it where it is not the smallest.
+    """
+    size = shard_size(len(config.generators) * len(config.seeds), prompts)
+    suffix = "" if size == SMALLEST_SHARD else f"+{size}"
+    return [
+        Shard(
+            f"{entry.key}_seed={seed}_prompt={start:05d}{suffix}",
+            number, seed, start, min(start + size, prompts),
+        )
+        for number, entry in enumerate(config.generators)
+        for seed in config.seeds
+        for start in range(0, prompts, size)
+    ]  # fmt: skip
+
+
+class WorkerError(VhsbenchError):
+    """A worker that cannot do its shards; the message is one sentence for a user."""
+
+
+class Worker:
+    """One generator with everything that judges and scores its candidates, loaded once.
+
+    A batch is judged and scored while the next is generated, if the configuration's `overlap` says so (by
+    default where generation is on a GPU). Never more than two batches are alive.
+    """
+
+    def __init__(self, config: RunConfig, prompts: Sequence[dict[str, Any]], entry: int) -> None:
+        self.config, self.prompts = config, prompts
+        self.entry: GeneratorConfig = config.generators[entry]
+        self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
+        identity = of_entry(config, prompts, self.entry)
+        self.detector = load_detector(config, prompts)  # first: its mistakes are told soonest
+        self.generator: Generator = generators.create(
+            self.entry.name, **generator_options(self.entry, config.device)
+        )
+        self.encode = PromptCache(self.generator).encode
+        self.judges: list[Verifier] = []
+        for wanted in config.verifiers_of(self.entry):
+            self.judges.append(create_verifier(wanted, config.device, self.generator.name))
+            self.judges[-1].check_host(self.generator)
+        info = self.generator.info()
+        self.about: dict[str, dict[str, Any]] = {
+            "checkpoints": {v.name: v.checkpoint_sha256 for v in self.judges},
+            "needs": {v.name: v.needs for v in self.judges},
+            "generators": {self.entry.key: info.source},
+            "loras": {self.entry.key: dict(info.lora)} if info.lora else {},
+            "detector": self.detector.info(),
+        }
+        if of_entry(config, prompts, self.entry) != identity:
+            raise WorkerError(
+                f"files of the models of '{self.entry.key}' changed while they were read; run it again."
+            )
+        self.identity = replace(identity, loaded=as_json(self._loaded()))
+        self.made = made_by(str(self.generator.device))
+        on_gpu = torch.device(self.generator.device).type != "cpu"
+        self.behind: ThreadPoolExecutor | None = None
+        if config.overlap or (config.overlap is None and on_gpu):
+            threads = torch.get_num_threads()  # bits may depend on it, and a new thread would not inherit it
+            self.behind = ThreadPoolExecutor(1, "judge", torch.set_num_threads, (threads,))
+
+    def _loaded(self) -> dict[str, Any]:
+        """What the models say of themselves: all that is known of another package's before."""
+        bundled = self.entry.name in generators.SPECS  # whose source is a path, and whose files are known
+        return {
+            "generator": {} if bundled else {"weights": self.generator.info().source},
+            "verifiers": {v.name: {"checkpoint": v.checkpoint_sha256} for v in self.judges},
+            "detector": self.detector.info(),
+        }
+
+    def work(self, shard: Shard) -> Finished:
+        """Do a shard. A prompt that fails ATTEMPTS times is an incident, and has no rows.
+
+        Raises what went wrong if it is not one prompt's fault: if none of several can be done.
+        """
+        incidents: dict[tuple[Any, ...], dict[str, Any]] = {}
+        ids = list(range(shard.start, shard.stop))
+        parts: list[_Part] = []
+        error: Exception | None = None
+        for _ in range(ATTEMPTS - 1):
+            try:
+                parts = [self._prompts(shard.seed, ids, incidents)]
+                return self._finished(shard, parts, incidents)
+            except Exception as caught:
+                error = caught
+        for prompt_id in ids:
+            try:
+                parts.append(self._prompts(shard.seed, [prompt_id], incidents))
+            except Exception as caught:
+                error = caught
+                self._note(incidents, shard.seed, prompt_id, FAILED, 0, caught)
+        if not parts and len(ids) > 1 and error is not None:
+            raise error
+        return self._finished(shard, parts, incidents)
+
+    def _prompts(self, seed: int, ids: Sequence[int], incidents: dict[Any, Any]) -> _Part:
+        """The pools of some prompts, in smaller batches if memory runs out."""
+        rows = [(prompt_id, index) for prompt_id in ids for index in range(self.config.pool_of(self.entry))]
+        size = min(self.config.batch_size, len(rows))
+        while True:
+            try:
+                return self._batches(seed, [rows[at : at + size] for at in range(0, len(rows), size)])
+            except Exception as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                self._note(incidents, seed, ids[0], OUT_OF_MEMORY, size, error)
+            size //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _batches(self, seed: int, batches: Iterable[_Rows]) -> _Part:
+        """Generate, judge and score batches. Whatever overlaps, the first error in their order is raised."""
+        part = _Part()
+        if self.behind is None:
+            for rows in batches:
+                part.add(self._judge(seed, rows, self._generate(seed, rows)))
+            return part
+        judging: Future[_Part] | None = None
+        for rows in batches:
+            try:
+                made = self._generate(seed, rows)
+            except Exception:
+                if judging is not None:
+                    judging.result()
+                raise
+            if judging is not None:
+                part.add(judging.result())  # no third batch before the first is done with
+            judging = self.behind.submit(self._judge, seed, rows, made)
+            del made
+        if judging is not None:
+            part.add(judging.result())
+        return part
+
+    def _generate(self, seed: int, rows: _Rows) -> Candidates:
+        cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _ in rows])
+        these = Rows(self.entry.shown, cond.prompts, [(p, seed, i) for p, i in rows])
+        return generate(self.generator, cond, these, blocks_read(self.judges))
+
+    def _judge(self, seed: int, rows: _Rows, made: Candidates) -> _Part:
+        """Verdicts, scores and the gallery's pictures of a batch."""
+        metadata = [self.prompts[p] for p, _ in rows]
+        verdicts = judge(self.detector, made.images, metadata)
+        frame = pd.DataFrame(rows, columns=["prompt_id", "index"])
+        frame.insert(0, "generator", self.entry.shown)
+        frame.insert(1, "steps", self.generator.steps)
+        frame["seed"] = seed
+        scores = []
+        for verifier in self.judges:
+            scores.append(frame.assign(verifier=verifier.name, **made.scored_by(verifier)))
+        candidates = frame.assign(
+            tag=[m["tag"] for m in metadata],
+            correct=[v.correct for v in verdicts],
+            reason=[v.reason for v in verdicts],
+        )
+        return _Part([candidates], scores, self._kept(seed, rows, made.images))
+
+    def _kept(self, seed: int, rows: _Rows, images: Sequence[Image.Image]) -> dict[str, bytes]:
+        """The pictures of the gallery's prompts, for the first seed."""
+        if seed != self.config.seeds[0]:
+            return {}
+        kept = {}
+        for (prompt_id, index), image in zip(rows, images, strict=True):
+            if prompt_id in self.gallery:
+                kept[image_name(self.entry.key, prompt_id, index)] = encode_image(image)
+        return kept
+
+    def _note(
+        self, incidents: dict[Any, Any], seed: int, prompt_id: int, kind: str, batch: int, error: Exception
+    ) -> None:
+        row = incident(self.entry.shown, self.generator.steps, seed, prompt_id, kind, batch, why(error))
+        incidents[prompt_id, kind, batch] = row
+
+    def _finished(self, shard: Shard, parts: Iterable[_Part], incidents: dict[Any, Any]) -> Finished:
+        parts = list(parts)
+        return Finished(
+            shard,
+            {
+                "candidates": _concat(
+                    [f for p in parts for f in p.candidates], [*_COLUMNS, "tag", "correct", "reason"]
+                ),
+                "scores": _concat(
+                    [f for p in parts for f in p.scores], [*_COLUMNS, "verifier", "p_yes", "p_no", "score"]
+                ),
+                "incidents": pd.DataFrame(list(incidents.values()), columns=_INCIDENT),
+            },
+            {name: png for p in parts for name, png in p.images.items()},
+            self.about,
+            self.identity.of_prompts(self.prompts[shard.start : shard.stop]),
+            self.made,
+        )
+
+
+_Rows = list[tuple[int, int]]  # prompt id and index of each candidate of a batch
+
+
+@dataclass
+class _Part:
+    """What batches gave, one after another."""
+
+    candidates: list[pd.DataFrame] = field(default_factory=list)
+    scores: list[pd.DataFrame] = field(default_factory=list)
+    images: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, next_batch: _Part) -> None:
+        self.candidates += next_batch.candidates
+        self.scores += next_batch.scores
+        self.images |= next_batch.images
+
+
+def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:
+    """A shard that cannot be done by any worker: every prompt of it failed."""
+    rows = [
+        incident(generator, steps, shard.seed, prompt_id, FAILED, 0, reason)
+        for prompt_id in range(shard.start, shard.stop)
+    ]
+    empty = {
+        "candidates": _concat([], [*_COLUMNS, "tag", "correct", "reason"]),
+        "scores": _concat([], [*_COLUMNS, "verifier", "p_yes", "p_no", "score"]),
+    }
+    return Finished(shard, {**empty, "incidents": pd.DataFrame(rows, columns=_INCIDENT)}, {}, {})
+
+
+def incident(
+    generator: str, steps: int, seed: int, prompt_id: int, kind: str, batch: int, reason: str
+) -> dict[str, Any]:
+    """A row of the incidents table; `batch` is 0 where none is to blame."""
+    values = (generator, steps, seed, prompt_id, kind, batch, reason)
+    return dict(zip(_INCIDENT, values, strict=True))
+
+
+def failed_prompts(incidents: pd.DataFrame) -> set[int]:
+    """The prompts that failed, by rows of the incidents table."""
+    return set(incidents.loc[incidents["kind"] == FAILED, "prompt_id"].astype(int))
+
+
+def why(error: BaseException) -> str:
+    """An error as one line."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
