@@ -26,7 +26,6 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vhsbench.harness.common.processes import end_with_parent
-from vhsbench.harness.config.run import TimingConfig
 from vhsbench.harness.cost import budgets
 from vhsbench.harness.cost.clocks import interleaved
 from vhsbench.harness.cost.cost_model import TOLERANCE
@@ -34,6 +33,7 @@ from vhsbench.harness.cost.environment import environment
 from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
 from vhsbench.harness.cost.measure import Cell, cell_name
 from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.cost.variants import LOOPS
 from vhsbench.harness.report.costs import cost_table
 from vhsbench.harness.store.tables import RunStore

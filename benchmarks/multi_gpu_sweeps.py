@@ -14,9 +14,9 @@ import yaml
 from multi_gpu_bench import CLI, Bench, Facts
 from processes import Command
 
-from vhsbench.harness.config.run import TimingConfig
 from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
 from vhsbench.harness.cost.measure import Cell
+from vhsbench.harness.cost.timing import TimingConfig
 
 
 def sweep(

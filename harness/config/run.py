@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     Field,
     ValidationInfo,
     field_validator,
@@ -21,7 +19,7 @@ from vhsbench import generators, verifiers
 from vhsbench.generators import specs
 from vhsbench.generators.checks import check_dtype, check_options
 from vhsbench.generators.protocol import read_block
-from vhsbench.harness.common.registry import Registry, nearest
+from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.common.settings import (
     HUB_ID,
     TAG,
@@ -31,17 +29,16 @@ from vhsbench.harness.common.settings import (
     Device,
     Local,
     LocalOptions,
-    Seconds,
     Seed,
     Strict,
     Threads,
-    device_name,
 )
 from vhsbench.harness.config import yaml_files
+from vhsbench.harness.config.base import Name, Registered
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.yaml_files import ConfigError, Model
 from vhsbench.harness.cost.cost_model import TOLERANCE
-from vhsbench.harness.cost.variants import VARIANTS
+from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
 
 if TYPE_CHECKING:
@@ -51,48 +48,6 @@ __all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "kept_config
 
 T = TypeVar("T")
 _EXAMPLE = "generators: [{name: nano}]"
-
-
-def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*", name):
-        raise ValueError(
-            f"'{name}' names files; use letters, digits, '.', '_', '+' and '-', no '.' at the beginning"
-        )
-    return name
-
-
-Name = Annotated[str, AfterValidator(_folder_name)]
-
-
-class Registered(BaseModel):
-    """An entry that names something of `registry`, with the options that its factory takes.
-
-    `elsewhere` are options that are not the entry's to give, with what gives them.
-    """
-
-    registry: ClassVar[Registry[Any]]
-    elsewhere: ClassVar[Mapping[str, str]] = {}
-
-    @field_validator("name", check_fields=False)
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in cls.registry:
-            raise ValueError(f"unknown {cls.registry.kind} '{name}'; {nearest(name, cls.registry.names())}")
-        return name
-
-    @field_validator("options", check_fields=False)
-    @classmethod
-    def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Imports the factory's module if there are any, but builds nothing."""
-        for key, place in cls.elsewhere.items():
-            if key in options:
-                raise ValueError(f"'{key}' is no option here; it is given by {place}")
-        if options.get("device") is not None:
-            device_name(options["device"])
-        name = info.data.get("name")
-        if name is not None and options:  # a name of None was refused before
-            cls.registry.check_options(name, options)
-        return options
 
 
 _FOLDER_OR_HUB = Local(names="random", other=HUB_ID)
@@ -207,48 +162,6 @@ class PromptsConfig(Strict):
     source: Annotated[str, Local(names="nano|geneval")] = "nano"
     split: Literal["train", "validation", "evaluation"] = "evaluation"
     limit: Amount | None = None
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"repeats": 3, "warm_up": 1},
-    "paper": {"repeats": 64, "min_seconds": 60.0},
-    "mlperf": {"repeats": 1024, "min_seconds": 600.0, "timeout_s": 14400.0},
-}
-
-
-class TimingConfig(Strict):
-    """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
-
-    preset: Literal["smoke", "paper", "mlperf"] | None = None
-    best_of_n: tuple[Candidates, ...] = (1, 2, 4, 8)
-    batch_sizes: tuple[Annotated[Candidates, Field(ge=2)], ...] = ()  # of batched runs, beside one at a time
-    repeats: Amount = 15
-    min_seconds: Seconds = 0.0
-    warm_up: AmountOrNone = 3
-    timeout_s: Annotated[Seconds, Field(gt=0)] = 3600.0
-    threads: Threads | None = None  # CPU threads while measuring; by default as the run's
-    variants: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, given: Any) -> Any:
-        preset = PRESETS.get(str(given.get("preset"))) if isinstance(given, dict) else None
-        return {**preset, **given} if preset else given
-
-    @model_validator(mode="after")
-    def _not_below(self) -> TimingConfig:
-        for key, floor in PRESETS.get(self.preset or "", {}).items():
-            if getattr(self, key) < floor:
-                raise ValueError(f"preset '{self.preset}' asks for {key} of at least {floor:g}")
-        return self
-
-    @field_validator("variants")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in VARIANTS:
-                raise ValueError(f"unknown variant '{name}'; {nearest(name, sorted(VARIANTS))}")
-        return names
 
 
 def _twice(values: Sequence[T]) -> T | None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from vhsbench import generators
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.config.run import TimingConfig
 from vhsbench.harness.cost import clocks, percentiles, variants
 from vhsbench.harness.cost.clocks import Repeats, first_line
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.cost.meters import energy_per_call, idle_power, peak_memory
 from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from vhsbench.harness.cost.stages import Call, end_to_end, question_tokens, stages
+from vhsbench.harness.cost.timing import TimingConfig
 
 if TYPE_CHECKING:
     import torch

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from vhsbench.harness.config.run import TimingConfig
 from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.cost import meters
 from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
 from vhsbench.harness.cost.graphs import Graphed
 from vhsbench.harness.cost.measure import Cell, measure
+from vhsbench.harness.cost.timing import TimingConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

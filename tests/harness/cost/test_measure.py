@@ -13,13 +13,13 @@ import torch
 
 from vhsbench import generators, verifiers
 from vhsbench.harness.common.registry import RegistryError
-from vhsbench.harness.config.run import TimingConfig
 from vhsbench.harness.cost import fresh_process, meters, variants
 from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.cost.flops import count
 from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
 from vhsbench.harness.cost.measure import Cell, measure
 from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.inference.best_of_n import best_of_n
 from vhsbench.harness.report.costs import cost_table
 from vhsbench.harness.store.tables import SCHEMAS
