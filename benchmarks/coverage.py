@@ -26,14 +26,14 @@ from scipy.stats import binom, binomtest
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.regress.speed import paired_ratio
-from vhsbench.harness.stats.bootstrap import (
+from vhsbench.harness.stats.expected import expected_accuracy
+from vhsbench.harness.stats.intervals import (
     auc,
     auc_interval,
     clustered_mean,
     paired_difference,
     pooled_share,
 )
-from vhsbench.harness.stats.expected import expected_accuracy
 
 POOL, POPULATION, SEEDS = 16, 20_000, 5
 NS = (1, 4, 16)

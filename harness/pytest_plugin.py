@@ -102,14 +102,15 @@ class VerifierRegression:
         return scoring(judge, self._pool, batch)
 
     def _source(self, setting: str, text: str | None) -> Any:
-        from vhsbench.harness.regress.sources import BASELINES, SourceError, resolve
+        from vhsbench.harness.common.errors import VhsbenchError
+        from vhsbench.harness.regress.sources import BASELINES, resolve
 
         text = text or _setting(self._config, setting)
         if text is None:
             pytest.fail(f"name a verifier in the test, or give {_OPTIONS[setting]}.", False)
         try:
             return resolve(text, Path(_setting(self._config, "vhs_baselines_dir") or BASELINES))
-        except SourceError as error:
+        except VhsbenchError as error:
             pytest.fail(str(error), False)
 
     def _gate(self) -> tuple[GateConfig, str]:

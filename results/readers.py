@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.tasks import TAGS
 
 TABLES = ("table1", "table5", "table6", "table7")
 CLAIMS, SHARES = "claims", "figure6"
 # GenEval's prompts by task, with which the paper weighs its Overall
 PROMPTS = {"single": 80, "two": 99, "counting": 80, "color": 94, "position": 100, "attribution": 100}
+_GENERATORS = {
+    "SANA-Sprint": "sana-sprint", "SANA-1.5": "sana-1.5", "FLUX-Schnell": "flux-schnell",
+    "SD3.5-Turbo": "sd3.5-turbo", "PixArt-alpha-DMD": "pixart-alpha-dmd",
+}  # fmt: skip
+_VERIFIERS = {"VHS": "vhs", "MLLM w/ CLIP": "mllm-clip", "MLLM w/ AE": "mllm-ae"}
+# what a table's caption says in place of a column
+_IMPLIED: dict[str, Any] = {"generator": "sana-sprint", "steps": 1}
 
 
 class PublishedError(VhsbenchError):
@@ -23,6 +32,19 @@ def table(name: str) -> pd.DataFrame:
     if name not in TABLES:
         raise PublishedError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
     return _read(name)
+
+
+def published_rows(name: str) -> pd.DataFrame:
+    """A published table in this project's names and columns; `place` says where it is printed.
+
+    Raises PublishedError for an unknown name.
+    """
+    columns = dict(zip(PROMPTS, TAGS, strict=True)) | {"lora_epoch_fraction": "drift", "source": "place"}
+    rows = table(name).rename(columns=columns)
+    for column, value in _IMPLIED.items():
+        if column not in rows:
+            rows[column] = value
+    return rows.replace({"generator": _GENERATORS, "verifier": _VERIFIERS})
 
 
 def claims() -> pd.DataFrame:

@@ -23,8 +23,10 @@ from vhsbench.harness.common.models import (
     reason,
     weight_files,
 )
+from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.common.tensors import open_tensors
 from vhsbench.harness.common.text import read_json_object
+from vhsbench.verifiers import REGISTRY
 from vhsbench.verifiers.mllm import CONNECTORS, MLP2X, PAPER_TEMPLATE, Mllm, Question
 from vhsbench.verifiers.questions import read_question
 
@@ -74,6 +76,27 @@ def read_card(folder: Path) -> VerifierCard:
         raise CheckpointError(f"{folder}/{_CARD} does not describe a verifier: {error}.") from error
 
 
+def kind_of(folder: Path) -> str:
+    """The verifier that a checkpoint's folder holds, by verifier.json, else by the tower that config.json names.
+
+    Raises CheckpointError if that is no registered one.
+    """
+    card = (folder / _CARD).is_file()
+    file = _CARD if card else "config.json"
+    said = _json(folder, file)
+    kind = str(said.get("kind")) if card else _kind_by_tower(str(said.get("mm_vision_tower") or ""))
+    if kind not in REGISTRY:
+        raise CheckpointError(
+            f"{folder / file} names no known verifier: '{kind}'; {nearest(kind, REGISTRY.names())}"
+        )
+    return kind
+
+
+def _kind_by_tower(tower: str) -> str:
+    tower = tower.lower()
+    return "vhs" if tower.startswith("hidden") else "mllm-clip" if "clip" in tower else "mllm-ae"
+
+
 def _check_card(card: VerifierCard, file: Path) -> None:
     _check_whole(card.feature_width, 1, f"{file}: 'feature_width'")
     _check_whole(card.visual_tokens, 0, f"{file}: 'visual_tokens'")
@@ -101,7 +124,8 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
     if projector not in CONNECTORS:
         known = " or ".join(f"'{c}'" for c in CONNECTORS)
         raise CheckpointError(f"{folder}/config.json: 'mm_projector_type' is '{projector}', not {known}.")
-    if tower.lower().startswith("hidden"):
+    kind = _kind_by_tower(tower)
+    if kind == "vhs":
         feature = str(config.get("mm_vision_select_feature") or "")
         try:
             numbers = feature.removeprefix("block_").split("_")
@@ -110,8 +134,8 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
             raise CheckpointError(
                 f"{folder}/config.json: 'mm_vision_select_feature' is '{feature}', not 'block_' and a number."
             ) from None
-        return VerifierCard("vhs", "", block, width, 0)
-    if "clip" in tower.lower():
+        return VerifierCard(kind, "", block, width, 0)
+    if kind == "mllm-clip":
         layer, feature = (
             config.get("mm_vision_select_layer", -2),
             config.get("mm_vision_select_feature", "patch"),
@@ -120,8 +144,8 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
             raise CheckpointError(
                 f"{folder}/config.json wants '{feature}' features of CLIP's layer {layer}, not 'patch' of layer -2."
             )
-        return VerifierCard("mllm-clip", "", None, width, 0, vision_tower=tower)
-    return VerifierCard("mllm-ae", "", None, width, 0)
+        return VerifierCard(kind, "", None, width, 0, vision_tower=tower)
+    return VerifierCard(kind, "", None, width, 0)
 
 
 def load_model(

@@ -13,7 +13,7 @@ from rich.table import Table
 from vhsbench import generators, verifiers
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import RegistryError, nearest, one_line
-from vhsbench.harness.stats.bootstrap import brackets
+from vhsbench.harness.stats.intervals import brackets
 
 _KINDS = {"generators": generators, "verifiers": verifiers}
 _FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import OK, left_out, sound
 from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 
 END_TO_END = "end_to_end"

@@ -9,8 +9,8 @@ from typing import Any
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.limits import LONGEST_PROMPT
 from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.tasks import TAGS
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
 )  # fmt: skip

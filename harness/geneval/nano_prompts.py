@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval.prompts import Metadata, split
-from vhsbench.harness.geneval.rules import TAGS
 
 PROMPT_SEED = 0  # of the split into training, validation and evaluation prompts
 HELD_OUT_PER_TASK = 64

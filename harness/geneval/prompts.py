@@ -13,8 +13,9 @@ import numpy as np
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.common.text import read_lines
-from vhsbench.harness.geneval.rules import COLORS, RELATIONS, TAGS
+from vhsbench.harness.geneval.rules import COLORS, RELATIONS
 
 Metadata = dict[str, Any]
 

@@ -11,7 +11,6 @@ import numpy as np
 from vhsbench.harness.geneval.metadata import COLORS as COLORS
 from vhsbench.harness.geneval.metadata import MAX_OBJECTS, check_clauses
 from vhsbench.harness.geneval.metadata import RELATIONS as RELATIONS
-from vhsbench.harness.geneval.metadata import TAGS as TAGS
 
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9

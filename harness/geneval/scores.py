@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vhsbench.harness.geneval.rules import TAGS
-from vhsbench.harness.stats.bootstrap import clustered_mean
+from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.stats.intervals import clustered_mean
 
 # the form of a reason's line -> what failed; the first that matches counts
 FAILURES = {

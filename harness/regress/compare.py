@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.regress.gate import GateConfig
 from vhsbench.harness.regress.points import Point, same_n
 from vhsbench.harness.report.calibration import reliability
-from vhsbench.harness.stats.bootstrap import average_by_prompt, paired_difference
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.harness.stats.intervals import average_by_prompt, paired_difference
 from vhsbench.harness.stats.paired import (
     auc_permutation,
     detectable,

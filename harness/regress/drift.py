@@ -18,12 +18,12 @@ from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.limits import MOST_CANDIDATES
 from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval.detector import Detector, judge
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.inference.candidates import Rows, generate
-from vhsbench.harness.stats.bootstrap import average_by_prompt, brackets, clustered_mean, paired_difference
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.harness.stats.intervals import average_by_prompt, brackets, clustered_mean, paired_difference
 from vhsbench.verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:

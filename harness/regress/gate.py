@@ -23,7 +23,7 @@ from vhsbench.harness.common.settings import (
 )
 from vhsbench.harness.config.yaml_files import read
 from vhsbench.harness.cost.cost_model import parse_budget
-from vhsbench.harness.stats.bootstrap import brackets
+from vhsbench.harness.stats.intervals import brackets
 
 if TYPE_CHECKING:
     from vhsbench.harness.regress.compare import Comparison, Difference

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS
-from vhsbench.harness.stats.bootstrap import brackets, missed_share
+from vhsbench.harness.stats.intervals import brackets, missed_share
 
 if TYPE_CHECKING:
     from rich.console import Console

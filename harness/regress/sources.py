@@ -12,12 +12,11 @@ import pandas as pd
 
 from vhsbench import verifiers
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.registry import nearest
-from vhsbench.harness.common.text import read_json_object
 from vhsbench.harness.inference.candidates import Rows
 from vhsbench.harness.regress.compare import Candidates, Judged
 from vhsbench.harness.regress.pool import Pool, PoolError
+from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.checks import marks
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
     """What `text` names: a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's
     folder; a run's folder, RUN:VERIFIER if it has several; the name of an accepted baseline.
 
-    Raises SourceError, with the nearest names.
+    Raises SourceError, with the nearest names, or CheckpointError for a folder of no known verifier.
     """
     if text in verifiers.REGISTRY:
         return Source(text, text)
@@ -81,25 +80,6 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
 
 def accepted_names(baselines: Path) -> list[str]:
     return sorted(f.parent.name for f in baselines.glob("[!.]*/manifest.json"))
-
-
-def kind_of(folder: Path) -> str:
-    """Which verifier a checkpoint's folder holds, by verifier.json, or the official config.json's vision tower."""
-    file = folder / "verifier.json"
-    card = file.is_file()
-    file = file if card else folder / "config.json"
-    with read_errors_as(SourceError):
-        said = read_json_object(file)
-    if card:
-        kind = str(said.get("kind"))
-    else:
-        tower = str(said.get("mm_vision_tower") or "").lower()
-        kind = "vhs" if tower.startswith("hidden") else "mllm-clip" if "clip" in tower else "mllm-ae"
-    if kind not in verifiers.REGISTRY:
-        raise SourceError(
-            f"{file} names no known verifier: '{kind}'; {nearest(kind, verifiers.REGISTRY.names())}"
-        )
-    return kind
 
 
 def _run(text: str, path: Path, chosen: str | None) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vhsbench.harness.stats.bootstrap import pooled_share
+from vhsbench.harness.stats.intervals import pooled_share
 from vhsbench.verifiers.metrics import BINS, calibration_error
 
 _CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]

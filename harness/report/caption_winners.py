@@ -15,12 +15,12 @@ from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig, kept_config
 from vhsbench.harness.inference.best_of_n import features
-from vhsbench.harness.regress.sources import kind_of
 from vhsbench.harness.report.captions import FILE
 from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.store.tables import Run, load_run
 from vhsbench.harness.sweep.kept_images import Pictures
 from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.verifier import MllmVerifier
 
 if TYPE_CHECKING:

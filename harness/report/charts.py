@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
-from vhsbench.harness.stats.bootstrap import brackets
 from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.stats.intervals import brackets
 
 BINS = np.linspace(-1, 1, 41)  # 5% of the range, as the paper's Fig. 6
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

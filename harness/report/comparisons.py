@@ -11,9 +11,9 @@ import pandas as pd
 
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.stats.bootstrap import Floats, Interval, paired_difference
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
 
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
 VHS, CLIP = "vhs", "mllm-clip"  # whom the paper's headline numbers compare

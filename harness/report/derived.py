@@ -18,8 +18,8 @@ from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
 from vhsbench.harness.report import comparisons
 from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
 from vhsbench.harness.report.costs import cost_table
-from vhsbench.harness.stats.bootstrap import missed_share
 from vhsbench.harness.stats.curves import accuracy_curves, separation
+from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.sweep.kept_images import Pictures
 

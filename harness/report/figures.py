@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.report.style import COLUMN, STAGE_COLORS, TASK_NAMES, TWO_COLUMNS, figure, look, styled
-from vhsbench.harness.stats.bootstrap import Floats
 from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.stats.intervals import Floats
 
 
 def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Sequence[float] = ()) -> Figure:

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.results import readers
 
 MEASURED, PUBLISHED, DIFFERENCE = "measured here", "published", "difference"
-GENERATORS = {
-    "SANA-Sprint": "sana-sprint", "SANA-1.5": "sana-1.5", "FLUX-Schnell": "flux-schnell",
-    "SD3.5-Turbo": "sd3.5-turbo", "PixArt-alpha-DMD": "pixart-alpha-dmd",
-}  # fmt: skip
-VERIFIERS = {"VHS": "vhs", "MLLM w/ CLIP": "mllm-clip", "MLLM w/ AE": "mllm-ae"}
-_ACCURACIES = dict(zip(readers.PROMPTS, TAGS, strict=True)) | {"overall": OVERALL}
 _MATCHED = ("budget_ms", "generator", "steps", "verifier", "scoring", "drift")
-# what a table's caption says in place of a column
-_IMPLIED: dict[str, Any] = {"generator": "sana-sprint", "steps": 1}
-
-
-def published_rows(name: str) -> pd.DataFrame:
-    """A published table in the names and columns of this harness."""
-    rows = readers.table(name).rename(columns={**_ACCURACIES, "lora_epoch_fraction": "drift"})
-    for column, value in _IMPLIED.items():
-        if column not in rows:
-            rows[column] = value
-    rows["generator"] = rows["generator"].replace(GENERATORS)
-    rows["verifier"] = rows["verifier"].replace(VERIFIERS)
-    return rows.assign(place=rows["source"]).drop(columns="source")
 
 
 def beside(table: AccuracyTable, names: Mapping[str, str]) -> AccuracyTable:
@@ -42,7 +22,7 @@ def beside(table: AccuracyTable, names: Mapping[str, str]) -> AccuracyTable:
     names: generator as shown -> its registered name, by which rows are matched (budget, generator,
     steps, verifier and what else the table tells apart). Rows that only one side has stand alone.
     """
-    printed = published_rows(table.published)
+    printed = readers.published_rows(table.published)
     measured = table.rows.assign(registered=table.rows["generator"].replace(dict(names)))
     matched = [c for c in _MATCHED if c in measured and c in printed and c != "generator"]
     unused = dict.fromkeys(printed.index)

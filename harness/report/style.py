@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 
 log = logging.getLogger(__name__)
 _said_missing = False

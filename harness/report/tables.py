@@ -12,7 +12,7 @@ import pandas as pd
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes, printable
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.published import DIFFERENCE
 from vhsbench.harness.report.style import label

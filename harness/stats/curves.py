@@ -7,9 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.geneval.rules import TAGS
-from vhsbench.harness.stats.bootstrap import Interval, auc_interval, average_by_prompt, clustered_mean
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.stats.expected import expected_accuracy, oracle, random_choice
+from vhsbench.harness.stats.intervals import Interval, auc_interval, average_by_prompt, clustered_mean
 
 OVERALL, GENEVAL_OVERALL = "overall", "geneval_overall"
 ORACLE, RANDOM = "oracle", "random"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm, rankdata
 
-from vhsbench.harness.stats.bootstrap import auc
+from vhsbench.harness.stats.intervals import auc
 
 Floats = NDArray[np.float64]
 

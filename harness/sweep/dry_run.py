@@ -7,11 +7,10 @@ from typing import Any
 from vhsbench import generators
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.report.published import published_rows
 from vhsbench.harness.sweep.disk import candidates as count
 from vhsbench.harness.sweep.disk import run_gb
 from vhsbench.harness.sweep.run import load_prompts
-from vhsbench.results.readers import a100_timings
+from vhsbench.results.readers import a100_timings, published_rows
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:

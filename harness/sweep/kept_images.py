@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vhsbench.harness.common.files import LARGE, ReadError, read_bytes
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,8 +24,8 @@ from vhsbench.harness.regress.compare import Judged
 from vhsbench.harness.regress.pool import Pool, load_pool, make_pool
 from vhsbench.harness.regress.sources import pool_candidates, score_pool
 from vhsbench.harness.report.tables import markdown_plain
-from vhsbench.harness.stats.bootstrap import average_by_prompt, paired_difference
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
+from vhsbench.harness.stats.intervals import average_by_prompt, paired_difference
 from vhsbench.harness.training.config import BASE, TrainConfig, data_beside
 from vhsbench.harness.training.verifier import Report, train
 from vhsbench.verifiers.metrics import auc

@@ -19,10 +19,10 @@ from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import LARGE
 from vhsbench.harness.common.images import DamagedImage, read_image
 from vhsbench.harness.common.models import folder_sha256
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.common.text import read_json_lines
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.geneval.detector import Detector, judge
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.inference.candidates import Rows, candidate, decoded, encoded, finite_rows, refuse_rows
 from vhsbench.harness.training.sources import Sample, samples_sha256
 from vhsbench.verifiers.protocol import Needs

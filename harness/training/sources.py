@@ -16,10 +16,11 @@ from vhsbench.harness.common.atomic import write_atomic
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import LARGE, read_errors_as
 from vhsbench.harness.common.prompt_files import check_length, parse_texts
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.common.text import parse_json, parse_json_lines, read_json, read_text
 from vhsbench.harness.geneval import prompts as geneval
 from vhsbench.harness.geneval.detector import Detector, check_classes
-from vhsbench.harness.geneval.metadata import TAGS, check
+from vhsbench.harness.geneval.metadata import check
 from vhsbench.harness.geneval.nano_prompts import as_evaluated, nano_prompts
 from vhsbench.harness.geneval.prompts import Metadata
 from vhsbench.harness.training.tagging import tag_all

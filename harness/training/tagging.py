@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval import prompts as geneval
 from vhsbench.harness.geneval.prompts import Metadata
-from vhsbench.harness.geneval.rules import COLORS, TAGS
+from vhsbench.harness.geneval.rules import COLORS
 
 _NUMBERS = {word: i for i, word in enumerate(geneval.NUMBERS)}
 _RELATIONS = {

@@ -38,7 +38,6 @@ from vhsbench.harness.inference.scoring import ScoringError, load_inputs, read_p
 from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.pool import MANIFEST, PoolError, load_pool
 from vhsbench.harness.regress.sources import SourceError as SourceOfVerifierError
-from vhsbench.harness.regress.sources import kind_of
 from vhsbench.harness.report.captions import FILE, read_captions
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.tables import SCHEMAS, StoreError, load_run
@@ -49,7 +48,7 @@ from vhsbench.harness.training.config import load_train_config
 from vhsbench.harness.training.data_config import CaptionsConfig
 from vhsbench.harness.training.sources import SourceError, caption_samples
 from vhsbench.harness.training.sources import _read_prompts as read_training_prompts
-from vhsbench.verifiers.checkpoint import CheckpointError, read_card
+from vhsbench.verifiers.checkpoint import CheckpointError, kind_of, read_card
 from vhsbench.verifiers.features import read_statistics
 from vhsbench.verifiers.training.shards import ShardDataset, ShardError
 
@@ -222,13 +221,13 @@ def lora(data: bytes) -> None:
 
 
 def official_card(data: bytes) -> None:
-    with _file(data, "config.json") as file, suppress(CheckpointError, SourceOfVerifierError):
+    with _file(data, "config.json") as file, suppress(CheckpointError):
         kind_of(file.parent)
         read_card(file.parent)
 
 
 def verifier_card(data: bytes) -> None:
-    with _file(data, "verifier.json") as file, suppress(CheckpointError, SourceOfVerifierError):
+    with _file(data, "verifier.json") as file, suppress(CheckpointError):
         (file.parent / "config.json").write_bytes(b"{}")
         kind_of(file.parent)
         read_card(file.parent)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.results import readers
 
 
@@ -20,3 +21,18 @@ def test_printed_overall_is_the_prompt_weighted_mean(name):
 def test_an_unknown_table_is_refused():
     with pytest.raises(ValueError, match="known: table1"):
         readers.table("table9")
+
+
+def test_published_rows_are_in_the_names_of_the_harness():
+    rows = readers.published_rows("table6")
+    assert set(rows["generator"]) == {"flux-schnell", "sd3.5-turbo", "sana-sprint"}
+    assert set(rows["verifier"]) == {"vhs", "mllm-clip"}
+    assert {*TAGS, "overall"} <= set(rows)
+
+
+def test_published_rows_have_what_a_caption_says():
+    rows = readers.published_rows("table7")
+    assert set(rows["generator"]) == {"sana-sprint"}
+    assert set(rows["steps"]) == {1}
+    assert set(rows["drift"]) == {0.0, 0.5, 1.0}
+    assert rows["place"].str.startswith("Table 7").all()

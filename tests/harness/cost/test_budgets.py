@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.budgets import (
     UnmeasuredError,
     budget_table,
@@ -18,7 +19,6 @@ from vhsbench.harness.cost.budgets import (
     is_measured,
 )
 from vhsbench.harness.cost.cost_model import TOLERANCE, CostModel, parse_budget
-from vhsbench.harness.geneval.rules import TAGS
 
 # A100 timings read off the published curve and N (ms)
 PUBLISHED = {

@@ -5,8 +5,8 @@ import json
 from collections import Counter
 
 from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval import prompts
-from vhsbench.harness.geneval.rules import TAGS
 
 
 def test_the_official_prompts_byte_for_byte():

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from vhsbench.generators.nano import teacher, world
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval.detector import ColorRequest, judge
 from vhsbench.harness.geneval.prompts import every
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.geneval.shapes import ShapeDetector
 
 SCENES = 200

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vhsbench.verifiers.nano
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.regress.compare import Candidates, Judged
 from vhsbench.harness.regress.pool import Pool, make_pool
@@ -47,9 +48,6 @@ def damaged(tmp_path_factory) -> Callable[[float], Path]:
         return folder
 
     return copy
-
-
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
 def _simulated(

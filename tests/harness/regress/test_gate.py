@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import ConfigError
 from vhsbench.harness.cost import measure as measuring
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.regress import speed as speeds
 from vhsbench.harness.regress.compare import (
     Difference,
@@ -26,8 +26,8 @@ from vhsbench.harness.regress.compare import (
 )
 from vhsbench.harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
 from vhsbench.harness.regress.speed import Speed, paired_ratio
-from vhsbench.harness.stats.bootstrap import missed_share, paired_difference
 from vhsbench.harness.stats.expected import largest_difference
+from vhsbench.harness.stats.intervals import missed_share, paired_difference
 
 FAST = GateConfig(best_of_n=(2, 4), bootstrap=200, permutations=399, auc_permutations=199)
 

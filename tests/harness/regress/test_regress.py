@@ -15,8 +15,9 @@ from vhsbench import verifiers
 from vhsbench.harness.cli import app
 from vhsbench.harness.regress.gate import GateConfig
 from vhsbench.harness.regress.run import regress, write
-from vhsbench.harness.regress.sources import SourceError, kind_of, pool_candidates, resolve, score_pool
+from vhsbench.harness.regress.sources import SourceError, pool_candidates, resolve, score_pool
 from vhsbench.harness.store.tables import RunStore
+from vhsbench.verifiers.checkpoint import CheckpointError, kind_of
 
 GATE = GateConfig(best_of_n=(2, 4), bootstrap=500, permutations=1999, auc_permutations=399, timing_repeats=0)
 
@@ -175,6 +176,11 @@ def test_names(tmp_path, damaged):
     assert resolve("vhs=owner/name@main").checkpoint == "owner/name@main"
     (folder / "verifier.json").unlink()
     assert kind_of(folder) == "vhs"  # by the official config.json
+    (folder / "verifier.json").write_text('{"kind": "vhss"}')
+    with pytest.raises(
+        CheckpointError, match=r"verifier\.json names no known verifier: 'vhss'; did you mean 'vhs'"
+    ):
+        kind_of(folder)
     with pytest.raises(SourceError, match="did you mean 'vhs'"):
         resolve("vhss")
     with pytest.raises(SourceError, match="neither a checkpoint"):

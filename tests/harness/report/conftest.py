@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import RunConfig
-from vhsbench.harness.geneval.rules import TAGS
 from vhsbench.harness.report.build import build
 from vhsbench.harness.store.tables import SCHEMAS, RunStore, load_run
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_file

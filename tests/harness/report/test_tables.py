@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import AccuracyTable, main_comparison
 from vhsbench.harness.report.tables import html_table, latex_escape, places, write_accuracies, write_table
 

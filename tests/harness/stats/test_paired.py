@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from vhsbench.harness.stats.bootstrap import auc
+from vhsbench.harness.stats.intervals import auc
 from vhsbench.harness.stats.paired import (
     auc_permutation,
     detectable,

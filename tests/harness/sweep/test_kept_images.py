@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vhsbench.harness.geneval.rules import TAGS
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_file
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from vhsbench.harness.stats.bootstrap import (
+from vhsbench.harness.stats.intervals import (
     auc,
     auc_interval,
     brackets,
