@@ -196,10 +196,12 @@ def naive(
 
 
 def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, Any]]:
+    from naive import naive_best_of_n
+
     from vhsbench import generators, verifiers
     from vhsbench.harness.cost.measure import device_name, taints
     from vhsbench.harness.cost.nvml import Gpu
-    from vhsbench.harness.inference.best_of_n import best_of_n, naive_best_of_n
+    from vhsbench.harness.inference.best_of_n import best_of_n
     from vhsbench.harness.store.tables import SCHEMAS
 
     for_generator, for_verifier = options_of(pipeline, device)

@@ -16,7 +16,7 @@ from vhsbench.harness.cost import nvml
 
 PACKAGES = (
     "vhsbench", "torch", "transformers", "diffusers", "open_clip_torch", "numpy", "pandas", "pyarrow",
-    "fvcore", "nvidia-ml-py",
+    "nvidia-ml-py",
 )  # fmt: skip
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from vhsbench.harness.inference.candidates import candidate
-from vhsbench.verifiers.checks import Name, check_form, check_values
+from vhsbench.verifiers.checks import check_form, check_values
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,28 +56,10 @@ def best_of_n(
         kept.append(candidates)
     all_scores = torch.cat(scores).cpu()
     check_values(
-        verifier, all_scores.float().numpy(), _names(generator, prompt, seeds)
-    )  # here, where they are at hand
+        verifier, all_scores.float().numpy(), lambda i: candidate(generator.name, prompt, seeds[i], i)
+    )
     index = int(all_scores.argmax())
     return BestOfN(_finish(generator, verifier, kept[index // batch], index % batch), index, all_scores)
-
-
-def naive_best_of_n(generator: Generator, verifier: Verifier, prompt: str, seeds: Sequence[int]) -> BestOfN:
-    """The usual research loop, to compare with: the text encoder for every candidate, one candidate a
-    forward, the winner generated again from its noise."""
-    scores = []
-    for seed in seeds:
-        candidate = features(generator, verifier, generator.encode([prompt]), [seed])
-        read = candidate.features if verifier.needs == "hidden" else candidate
-        scores.append(float(check_form(verifier, verifier.score([prompt], read), 1).score[0]))
-    check_values(verifier, np.array(scores, np.float32), _names(generator, prompt, seeds))
-    index = max(range(len(seeds)), key=scores.__getitem__)
-    latents = generator.denoise(generator.encode([prompt]), generator.noise([seeds[index]]))
-    return BestOfN(generator.decode(latents)[0], index, torch.tensor(scores))
-
-
-def _names(generator: Generator, prompt: str, seeds: Sequence[int]) -> Name:
-    return lambda index: candidate(generator.name, prompt, seeds[index], index)
 
 
 def features(generator: Generator, verifier: Verifier, cond: Conditioning, seeds: Sequence[int]) -> Any:

@@ -1,4 +1,4 @@
-"""What batching and staging save. By default each is run once and checked; to measure, and for the ratios:
+"""What batching saves. By default each is run once and checked; to measure, and for the ratios:
 
 pytest tests/verifiers/test_benchmark.py --benchmark-enable --benchmark-group-by=group
 
@@ -7,13 +7,11 @@ On a machine that is busy, --benchmark-timer=time.process_time counts CPU time.
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from vhsbench import verifiers
 from vhsbench.generators import specs
-from vhsbench.harness.inference.best_of_n import best_of_n, naive_best_of_n
 from vhsbench.verifiers.loading import random_verifier
 
 MID_SIZE = {
@@ -58,31 +56,3 @@ def test_scoring(benchmark, models, cached_prefix, model, n, way):
     expected = batched(verifier, features)
     for name in ("p_yes", "p_no", "score"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
-
-
-def staged(generator, verifier, seeds):
-    done = best_of_n(generator, verifier, PROMPT, seeds, batch=len(seeds))
-    return done.image, done.index
-
-
-def staged_one_at_a_time(generator, verifier, seeds):
-    done = best_of_n(generator, verifier, PROMPT, seeds)
-    return done.image, done.index
-
-
-def naive(generator, verifier, seeds):
-    done = naive_best_of_n(generator, verifier, PROMPT, seeds)
-    return done.image, done.index
-
-
-@pytest.mark.parametrize("way", [staged, staged_one_at_a_time, naive])
-@pytest.mark.parametrize("n", CANDIDATES)
-def test_best_of_n(benchmark, nano, models, n, way):
-    benchmark.group = f"best of {n}, nano with VHS"
-    verifier = models["nano"][0]
-    n = 2 if benchmark.disabled else n
-    image, index = benchmark.pedantic(way, (nano, verifier, range(n)), **ROUNDS)
-    expected, best = naive(nano, verifier, range(n))
-    assert index == best
-    difference = np.abs(np.asarray(image, np.int16) - np.asarray(expected, np.int16))
-    assert difference.max() <= 1  # a batch rounds otherwise than a single candidate does
