@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vhsbench.harness.common.errors import VhsbenchError
+
 if TYPE_CHECKING:
     from vhsbench.harness.regress.gate import GateConfig
     from vhsbench.harness.regress.pool import Pool
@@ -45,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def vhs_pool(pytestconfig: pytest.Config) -> Pool:
     """The frozen pool of --vhs-pool (or ini vhs_pool), its hashes verified once a session."""
-    from vhsbench.harness.regress.pool import PoolError, load_pool
+    from vhsbench.harness.regress.pool import load_pool
 
     path = _setting(pytestconfig, "vhs_pool")
     if path is None:
@@ -54,7 +56,7 @@ def vhs_pool(pytestconfig: pytest.Config) -> Pool:
         )
     try:
         return load_pool(Path(path))
-    except PoolError as error:
+    except VhsbenchError as error:
         pytest.fail(str(error), False)
 
 
@@ -102,7 +104,6 @@ class VerifierRegression:
         return scoring(judge, self._pool, batch)
 
     def _source(self, setting: str, text: str | None) -> Any:
-        from vhsbench.harness.common.errors import VhsbenchError
         from vhsbench.harness.regress.sources import BASELINES, resolve
 
         text = text or _setting(self._config, setting)

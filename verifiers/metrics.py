@@ -28,7 +28,9 @@ def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = BI
     return float(np.abs(gaps).sum() / len(p))
 
 
-def judge(p_yes: NDArray[np.floating], p_no: NDArray[np.floating], correct: ArrayLike) -> dict[str, float]:
+def yes_no_metrics(
+    p_yes: NDArray[np.floating], p_no: NDArray[np.floating], correct: ArrayLike
+) -> dict[str, float]:
     """auc, accuracy and ece of P(yes) / (P(yes) + P(no)), all shares of 1."""
     p = np.asarray(p_yes, dtype=float) / (np.asarray(p_yes, dtype=float) + np.asarray(p_no, dtype=float))
     right = np.asarray(correct, dtype=bool)

@@ -20,7 +20,7 @@ class Strict(BaseModel):
 
 
 # strict: `true` is no number
-Candidates = Annotated[int, Field(ge=1, le=MOST_CANDIDATES, strict=True)]  # of a prompt, or of a batch
+CandidateCount = Annotated[int, Field(ge=1, le=MOST_CANDIDATES, strict=True)]  # of a prompt, or of a batch
 Amount = Annotated[int, Field(ge=1, le=MOST, strict=True)]  # of prompts, images, repeats, redraws, steps
 AmountOrNone = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS, strict=True)]  # or processes

@@ -25,7 +25,7 @@ from vhsbench.harness.common.settings import (
     TAG,
     Amount,
     AmountOrNone,
-    Candidates,
+    CandidateCount,
     Device,
     Local,
     LocalOptions,
@@ -83,7 +83,7 @@ class GeneratorConfig(NamedGenerator):
 
     label: Name | None = None
     verifiers: list[str] | None = None
-    pool: Candidates | None = None
+    pool: CandidateCount | None = None
     lora: Annotated[LoraPath | None, Local(names="bundled")] = None
     lora_strength: Annotated[float, Field(ge=0, le=1000)] = 1.0
     drift: Annotated[float, Field(ge=0, le=1000)] | None = None
@@ -191,8 +191,8 @@ class RunConfig(Strict):
         None  # None: shapes where it knows the prompts' classes, else mask2former
     )
     seeds: Seeds = [0]
-    pool: Candidates = 16
-    batch_size: Candidates = 32
+    pool: CandidateCount = 16
+    batch_size: CandidateCount = 32
     budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
     bootstrap: Amount = 1000  # has no effect: intervals are computed, not drawn; older files may have it

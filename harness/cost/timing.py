@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vhsbench.harness.common.registry import nearest
-from vhsbench.harness.common.settings import Amount, AmountOrNone, Candidates, Seconds, Strict, Threads
+from vhsbench.harness.common.settings import Amount, AmountOrNone, CandidateCount, Seconds, Strict, Threads
 from vhsbench.harness.cost.variants import VARIANTS
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -21,8 +21,10 @@ class TimingConfig(Strict):
     """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
 
     preset: Literal["smoke", "paper", "mlperf"] | None = None
-    best_of_n: tuple[Candidates, ...] = (1, 2, 4, 8)
-    batch_sizes: tuple[Annotated[Candidates, Field(ge=2)], ...] = ()  # of batched runs, beside one at a time
+    best_of_n: tuple[CandidateCount, ...] = (1, 2, 4, 8)
+    batch_sizes: tuple[
+        Annotated[CandidateCount, Field(ge=2)], ...
+    ] = ()  # of batched runs, beside one at a time
     repeats: Amount = 15
     min_seconds: Seconds = 0.0
     warm_up: AmountOrNone = 3

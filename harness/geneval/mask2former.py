@@ -36,7 +36,7 @@ _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 
 
 class Mask2FormerDetector:
-    """COCO's 80 classes in GenEval's names. Raises CheckpointError or DetectorError.
+    """COCO's 80 classes in GenEval's names. Raises DetectorWeightsError or DetectorError.
 
     checkpoint: mmdet's .pth of 2.x or 3.x, "random", or None for the published file from the hub.
     colors: a ColorNamer, or what ColorNamer.create takes; loaded when colours are first asked.
@@ -74,7 +74,7 @@ class Mask2FormerDetector:
     def identity(
         cls, checkpoint: str | None = None, colors: str = "openai", seed: int = 0, **options: Any
     ) -> dict[str, Any]:
-        """What decides its verdicts, files by content; nothing is loaded. Raises CheckpointError or ColorModelError."""
+        """What decides its verdicts, files by content; nothing is loaded. Raises DetectorWeightsError or ColorModelError."""
         defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
         given = {name: options.get(name, defaults[name]) for name in ("pipeline", "batch_size", "scale")}
         return given | {

@@ -104,7 +104,7 @@ _CLASSES = 80
 _CLASS_WEIGHT = _P + "cls_embed.weight"  # [classes + 1, 256]; the last is no object
 
 
-class CheckpointError(VhsbenchError):
+class DetectorWeightsError(VhsbenchError):
     """A detector checkpoint that cannot be used; the message is one sentence for a user."""
 
 
@@ -128,7 +128,7 @@ def sources(shapes: Mapping[str, Any]) -> dict[str, list[str]]:
                 found.setdefault(match.expand(replacement) + name[match.end() :], []).append(name)
                 break
         else:
-            raise CheckpointError(
+            raise DetectorWeightsError(
                 f"this transformers names a Mask2Former tensor '{name}', which is not in the mapping; "
                 "install transformers 5.23 or a release that keeps its names."
             )
@@ -149,16 +149,18 @@ def to_3x(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def convert(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], file: str) -> State:
-    """An mmdet state in the model's names and order. Raises CheckpointError naming a tensor that is wrong."""
+    """An mmdet state in the model's names and order. Raises DetectorWeightsError naming a tensor that is wrong."""
     rest, converted = to_3x(state), {}
     _check_classes(rest, file)
     for source, targets in sources(shapes).items():
         if source not in rest:
-            raise CheckpointError(f"{file}: tensor '{source}' is missing: not Mask2Former Swin-S of mmdet.")
+            raise DetectorWeightsError(
+                f"{file}: tensor '{source}' is missing: not Mask2Former Swin-S of mmdet."
+            )
         tensor = rest.pop(source)
         first, *others = shapes[targets[0]]
         if tensor.shape != (first * len(targets), *others):  # before anything is copied
-            raise CheckpointError(
+            raise DetectorWeightsError(
                 f"{file}: tensor '{source}' is {tuple(tensor.shape)}, "
                 f"which does not fit Swin-S with {_CLASSES} classes."
             )
@@ -167,7 +169,7 @@ def convert(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size],
         for target, part in zip(targets, tensor.chunk(len(targets)), strict=True):
             converted[target] = part.contiguous()
     if rest:
-        raise CheckpointError(
+        raise DetectorWeightsError(
             f"{file}: tensor '{next(iter(rest))}' is left over: not Mask2Former Swin-S of mmdet."
         )
     return converted
@@ -176,7 +178,7 @@ def convert(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size],
 def _check_classes(state: Mapping[str, torch.Tensor], file: str) -> None:
     weight = state.get(_CLASS_WEIGHT)
     if weight is not None and weight.dim() == 2 and len(weight) != _CLASSES + 1:
-        raise CheckpointError(
+        raise DetectorWeightsError(
             f"{file} was trained for {len(weight) - 1} classes; this detector has the {_CLASSES} of COCO."
         )
 
@@ -201,7 +203,7 @@ def _merging_order(width: int) -> list[int]:
 def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversalSegmentation, str, int]:
     """The model in eval mode, the SHA-256 of its checkpoint ("random" for random weights), and `ignored` of `read`.
 
-    checkpoint is a file, "random", or None for the published one from the hub. Raises CheckpointError.
+    checkpoint is a file, "random", or None for the published one from the hub. Raises DetectorWeightsError.
     """
     model = build()
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -217,12 +219,12 @@ def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversal
 
 
 def identity(checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
-    """What `load` would read, by content; nothing is loaded. Raises CheckpointError for a file that cannot be read."""
+    """What `load` would read, by content; nothing is loaded. Raises DetectorWeightsError for a file that cannot be read."""
     if checkpoint == "random":
         return {"random": seed}
     if checkpoint is None:
         return {"hub": f"{HUB_DATASET}/{HUB_FILE}"}  # its name has its SHA-256, which `read` checks
-    with read_errors_as(CheckpointError):
+    with read_errors_as(DetectorWeightsError):
         return {"sha256": file_digest(Path(checkpoint))}
 
 
@@ -230,19 +232,19 @@ def read(path: Path) -> tuple[State, str, int]:
     """A checkpoint's tensors, finite floats; its SHA-256, which must begin as its name says; what was ignored.
 
     Ignored are what a training keeps: tensors (class weights) and other parts of the file (optimizer), counted.
-    Raises CheckpointError.
+    Raises DetectorWeightsError.
     """
     if not path.is_file():
-        raise CheckpointError(
+        raise DetectorWeightsError(
             f"detector checkpoint {path} does not exist; give mmdet's .pth file, or 'random' to try without."
         )
     sha256 = file_sha256(path)
     promised = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
     if promised and not sha256.startswith(promised[1]):
-        raise CheckpointError(
+        raise DetectorWeightsError(
             f"{path}: its SHA-256 begins with {sha256[:8]}, not {promised[1]} as its name says; download it again."
         )
-    with read_errors_as(CheckpointError):
+    with read_errors_as(DetectorWeightsError):
         state, others = read_state(path)
         used = {name: tensor for name, tensor in state.items() if not _OF_TRAINING.fullmatch(name)}
         check_weights(used, path)
@@ -261,7 +263,7 @@ def _download() -> Path:
         said = refusal(HUB_DATASET, error, None, instead)
         if said is None:
             raise
-        raise CheckpointError(f"the detector's weights ({HUB_FILE}): {said}") from error
+        raise DetectorWeightsError(f"the detector's weights ({HUB_FILE}): {said}") from error
 
 
 def random_state(shapes: Mapping[str, torch.Size], seed: int = 0) -> State:

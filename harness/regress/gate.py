@@ -14,7 +14,7 @@ from vhsbench.harness.common.settings import (
     TAG,
     Amount,
     AmountOrNone,
-    Candidates,
+    CandidateCount,
     Device,
     Local,
     Seed,
@@ -52,7 +52,7 @@ class GateConfig(Strict):
     candidate over baseline; null only reports them. bootstrap has no effect: older files may have it.
     """
 
-    best_of_n: tuple[Candidates, ...] = (4,)
+    best_of_n: tuple[CandidateCount, ...] = (4,)
     budgets: tuple[str, ...] = ()
     costs: Annotated[str | None, Local(other=TAG, needed=False)] = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -65,7 +65,7 @@ class GateConfig(Strict):
     seed: Seed = 0
     max_time_ratio: Ratio | None = None
     max_memory_ratio: Ratio | None = None
-    timing_batch: Candidates = 1
+    timing_batch: CandidateCount = 1
     timing_repeats: AmountOrNone = 30
     timing_warm_up: AmountOrNone = 3
     worst_picks: AmountOrNone = 6

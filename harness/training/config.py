@@ -13,7 +13,7 @@ from vhsbench import generators
 from vhsbench.generators.protocol import block_name, blocks_of
 from vhsbench.harness.common.files import ending
 from vhsbench.harness.common.registry import nearest
-from vhsbench.harness.common.settings import Candidates, LocalChanges, Strict
+from vhsbench.harness.common.settings import CandidateCount, LocalChanges, Strict
 from vhsbench.harness.config import yaml_files
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.run import NamedGenerator, PromptsConfig, Seeds, bundled, read_named
@@ -37,8 +37,8 @@ class CompareConfig(Strict):
 
     prompts: PromptsConfig = PromptsConfig()
     seeds: Seeds = [0]
-    pool: Candidates = 16
-    batch_size: Candidates = 32
+    pool: CandidateCount = 16
+    batch_size: CandidateCount = 32
 
 
 class TrainConfig(Recipe):

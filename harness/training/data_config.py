@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, Candidates, Local, LocalOptions, Strict
+from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, CandidateCount, Local, LocalOptions, Strict
 from vhsbench.harness.config.run import DetectorConfig
 from vhsbench.verifiers.protocol import Needs
 
@@ -80,7 +80,7 @@ class DataConfig(Strict):
     detector: DetectorConfig = DetectorConfig(name="mask2former")
     clip_score: ClipScoreConfig | None = ClipScoreConfig()
     dtype: Literal["float16", "bfloat16", "float32"] | None = None  # of features; None: the generator's
-    batch_size: Candidates = 16
+    batch_size: CandidateCount = 16
     shard_size: Amount = 256
 
     @model_validator(mode="after")

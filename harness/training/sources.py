@@ -32,7 +32,7 @@ _SAMPLER_SEED = 44  # 43 draws the benchmark's own prompts
 Tag = Callable[[Sequence[str]], list[str]]  # prompts -> a tagger's answers
 
 
-class SourceError(VhsbenchError):
+class TrainingSourceError(VhsbenchError):
     """Captions or prompts that cannot be used; the message is one sentence for a user."""
 
 
@@ -51,20 +51,20 @@ class Sample:
 
 
 def caption_samples(config: CaptionsConfig) -> list[Sample]:
-    """A sample a caption, in the file's order. Raises SourceError."""
-    with read_errors_as(SourceError):
+    """A sample a caption, in the file's order. Raises TrainingSourceError."""
+    with read_errors_as(TrainingSourceError):
         entries = read_json(config.source, LARGE)
     if not isinstance(entries, list) or not entries:
-        raise SourceError(f"{config.source} is no JSON list of captions.")
+        raise TrainingSourceError(f"{config.source} is no JSON list of captions.")
     found = []
     for number, entry in enumerate(entries[: config.limit]):
         text, name = _caption(entry, f"{config.source}, entry {number}")
-        with read_errors_as(SourceError):
+        with read_errors_as(TrainingSourceError):
             check_length(text, f"{config.source}, entry {number}")
         picture = None
         if config.images is not None:
             if name is None:
-                raise SourceError(
+                raise TrainingSourceError(
                     f"{config.source}, entry {number} names no image that a captioner could refine it by; "
                     "leave data.captions.images out."
                 )
@@ -82,16 +82,18 @@ def _caption(entry: Any, where: str) -> tuple[str, str | None]:
         said = [turn["value"] for turn in entry["conversations"] if turn["from"] == "gpt"]
         text, image = " ".join(said[-1].split()), entry.get("image")
     except (TypeError, KeyError, IndexError, AttributeError):
-        raise SourceError(f"{where}: neither a text nor a LLaVA conversation with a gpt turn.") from None
+        raise TrainingSourceError(
+            f"{where}: neither a text nor a LLaVA conversation with a gpt turn."
+        ) from None
     if not text:
-        raise SourceError(f"{where}: its caption is empty.")
+        raise TrainingSourceError(f"{where}: its caption is empty.")
     return text, image if isinstance(image, str) else None
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
     file = folder / name
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise SourceError(f"{where}: image '{name}' would leave {folder}.")
+        raise TrainingSourceError(f"{where}: image '{name}' would leave {folder}.")
     return file
 
 
@@ -101,7 +103,7 @@ def label_prompts(
     """(train, validation): the prompts to be labelled, with their GenEval metadata.
 
     `tag` classifies texts that have none. Its answers are kept in `work`, and refused.jsonl beside them lists
-    the texts that got no metadata, each with the reason. Raises SourceError, or UnknownClass for a prompt of
+    the texts that got no metadata, each with the reason. Raises TrainingSourceError, or UnknownClass for a prompt of
     an object that the detector does not know.
     """
     if config.prompts == "nano":
@@ -114,7 +116,7 @@ def label_prompts(
         texts = _read_prompts(file, detector)
         if isinstance(texts[0], str):
             if tag is None:
-                raise SourceError(f"{file} has no GenEval metadata; set data.labels.tagger to gemma.")
+                raise TrainingSourceError(f"{file} has no GenEval metadata; set data.labels.tagger to gemma.")
             found, refused = tag_all(texts, _answers(texts, tag, work), detector.classes)
             lines = "".join(json.dumps({"prompt": p, "reason": r}) + "\n" for p, r in refused)
             write_atomic(work / "refused.jsonl", lines.encode(), shared=True)
@@ -122,7 +124,7 @@ def label_prompts(
             found = texts
     unique = list({p["prompt"]: p for p in found}.values())[: config.limit]
     if len(unique) < 2:
-        raise SourceError(
+        raise TrainingSourceError(
             f"{config.prompts} gives {len(unique)} prompt(s) with metadata; at least 2 are split."
         )
     return split(unique, config.validation_share, seed)
@@ -196,13 +198,13 @@ def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
 
 
 def _read_prompts(file: Path, detector: Detector) -> list[Any]:
-    """All texts, or all metadata. Raises SourceError, MetadataError or UnknownClass."""
-    with read_errors_as(SourceError):
+    """All texts, or all metadata. Raises TrainingSourceError, MetadataError or UnknownClass."""
+    with read_errors_as(TrainingSourceError):
         text = read_text(file, LARGE)
         if text.lstrip().startswith("["):
             texts = parse_json(text, str(file))
             if not all(isinstance(t, str) and t.strip() for t in texts):
-                raise SourceError(f"{file} is no JSON list of texts.")
+                raise TrainingSourceError(f"{file} is no JSON list of texts.")
             for number, prompt in enumerate(texts):
                 check_length(prompt, f"{file}, entry {number}")
             found: list[Any] = [" ".join(t.split()) for t in texts]
@@ -212,7 +214,7 @@ def _read_prompts(file: Path, detector: Detector) -> list[Any]:
         else:
             found = [line.strip() for _, line in parse_texts(text, str(file))]
     if not found:
-        raise SourceError(f"{file} has no prompts.")
+        raise TrainingSourceError(f"{file} has no prompts.")
     return list({json.dumps(p): p for p in found}.values())
 
 

@@ -102,15 +102,22 @@ def test_mistakes_are_one_sentence(pytester, project, tmp_path):
         @pytest.mark.vhs_gate(alpa=0.1)
         def test_mark(verifier_regression):
             verifier_regression.check("vhs", "vhs")
+
+        def test_unknown_checkpoint(verifier_regression):
+            verifier_regression.check("vhs", "odd")
         """
     )
+    odd = pytester.mkdir("odd")
+    (odd / "config.json").write_text("{}")
+    (odd / "verifier.json").write_text('{"kind": "mllm-clipp"}')
     result = project()
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [
             "*did you mean 'vhs'?*",
             "*give --vhs-candidate*",
             "*vhs_gate, key 'alpa': unknown key; did you mean 'alpha'?*",
+            "*verifier.json names no known verifier: 'mllm-clipp'; did you mean 'mllm-clip'?*",
         ]
     )
     project(pool=None).stdout.fnmatch_lines(["*vhs_pool needs --vhs-pool*"])

@@ -37,7 +37,7 @@ from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.inference.scoring import ScoringError, load_inputs, read_prompts
 from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.pool import MANIFEST, PoolError, load_pool
-from vhsbench.harness.regress.sources import SourceError as SourceOfVerifierError
+from vhsbench.harness.regress.sources import SourceError
 from vhsbench.harness.report.captions import FILE, read_captions
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.tables import SCHEMAS, StoreError, load_run
@@ -46,7 +46,7 @@ from vhsbench.harness.sweep.run import load_prompts
 from vhsbench.harness.sweep.status import status
 from vhsbench.harness.training.config import load_train_config
 from vhsbench.harness.training.data_config import CaptionsConfig
-from vhsbench.harness.training.sources import SourceError, caption_samples
+from vhsbench.harness.training.sources import TrainingSourceError, caption_samples
 from vhsbench.harness.training.sources import _read_prompts as read_training_prompts
 from vhsbench.verifiers.checkpoint import CheckpointError, kind_of, read_card
 from vhsbench.verifiers.features import read_statistics
@@ -87,7 +87,7 @@ def classes(data: bytes) -> None:
 
 
 def captions(data: bytes) -> None:
-    with _file(data, "captions.json") as file, suppress(SourceError):
+    with _file(data, "captions.json") as file, suppress(TrainingSourceError):
         caption_samples(CaptionsConfig(source=file))
 
 
@@ -254,7 +254,7 @@ def training_config(data: bytes) -> None:
 
 
 def training_prompts(data: bytes) -> None:
-    with _file(data, "prompts") as file, suppress(SourceError, MetadataError, UnknownClass):
+    with _file(data, "prompts") as file, suppress(TrainingSourceError, MetadataError, UnknownClass):
         read_training_prompts(file, ShapeDetector())
 
 
@@ -295,7 +295,7 @@ def shard_features(data: bytes) -> None:
 
 
 def baseline(data: bytes) -> None:
-    with _file(data, "x") as file, suppress(SourceOfVerifierError, PoolError):
+    with _file(data, "x") as file, suppress(SourceError, PoolError):
         (file.parent / "name").mkdir()
         file.rename(file.parent / "name" / baselines.MANIFEST)
         baselines.read("name", file.parent)
@@ -304,7 +304,7 @@ def baseline(data: bytes) -> None:
 
 
 def baselines_log(data: bytes) -> None:
-    with _file(data, baselines.LOG) as file, suppress(SourceOfVerifierError):
+    with _file(data, baselines.LOG) as file, suppress(SourceError):
         baselines.history(file.parent)
 
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vhsbench import verifiers
-from vhsbench.verifiers.checkpoint import CheckpointError, VerifierCard, save_checkpoint
+from vhsbench.verifiers.checkpoint import CheckpointError, VerifierCard, kind_of, save_checkpoint
 from vhsbench.verifiers.mllm import PAPER_TEMPLATE
 
 PROMPTS = ["a photo of a bench", "a photo of two clocks and a red dog", "a photo of <image> {prompt}"]
@@ -261,3 +261,31 @@ def test_a_card_with_an_unknown_key_is_refused(official, statistics):
     )
     with pytest.raises(CheckpointError, match="does not describe a verifier"):
         verifiers.create("vhs", checkpoint=folder, normalization=statistics)
+
+
+@pytest.mark.parametrize(
+    ("tower", "kind"),
+    [
+        ("hidden_states", "vhs"),
+        ("Hidden", "vhs"),
+        ("openai/CLIP-vit-large-patch14", "mllm-clip"),
+        ("dc-ae", "mllm-ae"),
+        (None, "mllm-ae"),
+    ],
+)
+def test_the_kind_of_an_official_folder_is_that_of_its_vision_tower(tmp_path, tower, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": tower}))
+    assert kind_of(tmp_path) == kind
+    (tmp_path / "verifier.json").write_text('{"kind": "mllm-clip"}')
+    assert kind_of(tmp_path) == "mllm-clip"
+
+
+def test_a_kind_that_is_not_registered_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        kind_of(tmp_path)
+    (tmp_path / "verifier.json").write_text('{"kind": "mllm-clipp"}')
+    with pytest.raises(CheckpointError, match=r"verifier\.json .*'mllm-clipp'.* 'mllm-clip'"):
+        kind_of(tmp_path)
+    (tmp_path / "verifier.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"verifier\.json .*'None'"):
+        kind_of(tmp_path)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vhsbench.verifiers.metrics import calibration_error, judge
+from vhsbench.verifiers.metrics import calibration_error, yes_no_metrics
 
 
 def test_calibration_error_by_hand():
@@ -16,6 +16,6 @@ def test_a_probability_of_one_is_in_the_last_bin():
     assert calibration_error([1.0, 1.0], [True, True]) == 0
 
 
-def test_judge_renormalises_yes_and_no():
-    found = judge(np.array([0.3, 0.1]), np.array([0.1, 0.3]), [True, False])
+def test_yes_and_no_are_renormalised():
+    found = yes_no_metrics(np.array([0.3, 0.1]), np.array([0.1, 0.3]), [True, False])
     assert found == pytest.approx({"auc": 1.0, "accuracy": 1.0, "ece": 0.25})

@@ -15,6 +15,7 @@ import torch
 
 from vhsbench.generators.training import Progress, attention, cosine, muon_and_adamw
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.verifiers.metrics import yes_no_metrics
 from vhsbench.verifiers.mllm import Mllm
 from vhsbench.verifiers.training.log import Log
 from vhsbench.verifiers.training.losses import focal_losses
@@ -165,8 +166,6 @@ class _Run:
         return part.detach()
 
     def _log(self, log: Log | None, seconds: float) -> None:
-        from vhsbench.verifiers.metrics import judge
-
         loss = self.accelerator.reduce(torch.stack(self.window).mean(), "sum").item()
         if not math.isfinite(loss):
             raise TrainingError(
@@ -177,7 +176,7 @@ class _Run:
         values = {"loss": loss}
         if self.seen:
             p_yes, p_no, right = self.accelerator.gather(torch.cat(self.seen)).cpu().numpy().T
-            values |= judge(p_yes, p_no, right)
+            values |= yes_no_metrics(p_yes, p_no, right)
         self.window, self.seen = [], []
         values["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         values["samples_per_s"] = self.point.step * self.stage.recipe.batch / seconds

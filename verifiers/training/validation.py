@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vhsbench.verifiers.metrics import judge
+from vhsbench.verifiers.metrics import yes_no_metrics
 from vhsbench.verifiers.training.losses import focal_losses, weighted_mean
 from vhsbench.verifiers.training.objectives import YesNo
 from vhsbench.verifiers.training.stage import Stage, ask
@@ -33,4 +33,6 @@ def validate(model: nn.Module, stage: Stage, accelerator: Any, micro_batch: int)
         parts.append(accelerator.gather(found).cpu())
     losses, weights, p_yes, p_no = torch.cat(parts)[: len(samples)].double().unbind(1)
     correct = [bool(row["correct"]) for row in samples.rows]
-    return {"loss": weighted_mean(losses, weights).item()} | judge(p_yes.numpy(), p_no.numpy(), correct)
+    return {"loss": weighted_mean(losses, weights).item()} | yes_no_metrics(
+        p_yes.numpy(), p_no.numpy(), correct
+    )

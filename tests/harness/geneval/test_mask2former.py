@@ -15,7 +15,7 @@ from PIL import Image
 from vhsbench.harness.geneval import mask2former_weights as weights
 from vhsbench.harness.geneval.detector import DetectorError, judge
 from vhsbench.harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
-from vhsbench.harness.geneval.mask2former_weights import CheckpointError
+from vhsbench.harness.geneval.mask2former_weights import DetectorWeightsError
 from vhsbench.harness.geneval.prompts import single
 
 
@@ -79,11 +79,11 @@ def test_projections_are_split_in_the_order_q_k_v_and_merging_is_reordered(state
 @pytest.mark.parametrize("name", ["panoptic_head.cls_embed.weight", "backbone.norm3.bias"])
 def test_missing_left_over_and_ill_shaped_tensors_are_named(state, shapes, name):
     without = {k: v for k, v in state.items() if k != name}
-    with pytest.raises(CheckpointError, match=f"file: tensor '{name}' is missing"):
+    with pytest.raises(DetectorWeightsError, match=f"file: tensor '{name}' is missing"):
         weights.convert(without, shapes, "file")
-    with pytest.raises(CheckpointError, match=r"file: tensor 'bbox_head\.weight' is left over"):
+    with pytest.raises(DetectorWeightsError, match=r"file: tensor 'bbox_head\.weight' is left over"):
         weights.convert({**state, "bbox_head.weight": torch.zeros(1)}, shapes, "file")
-    with pytest.raises(CheckpointError, match=f"file: tensor '{name}' is .* does not fit"):
+    with pytest.raises(DetectorWeightsError, match=f"file: tensor '{name}' is .* does not fit"):
         weights.convert({**state, name: torch.zeros(3)}, shapes, "file")
 
 
@@ -130,7 +130,7 @@ def test_another_number_of_classes_is_said(state, shapes):
         "panoptic_head.cls_embed.bias": torch.zeros(21),
     }
     with pytest.raises(
-        CheckpointError, match=r"^file was trained for 20 classes; this detector has the 80 of COCO\.$"
+        DetectorWeightsError, match=r"^file was trained for 20 classes; this detector has the 80 of COCO\.$"
     ):
         weights.convert(state | fewer, shapes, "file")
 
@@ -138,7 +138,7 @@ def test_another_number_of_classes_is_said(state, shapes):
 def test_a_shape_is_refused_before_anything_is_copied(state, shapes):
     name = "backbone.stages.0.downsample.reduction.weight"
     huge = torch.zeros(1).expand(1 << 20, 1 << 22)  # 16 TiB if it were
-    with pytest.raises(CheckpointError, match=f"file: tensor '{name}' is .* does not fit"):
+    with pytest.raises(DetectorWeightsError, match=f"file: tensor '{name}' is .* does not fit"):
         weights.convert(state | {name: huge}, shapes, "file")
 
 
@@ -149,20 +149,20 @@ def test_a_name_that_promises_another_hash_is_refused(tmp_path):
     right = content.rename(tmp_path / f"mask2former_20220504_001756-{sha256[:8]}.pth")
     assert weights.read(right)[1] == sha256
     wrong = right.rename(tmp_path / "mask2former_20220504_001756-743b7d99.pth")
-    with pytest.raises(CheckpointError, match=f"begins with {sha256[:8]}, not 743b7d99"):
+    with pytest.raises(DetectorWeightsError, match=f"begins with {sha256[:8]}, not 743b7d99"):
         weights.read(wrong)
 
 
 def test_unusable_checkpoints_are_one_sentence(tmp_path):
-    with pytest.raises(CheckpointError, match=r"absent\.pth does not exist"):
+    with pytest.raises(DetectorWeightsError, match=r"absent\.pth does not exist"):
         weights.read(tmp_path / "absent.pth")
     for name, content in {"text.pth": b"no checkpoint", "list.pth": None}.items():
         file = tmp_path / name
         file.write_bytes(content) if content else torch.save([1, 2], file)
-        with pytest.raises(CheckpointError, match=f"{name}: holds no"):
+        with pytest.raises(DetectorWeightsError, match=f"{name}: holds no"):
             weights.read(file)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "run": print}, tmp_path / "code.pth")
-    with pytest.raises(CheckpointError, match=r"code\.pth: holds no plain tensors"):
+    with pytest.raises(DetectorWeightsError, match=r"code\.pth: holds no plain tensors"):
         weights.read(tmp_path / "code.pth")
 
 
@@ -294,5 +294,5 @@ def test_weights_from_the_hub_are_asked_for_as_it_answers(monkeypatch, tmp_path)
 def test_weights_that_are_no_finite_floats_are_refused_by_file_and_key(tmp_path, state, wrong, said):
     file, key = tmp_path / "model.pth", "panoptic_head.cls_embed.bias"
     torch.save({"state_dict": state | {key: wrong(state[key].clone())}}, file)
-    with pytest.raises(CheckpointError, match=f"model.pth: '{key}' {said}"):
+    with pytest.raises(DetectorWeightsError, match=f"model.pth: '{key}' {said}"):
         weights.load(str(file))

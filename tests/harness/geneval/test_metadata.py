@@ -23,7 +23,7 @@ from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.regress.pool import make_pool
 from vhsbench.harness.sweep.run import load_prompts, run
 from vhsbench.harness.training.data_config import LabelsConfig
-from vhsbench.harness.training.sources import SourceError, label_prompts
+from vhsbench.harness.training.sources import TrainingSourceError, label_prompts
 
 HEART = {"tag": "single_object", "include": [{"class": "heart", "count": 1}], "prompt": "a photo of a heart"}
 
@@ -146,7 +146,7 @@ def test_what_is_no_object_of_texts_is_refused_by_the_check_and_by_the_reader(tm
     labels = LabelsConfig(prompts=str(file))
     with pytest.raises(ConfigError) as run_error:
         load_prompts(config(file))
-    with pytest.raises(SourceError) as training_error:
+    with pytest.raises(TrainingSourceError) as training_error:
         label_prompts(labels, ShapeDetector(), 0, tmp_path / "work")
     assert str(run_error.value) == str(training_error.value) == f"{file}, line 2{read}"
 

@@ -13,7 +13,7 @@ from vhsbench.harness.geneval.metadata import MetadataError
 from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.training.data_config import CaptionsConfig, LabelsConfig
 from vhsbench.harness.training.sources import (
-    SourceError,
+    TrainingSourceError,
     caption_samples,
     label_prompts,
     label_samples,
@@ -66,16 +66,16 @@ def test_captions_are_strings_or_llavas_conversations(tmp_path):
     ],
 )
 def test_bad_captions_are_one_sentence(tmp_path, entries, sentence):
-    with pytest.raises(SourceError, match=sentence):
+    with pytest.raises(TrainingSourceError, match=sentence):
         caption_samples(CaptionsConfig(source=write(tmp_path / "c.json", entries)))
 
 
 def test_pictures_stay_in_their_folder(tmp_path):
     entry = {"image": "../../etc/x.jpg", "conversations": [{"from": "gpt", "value": "a"}]}
     file = write(tmp_path / "c.json", [entry])
-    with pytest.raises(SourceError, match="would leave"):
+    with pytest.raises(TrainingSourceError, match="would leave"):
         caption_samples(CaptionsConfig(source=file, images=tmp_path / "images"))
-    with pytest.raises(SourceError, match="names no image"):
+    with pytest.raises(TrainingSourceError, match="names no image"):
         caption_samples(CaptionsConfig(source=write(tmp_path / "d.json", ["a"]), images=tmp_path))
 
 
@@ -138,7 +138,7 @@ def test_texts_are_tagged_once(tmp_path):
             "a photo of a unicorn"
         ]
     assert calls == [texts]  # the answers are kept
-    with pytest.raises(SourceError, match=r"no GenEval metadata; set data.labels.tagger"):
+    with pytest.raises(TrainingSourceError, match=r"no GenEval metadata; set data.labels.tagger"):
         labels(tmp_path, tmp_path / "p.txt")
 
 
@@ -160,17 +160,17 @@ def test_nano_and_geneval_have_prompts_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error", "sentence"),
     [
-        ('{"tag": "colors"', SourceError, r"p\.jsonl, line 1: not JSON"),
+        ('{"tag": "colors"', TrainingSourceError, r"p\.jsonl, line 1: not JSON"),
         ('{"tag": "colors"}', MetadataError, r"p\.jsonl, line 1, key 'include': is required"),
         ('{"tag": "colours", "prompt": "x", "include": [{"class": "star", "count": 1}]}', MetadataError,
          r"p\.jsonl, line 1, key 'tag': unknown tag 'colours'; did you mean 'colors'\?"),
-        ("", SourceError, "has no prompts"),
-        (json.dumps(EVERY[0]), SourceError, "at least 2 are split"),
+        ("", TrainingSourceError, "has no prompts"),
+        (json.dumps(EVERY[0]), TrainingSourceError, "at least 2 are split"),
         (json.dumps(geneval.single("cat")) + "\n" + json.dumps(EVERY[0]), UnknownClass, r"p\.jsonl, line 1: class 'cat'"),
     ],
 )  # fmt: skip
 def test_bad_prompts_are_one_sentence(tmp_path, text, error, sentence):
     with pytest.raises(error, match=sentence):
         labels(tmp_path, write(tmp_path / "p.jsonl", text))
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(TrainingSourceError, match="cannot be read"):
         labels(tmp_path, tmp_path / "absent")
