@@ -21,6 +21,7 @@ import pandas as pd
 
 from vhsbench.harness.geneval.prompts import official
 from vhsbench.harness.stats.curves import accuracy_curves, separation
+from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.store.tables import RunStore, load_run
 from vhsbench.harness.sweep.shards import shard_size
 
@@ -43,7 +44,7 @@ def synthetic(rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
             "reason": pd.Series(["expected", ""], dtype="str").take(correct.astype(int)).array,
         }
     )  # fmt: skip
-    keys = candidates[["generator", "steps", "prompt_id", "seed", "index"]]
+    keys = candidates[CANDIDATE]
     scores = []
     for v in range(VERIFIERS):
         yes = rng.beta(2, 2, len(keys)).astype(np.float32) * (0.6 + 0.4 * correct.astype(np.float32))

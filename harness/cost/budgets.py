@@ -13,6 +13,7 @@ from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import OK, left_out, sound
 from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.store.keys import POOL, distinct, of_pipeline
 
 END_TO_END = "end_to_end"
 _ROUNDING_GB = 1e-3  # an allocator's blocks, not what a candidate keeps
@@ -40,7 +41,7 @@ def fit(
     at times can do. Raises CostError for more than one, UnmeasuredError for a stage without a row that counts.
     """
     rows = _sequential(costs, verifier, variant)
-    if len(rows[["generator", "steps"]].drop_duplicates()) > 1:
+    if len(distinct(rows, POOL)) > 1:
         raise CostError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].agg(statistic).dropna()
     wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
@@ -138,8 +139,8 @@ def budget_table(
     rows = []
     for budget in budgets:
         for (generator, steps, verifier), model in models.items():
-            curve = curves[(curves["generator"] == generator) & (curves["steps"] == steps)]
-            curve = curve[curve["verifier"] == ("random" if verifier == "none" else verifier)]
+            judge = "random" if verifier == "none" else verifier
+            curve = of_pipeline(curves, generator, steps, judge)
             if curve.empty:
                 raise CostError(f"no accuracy of {generator} ({steps} steps) with '{verifier}'.")
             pool = int(curve["n"].max())

@@ -102,18 +102,19 @@ def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
     from vhsbench.harness.cost.measure import cell_name
     from vhsbench.harness.cost.variants import LOOPS
+    from vhsbench.harness.store.keys import CELL, distinct, of_pipeline
     from vhsbench.harness.store.tables import load_costs
 
     costs, info = load_costs(path)
     tolerance = _tolerance(path, info)
     cells = info.get("cells", {})
-    keys = ["generator", "steps", "verifier", "variant"]
     found = []
     pipelines = (costs["batch"] == 1) & ~costs["variant"].isin(LOOPS)
-    for _, key in costs.loc[pipelines, keys].drop_duplicates().iterrows():
+    for *pipeline, variant in distinct(costs[pipelines], CELL):
+        rows = of_pipeline(costs, *pipeline)
         # one that failed has no cell, and so is of unknown cost
-        rows = costs[(costs[keys] == key).all(axis=1)]
-        found.append(_priced(rows, cells.get(cell_name(*key), {}), tolerance))
+        cell = cells.get(cell_name(*pipeline, variant), {})
+        found.append(_priced(rows[rows["variant"] == variant], cell, tolerance))
     return found
 
 

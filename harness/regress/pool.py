@@ -27,6 +27,7 @@ from vhsbench.harness.common.tables import read_table
 from vhsbench.harness.common.tensors import parse_tensors
 from vhsbench.harness.common.text import decode, parse_json, read_json_lines
 from vhsbench.harness.geneval.metadata import check
+from vhsbench.harness.store.keys import IN_POOL
 from vhsbench.harness.store.tables import SCHEMAS
 from vhsbench.verifiers.protocol import blocks_read
 
@@ -42,7 +43,6 @@ Progress = Callable[[str, int, int], None]
 
 MANIFEST, PROMPTS, CANDIDATES = "manifest.json", "prompts.jsonl", "candidates.parquet"
 _FEATURES = "features"
-_ORDER = ["prompt_id", "seed", "index"]
 
 
 class PoolError(VhsbenchError):
@@ -182,7 +182,7 @@ def load_pool(path: Path) -> Pool:
     if not candidates["prompt_id"].between(0, len(prompts) - 1).all():
         raise PoolError(f"{path / CANDIDATES} has a candidate of a prompt that {PROMPTS} lacks.")
     rows = product(range(len(prompts)), manifest.seeds, range(manifest.size))
-    if list(candidates[_ORDER].itertuples(index=False, name=None)) != list(rows):
+    if list(candidates[IN_POOL].itertuples(index=False, name=None)) != list(rows):
         raise PoolError(
             f"{path / CANDIDATES} has not the {manifest.size} candidates of each prompt and seed that {MANIFEST} says."
         )
@@ -312,7 +312,7 @@ class _Maker:
                 self._write(image_name(at), encode_image(image))
         metadata = [self.prompts[p] for p, _, _ in rows]
         verdicts = judge(self.detector, images, metadata)
-        return pd.DataFrame(rows, columns=_ORDER).assign(
+        return pd.DataFrame(rows, columns=IN_POOL).assign(
             generator=self.entry.shown,
             steps=self.generator.steps,
             tag=[m["tag"] for m in metadata],

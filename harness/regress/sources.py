@@ -16,6 +16,7 @@ from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.inference.candidates import Rows
 from vhsbench.harness.regress.compare import Candidates, Judged
 from vhsbench.harness.regress.pool import Pool, PoolError
+from vhsbench.harness.store.keys import DRAW, IN_POOL, POOL, distinct
 from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.checks import marks
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Verifier
 
 BASELINES = Path("results/baselines")
-_KEYS = ["prompt_id", "seed", "index"]
 
 
 class SourceError(VhsbenchError):
@@ -129,7 +129,7 @@ def score_pool(
 
 def _rows(pool: Pool, texts: Sequence[str], start: int) -> Rows:
     """Which candidates of the pool a batch is of, from row `start` on."""
-    keys = pool.candidates[_KEYS].iloc[start : start + len(texts)]
+    keys = pool.candidates[IN_POOL].iloc[start : start + len(texts)]
     return Rows(pool.manifest.generator, texts, list(keys.itertuples(index=False, name=None)))
 
 
@@ -139,7 +139,7 @@ def _device(verifier: Verifier) -> Any:
 
 def run_candidates(run: Run) -> Candidates:
     """A run's candidates as pools [R, M]. Raises SourceError for a run of several generators."""
-    if len(run.candidates[["generator", "steps"]].drop_duplicates()) != 1:
+    if len(distinct(run.candidates, POOL)) != 1:
         raise SourceError(f"the run {run.path} is of several generators; a comparison is of one.")
     return _candidates(run.candidates, run.prompts)
 
@@ -164,7 +164,7 @@ def run_scores(run: Run, name: str, verifier: str, candidates: Candidates) -> Ju
         raise SourceError(
             f"the run {run.path} is of other candidates: prompts, seeds and verdicts must be those compared with."
         )
-    scores = run.scores[run.scores["verifier"] == verifier].sort_values(_KEYS)
+    scores = run.scores[run.scores["verifier"] == verifier].sort_values(IN_POOL)
     score, p_yes, p_no = (
         scores[c].to_numpy(float).reshape(mine.correct.shape)[rows, :size] for c in ("score", "p_yes", "p_no")
     )
@@ -172,8 +172,8 @@ def run_scores(run: Run, name: str, verifier: str, candidates: Candidates) -> Ju
 
 
 def _candidates(table: pd.DataFrame, prompts: list[dict[str, Any]]) -> Candidates:
-    ordered = table.sort_values(_KEYS)
-    sizes = ordered.groupby(["prompt_id", "seed"], sort=True).size()
+    ordered = table.sort_values(IN_POOL)
+    sizes = ordered.groupby(DRAW, sort=True).size()
     if sizes.nunique() != 1:
         raise SourceError("the pools are of different sizes: not every prompt has the same candidates.")
     ids = sizes.index.to_frame()

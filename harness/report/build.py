@@ -17,6 +17,7 @@ from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.derived import Derived, derive, records
 from vhsbench.harness.report.page import write_page
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, winners
+from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, of_pool
 from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.sweep.disk import check_room, report_gb
 from vhsbench.harness.sweep.kept_images import Pictures, gallery_prompts
@@ -85,8 +86,7 @@ class _Figures:
         self.derived, self.folder, self.generator, self.steps = derived, folder, generator, steps
         run = derived.run
         self.candidates, self.scores, self.curves = (
-            frame[(frame["generator"] == generator) & (frame["steps"] == steps)]
-            for frame in (run.candidates, run.scores, derived.curves)
+            of_pool(frame, generator, steps) for frame in (run.candidates, run.scores, derived.curves)
         )
         self.models = derived.models_of(generator, steps)
         self.pool = int(self.curves["n"].max())
@@ -109,9 +109,7 @@ class _Figures:
         if self.pool > 1:
             self._save("accuracy_by_n", figures.accuracy_by_n(self.curves, self.about), self.curves)
         if len(self.scores):
-            joined = self.scores.merge(
-                self.candidates, on=["generator", "steps", "prompt_id", "seed", "index"]
-            )[["verifier", "score", "correct"]]
+            joined = self.scores.merge(self.candidates, on=CANDIDATE)[["verifier", "score", "correct"]]
             fig = figures.score_distributions(joined, self.about)
             self._save("score_distributions", fig, joined)
             bins = reliability(self.candidates, self.scores)
@@ -185,7 +183,7 @@ def _cost_points(
 def _summary(derived: Derived, out: Path) -> dict[str, Any]:
     curves = derived.curves
     at = curves[(curves["n"] == MARGIN_N) & (curves["tag"] == OVERALL)]
-    keep = ["generator", "steps", "verifier", "n", "accuracy", "low", "high"]
+    keep = [*PIPELINE, "n", "accuracy", "low", "high"]
     return {
         "run": str(out),
         "prompts": len(derived.run.prompts),

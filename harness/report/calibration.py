@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from vhsbench.harness.stats.intervals import pooled_share
+from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.verifiers.metrics import BINS, calibration_error
-
-_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 
 
 def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
@@ -18,7 +17,7 @@ def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS
     share_low, share_high (its 95% interval by prompt), n, ece (expected calibration error of the verifier).
     A bin without candidates has n = 0 and is empty otherwise. Scores without probabilities are left out.
     """
-    joined = scores.dropna(subset=["p_yes", "p_no"]).merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    joined = scores.dropna(subset=["p_yes", "p_no"]).merge(candidates, on=CANDIDATE, validate="many_to_one")
     total = joined["p_yes"] + joined["p_no"]
     joined = joined.assign(p=joined["p_yes"] / total)[total > 0]
     frames = [_of(str(name), part, bins) for name, part in joined.groupby("verifier", sort=True)]

@@ -17,6 +17,7 @@ from vhsbench.harness.config.run import GeneratorConfig, RunConfig, kept_config
 from vhsbench.harness.inference.best_of_n import features
 from vhsbench.harness.report.captions import FILE
 from vhsbench.harness.stats.curves import winners
+from vhsbench.harness.store.keys import CANDIDATE, POOL
 from vhsbench.harness.store.tables import Run, load_run
 from vhsbench.harness.sweep.kept_images import Pictures
 from vhsbench.verifiers.captions import CaptionError, captions
@@ -26,8 +27,7 @@ from vhsbench.verifiers.verifier import MllmVerifier
 if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
 
-COLUMNS = ["generator", "steps", "prompt_id", "seed", "index", "tag", "prompt", "verifier", "score",
-           "correct", "caption", "checkpoint"]  # fmt: skip
+COLUMNS = [*CANDIDATE, "tag", "prompt", "verifier", "score", "correct", "caption", "checkpoint"]
 
 
 def caption_winners(
@@ -52,7 +52,7 @@ def caption_winners(
     picks = _picks(run, kind, n)
     rows: list[pd.DataFrame] = []
     progress(0, len(picks))
-    for (shown, steps), part in picks.groupby(["generator", "steps"], sort=True):
+    for (shown, steps), part in picks.groupby(POOL, sort=True):
         entry = _entry(path, config, str(shown), int(str(steps)))
         host = generators.create(entry.name, device=device, **entry.build_options)
         model = verifiers.create(kind, checkpoint=str(aligned), device=device, generator=entry.name)

@@ -14,6 +14,7 @@ from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
+from vhsbench.harness.store.keys import PIPELINE, of_pipeline
 
 BINS = np.linspace(-1, 1, 41)  # 5% of the range, as the paper's Fig. 6
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -28,8 +29,7 @@ def pipelines(derived: Derived) -> list[dict[str, Any]]:
         if verifier == "none":
             continue
         style, curves = look(verifier), derived.curves
-        here = curves[(curves["generator"] == generator) & (curves["steps"] == steps)]
-        here = here[here["verifier"] == verifier].sort_values("n")
+        here = of_pipeline(curves, generator, steps, verifier).sort_values("n")
         tasks = {
             str(tag): {k: [_round(v) for v in part[k]] for k in ("accuracy", "low", "high")}
             for tag, part in here.groupby("tag")
@@ -72,7 +72,7 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
     fig = _figure("N", "accuracy (%)", log_x=True)
     values: dict[str, list[list[Any]]] = {str(t): [] for t in derived.curves["tag"].unique()}
     keys: Any
-    for keys, part in derived.curves.groupby(["generator", "steps", "verifier"]):
+    for keys, part in derived.curves.groupby(PIPELINE):
         generator, steps, verifier = keys
         style = look(verifier)
         dash = {"--": "dash", ":": "dot"}.get(style.line, "solid")

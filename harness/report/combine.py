@@ -10,6 +10,7 @@ import pandas as pd
 
 from vhsbench.harness.config.run import GeneratorConfig, kept_config
 from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.store.keys import PIPELINE, POOL, distinct, of_pipeline, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, environments, load_run
 from vhsbench.harness.sweep.identity import differences
 
@@ -17,8 +18,6 @@ from vhsbench.harness.sweep.identity import differences
 _SAME = ("pool", "prompts", "tolerance", "budgets_ms")
 # of an entry's identity: of candidates of one generator, and of those of any two
 _MADE_OF, _JUDGED_BY = ("results", "generator", "verifiers", "detector"), ("results", "detector")
-_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
-_PIPELINE = ["generator", "steps", "verifier"]
 _Pipeline = tuple[Any, ...]
 
 
@@ -100,7 +99,7 @@ def _refuse_overlap(runs: Sequence[Run]) -> None:
     """Each candidate is of one run, so that nothing counts twice."""
     seen: dict[tuple[Any, ...], Path] = {}
     for run in runs:
-        for generator, steps, seed in _distinct(run.candidates, ["generator", "steps", "seed"]):
+        for generator, steps, seed in distinct(run.candidates, [*POOL, "seed"]):
             if (generator, steps, seed) in seen:
                 raise StoreError(
                     f"{run.path} cannot be combined with {seen[generator, steps, seed]}: both hold the "
@@ -111,18 +110,13 @@ def _refuse_overlap(runs: Sequence[Run]) -> None:
 
 def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
     """A verifier that scored only some of a generator's candidates cannot be compared on all."""
-    pool, judged = ["generator", "steps"], candidates.groupby(["generator", "steps"]).size().to_dict()
-    for generator, steps, verifier in _distinct(scores, _PIPELINE):
-        same = (scores[pool] == [generator, steps]).all(axis=1) & (scores["verifier"] == verifier)
-        if same.sum() != judged[generator, steps]:
+    for generator, steps, verifier in distinct(scores, PIPELINE):
+        scored = len(of_pipeline(scores, generator, steps, verifier))
+        if scored != (judged := len(of_pool(candidates, generator, steps))):
             raise StoreError(
-                f"the runs cannot be combined: '{verifier}' scored {same.sum()} of the "
-                f"{judged[generator, steps]} candidates of '{generator}' ({steps} steps)."
+                f"the runs cannot be combined: '{verifier}' scored {scored} of the "
+                f"{judged} candidates of '{generator}' ({steps} steps)."
             )
-
-
-def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
-    return list(rows[columns].drop_duplicates().itertuples(index=False, name=None))
 
 
 def _costs(runs: Sequence[Run]) -> pd.DataFrame:
@@ -133,9 +127,9 @@ def _costs(runs: Sequence[Run]) -> pd.DataFrame:
     tried: dict[_Pipeline, int] = {}  # the first run that has rows of it
     measured: dict[Any, dict[_Pipeline, int]] = {}  # by device, the first run that measured it there
     for i, run in enumerate(runs):
-        for pipeline in _distinct(run.costs, _PIPELINE):
+        for pipeline in distinct(run.costs, PIPELINE):
             tried.setdefault(pipeline, i)
-        for found in _distinct(sound(run.costs).dropna(subset="wall_ms"), [*_PIPELINE, "device"]):
+        for found in distinct(sound(run.costs).dropna(subset="wall_ms"), [*PIPELINE, "device"]):
             known = measured.setdefault(None if pd.isna(found[-1]) else found[-1], {})
             known.setdefault(found[:-1], i)
     everywhere = {pipeline for known in measured.values() for pipeline in known}
@@ -154,7 +148,7 @@ def _costs(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _costs_of(costs: pd.DataFrame, pipelines: set[_Pipeline], device: Any) -> pd.DataFrame:
     """Rows of some pipelines, measured on `device` or nowhere."""
-    mine = pd.MultiIndex.from_frame(costs[_PIPELINE]).isin(pipelines)
+    mine = pd.MultiIndex.from_frame(costs[PIPELINE]).isin(pipelines)
     return costs[mine & (costs["device"].isna() | (costs["device"] == device))]
 
 

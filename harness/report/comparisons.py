@@ -14,11 +14,11 @@ from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
+from vhsbench.harness.store.keys import CANDIDATE, DRAW, PIPELINE, POOL, distinct, of_pipeline, of_pool
 
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
 VHS, CLIP = "vhs", "mllm-clip"  # whom the paper's headline numbers compare
 TOKEN_PROBABILITY, NO_SCORING = "token_probability", "none"
-_PIPELINE = ["generator", "steps", "verifier"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AccuracyTable:
 
 def main_comparison(budget_rows: pd.DataFrame) -> AccuracyTable:
     """The paper's Table 1."""
-    keys = ("budget_ms", "generator", "steps", "verifier", "best_of_n", "time_ms")
+    keys = ("budget_ms", *PIPELINE, "best_of_n", "time_ms")
     return AccuracyTable(
         "budgets", "Accuracy (%) by time budget", budget_rows, keys, ("budget_ms",), "table1"
     )
@@ -48,9 +48,9 @@ def main_comparison(budget_rows: pd.DataFrame) -> AccuracyTable:
 def other_generators(budget_rows: pd.DataFrame) -> AccuracyTable | None:
     """The paper's Table 6: best-of-N of several generators at one budget. None for a single generator."""
     rows = budget_rows[budget_rows["verifier"] != "none"].reset_index(drop=True)
-    if len(rows[["generator", "steps"]].drop_duplicates()) < 2:
+    if len(distinct(rows, POOL)) < 2:
         return None
-    keys = ("budget_ms", "generator", "steps", "verifier", "best_of_n", "time_ms")
+    keys = ("budget_ms", *PIPELINE, "best_of_n", "time_ms")
     title = "Accuracy (%) of other generators at the same time budget"
     return AccuracyTable("generators", title, rows, keys, ("budget_ms",), "table6")
 
@@ -72,9 +72,9 @@ def scoring_ablation(
         budgeting.budget_table(source, judged, budgets, tolerance).assign(scoring=scoring)
         for scoring, source in ((NO_SCORING, unscored), (TOKEN_PROBABILITY, curves))
     ]
-    order = ["budget_ms", *_PIPELINE, "scoring"]
+    order = ["budget_ms", *PIPELINE, "scoring"]
     rows = pd.concat(parts).sort_values(order, ignore_index=True)
-    keys = ("budget_ms", "generator", "steps", "verifier", "scoring", "best_of_n")
+    keys = ("budget_ms", *PIPELINE, "scoring", "best_of_n")
     title = "Accuracy (%) with token probability and with no scoring"
     return AccuracyTable("scoring", title, rows, keys, ("budget_ms",), "table5")
 
@@ -107,34 +107,32 @@ def drift(
 
 
 def _delta(row: pd.Series, rows: pd.DataFrame, candidates: pd.DataFrame, scores: pd.DataFrame) -> list[float]:
-    same = (rows["budget_ms"] == row["budget_ms"]) & (rows["generator"] == row["generator"])
-    clip = rows[same & (rows["steps"] == row["steps"]) & (rows["verifier"] == CLIP)]
+    pool = (row["generator"], row["steps"])
+    clip = of_pipeline(rows[rows["budget_ms"] == row["budget_ms"]], *pool, CLIP)
     if row["verifier"] != VHS or clip.empty or pd.isna(row["best_of_n"]) or clip["best_of_n"].isna().any():
         return [math.nan] * 3
-    pipeline = (row["generator"], row["steps"])
     ns = {VHS: int(row["best_of_n"]), CLIP: int(clip["best_of_n"].iloc[0])}
-    gain = paired_gain(candidates, scores, pipeline, ns)
+    gain = paired_gain(candidates, scores, pool, ns)
     return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
 
 
 def paired_gain(
     candidates: pd.DataFrame,
     scores: pd.DataFrame,
-    pipeline: tuple[str, int],
+    pool: tuple[str, int],
     ns: Mapping[str, int],
 ) -> Interval:
     """Overall accuracy of the first verifier in `ns` (name -> N) less that of the second, paired by prompt."""
-    here = candidates[(candidates["generator"] == pipeline[0]) & (candidates["steps"] == pipeline[1])]
-    keys = ["generator", "steps", "prompt_id", "seed", "index"]
+    here = of_pool(candidates, *pool)
     values, judged = {}, {}
     for verifier, n in ns.items():
-        joined = here.merge(scores[scores["verifier"] == verifier], on=keys, validate="one_to_one")
-        wide = joined.pivot(index=["prompt_id", "seed"], columns="index", values=["score", "correct"])
+        joined = here.merge(scores[scores["verifier"] == verifier], on=CANDIDATE, validate="one_to_one")
+        wide = joined.pivot(index=DRAW, columns="index", values=["score", "correct"])
         judged[verifier] = wide["score"].to_numpy(float)
         accuracy = expected_accuracy(judged[verifier], wide["correct"].to_numpy(float))
         values[verifier] = pd.Series(accuracy[:, n - 1], index=wide.index)
     first, second = (values[verifier] for verifier in ns)
-    tags = here.groupby(["prompt_id", "seed"])["tag"].first().loc[first.index]
+    tags = here.groupby(DRAW)["tag"].first().loc[first.index]
     prompts = first.index.get_level_values("prompt_id")
     (a, n_a), (b, n_b) = ((judged[verifier], n) for verifier, n in ns.items())
     apart = largest_difference(a, b, n_a, n_b)
@@ -158,7 +156,7 @@ def headline(
         vhs, clip = (models[column].get(p) for p in pair)
         return math.nan if vhs is None or clip is None else percent(vhs.per_candidate, clip.per_candidate)
 
-    here = budget_rows[(budget_rows["generator"] == generator) & (budget_rows["steps"] == steps)]
+    here = of_pool(budget_rows, generator, steps)
     first = here[here["budget_ms"] == here["budget_ms"].min()].set_index("verifier")[OVERALL]
     gain = first.get(VHS, math.nan) - first.get(CLIP, math.nan)
     at = f"at {here['budget_ms'].min():.4g} ms" if len(here) else ""

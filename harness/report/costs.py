@@ -9,8 +9,8 @@ import pandas as pd
 from vhsbench.harness.cost.percentiles import summary
 from vhsbench.harness.cost.roofline import measured_on
 from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.store.keys import COST
 
-KEYS = ["generator", "steps", "verifier", "variant", "stage", "n", "batch"]
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",
          "energy_j", "device"]  # fmt: skip
 _WORST = ("oom", "timeout", "tainted", "ok")
@@ -20,8 +20,8 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per stage or run: median and its 95% interval, percentiles where there are repeats enough,
     FLOPs, memory, energy, the worst status of its repeats, and how many were tainted and left out."""
     rows = [
-        dict(zip(KEYS, key, strict=True)) | _row(repeats)
-        for key, repeats in sound(costs).groupby(KEYS, sort=True)
+        dict(zip(COST, key, strict=True)) | _row(repeats)
+        for key, repeats in sound(costs).groupby(COST, sort=True)
     ]
     return pd.DataFrame(rows)
 

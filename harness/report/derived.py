@@ -20,6 +20,7 @@ from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
 from vhsbench.harness.report.costs import cost_table
 from vhsbench.harness.stats.curves import accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
+from vhsbench.harness.store.keys import POOL, distinct, of_pool
 from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.sweep.kept_images import Pictures
 
@@ -61,8 +62,7 @@ class Derived:
     @cached_property  # every row of the page asks
     def pools(self) -> list[tuple[str, int]]:
         """The (generator, steps) of the run's pools of candidates."""
-        pairs = self.run.candidates[["generator", "steps"]].drop_duplicates()
-        return [(str(g), int(s)) for g, s in pairs.itertuples(index=False)]
+        return distinct(self.run.candidates, POOL)
 
     def _about_intervals(self) -> list[str]:
         """What the tables' intervals leave out."""
@@ -89,8 +89,7 @@ class Derived:
 
     def costs_of(self, generator: str, steps: int) -> pd.DataFrame:
         """The measured cost rows of one pool."""
-        costs = self.run.costs
-        return costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
+        return of_pool(self.run.costs, generator, steps)
 
     def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
         """Median time of what each candidate and what the winner alone pays: verifier, part, stage, wall_ms."""
@@ -121,12 +120,11 @@ def derive(run: Run) -> Derived:
     run = replace(run, costs=all_costs[all_costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores)
     needs = _needs(run, config)
-    pairs = run.candidates[["generator", "steps"]].drop_duplicates().itertuples(index=False)
     models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
     unmeasured: list[str] = []
-    for generator, steps in pairs:
-        here = run.costs[(run.costs["generator"] == generator) & (run.costs["steps"] == steps)]
-        judged = run.scores[(run.scores["generator"] == generator) & (run.scores["steps"] == steps)]
+    for generator, steps in distinct(run.candidates, POOL):
+        here = of_pool(run.costs, generator, steps)
+        judged = of_pool(run.scores, generator, steps)
         for verifier in ("none", *sorted(judged["verifier"].unique())):
             for column, found in models.items():
                 name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
@@ -198,7 +196,7 @@ def _default_budgets(models: Models, tolerance: float) -> list[float]:
 def _latency(costs: pd.DataFrame, models: Models) -> pd.DataFrame:
     checks = []
     for (generator, steps, verifier), model in models.items():
-        here = costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
+        here = of_pool(costs, generator, steps)
         rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
         checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
     return pd.concat(checks, ignore_index=True)
@@ -210,13 +208,13 @@ def _headlines(costs: pd.DataFrame, models: Mapping[str, Models], rows: pd.DataF
         (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
     ]  # fmt: skip
     frames = [comparisons.headline(g, s, models, rows, _peak_vram(costs, g, s)) for g, s in both]
-    columns = ["generator", "steps", "key", "about", "unit", "measured"]
+    columns = [*POOL, "key", "about", "unit", "measured"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def _peak_vram(costs: pd.DataFrame, generator: str, steps: int) -> dict[str, float]:
     """Peak VRAM (GB) of whole best-of-N runs, by verifier; empty where none was measured."""
-    here = costs[(costs["generator"] == generator) & (costs["steps"] == steps)]
+    here = of_pool(costs, generator, steps)
     peaks = here[here["stage"] == budgeting.END_TO_END].groupby("verifier")["peak_vram_gb"].max()
     return {str(verifier): float(peak) for verifier, peak in peaks.dropna().items()}
 

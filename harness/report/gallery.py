@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vhsbench.harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
+from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.sweep.kept_images import Pictures
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block
-_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
 
 Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if that is lost
 
@@ -28,7 +28,7 @@ def disagreements(
     `each` accepted though wrong and `each` refused though right, one a prompt. Columns: the candidate's,
     verifier, score, correct, reason, kind.
     """
-    joined = scores.merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    joined = scores.merge(candidates, on=CANDIDATE, validate="many_to_one")
     joined = joined[(joined["score"] > 0) != joined["correct"]]
     parts = []
     for _, part in joined.groupby("verifier", sort=True):

@@ -21,6 +21,7 @@ from vhsbench.harness.report import captions, charts, published, tables
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.style import TASK_NAMES, label
 from vhsbench.harness.stats.curves import winners
+from vhsbench.harness.store.keys import PIPELINE, SCORE
 from vhsbench.harness.store.tables import environments
 from vhsbench.harness.sweep.kept_images import Pictures
 
@@ -147,7 +148,7 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
     said = captions.read_captions(run.path)
     captioned = {} if said is None else {_candidate(r): r["caption"] for _, r in said.iterrows()}
     cards = []
-    for _, row in picks.sort_values(["prompt_id", "generator", "steps", "verifier"]).iterrows():
+    for _, row in picks.sort_values(["prompt_id", *PIPELINE]).iterrows():
         file = pictures.file(row)
         assert file is not None
         if file not in encoded:
@@ -166,7 +167,7 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
 
 def _candidate(row: Any) -> tuple[Any, ...]:
     """What tells a candidate and the verifier that picked it."""
-    return tuple(row[k] for k in ("generator", "steps", "prompt_id", "seed", "index", "verifier"))
+    return tuple(row[k] for k in SCORE)
 
 
 def _data_uri(pictures: Pictures, row: Any) -> str:

@@ -10,10 +10,11 @@ import pandas as pd
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.store.keys import PIPELINE
 from vhsbench.results import readers
 
 MEASURED, PUBLISHED, DIFFERENCE = "measured here", "published", "difference"
-_MATCHED = ("budget_ms", "generator", "steps", "verifier", "scoring", "drift")
+_MATCHED = ("budget_ms", *PIPELINE, "scoring", "drift")
 
 
 def beside(table: AccuracyTable, names: Mapping[str, str]) -> AccuracyTable:

@@ -10,11 +10,10 @@ from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.stats.expected import expected_accuracy, oracle, random_choice
 from vhsbench.harness.stats.intervals import Interval, auc_interval, average_by_prompt, clustered_mean
+from vhsbench.harness.store.keys import CANDIDATE, DRAW, IN_POOL, PIPELINE, POOL, SCORE, distinct, of_pool
 
 OVERALL, GENEVAL_OVERALL = "overall", "geneval_overall"
 ORACLE, RANDOM = "oracle", "random"
-_CANDIDATE = ["generator", "steps", "prompt_id", "seed", "index"]
-_PIPELINE = ["generator", "steps", "verifier"]
 
 Floats = NDArray[np.float64]
 
@@ -30,17 +29,16 @@ def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFr
     if candidates.empty:
         raise DerivationError("there are no candidates to derive an accuracy from.")
     frames = []
-    for _, pool in candidates.groupby(["generator", "steps"], sort=True):
-        generator, steps = pool["generator"].iloc[0], pool["steps"].iloc[0]
-        grid = _Grid(pool)
-        mine = scores[(scores["generator"] == generator) & (scores["steps"] == steps)]
+    for generator, steps in sorted(distinct(candidates, POOL)):
+        grid = _Grid(of_pool(candidates, generator, steps))
+        mine = of_pool(scores, generator, steps)
         expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
         for verifier, rows in mine.groupby("verifier", sort=True):
             expected[str(verifier)] = expected_accuracy(grid.of(rows), grid.correct)
         for verifier, values in expected.items():
             frame = grid.summary(values)
             frames.append(frame.assign(generator=generator, steps=steps, verifier=verifier))
-    columns = [*_PIPELINE, "tag", "n", "accuracy", "low", "high", "n_prompts"]
+    columns = [*PIPELINE, "tag", "n", "accuracy", "low", "high", "n_prompts"]
     return pd.concat(frames, ignore_index=True)[columns]
 
 
@@ -52,9 +50,9 @@ class _Grid:
     """Candidates of one generator as pools [P * S, M]: one row a prompt and seed."""
 
     def __init__(self, pool: pd.DataFrame) -> None:
-        ordered = pool.sort_values(["prompt_id", "seed", "index"])
-        self._keys = pd.MultiIndex.from_frame(ordered[["prompt_id", "seed", "index"]])
-        pools = ordered.groupby(["prompt_id", "seed"], sort=True)
+        ordered = pool.sort_values(IN_POOL)
+        self._keys = pd.MultiIndex.from_frame(ordered[IN_POOL])
+        pools = ordered.groupby(DRAW, sort=True)
         sizes = pools.size()
         if sizes.nunique() != 1:
             raise DerivationError(
@@ -68,7 +66,7 @@ class _Grid:
 
     def of(self, scores: pd.DataFrame) -> Floats:
         """One verifier's scores, in the grid's order. A candidate without a score is NaN."""
-        indexed = scores.set_index(["prompt_id", "seed", "index"])["score"]
+        indexed = scores.set_index(IN_POOL)["score"]
         return indexed.reindex(self._keys).to_numpy(float).reshape(-1, self.size)
 
     def summary(self, values: Floats) -> pd.DataFrame:
@@ -98,18 +96,17 @@ def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
     Columns generator, steps, verifier, auc, low, high, n (candidates), right.
     """
-    joined = scores.merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    joined = scores.merge(candidates, on=CANDIDATE, validate="many_to_one")
     rows = []
-    for key, part in joined.groupby(_PIPELINE, sort=True):
+    for key, part in joined.groupby(PIPELINE, sort=True):
         found = auc_interval(part["score"], part["correct"], part["prompt_id"])
         ends = (found.mean[0], found.low[0], found.high[0])
         rows.append((*key, *ends, len(part), int(part["correct"].sum())))
-    return pd.DataFrame(rows, columns=[*_PIPELINE, "auc", "low", "high", "n", "right"])
+    return pd.DataFrame(rows, columns=[*PIPELINE, "auc", "low", "high", "n", "right"])
 
 
 def winners(candidates: pd.DataFrame, scores: pd.DataFrame, n: int) -> pd.DataFrame:
     """Each verifier's pick among a prompt's first n candidates (the first maximum)."""
-    order = [*_PIPELINE, "prompt_id", "seed", "index"]
-    first = scores[scores["index"] < n].sort_values(order, ignore_index=True)
-    best = first.loc[first.groupby([*_PIPELINE, "prompt_id", "seed"], sort=True)["score"].idxmax()]
-    return best.merge(candidates, on=_CANDIDATE, validate="many_to_one")
+    first = scores[scores["index"] < n].sort_values(SCORE, ignore_index=True)
+    best = first.loc[first.groupby([*PIPELINE, *DRAW], sort=True)["score"].idxmax()]
+    return best.merge(candidates, on=CANDIDATE, validate="many_to_one")

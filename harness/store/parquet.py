@@ -16,6 +16,7 @@ from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.tables import read_table
 from vhsbench.harness.common.text import parse_json
+from vhsbench.harness.store.keys import CANDIDATE, COST, INCIDENT, SCORE
 from vhsbench.verifiers.checks import outside_0_1
 
 
@@ -34,16 +35,16 @@ def _unknown(kind: pa.DataType, *names: str) -> list[pa.Field]:
 
 
 _S, _I = pa.string(), pa.int32()
-_CANDIDATE = [
+_OF_CANDIDATE = [
     *_known(_S, "generator"), *_known(_I, "steps", "prompt_id"), *_known(pa.int64(), "seed"),
     *_known(_I, "index"),
 ]  # fmt: skip
 SCHEMAS: dict[str, pa.Schema] = {
     "candidates": pa.schema(
-        [*_CANDIDATE, *_known(_S, "tag"), *_known(pa.bool_(), "correct"), *_known(_S, "reason")]
+        [*_OF_CANDIDATE, *_known(_S, "tag"), *_known(pa.bool_(), "correct"), *_known(_S, "reason")]
     ),
     "scores": pa.schema(
-        [*_CANDIDATE, *_known(_S, "verifier"), *_unknown(pa.float32(), "p_yes", "p_no"),
+        [*_OF_CANDIDATE, *_known(_S, "verifier"), *_unknown(pa.float32(), "p_yes", "p_no"),
          *_known(pa.float32(), "score")]
     ),
     "incidents": pa.schema(
@@ -59,10 +60,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }  # fmt: skip
 ORDER = {
-    "candidates": ["generator", "steps", "prompt_id", "seed", "index"],
-    "scores": ["generator", "steps", "verifier", "prompt_id", "seed", "index"],
-    "incidents": ["generator", "steps", "seed", "prompt_id", "kind", "batch"],
-    "costs": ["generator", "steps", "verifier", "variant", "stage", "n", "batch", "repeat"],
+    "candidates": CANDIDATE,
+    "scores": SCORE,
+    "incidents": INCIDENT,
+    "costs": [*COST, "repeat"],
 }
 _ABOUT = b"vhsbench"  # the key of Parquet's metadata under which a shard says what made it
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhsbench.harness.common.atomic import DiskFullError
+from vhsbench.harness.store.keys import POOL, distinct
 
 if TYPE_CHECKING:
     from vhsbench.harness.config.run import GeneratorConfig, RunConfig
@@ -43,7 +44,7 @@ def run_gb(config: RunConfig, prompts: int) -> float:
 
 def report_gb(run: Run) -> float:
     """What a report takes at most."""
-    pools = len(run.candidates[["generator", "steps"]].drop_duplicates())
+    pools = len(distinct(run.candidates, POOL))
     return math.fsum([_POOL_MB * max(1, pools) / 1e3, len(run.scores) * _CSV_ROW_BYTES / 1e9])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from vhsbench import generators
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig
 from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.store.keys import of_pipeline
 from vhsbench.harness.sweep.disk import candidates as count
 from vhsbench.harness.sweep.disk import run_gb
 from vhsbench.harness.sweep.run import load_prompts
@@ -69,17 +70,13 @@ def _affordable(model: CostModel | None, budget: float, config: RunConfig, verif
 
 def _model(generator: str, steps: int, verifier: str) -> tuple[CostModel | None, str]:
     """T(N) in ms as published for an A100, else the bound that a published best-of-N within its budget sets."""
-    times = a100_timings()
-    same = (times["generator"] == generator) & (times["steps"] == steps) & (times["verifier"] == verifier)
-    if same.any():
-        row = times[same].iloc[0]
+    same = of_pipeline(a100_timings(), generator, steps, verifier)
+    if len(same):
+        row = same.iloc[0]
         return CostModel(1e3 * row["fixed_s"], 1e3 * row["per_candidate_s"]), f"published: {row['source']}"
     bounds = []
     for name in ("table1", "table6"):
-        rows = published_rows(name)
-        rows = rows[
-            (rows["generator"] == generator) & (rows["steps"] == steps) & (rows["verifier"] == verifier)
-        ]
+        rows = of_pipeline(published_rows(name), generator, steps, verifier)
         bounds += [(row["budget_ms"] / row["best_of_n"], row["place"]) for _, row in rows.iterrows()]
     if not bounds:
         return None, "unknown"

@@ -11,6 +11,7 @@ import numpy as np
 
 from vhsbench.harness.common.files import LARGE, ReadError, read_bytes
 from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.store.keys import CANDIDATE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ class Pictures:
     def kept(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows whose picture was kept, lost ones too."""
         rows = rows[rows["seed"].isin({place.seed for place in self._places})]
-        candidates = rows[["generator", "steps", "prompt_id", "seed", "index"]].to_dict("records")
+        candidates = rows[CANDIDATE].to_dict("records")
         return rows[[self.file(candidate) is not None for candidate in candidates]]
 
     def notes(self) -> list[str]:

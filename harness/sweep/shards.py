@@ -25,6 +25,7 @@ from vhsbench.harness.cost.environment import made_by
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.geneval.detector import judge
 from vhsbench.harness.inference.candidates import Candidates, Rows, encoded, generate
+from vhsbench.harness.store.parquet import SCHEMAS
 from vhsbench.harness.sweep.identity import Identity, as_json, of_entry
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_name
 from vhsbench.verifiers.protocol import Verifier, blocks_read
@@ -37,9 +38,6 @@ MOST_SHARDS = 512  # of a run; with more, shards grow
 ATTEMPTS = 3  # of a prompt: two with its shard, one alone
 FAILED, OUT_OF_MEMORY = "failed", "out_of_memory"
 TABLES = ("incidents", "scores", "candidates")  # of a shard, in the order of writing
-
-_COLUMNS = ["generator", "steps", "prompt_id", "seed", "index"]
-_INCIDENT = ["generator", "steps", "seed", "prompt_id", "kind", "batch", "reason"]
 
 
 @dataclass(frozen=True)
@@ -255,13 +253,9 @@ class Worker:
         return Finished(
             shard,
             {
-                "candidates": _concat(
-                    [f for p in parts for f in p.candidates], [*_COLUMNS, "tag", "correct", "reason"]
-                ),
-                "scores": _concat(
-                    [f for p in parts for f in p.scores], [*_COLUMNS, "verifier", "p_yes", "p_no", "score"]
-                ),
-                "incidents": pd.DataFrame(list(incidents.values()), columns=_INCIDENT),
+                "candidates": _concat("candidates", [f for p in parts for f in p.candidates]),
+                "scores": _concat("scores", [f for p in parts for f in p.scores]),
+                "incidents": pd.DataFrame(list(incidents.values()), columns=SCHEMAS["incidents"].names),
             },
             {name: png for p in parts for name, png in p.images.items()},
             self.about,
@@ -293,11 +287,10 @@ def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:
         incident(generator, steps, shard.seed, prompt_id, FAILED, 0, reason)
         for prompt_id in range(shard.start, shard.stop)
     ]
-    empty = {
-        "candidates": _concat([], [*_COLUMNS, "tag", "correct", "reason"]),
-        "scores": _concat([], [*_COLUMNS, "verifier", "p_yes", "p_no", "score"]),
-    }
-    return Finished(shard, {**empty, "incidents": pd.DataFrame(rows, columns=_INCIDENT)}, {}, {})
+    tables = {table: _concat(table, []) for table in ("candidates", "scores")}
+    return Finished(
+        shard, {**tables, "incidents": pd.DataFrame(rows, columns=SCHEMAS["incidents"].names)}, {}, {}
+    )
 
 
 def incident(
@@ -305,7 +298,7 @@ def incident(
 ) -> dict[str, Any]:
     """A row of the incidents table; `batch` is 0 where none is to blame."""
     values = (generator, steps, seed, prompt_id, kind, batch, reason)
-    return dict(zip(_INCIDENT, values, strict=True))
+    return dict(zip(SCHEMAS["incidents"].names, values, strict=True))
 
 
 def failed_prompts(incidents: pd.DataFrame) -> set[int]:
@@ -319,5 +312,5 @@ def why(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+def _concat(table: str, frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCHEMAS[table].names)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from vhsbench.harness.stats.curves import accuracy_curves, separation, winners
+from vhsbench.harness.store.keys import CANDIDATE
 
 
 def run(pool: int = 4, prompts: int = 6, seeds: int = 2):
@@ -15,12 +16,9 @@ def run(pool: int = 4, prompts: int = 6, seeds: int = 2):
         ("g", 1, p, s, i, ("colors", "counting")[p % 2], bool(rng.random() < 0.5), "")
         for p in range(prompts) for s in range(seeds) for i in range(pool)
     ]  # fmt: skip
-    candidates = pd.DataFrame(
-        rows, columns=["generator", "steps", "prompt_id", "seed", "index", "tag", "correct", "reason"]
-    )
-    keys = ["generator", "steps", "prompt_id", "seed", "index"]
-    perfect = candidates[keys].assign(verifier="perfect", score=candidates["correct"].astype(float))
-    blind = candidates[keys].assign(verifier="blind", score=0.0)
+    candidates = pd.DataFrame(rows, columns=[*CANDIDATE, "tag", "correct", "reason"])
+    perfect = candidates[CANDIDATE].assign(verifier="perfect", score=candidates["correct"].astype(float))
+    blind = candidates[CANDIDATE].assign(verifier="blind", score=0.0)
     return candidates, pd.concat([perfect, blind], ignore_index=True)
 
 

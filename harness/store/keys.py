@@ -1,0 +1,38 @@
+"""Which columns tell the rows of the tables apart, and the rows of one pool or pipeline.
+
+Every key has one meaning wherever rows are sorted, grouped, joined or looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POOL = ["generator", "steps"]  # the candidates of one generator at one number of steps
+PIPELINE = [*POOL, "verifier"]  # a pool and who judges it
+DRAW = ["prompt_id", "seed"]  # within a pool, the candidates that best-of-N picks from
+IN_POOL = [*DRAW, "index"]  # a candidate within its pool
+CANDIDATE = [*POOL, *IN_POOL]
+SCORE = [*PIPELINE, *IN_POOL]  # a verifier's verdict on a candidate
+CELL = [*PIPELINE, "variant"]  # what costs are measured of
+COST = [*CELL, "stage", "n", "batch"]  # one kind of call of a cell; measured in several repeats
+INCIDENT = [*POOL, "seed", "prompt_id", "kind", "batch"]
+
+
+def distinct(rows: pd.DataFrame, key: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The values of `key` in the rows, in order of first appearance."""
+    return list(rows[list(key)].drop_duplicates().itertuples(index=False, name=None))
+
+
+def of_pool(rows: pd.DataFrame, generator: str, steps: int) -> pd.DataFrame:
+    """The rows of one pool."""
+    return rows[(rows["generator"] == generator) & (rows["steps"] == steps)]
+
+
+def of_pipeline(rows: pd.DataFrame, generator: str, steps: int, verifier: str) -> pd.DataFrame:
+    """The rows of one pool by one verifier."""
+    here = of_pool(rows, generator, steps)
+    return here[here["verifier"] == verifier]
