@@ -110,10 +110,10 @@ def from_run(path: Path) -> list[Priced]:
     cells = info.get("cells", {})
     found = []
     pipelines = (costs["batch"] == 1) & ~costs["variant"].isin(LOOPS)
-    for *pipeline, variant in distinct(costs[pipelines], CELL):
-        rows = of_pipeline(costs, *pipeline)
+    for generator, steps, verifier, variant in distinct(costs[pipelines], CELL):
+        rows = of_pipeline(costs, generator, steps, verifier)
         # one that failed has no cell, and so is of unknown cost
-        cell = cells.get(cell_name(*pipeline, variant), {})
+        cell = cells.get(cell_name(generator, steps, verifier, variant), {})
         found.append(_priced(rows[rows["variant"] == variant], cell, tolerance))
     return found
 
