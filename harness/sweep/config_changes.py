@@ -20,7 +20,7 @@ SAME = {
 }  # fmt: skip
 # They say where something is, or what it is by default: what counts is the identity of what is found there.
 BY_CONTENT = {
-    "vhsbench.generators.lora", "vhsbench.verifiers.checkpoint", "prompts.source", "prompts.split", "prompts.limit",
+    "generators.lora", "verifiers.checkpoint", "prompts.source", "prompts.split", "prompts.limit",
     "detector.name", "detector.options", "device", "threads", "timing.threads",
 }  # fmt: skip
 # of `options` too, of the bundled models
