@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from vhsbench.generators.identity import Factory
-from vhsbench.generators.loading import open_generator
+from vhsbench.generators.loading import factory
 from vhsbench.generators.pipeline import StagedPipeline
-from vhsbench.generators.specs import SPECS
 
 
 class FluxSchnell(StagedPipeline):
@@ -38,4 +36,4 @@ class FluxSchnell(StagedPipeline):
         return 2 * super()._token_pixels  # packing, not the DiT's patch, joins 2 x 2 latents
 
 
-flux_schnell = Factory(open_generator, FluxSchnell, SPECS["flux-schnell"])
+flux_schnell = factory("flux-schnell", FluxSchnell)

@@ -1,17 +1,18 @@
-"""A generator from a folder, the hub, or random weights: options checked first, then loaded."""
+"""A generator from a folder, the hub, or random weights: opened after its options are checked, or identified unopened."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from vhsbench.generators.checks import (
     as_device,
-    check_dtype,
     check_memory,
     check_resolution,
     check_steps,
@@ -21,16 +22,26 @@ from vhsbench.generators.checks import (
 from vhsbench.generators.hub import download, resolve
 from vhsbench.generators.lora import find_lora, merge_lora
 from vhsbench.generators.nano import WEIGHTS
+from vhsbench.generators.options import Options
+from vhsbench.generators.pipeline import StagedPipeline
 from vhsbench.generators.protocol import GeneratorError
+from vhsbench.generators.random_weights import CONFIGS, build
+from vhsbench.generators.specs import SPECS, GeneratorSpec
+from vhsbench.harness.common.digests import file_digest
 from vhsbench.harness.common.files import ReadError, read_errors_as
-from vhsbench.harness.common.models import check_folder, check_model, model_files, no_code, plain_name, reason
+from vhsbench.harness.common.models import (
+    check_folder,
+    check_model,
+    folder_sha256,
+    model_files,
+    no_code,
+    plain_name,
+    reason,
+)
+from vhsbench.harness.common.registry import Factory
 from vhsbench.harness.common.text import read_json_object
 
-if TYPE_CHECKING:
-    from vhsbench.generators.pipeline import StagedPipeline
-    from vhsbench.generators.specs import GeneratorSpec
-
-Family = TypeVar("Family", bound="StagedPipeline")
+Family = TypeVar("Family", bound=StagedPipeline)
 
 Files = dict[str, list[Path]]
 
@@ -39,87 +50,102 @@ _LIBRARIES = (None, "diffusers", "transformers")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def open_generator(
-    family: type[Family],
-    spec: GeneratorSpec,
-    *,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    dtype: str | torch.dtype | None = None,
-    steps: int | None = None,
-    resolution: int | None = None,
-    guidance_scale: float | None = None,
-    revision: str | None = None,
-    lora: str | Path | None = None,
-    lora_strength: float = 1.0,
-    text_encoder_device: str | None = None,
-    seed: int = 0,
-) -> Family:
-    """The generator of `spec`; an option that is None has the spec's value.
+def factory(name: str, family: type[Family]) -> Factory[Family]:
+    """The registry's entry of a generator: opens it by `Options` given as keywords, or says its identity."""
+    spec = SPECS[name]
+    return Factory(Options, partial(open_generator, family, spec), partial(identity, spec))
 
-    weights: None for the family's own, "random" (of the true architecture, drawn from `seed`), a
-    pipeline folder, or a hub id, whose `revision` is a branch, tag or commit. device "meta" needs
-    weights="random". text_encoder_device keeps the text encoders elsewhere, as on "cpu". lora is a
-    folder or safetensors file of LoRA weights, or "bundled"; it is merged into the weights of every component
-    that it is for, so that it costs nothing. No code of a folder is run; weights are finite floats.
+
+def open_generator(family: type[Family], spec: GeneratorSpec, options: Options) -> Family:
+    """The generator of `spec`. No code of a folder is run; weights are finite floats.
+
     Raises GeneratorError with a sentence for the user.
     """
-    lora_path = None if lora is None else find_lora(spec.name, lora)
-    place, text_place = as_device(device), as_device(text_encoder_device or device)
-    numbers = as_dtype(dtype or spec.dtype)
-    steps = spec.steps if steps is None else steps
-    resolution = spec.resolution if resolution is None else resolution
-    check_steps(spec, steps)
-    folder = weights_folder(spec, weights)
-    if folder is None:
-        check_resolution(spec.name, resolution, spec.resolution_multiple, spec.max_resolution)
+    lora = None if options.lora is None else find_lora(spec.name, options.lora)
+    place, text_place = as_device(options.device), as_device(options.text_device)
+    settings = options.settings(spec)
+    check_steps(spec, settings.steps)
+    if weights_folder(spec, options.weights) is None:
+        check_resolution(spec.name, settings.resolution, spec.resolution_multiple, spec.max_resolution)
         free = free_bytes(place)
         if free is not None:
-            check_memory(spec.name, needed_bytes(spec, numbers.itemsize, text_place == place), free)
-    if weights == "random":
-        pipeline, source, commit = _random(spec, place, numbers, seed, text_place), "random weights", ""
-        files: Files = {}
-    elif place.type == "meta":
-        raise GeneratorError(f"{spec.name}: device 'meta' holds no weights; say weights='random' with it.")
-    else:
-        home, source, commit = _find(spec, weights, folder, revision)
-        pipeline, files = load_pipeline(home, spec.pipeline, numbers)
-        _place(pipeline, place, text_place)
+            check_memory(spec.name, needed_bytes(spec, settings.dtype.itemsize, text_place == place), free)
+    loaded = _load(spec, options, settings.dtype, place, text_place)
+    source = loaded.source
     applied: dict[str, int] = {}
-    if lora_path is not None:
-        applied = merge_lora(pipeline, spec.name, lora_path, lora_strength)
-        source += f" with LoRA {lora} at {lora_strength:g}"
-    _check_finite(spec.name, pipeline, files)
+    if lora is not None:
+        applied = merge_lora(loaded.pipeline, spec.name, lora, options.lora_strength)
+        source += f" with LoRA {options.lora} at {options.lora_strength:g}"
+    _check_finite(spec.name, loaded)
     return family(
         spec,
-        pipeline,
-        steps=steps,
-        resolution=resolution,
-        guidance_scale=spec.guidance_scale if guidance_scale is None else guidance_scale,
+        loaded.pipeline,
+        steps=settings.steps,
+        resolution=settings.resolution,
+        guidance_scale=settings.guidance_scale,
         source=source,
-        revision=commit,
+        revision=loaded.commit,
         text_device=None if text_place == place else text_place,
         lora=applied,
     )
 
 
-def _random(
-    spec: GeneratorSpec, place: torch.device, dtype: torch.dtype, seed: int, text_place: torch.device
-) -> Any:
-    if spec.hub_id is None:
-        raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
-    from vhsbench.generators.random_weights import build
+def identity(spec: GeneratorSpec, options: Options) -> dict[str, Any]:
+    """What decides the bits that the generator makes, known without loading it: for runs that are opened again.
 
-    return build(spec.name, place, dtype, seed, text_place)
+    Weights and LoRA are known by their content, or by their commit on the hub. Raises GeneratorError or
+    ReadError for weights that are not there.
+    """
+    weights = _weights_identity(spec, options)
+    lora = _lora_identity(spec, options.lora, options.lora_strength)
+    settings = options.settings(spec)
+    return {
+        "weights": weights,
+        "lora": lora,
+        **asdict(settings),
+        "dtype": str(settings.dtype).removeprefix("torch."),
+        "devices": [place.partition(":")[0] for place in (str(options.device), str(options.text_device))],
+    }
 
 
-def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype of that name. Raises GeneratorError for another."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    check_dtype(dtype)
-    found: torch.dtype = getattr(torch, dtype)
-    return found
+def _weights_identity(spec: GeneratorSpec, options: Options) -> dict[str, Any]:
+    if options.weights == "random":
+        return {"random": options.seed, "sizes": file_digest(CONFIGS / f"{spec.name}.json")}
+    folder = weights_folder(spec, options.weights)
+    if folder is not None:
+        return {"sha256": folder_sha256(folder)}
+    hub_id, commit = hub_commit(spec, options.weights, options.revision)
+    return {"hub": hub_id, "commit": commit}
+
+
+def _lora_identity(spec: GeneratorSpec, lora: str | Path | None, strength: float) -> dict[str, Any] | None:
+    return None if lora is None else {"sha256": file_digest(find_lora(spec.name, lora)), "strength": strength}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A pipeline, where it is from for the user to read, its commit, and the files of each component's weights."""
+
+    pipeline: Any
+    source: str
+    commit: str = ""
+    files: Files = field(default_factory=dict)
+
+
+def _load(
+    spec: GeneratorSpec, options: Options, dtype: torch.dtype, place: torch.device, text_place: torch.device
+) -> _Loaded:
+    """The pipeline on its devices, in `dtype`."""
+    if options.weights == "random":
+        if spec.hub_id is None:
+            raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
+        return _Loaded(build(spec.name, place, dtype, options.seed, text_place), "random weights")
+    if place.type == "meta":
+        raise GeneratorError(f"{spec.name}: device 'meta' holds no weights; say weights='random' with it.")
+    home, source, commit = _find(spec, options.weights, options.revision)
+    pipeline, files = load_pipeline(home, spec.pipeline, dtype)
+    _place(pipeline, place, text_place)
+    return _Loaded(pipeline, source, commit, files)
 
 
 def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Files]:
@@ -160,19 +186,18 @@ def _files(folder: Path, index: Mapping[str, Any]) -> Files:
     return files
 
 
-def _check_finite(name: str, pipeline: Any, files: Files) -> None:
+def _check_finite(name: str, loaded: _Loaded) -> None:
     """Look at what was loaded and merged. Raises GeneratorError with file and key."""
     with read_errors_as(GeneratorError):
-        for part, found in files.items():
-            module = getattr(pipeline, part, None)
+        for part, found in loaded.files.items():
+            module = getattr(loaded.pipeline, part, None)
             if isinstance(module, torch.nn.Module):
                 check_model(module, found, f"{name}, {part}")
 
 
-def _find(
-    spec: GeneratorSpec, weights: str | Path | None, folder: Path | None, revision: str | None
-) -> tuple[Path, str, str]:
+def _find(spec: GeneratorSpec, weights: str | Path | None, revision: str | None) -> tuple[Path, str, str]:
     """The pipeline's folder, its source for the user to read, and its revision."""
+    folder = weights_folder(spec, weights)
     if folder is not None:
         return folder, "bundled" if folder == WEIGHTS else str(folder), ""
     hub_id, commit = hub_commit(spec, weights, revision)

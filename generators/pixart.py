@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from vhsbench.generators.identity import Factory
-from vhsbench.generators.loading import open_generator
+from vhsbench.generators.loading import factory
 from vhsbench.generators.pipeline import StagedPipeline
 from vhsbench.generators.protocol import GeneratorError
-from vhsbench.generators.specs import SPECS, GeneratorSpec
+from vhsbench.generators.specs import GeneratorSpec
 
 _TIMESTEP = 400
 
@@ -36,4 +35,4 @@ class PixArtDmd(StagedPipeline):
         return latents.to(self.pipeline.transformer.dtype)
 
 
-pixart_alpha_dmd = Factory(open_generator, PixArtDmd, SPECS["pixart-alpha-dmd"])
+pixart_alpha_dmd = factory("pixart-alpha-dmd", PixArtDmd)

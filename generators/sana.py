@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from vhsbench.generators.identity import Factory
-from vhsbench.generators.loading import open_generator
+from vhsbench.generators.loading import factory
 from vhsbench.generators.noise import step_generators
 from vhsbench.generators.pipeline import StagedPipeline
-from vhsbench.generators.specs import SPECS
 
 _INTERMEDIATE_TIMESTEP = 1.3  # of two-step generation, SANA-Sprint's own default
 
@@ -80,6 +78,6 @@ class Sana(StagedPipeline):
         return {"negative_prompt": None, "use_resolution_binning": False}
 
 
-nano = Factory(open_generator, NanoSprint, SPECS["nano"])
-sana_sprint = Factory(open_generator, SanaSprint, SPECS["sana-sprint"])
-sana_1_5 = Factory(open_generator, Sana, SPECS["sana-1.5"])
+nano = factory("nano", NanoSprint)
+sana_sprint = factory("sana-sprint", SanaSprint)
+sana_1_5 = factory("sana-1.5", Sana)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vhsbench.generators.identity import Factory
-from vhsbench.generators.loading import open_generator
+from vhsbench.generators.loading import factory
 from vhsbench.generators.pipeline import StagedPipeline
-from vhsbench.generators.specs import SPECS
 
 
 class Sd3Turbo(StagedPipeline):
@@ -29,4 +27,4 @@ class Sd3Turbo(StagedPipeline):
         }
 
 
-sd3_5_turbo = Factory(open_generator, Sd3Turbo, SPECS["sd3.5-turbo"])
+sd3_5_turbo = factory("sd3.5-turbo", Sd3Turbo)

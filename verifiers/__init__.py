@@ -16,7 +16,7 @@ KINDS = ("vhs", "mllm-clip", "mllm-ae")
 REGISTRY: Registry[Verifier] = Registry(
     "verifier",
     "vhsbench.verifiers",
-    {kind: f"vhsbench.verifiers.loading:create_{kind.replace('-', '_')}" for kind in KINDS},
+    {kind: f"vhsbench.verifiers.loading:{kind.replace('-', '_')}" for kind in KINDS},
 )
 
 

@@ -16,7 +16,7 @@ from vhsbench.generators.protocol import Block, GeneratorError, blocks_of, read_
 from vhsbench.generators.specs import GeneratorSpec
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.models import files_read, folder_sha256, plain_name
-from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.registry import Factory, nearest
 from vhsbench.verifiers.checkpoint import (
     CheckpointError,
     VerifierCard,
@@ -53,35 +53,38 @@ QWEN_0_5B = {
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
-def create(
-    kind: str,
-    checkpoint: str | Path | None = None,
-    normalization: tuple[str | Path, str | Path] | None = None,
-    generator: str | None = None,
-    block: Block | None = None,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-    clip: str | Path | None = None,
-) -> MllmVerifier:
-    """The verifier `kind` ("vhs", "mllm-clip" or "mllm-ae") for `generator`.
+@dataclass(frozen=True)
+class Options:
+    """How a verifier is built.
 
     checkpoint: a folder or hub id (owner/name[@revision]) in the official format; "random" for the
     full-size model with random weights; None for nano's bundled one, or for "sana-sprint" the authors'.
     normalization: (mean, variance), two .pt files; None for the checkpoint's own. generator: None
     for the one the checkpoint names, or the only one it fits. dtype: None for float32 on the CPU and
     for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
+    """
+
+    checkpoint: str | Path | None = None
+    normalization: tuple[str | Path, str | Path] | None = None
+    generator: str | None = None
+    block: Block | None = None
+    device: str | torch.device = "cpu"
+    dtype: str | torch.dtype | None = None
+    clip: str | Path | None = None
+
+
+def open_verifier(kind: str, options: Options) -> MllmVerifier:
+    """The verifier `kind` ("vhs", "mllm-clip" or "mllm-ae") that the options say.
+
     Raises CheckpointError, or RegistryError for an unknown generator.
     """
-    device = as_device(device)
-    block = _as_block(kind, block)
-    if checkpoint == RANDOM:
-        return random_verifier(kind, specs.get(generator or "nano"), block, device, _dtype(dtype, device))
-    if checkpoint is None:
-        generator = generator or "nano"
-        checkpoint, normalization = _default(kind, generator, normalization)
-    made_of = _find(kind, checkpoint, normalization, generator, block, clip)
+    device = as_device(options.device)
+    if options.checkpoint == RANDOM:
+        block, spec = _as_block(kind, options.block), specs.get(options.generator or "nano")
+        return random_verifier(kind, spec, block, device, _dtype(options.dtype, device))
+    made_of = _find(kind, options)
     folder, card = made_of.folder, made_of.card
-    dtype = made_of.dtype(dtype, device)
+    dtype = made_of.dtype(options.dtype, device)
     model, question = load_model(folder, card, device, dtype)
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
     extra = 0
@@ -95,36 +98,30 @@ def create(
         card = replace(card, visual_tokens=tokens.tokens)
     return MllmVerifier(
         kind, model, question, card, tokens,
-        checkpoint_sha256=made_of.sha256, extra_parameters=extra, source=_source(checkpoint, folder),
+        checkpoint_sha256=made_of.sha256, extra_parameters=extra, source=made_of.source,
     )  # fmt: skip
 
 
-def identity(
-    kind: str,
-    checkpoint: str | Path | None = None,
-    normalization: tuple[str | Path, str | Path] | None = None,
-    generator: str | None = None,
-    block: Block | None = None,
-    device: str = "cpu",
-    dtype: str | None = None,
-    clip: str | Path | None = None,
-) -> dict[str, Any]:
-    """What decides the scores of the verifier that `create` would build of the same options, by content.
+def identity(kind: str, options: Options) -> dict[str, Any]:
+    """What decides the scores of the verifier that `open_verifier` would build of the same options, by content.
 
     Fetches files from the hub, and loads nothing. Raises CheckpointError.
     """
-    block = _as_block(kind, block)
-    place = torch.device(str(device).partition(":")[0])
-    known = {"device": place.type, "generator": generator}
-    if checkpoint == RANDOM:
-        name = str(_dtype(dtype, place)).removeprefix("torch.")
-        return known | {"checkpoint": RANDOM, "block": block, "dtype": name}
-    if checkpoint is None:
-        generator = generator or "nano"
-        checkpoint, normalization = _default(kind, generator, normalization)
-    made_of = _find(kind, checkpoint, normalization, generator, block, clip)
-    name = str(made_of.dtype(dtype, place)).removeprefix("torch.")
-    return known | {"checkpoint": made_of.sha256, "block": made_of.card.block, "dtype": name}
+    place = torch.device(str(options.device).partition(":")[0])
+    if options.checkpoint == RANDOM:
+        checkpoint, block = RANDOM, _as_block(kind, options.block)
+        dtype = _dtype(options.dtype, place)
+    else:
+        made_of = _find(kind, options)
+        checkpoint, block = made_of.sha256, made_of.card.block
+        dtype = made_of.dtype(options.dtype, place)
+    return {
+        "device": place.type,
+        "generator": options.generator,
+        "checkpoint": checkpoint,
+        "block": block,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
 
 
 def _as_block(kind: str, block: Block | None) -> Block | None:
@@ -138,6 +135,7 @@ def _as_block(kind: str, block: Block | None) -> Block | None:
 class _Found:
     """What a verifier is made of: its folder, statistics of its own, and the folder of its vision tower."""
 
+    checkpoint: str | Path  # by which the folder was found
     folder: Path
     card: VerifierCard
     statistics: tuple[Path, Path] | None
@@ -149,25 +147,32 @@ class _Found:
         tower = files_read(self.tower, pickles=True) if self.tower else []
         return folder_sha256(self.folder, [*(self.statistics or ()), *tower])
 
+    @property
+    def source(self) -> str:
+        """What `list` shows: "bundled", a path, or a hub id at the commit that was loaded."""
+        if self.folder.is_relative_to(WEIGHTS):
+            return "bundled"
+        if self.folder == Path(self.checkpoint):
+            return str(self.checkpoint)
+        return f"{str(self.checkpoint).partition('@')[0]}@{self.folder.name}"
+
     def dtype(self, asked: str | torch.dtype | None, device: torch.device) -> torch.dtype:
         small = self.card.generator == "nano"
         return torch.float32 if asked is None and small else _dtype(asked, device)
 
 
-def _find(
-    kind: str,
-    checkpoint: str | Path,
-    normalization: tuple[str | Path, str | Path] | None,
-    generator: str | None,
-    block: Block | None,
-    clip: str | Path | None,
-) -> _Found:
+def _find(kind: str, options: Options) -> _Found:
     """Where everything is; hub ids are fetched. Raises CheckpointError."""
+    block = _as_block(kind, options.block)
+    checkpoint, normalization, generator = options.checkpoint, options.normalization, options.generator
+    if checkpoint is None:
+        generator = generator or "nano"
+        checkpoint, normalization = _default(kind, generator, normalization)
     folder = model_folder(checkpoint)
     card = _fitted(kind, folder, read_card(folder), generator, block)
     statistics = (Path(normalization[0]), Path(normalization[1])) if normalization else None
-    tower = _tower_folder(folder, card, clip) if card.kind == "mllm-clip" else None
-    return _Found(folder, card, statistics, tower)
+    tower = _tower_folder(folder, card, options.clip) if card.kind == "mllm-clip" else None
+    return _Found(checkpoint, folder, card, statistics, tower)
 
 
 def _default(
@@ -273,15 +278,6 @@ def _tower(
     return tower
 
 
-def _source(checkpoint: str | Path, folder: Path) -> str:
-    """What `list` shows: "bundled", a path, or a hub id at the commit that was loaded."""
-    if folder.is_relative_to(WEIGHTS):
-        return "bundled"
-    if folder == Path(checkpoint):
-        return str(checkpoint)
-    return f"{str(checkpoint).partition('@')[0]}@{folder.name}"
-
-
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -345,14 +341,10 @@ def _randomize(module: Any, device: torch.device, dtype: torch.dtype, seed: int)
     return module
 
 
-class Factory(partial[MllmVerifier]):
-    """`create` of one kind, which also says the identity of what it would create."""
-
-    def identity(self, **options: Any) -> dict[str, Any]:
-        """See the function `identity`."""
-        return identity(self.args[0], **options)
+def _factory(kind: str) -> Factory[MllmVerifier]:
+    return Factory(Options, partial(open_verifier, kind), partial(identity, kind))
 
 
-create_vhs = Factory(create, "vhs")
-create_mllm_clip = Factory(create, "mllm-clip")
-create_mllm_ae = Factory(create, "mllm-ae")
+vhs = _factory("vhs")
+mllm_clip = _factory("mllm-clip")
+mllm_ae = _factory("mllm-ae")

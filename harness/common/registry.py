@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from vhsbench.harness.common.errors import VhsbenchError
 
 T = TypeVar("T")
+O = TypeVar("O")  # noqa: E741 - of options
 
 
 class RegistryError(VhsbenchError):
@@ -150,6 +151,23 @@ class Registry(Generic[T]):
         if name in targets:
             return f"'{name}' is registered twice: {targets[name]} and {target}"
         return ""
+
+
+class Factory(Generic[T]):
+    """A registry's entry whose options are the fields of a dataclass: it makes what they say, or identifies it."""
+
+    def __init__(
+        self, options: Callable[..., O], make: Callable[[O], T], identify: Callable[[O], dict[str, Any]]
+    ) -> None:
+        self.__signature__ = inspect.signature(options)  # by which a registry checks what it is given
+        self._options, self._make, self._identify = options, make, identify
+
+    def __call__(self, **options: Any) -> T:
+        return self._make(self._options(**options))
+
+    def identity(self, **options: Any) -> dict[str, Any]:
+        """See Registry.identity."""
+        return self._identify(self._options(**options))
 
 
 def one_line(error: BaseException) -> str:

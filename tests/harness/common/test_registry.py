@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 import vhsbench.harness.common.registry
 from vhsbench import generators
-from vhsbench.harness.common.registry import Registry, RegistryError, nearest
+from vhsbench.harness.common.registry import Factory, Registry, RegistryError, nearest
 
 
 class Point:
@@ -39,6 +40,25 @@ def test_steps_are_known_without_building(monkeypatch):
     assert [generators.steps_of(name, {}) for name in ("sana-1.5", "sana-sprint")] == [16, 1]
     with pytest.raises(RegistryError, match="did you mean 'four'"):
         generators.steps_of("fuor", {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    width: int = 1
+    height: int = 2
+
+
+def test_the_options_of_a_factory_are_the_fields_of_its_dataclass(monkeypatch):
+    area = Factory(
+        Size, lambda size: size.width * size.height, lambda size: {"sides": [size.width, size.height]}
+    )
+    monkeypatch.setattr(vhsbench.harness.common.registry, "area", area, raising=False)
+    found = Registry("shape", "group", {"area": "vhsbench.harness.common.registry:area"})
+    assert found.create("area", width=3) == 6
+    assert found.identity("area", height=5) == {"name": "area", "sides": [1, 5]}
+    assert found.default("area", "height") == 2
+    with pytest.raises(RegistryError, match="'area' has no option 'widht'; did you mean 'width'"):
+        found.create("area", widht=3)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
