@@ -18,6 +18,7 @@ from vhsbench.generators.nano import models, teacher
 from vhsbench.generators.nano.training import Report, to_pixels
 from vhsbench.generators.nano.world import BACKGROUND, PALETTE, SIZE, Array, Scene, shape_mask
 from vhsbench.generators.training import cosine, fit
+from vhsbench.harness.common.shown import markdown_table
 
 if TYPE_CHECKING:
     from diffusers import SanaSprintPipeline
@@ -108,13 +109,9 @@ def train_lora(
 
 
 def _card(recipe: LoraRecipe, seconds: float) -> str:
-    rows = "\n".join(f"| {k} | {v} |" for k, v in asdict(recipe).items())
     return f"""# nano LoRA: another style
 
 Trained by `vhsbench train lora` on the CPU in {seconds:.0f} s (peft, diffusers' format) on procedural drawings of single
 objects, smaller and faded. At strength 0 the generator is unchanged. Licence: MIT.
 
-| recipe | |
-|---|---|
-{rows}
-"""
+{markdown_table(["recipe", ""], asdict(recipe).items())}"""

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from vhsbench import generators, verifiers
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.registry import RegistryError, nearest, one_line
+from vhsbench.harness.common.registry import RegistryError, nearest
+from vhsbench.harness.common.shown import one_line
 from vhsbench.harness.stats.intervals import brackets
 
 _KINDS = {"generators": generators, "verifiers": verifiers}

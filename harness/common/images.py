@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import ReadError, read_bytes
+from vhsbench.harness.common.shown import first_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 NAMES = r"(?i:.*\.(png|jpe?g|webp|bmp|tiff?)$)"  # of pictures
@@ -67,8 +68,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise DamagedImage(f"{name} cannot be read: it is damaged, or no {formats}.") from None
     except Exception as error:  # decoders of damaged data raise anything: struct.error, IndexError, ...
-        said = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
-        raise DamagedImage(f"{name} cannot be read: {said}.") from error
+        raise DamagedImage(f"{name} cannot be read: {first_line(error)}.") from error
 
 
 def encode_image(image: Image.Image, kind: str = "png", **options: Any) -> bytes:

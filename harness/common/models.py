@@ -18,7 +18,7 @@ import torch
 from vhsbench.harness.common.digests import hashed_once
 from vhsbench.harness.common.files import ReadError
 from vhsbench.harness.common.model_folders import check_files
-from vhsbench.harness.common.shown import printable
+from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.common.tensors import open_tensors
 from vhsbench.harness.common.text import read_json_object
 from vhsbench.harness.common.torch_files import read_state
@@ -55,10 +55,8 @@ def no_code() -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """Why a library could not load something: its first line without a period, or that it wanted to run code."""
-    said = str(error).strip()
-    if _CODE in said or _NEEDS_CODE in said:
-        return _NEEDS_CODE
-    return printable((said.splitlines() or [type(error).__name__])[0].rstrip("."))
+    wants_code = _CODE in str(error) or _NEEDS_CODE in str(error)
+    return _NEEDS_CODE if wants_code else first_line(error)
 
 
 def plain_name(name: object, where: str) -> str:

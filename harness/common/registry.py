@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.shown import one_line
 
 T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741 - of options
@@ -168,12 +169,6 @@ class Factory(Generic[T]):
     def identity(self, **options: Any) -> dict[str, Any]:
         """See Registry.identity."""
         return self._identify(self._options(**options))
-
-
-def one_line(error: BaseException) -> str:
-    """The kind of an error, and its first line if it has any."""
-    text = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

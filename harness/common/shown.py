@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,24 @@ def printable_lines(text: str) -> str:
     """As `printable`, with line feeds and tabs kept."""
     kept = re.split("([\n\t])", text)
     return "".join(part if part in ("\n", "\t") else printable(part) for part in kept)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message without its period, printable; its kind where it says nothing."""
+    said = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+    return printable(said) or type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """An error as its kind and its first line, such as "ValueError: no such prompt"."""
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table whose cells are Markdown already."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def csv_cell(text: str) -> str:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vhsbench.harness.common.files import ReadError
+from vhsbench.harness.common.shown import first_line
 
 ROWS = 1 << 25  # of a table: 33 million, three times the largest sweep there is
 COLUMNS = 200
@@ -34,11 +35,11 @@ def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table
     except ReadError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ReadError(f"{name} is damaged: {_first_line(error)}.") from error
+        raise ReadError(f"{name} is damaged: {first_line(error)}.") from error
     try:
         return rows.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise ReadError(f"{name} is no {kind} table of this version: {_first_line(error)}.") from error
+        raise ReadError(f"{name} is no {kind} table of this version: {first_line(error)}.") from error
 
 
 def _check_size(found: pq.FileMetaData, name: str) -> None:
@@ -78,7 +79,3 @@ def _written_out(chunk: pa.DictionaryArray) -> int:
     lengths = pc.binary_length(chunk.dictionary.cast(pa.large_string()))
     counts = pc.value_counts(chunk.indices.drop_null())
     return pc.sum(pc.multiply(lengths.take(counts.field("values")), counts.field("counts"))).as_py() or 0
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.harness.common.files import SMALL, ReadError, check_regular
+from vhsbench.harness.common.shown import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +31,14 @@ def open_tensors(file: Path, device: str = "cpu") -> Iterator[Any]:
             _check_header(stream.read(_LENGTH), name)
         opened = safe_open(file, "pt", device=device)
     except (OSError, SafetensorError) as error:
-        raise _damaged(name, _first_line(error)) from error
+        raise _damaged(name, first_line(error)) from error
     with opened as tensors:
         for key in tensors.keys():  # noqa: SIM118
             _check_shape(tensors.get_slice(key).get_shape(), f"{name}: '{key}'")
         try:
             yield tensors
         except SafetensorError as error:
-            raise _damaged(name, _first_line(error)) from error
+            raise _damaged(name, first_line(error)) from error
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -59,7 +60,7 @@ def parse_tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
     except KeyError as error:
         raise _damaged(name, f"its numbers are of type {error}, which torch has not") from error
     except SafetensorError as error:
-        raise _damaged(name, _first_line(error)) from error
+        raise _damaged(name, first_line(error)) from error
 
 
 def _check_header(length: bytes, name: str) -> None:
@@ -79,7 +80,3 @@ def _check_shape(shape: list[int], name: str) -> None:
 
 def _damaged(name: str, why: str) -> ReadError:
     return ReadError(f"{name} is not a safetensors file, or is damaged: {why}.")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")

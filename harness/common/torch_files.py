@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import pickle
-import re
 import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhsbench.harness.common.files import ReadError, check_regular
-from vhsbench.harness.common.shown import printable
+from vhsbench.harness.common.shown import first_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -128,5 +127,5 @@ def _why(error: Exception) -> str:
     """The reason under the advice that torch wraps around it, as a part of a sentence."""
     unpickled = isinstance(error, pickle.UnpicklingError)
     cause = error.__context__ if unpickled and error.__context__ else error
-    said = printable(re.split(r"\n|\. Please ", str(cause).strip())[0]).rstrip(".") or type(error).__name__
+    said = first_line(cause).partition(". Please ")[0]
     return f"{said}; save its state_dict alone" if unpickled else said

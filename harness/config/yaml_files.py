@@ -12,6 +12,7 @@ from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.common.settings import model_in
+from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.common.text import DEPTH, read_text
 from vhsbench.harness.config.local_paths import Base, NoSuchPath
 
@@ -79,8 +80,7 @@ def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(f"{file}: nested more than {DEPTH} deep.") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         # no mark: a character that YAML forbids, an impossible date, a key that is a list
-        said = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ConfigError(f"{file}: not YAML: {said}.") from error
+        raise ConfigError(f"{file}: not YAML: {first_line(error)}.") from error
 
 
 def _sentence(

@@ -17,7 +17,7 @@ from vhsbench.generators.lora import add_lora, find_lora
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.limits import MOST_CANDIDATES
-from vhsbench.harness.common.shown import csv_bytes
+from vhsbench.harness.common.shown import csv_bytes, markdown_table
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval.detector import Detector, judge
 from vhsbench.harness.inference.candidates import Rows, generate
@@ -223,13 +223,12 @@ def as_json(table: pd.DataFrame, about: Mapping[str, Any]) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """The table for people: one decimal, a dash where there is no value."""
     names = ["strength", "verifier", "N", *TAGS, "overall [95%]", "delta [95%]"]
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    rows = []
     for row in table.to_dict("records"):
         tasks = ["-" if np.isnan(row[t]) else f"{row[t]:.1f}" for t in TAGS]
         overall = f"{row[OVERALL]:.1f}{brackets(row['low'], row['high'])}"
         delta = "-"
         if not np.isnan(row["delta"]):
             delta = f"{row['delta']:+.1f}{brackets(row['delta_low'], row['delta_high'], '+.1f')}"
-        cells = [f"{row['strength']:g}", row["verifier"], str(row["best_of_n"]), *tasks, overall, delta]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"{row['strength']:g}", row["verifier"], row["best_of_n"], *tasks, overall, delta])
+    return markdown_table(names, rows)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import markdown_table
 from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS
 from vhsbench.harness.stats.intervals import brackets, missed_share
 
@@ -116,15 +117,13 @@ def markdown(regression: Regression, picture: Path | None = None) -> str:
         f"## Verifier regression: {verdict.outcome}", "",
         f"{_md(c.candidate)} against {_md(c.baseline)}: {c.n_prompts} prompts, {c.pool_size} candidates each.", "",
         *(f"- {_md(reason)}" for reason in verdict.reasons), "",
-        f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}",
-        *(f"| {' | '.join(map(_md, _cells(row)))} |" for row in c.differences), "",
+        markdown_table(_HEAD, [list(map(_md, _cells(row))) for row in c.differences]),
         LEGEND, "",
         *(f"- {_md(line)}" for line in facts(regression)), "",
     ]  # fmt: skip
     if worst := c.changed[: regression.gate.worst_picks]:
-        lines += ["| prompt | task | baseline's pick | candidate's pick |", "|---|---|---|---|"]
-        lines += [f"| {_md(p.prompt)} | {p.tag} | {_pick(p, 0)} | {_pick(p, 1)} |" for p in worst]
-        lines.append("")
+        heads = ["prompt", "task", "baseline's pick", "candidate's pick"]
+        lines.append(markdown_table(heads, [(_md(p.prompt), p.tag, _pick(p, 0), _pick(p, 1)) for p in worst]))
     if picture is not None:
         lines += [f"![worst changed picks]({picture.name})", ""]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from vhsbench.harness.common.atomic import write_output
-from vhsbench.harness.common.shown import csv_bytes, printable
+from vhsbench.harness.common.shown import csv_bytes, markdown_table, printable
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.published import DIFFERENCE
@@ -145,8 +145,7 @@ def _text(value: object) -> str:
 
 
 def _markdown(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(heads, rows)
 
 
 def _latex(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from vhsbench.harness.common.atomic import room_on_disk, write_atomic
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import LARGE, ReadError, read_bytes
-from vhsbench.harness.common.registry import one_line
+from vhsbench.harness.common.shown import first_line, one_line
 
 
 class StorageError(VhsbenchError):
@@ -36,8 +36,8 @@ class Folder:
             self.fs, self.root = fsspec.url_to_fs(str(where))
         except Exception as error:  # each kind of storage has errors of its own
             told = isinstance(error, (ValueError, ImportError, OSError))
-            said = str(error).partition("\n")[0] if told else "its kind of file system needs more than a URL"
-            raise StorageError(f"{where} cannot be used: {said.rstrip('.')}.") from error
+            said = first_line(error) if told else "its kind of file system needs more than a URL"
+            raise StorageError(f"{where} cannot be used: {said}.") from error
         self.shown = str(where).rstrip("/")
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Folder:
             kept = self.read(name) == data
             self.remove(name)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StorageError(f"{self} cannot be written to: {one_line(error).rstrip('.')}.") from error
+            raise StorageError(f"{self} cannot be written to: {one_line(error)}.") from error
         if not kept:
             raise StorageError(f"{self} does not keep what is written to it.")
 

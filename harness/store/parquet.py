@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.common.tables import read_table
 from vhsbench.harness.common.text import parse_json
 from vhsbench.harness.store.keys import CANDIDATE, COST, INCIDENT, SCORE
@@ -115,7 +116,7 @@ def about(data: bytes) -> dict[str, Any]:
     try:
         found = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(_ABOUT)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
     said = parse_json(found.decode(), "what a shard says of itself") if found else {}
     if not isinstance(said, dict):
         raise ValueError("what a shard says of itself is no JSON object")
@@ -124,7 +125,3 @@ def about(data: bytes) -> dict[str, Any]:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")

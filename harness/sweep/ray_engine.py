@@ -16,6 +16,7 @@ import torch
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.processes import Place, end_with, find, here, lives
+from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.config.run import ConfigError, RunConfig
 from vhsbench.harness.sweep.identity import Identity, of_entry
 from vhsbench.harness.sweep.shards import Finished, Shard, Worker, lost
@@ -203,7 +204,7 @@ class _Pool:
         except RayTaskError as error:
             raise error.cause or error from None
         except (RayActorError, ActorUnavailableError, WorkerCrashedError) as error:
-            return self._replace(slot, str(error).partition("\n")[0])
+            return self._replace(slot, first_line(error))
         if ref is slot.loading:
             place, self.steps[slot.entry], identity, host = value
             self._check(slot.entry, identity, host)
@@ -232,7 +233,9 @@ class _Pool:
             self.loads_failed += 1
             if self.loads_failed >= DEATHS * len(self.slots):
                 name = self.config.generators[slot.entry].key
-                raise EngineError(f"workers ended {self.loads_failed} times while loading '{name}': {reason}")
+                raise EngineError(
+                    f"workers ended {self.loads_failed} times while loading '{name}': {reason}."
+                )
         shards = list(slot.flight.values())
         slot.flight.clear()
         failed = None
@@ -281,7 +284,6 @@ def _connect(address: str | None) -> None:
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ConfigError(f"no Ray cluster at '{address or 'local'}': {first}.") from error
+        raise ConfigError(f"no Ray cluster at '{address or 'local'}': {first_line(error)}.") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # Ray has put its own in its place

@@ -18,6 +18,7 @@ from vhsbench.generators.prompts import PromptCache
 from vhsbench.generators.protocol import Generator
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.images import encode_image
+from vhsbench.harness.common.shown import one_line
 from vhsbench.harness.config.models import create_verifier, generator_options, load_detector
 from vhsbench.harness.config.models import verifier_options as verifier_options
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig
@@ -245,7 +246,7 @@ class Worker:
     def _note(
         self, incidents: dict[Any, Any], seed: int, prompt_id: int, kind: str, batch: int, error: Exception
     ) -> None:
-        row = incident(self.entry.shown, self.generator.steps, seed, prompt_id, kind, batch, why(error))
+        row = incident(self.entry.shown, self.generator.steps, seed, prompt_id, kind, batch, one_line(error))
         incidents[prompt_id, kind, batch] = row
 
     def _finished(self, shard: Shard, parts: Iterable[_Part], incidents: dict[Any, Any]) -> Finished:
@@ -304,12 +305,6 @@ def incident(
 def failed_prompts(incidents: pd.DataFrame) -> set[int]:
     """The prompts that failed, by rows of the incidents table."""
     return set(incidents.loc[incidents["kind"] == FAILED, "prompt_id"].astype(int))
-
-
-def why(error: BaseException) -> str:
-    """An error as one line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _concat(table: str, frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from vhsbench.generators.nano.training import train_autoencoder, train_generator
 from vhsbench.generators.nano.world import SHAPES, caption, random_scene, render
 from vhsbench.generators.training import Progress, Until
 from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.common.shown import markdown_table
 from vhsbench.harness.common.terminal import duration
 from vhsbench.harness.cost.measure import device_name
 from vhsbench.harness.geneval.nano_prompts import as_evaluated, balanced, nano_prompts
@@ -324,8 +325,8 @@ class Stages:
         lines = [
             f"# {title}", "",
             self._made(), "",
-            "| recipe | |", "|---|---|", *(f"| {k} | {v} |" for k, v in recipe.items()), "",
-            "| measured | |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items()), "",
+            markdown_table(["recipe", ""], recipe.items()),
+            markdown_table(["measured", ""], [(k, f"{v:.4g}") for k, v in metrics.items()]),
         ]  # fmt: skip
         (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
         shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vhsbench.generators.protocol import blocks_of
+from vhsbench.harness.common.shown import markdown_table
 from vhsbench.verifiers.checkpoint import VerifierCard
 from vhsbench.verifiers.training.recipe import Recipe
 from vhsbench.verifiers.training.shards import DataCard
@@ -49,10 +50,11 @@ def model_card(
         f"# {_NAMES[card.kind]} for {card.generator} ({stage})", "",
         f"Trained by vhsbench; read it with `verifiers.create('{card.kind}', checkpoint=FOLDER)` or in a run's "
         f"configuration as `{{name: {card.kind}, checkpoint: FOLDER}}`.", "",
-        *_table("what it is", facts),
-        "| data | samples | SHA-256 |", "|---|---|---|",
-        *(f"| {part} | {d.rows} | `{d.sha256()}` |" for part, d in data.items()), "",
-        *_table("measured", {k: _short(v) for k, v in metrics.items()}),
+        markdown_table(["what it is", ""], facts.items()),
+        markdown_table(
+            ["data", "samples", "SHA-256"], [(part, d.rows, f"`{d.sha256()}`") for part, d in data.items()]
+        ),
+        markdown_table(["measured", ""], [(k, _short(v)) for k, v in metrics.items()]),
         "Recipe:", "", "```yaml",
         yaml.safe_dump(_recipe(recipe, card), sort_keys=False).strip(), "```", "",
     ]  # fmt: skip
@@ -65,10 +67,6 @@ def _recipe(recipe: Recipe, card: VerifierCard) -> dict[str, Any]:
     plain["verifier"]["clip"] = card.vision_tower
     plain["precision"] = recipe.engine.precision
     return plain
-
-
-def _table(title: str, rows: Mapping[str, Any]) -> list[str]:
-    return [f"| {title} | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items()), ""]
 
 
 def _short(value: Any) -> str:
