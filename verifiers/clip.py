@@ -15,6 +15,7 @@ from vhsbench.harness.common.models import check_folder, check_model, check_weig
 from vhsbench.harness.common.tensors import load_tensors
 from vhsbench.harness.common.text import read_json_object
 from vhsbench.verifiers.checkpoint import CheckpointError
+from vhsbench.verifiers.hub import model_folder
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -103,8 +104,6 @@ class OpenClipPatches:
 
 def tower_folder(name: str | Path) -> Path:
     """The folder `name`, or the local snapshot of hub id `name`. Raises CheckpointError."""
-    from vhsbench.verifiers.hub import model_folder
-
     return model_folder(name, also=(PICKLED,))  # OpenAI's CLIP has no safetensors on the hub
 
 

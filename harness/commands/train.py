@@ -49,9 +49,9 @@ def nano(
     quiet()
     from dataclasses import replace
 
-    from vhsbench.harness.training.nano import Recipe, train
+    from vhsbench.harness.training.nano import NanoRecipe, train
 
-    recipe = replace(Recipe(), seed=seed)
+    recipe = replace(NanoRecipe(), seed=seed)
     with Bars() as bars:
         recipe = recipe.scaled(scale) if scale != 1.0 else recipe
         weights = train(out, recipe, _shown(bars), threads, device, bars.say)

@@ -45,7 +45,7 @@ class ColorNamer:
         self._classifiers: dict[str, Tensor] = {}
 
     @classmethod
-    def create(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
+    def open(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
         """open_clip's `model` with `pretrained` weights: a tag, a file, or "random". Raises ColorModelError."""
         return cls(*open_clip_model(model, pretrained, device, "colour model"), pretrained)
 
@@ -82,7 +82,7 @@ class ColorNamer:
 
 
 def identity(pretrained: str) -> dict[str, Any]:
-    """What `ColorNamer.create` would read, by content: a file's digest, a tag of open_clip's, or "random".
+    """What `ColorNamer.open` would read, by content: a file's digest, a tag of open_clip's, or "random".
 
     Raises ColorModelError for a file that cannot be read.
     """

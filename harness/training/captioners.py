@@ -9,6 +9,7 @@ from vhsbench.generators.nano.world import CELL, Item, Scene, caption
 from vhsbench.harness.config.yaml_files import ConfigError
 from vhsbench.harness.geneval.rules import THRESHOLD, Objects
 from vhsbench.harness.geneval.shapes import ShapeDetection, ShapeDetector
+from vhsbench.harness.training.gemma import open_gemma
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,12 +49,10 @@ def _scene(objects: Objects) -> Scene:
     return tuple(cells.values())[:_MOST]
 
 
-def create(config: CaptionerConfig, device: str) -> Captioner:
+def open_captioner(config: CaptionerConfig, device: str) -> Captioner:
     """The captioner of a configuration. Raises ConfigError for options that it does not have."""
     if config.name == "scene":
         if config.options:
             raise ConfigError("data.captioner 'scene' has no options.")
         return SceneCaptioner()
-    from vhsbench.harness.training.gemma import create_gemma
-
-    return create_gemma(config.options, device, "data.captioner.options")
+    return open_gemma(config.options, device, "data.captioner.options")

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from vhsbench.harness.geneval.colors import open_clip_model
+from vhsbench.verifiers.clip import load_clip
 from vhsbench.verifiers.nano import WEIGHTS as BUNDLED
+from vhsbench.verifiers.nano.models import clip_ids, clip_tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,12 +47,10 @@ class ClipScore:
         return (100 * _WEIGHT * cosine.clamp(min=0)).tolist()
 
 
-def create(config: ClipScoreConfig, device: str) -> ClipScore:
+def open_clip_score(config: ClipScoreConfig, device: str) -> ClipScore:
     """open_clip's model with its weights, or nano's CLIP, bundled or in a folder. Raises ColorModelError."""
     if config.model == "nano" or Path(config.model).is_dir():
         return _nano(BUNDLED / "clip" if config.model == "nano" else Path(config.model), device)
-    from vhsbench.harness.geneval.colors import open_clip_model
-
     model, transform, tokenizer = open_clip_model(config.model, config.pretrained, device, "CLIP-Score model")
     return ClipScore(
         model,
@@ -60,9 +61,6 @@ def create(config: ClipScoreConfig, device: str) -> ClipScore:
 
 
 def _nano(folder: Path, device: str) -> ClipScore:
-    from vhsbench.verifiers.clip import load_clip
-    from vhsbench.verifiers.nano.models import clip_ids, clip_tokenizer
-
     clip, tokenizer = load_clip(folder, torch.device(device)), clip_tokenizer()
 
     def tokens(texts: Sequence[str]) -> torch.Tensor:

@@ -26,7 +26,7 @@ from vhsbench.harness.geneval.detector import Detector, judge
 from vhsbench.harness.inference.candidates import Rows, candidate, decoded, encoded, finite_rows, refuse_rows
 from vhsbench.harness.training.sources import Sample, samples_sha256
 from vhsbench.verifiers.protocol import Needs
-from vhsbench.verifiers.training.shards import DataCard, ShardWriter, Stage, read_data_card
+from vhsbench.verifiers.training.shards import DataCard, DataStage, ShardWriter, read_data_card
 
 if TYPE_CHECKING:
     from vhsbench.generators.protocol import Block, Generator, HiddenStates
@@ -49,7 +49,7 @@ class Part:
     """
 
     name: str
-    stage: Stage
+    stage: DataStage
     samples: Sequence[Sample]
     root: int  # of the samples' noise
     described: bool = True

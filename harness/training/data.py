@@ -15,9 +15,11 @@ from vhsbench.generators.checks import as_device
 from vhsbench.generators.training import Progress
 from vhsbench.harness.geneval.detector import Detector
 from vhsbench.harness.geneval.detector import create as create_detector
-from vhsbench.harness.training import captioners, clip_score
+from vhsbench.harness.training.captioners import open_captioner
+from vhsbench.harness.training.clip_score import open_clip_score
 from vhsbench.harness.training.collection import Collector, DataError, Part
 from vhsbench.harness.training.data_config import DataConfig
+from vhsbench.harness.training.gemma import open_gemma
 from vhsbench.harness.training.sources import caption_samples, label_prompts, label_samples
 from vhsbench.verifiers.protocol import Needs
 from vhsbench.verifiers.training.shards import MANIFEST, DataCard, ShardDataset
@@ -59,8 +61,8 @@ def collect_data(
     collector = Collector(
         generator, reads, config.verifier.block,
         detector=detector,
-        captioner=captioners.create(data.captioner, device) if unknown else None,
-        clip_score=clip_score.create(data.clip_score, device) if data.clip_score and unknown else None,
+        captioner=open_captioner(data.captioner, device) if unknown else None,
+        clip_score=open_clip_score(data.clip_score, device) if data.clip_score and unknown else None,
         dtype=getattr(torch, data.dtype) if data.dtype else None,
         batch_size=data.batch_size,
         revision=_moved(config.generator.name, config.generator.options),
@@ -129,9 +131,7 @@ def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: s
     work = data.folder or out / "data"
     tag = None
     if data.labels.tagger == "gemma":
-        from vhsbench.harness.training.gemma import create_gemma
-
-        tag = create_gemma(data.labels.tagger_options, device, "data.labels.tagger_options").tags
+        tag = open_gemma(data.labels.tagger_options, device, "data.labels.tagger_options").tags
     prompts = label_prompts(data.labels, detector, seed, work, tag)
     for name, found in zip(("train", "validation"), prompts, strict=True):
         samples = label_samples(found, data.labels.variants)

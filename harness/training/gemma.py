@@ -12,6 +12,7 @@ import torch
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.models import check_model, model_files, no_code, reason
 from vhsbench.harness.common.registry import nearest
+from vhsbench.verifiers.hub import model_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,8 +88,6 @@ class Gemma:
         """The model and its processor. Raises GemmaError, or CheckpointError if it is not to be had."""
         from transformers import AutoProcessor, Gemma3ForConditionalGeneration
 
-        from vhsbench.verifiers.hub import model_folder
-
         folder = model_folder(self.weights)
         try:
             files = model_files(folder)
@@ -151,7 +150,7 @@ class Gemma:
         return " ".join(answer.split())
 
 
-def create_gemma(options: dict[str, Any], device: str, where: str) -> Gemma:
+def open_gemma(options: dict[str, Any], device: str, where: str) -> Gemma:
     """Gemma by a configuration's options; `where` names their key. Raises GemmaError for unknown ones."""
     known = list(inspect.signature(Gemma).parameters)
     for option in options:

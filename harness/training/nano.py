@@ -26,8 +26,8 @@ from vhsbench.harness.cost.measure import device_name
 from vhsbench.harness.geneval.nano_prompts import as_evaluated, balanced, nano_prompts
 from vhsbench.harness.geneval.prompts import every
 from vhsbench.harness.geneval.shapes import ShapeDetector
-from vhsbench.harness.training import clip_score
 from vhsbench.harness.training.captioners import SceneCaptioner
+from vhsbench.harness.training.clip_score import open_clip_score
 from vhsbench.harness.training.collection import Collector, Part
 from vhsbench.harness.training.config import load_train_config, merged
 from vhsbench.harness.training.data import root_of
@@ -39,7 +39,7 @@ from vhsbench.verifiers.protocol import Needs
 from vhsbench.verifiers.training.clip import train_clip
 from vhsbench.verifiers.training.data import Data
 from vhsbench.verifiers.training.engine import TrainingError
-from vhsbench.verifiers.training.recipe import Recipe as VerifierTraining
+from vhsbench.verifiers.training.recipe import Recipe
 from vhsbench.verifiers.training.train import train_verifier
 from vhsbench.verifiers.verifier import NEEDS
 
@@ -51,7 +51,7 @@ _BATCH, _SHARD = 64, 2048
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NanoRecipe:
     """How much of everything.
 
     An imperfect generator leaves a verifier something to do: its training ends at the first check, every
@@ -73,7 +73,7 @@ class Recipe:
     finetune_steps: int = 1_200
     batch: int = 64
 
-    def scaled(self, factor: float) -> Recipe:
+    def scaled(self, factor: float) -> NanoRecipe:
         """Every amount times `factor`, for tests and trials."""
         amounts = {
             k: max(2, round(v * factor))
@@ -85,7 +85,7 @@ class Recipe:
 
 def train(
     out: Path,
-    recipe: Recipe | None = None,
+    recipe: NanoRecipe | None = None,
     report: Report = lambda _: None,
     threads: int = 2,
     device: str = "cpu",
@@ -96,7 +96,7 @@ def train(
     `say` gets a line when a stage begins, and one of what it reached. `threads` and `device` ("cpu" or "cuda")
     change the time and the rounding, not the recipe.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or NanoRecipe()
     as_device(device)  # told before anything is done
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def train(
     return stages.weights
 
 
-def _same_recipe(out: Path, recipe: Recipe) -> None:
+def _same_recipe(out: Path, recipe: NanoRecipe) -> None:
     file = out / "recipe.json"
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if file.exists() and file.read_text(encoding="utf-8") != text:
@@ -130,7 +130,7 @@ class Stages:
     def __init__(
         self,
         out: Path,
-        recipe: Recipe,
+        recipe: NanoRecipe,
         report: Report,
         device: str = "cpu",
         say: Callable[[str], None] = lambda _: None,
@@ -260,7 +260,7 @@ class Stages:
             r.block,
             detector=ShapeDetector(),
             captioner=SceneCaptioner(),
-            clip_score=clip_score.create(ClipScoreConfig(model=str(self.weights / "clip")), self.device),
+            clip_score=open_clip_score(ClipScoreConfig(model=str(self.weights / "clip")), self.device),
             dtype=torch.float16,
             batch_size=_BATCH,
         )
@@ -294,7 +294,7 @@ class Stages:
             card.write(f"\n{self._made()}\n")
         return dict(json.loads((self.out / kind / "checkpoint.json").read_text(encoding="utf-8")))
 
-    def _training(self, kind: str) -> VerifierTraining:
+    def _training(self, kind: str) -> Recipe:
         """The bundled recipe train-nano-<kind> with this one's amounts."""
         r = self.recipe
         plain = load_train_config(Path(f"train-nano-{kind}")).recipe.model_dump()
@@ -308,7 +308,7 @@ class Stages:
             "finetune": {"steps": r.finetune_steps, "batch": r.batch},
             "engine": {"device": self.device},
         }
-        return VerifierTraining.model_validate(merged(plain, changed))
+        return Recipe.model_validate(merged(plain, changed))
 
     def _made(self) -> str:
         where = device_name(torch.device(self.device))

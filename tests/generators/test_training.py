@@ -16,7 +16,7 @@ from vhsbench.generators.nano.world import SHAPES
 from vhsbench.generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
 from vhsbench.harness.common.files import ReadError
 from vhsbench.harness.geneval.prompts import every
-from vhsbench.harness.training.nano import Recipe, train
+from vhsbench.harness.training.nano import NanoRecipe, train
 
 
 class Killed(Exception):
@@ -141,7 +141,7 @@ def test_train_nano_ends_the_generators_training_by_what_it_can_do(nano, tmp_pat
     from vhsbench.harness.training.nano import Stages
 
     said: list[str] = []
-    stages = Stages(tmp_path, Recipe(), lambda _: None, say=said.append)
+    stages = Stages(tmp_path, NanoRecipe(), lambda _: None, say=said.append)
     assert stages._enough(nano.pipeline)  # the bundled one: every prompt is possible
     assert said[0].startswith("generator: best_of_1_percent")
     low = {"best_of_1_percent": 60.0, "oracle_best_of_16_percent": 94.9}
@@ -154,7 +154,7 @@ def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_
     """A minute's worth of the real command: every later stage, and a second call that does nothing."""
     from vhsbench import verifiers
 
-    recipe = Recipe(
+    recipe = NanoRecipe(
         clip_steps=3, candidates=96, validation_candidates=24, align_steps=3, finetune_steps=4, batch=8
     )
     for stage in ("autoencoder", "generator"):
@@ -178,4 +178,4 @@ def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_
     train(tmp_path, recipe)
     assert before == {f: f.stat().st_mtime_ns for f in weights.rglob("*.safetensors")}
     with pytest.raises(ValueError, match="another recipe"):
-        train(tmp_path, Recipe())
+        train(tmp_path, NanoRecipe())

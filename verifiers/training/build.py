@@ -11,6 +11,7 @@ from vhsbench.harness.common.models import check_model, model_files, reason
 from vhsbench.verifiers.checkpoint import CheckpointError, VerifierCard
 from vhsbench.verifiers.hub import model_folder
 from vhsbench.verifiers.mllm import Mllm, Question
+from vhsbench.verifiers.nano.models import build_verifier
 from vhsbench.verifiers.questions import read_question
 from vhsbench.verifiers.training.recipe import VerifierRecipe
 
@@ -18,8 +19,6 @@ from vhsbench.verifiers.training.recipe import VerifierRecipe
 def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, Question]:
     """The model in float32 and its question. Raises CheckpointError for an LLM that is no Qwen2."""
     if recipe.llm.name == "nano":
-        from vhsbench.verifiers.nano.models import build_verifier
-
         return build_verifier(card, seed, recipe.llm.sizes, recipe.connector)
     llm, question = _pretrained(recipe.llm.name, recipe.llm.revision, card.template)
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from vhsbench.verifiers.training.losses import class_weights
 from vhsbench.verifiers.training.objectives import captions_of
 from vhsbench.verifiers.training.recipe import Recipe
-from vhsbench.verifiers.training.shards import ShardDataset, ShardError, Stage
+from vhsbench.verifiers.training.shards import DataStage, ShardDataset, ShardError
 from vhsbench.verifiers.verifier import NEEDS
 
 
@@ -33,7 +33,7 @@ def open_data(recipe: Recipe, generator: str, data: Data, verify: bool) -> dict[
     """
     kind = recipe.verifier.kind
 
-    def opened(folder: Path, stage: Stage | None) -> ShardDataset:
+    def opened(folder: Path, stage: DataStage | None) -> ShardDataset:
         return ShardDataset(
             folder, stage=stage, generator=generator, reads=NEEDS[kind], block=recipe.verifier.block,
             verify=verify,

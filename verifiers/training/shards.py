@@ -22,7 +22,7 @@ from vhsbench.harness.common.tensors import open_tensors
 from vhsbench.harness.common.text import decode, parse_json_lines, read_json_object
 from vhsbench.verifiers.protocol import Needs
 
-Stage = Literal["alignment", "labels"]
+DataStage = Literal["alignment", "labels"]
 MANIFEST = "manifest.json"
 _PLAN = "collection.json"  # what is being collected, until the manifest is there
 _FEATURES = "features"
@@ -53,7 +53,7 @@ class DataCard:
     [C, h, w]; images uint8 [H, W, 3]. `dtype` is torch's name of it, without "torch.".
     """
 
-    stage: Stage
+    stage: DataStage
     generator: str
     revision: str
     steps: int
@@ -198,7 +198,7 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         self,
         folder: Path,
         *,
-        stage: Stage | None = None,
+        stage: DataStage | None = None,
         generator: str | None = None,
         reads: Needs | None = None,
         block: Block | None = None,

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from vhsbench.generators.nano.world import caption, random_scene, render
-from vhsbench.harness.geneval import colors
 from vhsbench.harness.geneval.colors import ColorModelError
 from vhsbench.harness.training import clip_score
+from vhsbench.harness.training.clip_score import open_clip_score
 from vhsbench.harness.training.data_config import ClipScoreConfig
 
 
@@ -35,9 +35,9 @@ def test_the_score_by_hand_through_open_clips_interface(monkeypatch):
         return torch.tensor([math.radians(float(t.removeprefix("A photo depicts "))) for t in texts])
 
     monkeypatch.setattr(
-        colors, "open_clip_model", lambda *_: (Flat(), lambda _: torch.zeros(3, 2, 2), tokenizer)
+        clip_score, "open_clip_model", lambda *_: (Flat(), lambda _: torch.zeros(3, 2, 2), tokenizer)
     )
-    score = clip_score.create(ClipScoreConfig(), "cpu")
+    score = open_clip_score(ClipScoreConfig(), "cpu")
     found = score([Image.new("RGB", (4, 4))] * 4, ["0", "60", "72.7", "120"])
     # 100 x 2.5 x cos; the paper's 73.5 is an angle of about 72.9 degrees; none is below 0
     assert found == pytest.approx([250.0, 125.0, 250 * math.cos(math.radians(72.7)), 0.0], abs=1e-3)
@@ -50,11 +50,11 @@ def test_nanos_clip_prefers_true_captions():
     scenes = [random_scene(rng, 2) for _ in range(24)]
     images = [Image.fromarray((255 * render(s)).astype(np.uint8)) for s in scenes]
     captions = [caption(s) for s in scenes]
-    score = clip_score.create(ClipScoreConfig(model="nano"), "cpu")
+    score = open_clip_score(ClipScoreConfig(model="nano"), "cpu")
     true, swapped = score(images, captions), score(images, captions[1:] + captions[:1])
     assert sum(true) / 24 > sum(swapped) / 24 + 50
 
 
 def test_unknown_weights_are_one_sentence():
     with pytest.raises(ColorModelError, match="CLIP-Score model 'nowhere' is neither a file"):
-        clip_score.create(ClipScoreConfig(pretrained="nowhere"), "cpu")
+        open_clip_score(ClipScoreConfig(pretrained="nowhere"), "cpu")

@@ -20,8 +20,8 @@ from vhsbench.harness.geneval.detector import judge
 from vhsbench.harness.geneval.nano_prompts import as_evaluated, nano_prompts
 from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.inference.candidates import CandidateError
-from vhsbench.harness.training import clip_score
 from vhsbench.harness.training.captioners import SceneCaptioner
+from vhsbench.harness.training.clip_score import open_clip_score
 from vhsbench.harness.training.collection import Collector, DataError, Part, summarise
 from vhsbench.harness.training.data_config import ClipScoreConfig
 from vhsbench.harness.training.sources import Sample, label_samples
@@ -66,7 +66,7 @@ def collector(generator, **more):
 def whole(generator, tmp_path_factory):
     """(folder, cards, the detector) of an undisturbed collection."""
     root, detector = tmp_path_factory.mktemp("whole"), Counting()
-    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    score = open_clip_score(ClipScoreConfig(model=str(CLIP)), "cpu")
     made = collector(generator, detector=detector, clip_score=score)
     return root, made.collect(part(), folders(root), SIZE), detector
 
@@ -126,7 +126,7 @@ def test_what_is_finished_is_not_made_again(whole, generator):
     root, cards, _ = whole
     before = content(root)
     detector = Counting()
-    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    score = open_clip_score(ClipScoreConfig(model=str(CLIP)), "cpu")
     made = collector(generator, detector=detector, clip_score=score)
     assert made.collect(part(), folders(root), SIZE) == cards
     assert detector.images == 0
@@ -147,7 +147,7 @@ def deadly(self, i, features, rows):
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, i, features, rows)
 ShardWriter.write = deadly
-score = t.clip_score.create(t.ClipScoreConfig(model=str(t.CLIP)), "cpu")
+score = t.open_clip_score(t.ClipScoreConfig(model=str(t.CLIP)), "cpu")
 t.collector(t.generators.create("nano"), clip_score=score).collect(t.part(), t.folders(sys.argv[1]), t.SIZE)
 """
 
@@ -165,14 +165,14 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(whole, generator, tmp_path)
     with pytest.raises(ShardError, match="unfinished"):
         ShardDataset(tmp_path / "hidden")
     detector = Counting()
-    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    score = open_clip_score(ClipScoreConfig(model=str(CLIP)), "cpu")
     collector(generator, detector=detector, clip_score=score).collect(part(), folders(tmp_path), SIZE)
     assert detector.images == 4  # shard 1 alone
     assert content(tmp_path) == content(whole[0])
 
 
 def test_workers_share_the_shards(whole, generator, tmp_path):
-    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    score = open_clip_score(ClipScoreConfig(model=str(CLIP)), "cpu")
     made = collector(generator, clip_score=score)
     assert made.collect(part(), folders(tmp_path), SIZE, worker=(1, 2)) is None
     assert not (tmp_path / "hidden" / "shard-00000.sha256").exists()
@@ -186,7 +186,7 @@ def test_another_block_or_prompt_does_not_mix_in(whole, generator, tmp_path):
     with pytest.raises(ShardError, match="with block 5, not 3"):
         other.collect(part(), folders(tmp_path / "data"), SIZE)
     for other, size in ((part(8), SIZE), (part(root=8), SIZE), (part(), SIZE + 1)):
-        score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+        score = open_clip_score(ClipScoreConfig(model=str(CLIP)), "cpu")
         with pytest.raises(ShardError, match=r"with (prompts_sha256|seed 7, not 8|shard_size 6, not 7)"):
             collector(generator, clip_score=score).collect(other, folders(tmp_path / "data"), size)
 
@@ -231,7 +231,7 @@ def test_alignment_needs_no_detector_and_refines_by_pictures(generator, tmp_path
         Sample(0, 0, {"prompt": "noisy", "tag": ""}, tmp_path / "star.png"),
         Sample(1, 0, {"prompt": "a photo of a red ring", "tag": ""}),
     ]
-    score = clip_score.create(ClipScoreConfig(model=str(CLIP)), "cpu")
+    score = open_clip_score(ClipScoreConfig(model=str(CLIP)), "cpu")
     made = Collector(generator, ("hidden",), 5, captioner=SceneCaptioner(), clip_score=score)
     card = made.collect(Part("alignment", "alignment", samples, 3), {"hidden": tmp_path / "a"}, 8)["hidden"]
     assert card.stage == "alignment"
