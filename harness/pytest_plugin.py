@@ -14,7 +14,7 @@ import pytest
 from vhsbench.harness.common.errors import VhsbenchError
 
 if TYPE_CHECKING:
-    from vhsbench.harness.regress.gate import GateConfig
+    from vhsbench.harness.regress.gate_config import GateConfig
     from vhsbench.harness.regress.pool import Pool
     from vhsbench.harness.regress.run import Regression
 
@@ -74,7 +74,8 @@ class VerifierRegression:
 
     def compare(self, baseline: str | None = None, candidate: str | None = None) -> Regression:
         """The regression, written to --vhs-report-dir; the names default to --vhs-baseline and --vhs-candidate."""
-        from vhsbench.harness.regress.run import regress, write
+        from vhsbench.harness.regress.report import write
+        from vhsbench.harness.regress.run import regress
 
         sides = self._source("vhs_baseline", baseline), self._source("vhs_candidate", candidate)
         found = regress(*sides, self._pool, self._gate()[0])
@@ -100,11 +101,12 @@ class VerifierRegression:
 
         gate = self._gate()[0]
         generator = self._pool.manifest.generator
-        judge = self._source("vhs_candidate", verifier).load(gate.device, generator)
-        return scoring(judge, self._pool, batch)
+        candidate = self._source("vhs_candidate", verifier).load(gate.device, generator)
+        return scoring(candidate, self._pool, batch)
 
     def _source(self, setting: str, text: str | None) -> Any:
-        from vhsbench.harness.regress.sources import BASELINES, resolve
+        from vhsbench.harness.regress.baselines import BASELINES
+        from vhsbench.harness.regress.sources import resolve
 
         text = text or _setting(self._config, setting)
         if text is None:
@@ -117,7 +119,7 @@ class VerifierRegression:
     def _gate(self) -> tuple[GateConfig, str]:
         """The gate of the file and the marks, the nearest mark last; and what inconclusive does."""
         from vhsbench.harness.config import yaml_files
-        from vhsbench.harness.regress.gate import GateConfig, load_gate
+        from vhsbench.harness.regress.gate_config import GateConfig, load_gate
 
         file = _setting(self._config, "vhs_gate")
         keys = load_gate(Path(file) if file else None).model_dump()

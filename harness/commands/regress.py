@@ -76,11 +76,10 @@ def regress(
 ) -> None:
     """Compare a verifier's checkpoint with a baseline: exit code 0 pass, 1 fail, 3 inconclusive."""
     from vhsbench.harness.regress.baselines import pool_of
-    from vhsbench.harness.regress.gate import load_gate
+    from vhsbench.harness.regress.gate_config import load_gate
     from vhsbench.harness.regress.pool import load_pool
-    from vhsbench.harness.regress.report import show
+    from vhsbench.harness.regress.report import show, write
     from vhsbench.harness.regress.run import regress as compare
-    from vhsbench.harness.regress.run import write
     from vhsbench.harness.regress.sources import resolve
 
     gate = load_gate(config)
@@ -180,7 +179,7 @@ def accept(
     directory: Baselines = _DIR,
 ) -> None:
     """Make a checkpoint or run the accepted baseline; the log keeps who replaced what when."""
-    from vhsbench.harness.regress.baselines import accept as keep
+    from vhsbench.harness.regress.accept import accept as keep
 
     entry = keep(source, name, directory, pool, note)
     replaced = f", in place of {entry['replaces'][:12]}" if entry["replaces"] else ""

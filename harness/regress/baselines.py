@@ -1,92 +1,52 @@
-"""Accepted baselines: a copy of a checkpoint or run, a manifest of it, and a log of who replaced what when."""
+"""Accepted baselines, read and verified; `accept` makes them."""
 
 from __future__ import annotations
 
-import fcntl
-import getpass
-import hashlib
-import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vhsbench.harness.common.atomic import file_sha256, room_on_disk, write_atomic
+from vhsbench.harness.common.atomic import file_sha256
+from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.text import read_json_lines, read_json_object
 from vhsbench.harness.regress.pool import Pool, load_pool
-from vhsbench.harness.regress.sources import BASELINES, Source, SourceError, accepted_names, resolve
 
+BASELINES = Path("results/baselines")
 LOG, MANIFEST = "log.jsonl", "manifest.json"
-_CONTENT = re.compile(r"content(-[0-9a-f]+)?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KEPT = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".parquet", ".txt")
+CONTENT = re.compile(r"content(-[0-9a-f]+)?")  # the folder of a baseline's files, beside its manifest
 
 
-def accept(
-    text: str,
-    name: str | None = None,
-    folder: Path = BASELINES,
-    pool: Path | None = None,
-    note: str = "",
-    who: str | None = None,
-) -> dict[str, Any]:
-    """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
+class BaselineError(VhsbenchError):
+    """A baseline that cannot be used or accepted; the message is one sentence for a user."""
 
-    The pool it was compared on is recorded by SHA-256 and path, from `folder`: both may move together. Returns the manifest. An earlier
-    baseline of that name is replaced in one step: whenever this ends, there is the old one or the new. The log says so.
-    Raises SourceError, and DiskFullError where the disk is full.
-    """
-    source = resolve(text, folder)
-    name = name or source.verifier
-    if not _NAME.fullmatch(name):
-        raise SourceError(f"'{name}' is no name for a baseline; use letters, digits, '.', '_' and '-'.")
-    origin = _origin(source)
-    with room_on_disk(folder):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            previous = read(name, folder) if (folder / name / MANIFEST).is_file() else None
-            if previous:
-                _log(previous, folder)  # once more, if that acceptance ended too early
-            content, hashes = _add_content(origin, folder / name, previous)
-            entry = {
-                "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
-                "source": text, "sha256": _digest(hashes), "content": content, "files": hashes, "when": _now(),
-                "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
-                "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
-            }  # fmt: skip
-            # the one step in which the old baseline becomes the new
-            write_atomic(folder / name / MANIFEST, (json.dumps(entry, indent=1) + "\n").encode())
-            _log(entry, folder)
-            _remove_but(folder / name, content)
-    return entry
+
+def accepted_names(folder: Path = BASELINES) -> list[str]:
+    """The names of the baselines in a folder."""
+    return sorted(f.parent.name for f in folder.glob(f"[!.]*/{MANIFEST}"))
 
 
 def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
-    """The manifest of a baseline, its files verified. Raises SourceError if it is none or damaged."""
+    """The manifest of a baseline, its files verified. Raises BaselineError if it is none or damaged."""
     entry = _manifest(name, folder)
     while wrong := _damaged(entry, folder / name):
         now = _manifest(name, folder)
         if now == entry:
-            raise SourceError(f"baseline '{name}': {wrong} is missing or not what was accepted.")
+            raise BaselineError(f"baseline '{name}': {wrong} is missing or not what was accepted.")
         entry = now  # replaced while it was read
     return entry
 
 
 def content_of(name: str, folder: Path = BASELINES) -> Path:
-    """The checkpoint or run that a baseline is, verified. Raises SourceError as `read`."""
-    return folder / name / _content(read(name, folder))
+    """The checkpoint or run that a baseline is, verified. Raises BaselineError as `read`."""
+    return folder / name / content_name(read(name, folder))
 
 
 def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
     """The pool that a baseline was accepted with; None if it has none, or `name` is no baseline.
 
-    Raises SourceError if there is another pool in its place now.
+    Raises BaselineError if there is another pool in its place now.
     """
     if name not in accepted_names(folder):
         return None
@@ -95,7 +55,7 @@ def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
         return None
     pool = load_pool(Path(os.path.normpath(folder / recorded["path"])))
     if pool.sha256 != recorded["sha256"]:
-        raise SourceError(
+        raise BaselineError(
             f"baseline '{name}' was accepted on another pool than is now in {pool.path}; give --pool."
         )
     return pool
@@ -109,45 +69,33 @@ def listing(folder: Path = BASELINES) -> list[dict[str, Any]]:
 def history(folder: Path = BASELINES) -> list[dict[str, Any]]:
     """The log, oldest first."""
     file = folder / LOG
-    with read_errors_as(SourceError):
+    with read_errors_as(BaselineError):
         return [entry for _, entry in read_json_lines(file)] if file.is_file() else []
-
-
-def _origin(source: Source) -> Path:
-    """The folder that `source` names."""
-    if source.run is not None:
-        return source.run
-    if source.checkpoint is None:
-        return Path(str(files("vhsbench.verifiers").joinpath("nano", "weights", source.verifier)))
-    folder = Path(source.checkpoint)
-    if not folder.is_dir():
-        raise SourceError(f"'{source.text}' is not a folder here; download a checkpoint to accept it.")
-    return folder
 
 
 def _manifest(name: str, folder: Path) -> dict[str, Any]:
     file = folder / name / MANIFEST
     if not file.is_file():
-        raise SourceError(f"there is no baseline '{name}' in {folder}.")
-    with read_errors_as(SourceError):
+        raise BaselineError(f"there is no baseline '{name}' in {folder}.")
+    with read_errors_as(BaselineError):
         entry = read_json_object(file)
     try:
         dict(entry["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{file} is damaged: {error}.") from None
-    if not _CONTENT.fullmatch(_content(entry)):
-        raise SourceError(f"{file} is damaged: its content is not a folder beside it.")
+        raise BaselineError(f"{file} is damaged: {error}.") from None
+    if not CONTENT.fullmatch(content_name(entry)):
+        raise BaselineError(f"{file} is damaged: its content is not a folder beside it.")
     return entry
 
 
-def _content(entry: dict[str, Any]) -> str:
+def content_name(entry: dict[str, Any]) -> str:
     """The name of the folder that holds a baseline's files, beside its manifest."""
     return str(entry.get("content", "content"))  # as it was before contents had hashes in their names
 
 
 def _damaged(entry: dict[str, Any], folder: Path) -> Path | None:
     """The first file that is missing or not what was accepted."""
-    content = folder / _content(entry)
+    content = folder / content_name(entry)
     found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
     for path, digest in entry["files"].items():
         try:
@@ -157,79 +105,3 @@ def _damaged(entry: dict[str, Any], folder: Path) -> Path | None:
             pass
         return content / path
     return None
-
-
-def _add_content(origin: Path, folder: Path, previous: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
-    """A copy of `origin` in `folder`, whose name says its hash: never another content under a name in use."""
-    work = folder / ".new"
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        hashes = _copy(origin, work)
-        content = f"content-{_digest(hashes)[:16]}"
-        if previous is None or content != _content(previous):
-            shutil.rmtree(folder / content, ignore_errors=True)  # of an acceptance that ended too early
-            work.rename(folder / content)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return content, hashes
-
-
-def _remove_but(folder: Path, content: str) -> None:
-    for other in folder.glob("content*"):
-        if other.name != content and _CONTENT.fullmatch(other.name):
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _log(entry: dict[str, Any], folder: Path) -> None:
-    """Add a manifest to the log, if it is not there."""
-    kept = {k: entry.get(k) for k in ("when", "who", "name", "source", "sha256", "replaces", "note")}
-    earlier = history(folder)
-    if kept not in earlier:
-        lines = "".join(json.dumps(e) + "\n" for e in [*earlier, kept])
-        write_atomic(folder / LOG, lines.encode())
-
-
-def _copy(origin: Path, target: Path) -> dict[str, str]:
-    """Copy the files that a checkpoint or run consists of, kept when this returns; {path: SHA-256}."""
-    target.mkdir()
-    hashes = {}
-    for file in sorted(origin.rglob("*")):
-        inside = file.relative_to(origin)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if hidden or inside.parts[0] == "shards" or not file.is_file() or file.suffix not in _KEPT:
-            continue
-        copy = target / inside
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "rb") as read_from, open(copy, "wb") as written:
-            shutil.copyfileobj(read_from, written)
-            written.flush()
-            os.fsync(written.fileno())
-        hashes[inside.as_posix()] = file_sha256(copy)
-    return hashes
-
-
-def _from(folder: Path, pool: Path) -> str:
-    return Path(os.path.relpath(pool.resolve(), folder.resolve())).as_posix()
-
-
-def _digest(hashes: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no such user, as in some containers
-        return "unknown"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One acceptance at a time."""
-    with open(folder / ".lock", "a+", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

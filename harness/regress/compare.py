@@ -14,8 +14,10 @@ from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.tasks import TAGS
-from vhsbench.harness.regress.gate import GateConfig
-from vhsbench.harness.regress.points import Point, same_n
+from vhsbench.harness.regress.gate_config import GateConfig
+from vhsbench.harness.regress.picks import ChangedPick, changed_picks, picks
+from vhsbench.harness.regress.points import OperatingPoint, same_n
+from vhsbench.harness.regress.scores import Floats, LabeledCandidates, VerifierScores
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
@@ -30,35 +32,11 @@ from vhsbench.harness.stats.paired import (
     standard_error,
 )
 
-Floats = NDArray[np.float64]
+Tags = NDArray[np.str_]
 
 
 class ComparisonError(VhsbenchError):
     """Two verifiers that cannot be compared; the message is one sentence for a user."""
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Pools [R, M]: a row is a prompt and seed. Arrays [R] but for `correct` [R, M]."""
-
-    prompts: list[dict[str, Any]]  # by prompt_id
-    prompt_id: NDArray[np.int64]
-    seed: NDArray[np.int64]
-    correct: NDArray[np.bool_]
-
-    @property
-    def tags(self) -> NDArray[np.str_]:
-        return np.array([self.prompts[i]["tag"] for i in self.prompt_id])
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One verifier's scores of the pools, each [R, M]; probabilities may be NaN."""
-
-    name: str
-    score: Floats
-    p_yes: Floats
-    p_no: Floats
 
 
 @dataclass(frozen=True)
@@ -92,8 +70,8 @@ class Difference:
     budget: str = ""
 
     @property
-    def point(self) -> Point:
-        return Point(self.n, self.n_candidate or self.n, self.budget)
+    def point(self) -> OperatingPoint:
+        return OperatingPoint(self.n, self.n_candidate or self.n, self.budget)
 
     @property
     def is_overall(self) -> bool:
@@ -130,23 +108,6 @@ class ScoreDrift:
 
 
 @dataclass(frozen=True)
-class ChangedPick:
-    """A prompt and seed for which the best of the first N differs; indices are of candidates."""
-
-    row: int  # of the pools
-    prompt_id: int
-    seed: int
-    tag: str
-    prompt: str
-    baseline_index: int
-    candidate_index: int
-    baseline_correct: bool
-    candidate_correct: bool
-    baseline_score: float
-    candidate_score: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that was compared."""
 
@@ -154,7 +115,7 @@ class Comparison:
     candidate: str
     n_prompts: int
     pool_size: int
-    points: list[Point]
+    points: list[OperatingPoint]
     differences: list[Difference]
     separation: list[Separation]
     calibration: tuple[Calibration, Calibration]
@@ -163,12 +124,12 @@ class Comparison:
     identical: bool  # whether every score is the same
 
     @property
-    def widest(self) -> Point:
+    def widest(self) -> OperatingPoint:
         """The point of the largest N, whose changed picks are listed."""
         return _widest(self.points)
 
 
-def check_size(candidates: Candidates, points: Sequence[Point]) -> None:
+def check_size(candidates: LabeledCandidates, points: Sequence[OperatingPoint]) -> None:
     """Raises ComparisonError for an N beyond the pool."""
     size, widest = candidates.correct.shape[1], _widest(points)
     if (largest := max(widest.n_baseline, widest.n_candidate)) > size:
@@ -178,16 +139,16 @@ def check_size(candidates: Candidates, points: Sequence[Point]) -> None:
         )
 
 
-def _widest(points: Sequence[Point]) -> Point:
+def _widest(points: Sequence[OperatingPoint]) -> OperatingPoint:
     return max(points, key=lambda p: max(p.n_baseline, p.n_candidate))
 
 
 def compare(
-    candidates: Candidates,
-    baseline: Judged,
-    candidate: Judged,
+    candidates: LabeledCandidates,
+    baseline: VerifierScores,
+    candidate: VerifierScores,
     gate: GateConfig,
-    points: Sequence[Point] | None = None,
+    points: Sequence[OperatingPoint] | None = None,
 ) -> Comparison:
     """Compare two verifiers at `points` (None: the gate's best_of_n).
 
@@ -195,10 +156,10 @@ def compare(
     """
     points = same_n(gate) if points is None else list(points)
     check_size(candidates, points)
-    for judged in (baseline, candidate):
-        if judged.score.shape != candidates.correct.shape or not np.isfinite(judged.score).all():
+    for side in (baseline, candidate):
+        if side.score.shape != candidates.correct.shape or not np.isfinite(side.score).all():
             raise ComparisonError(
-                f"'{judged.name}' has not given every candidate of the pool a score, which is a finite number."
+                f"'{side.name}' has not given every candidate of the pool a score, which is a finite number."
             )
     accuracy, ranking = correct_for_number(
         differences(candidates, baseline.score, candidate.score, gate, points),
@@ -220,100 +181,78 @@ def compare(
 
 
 def differences(
-    candidates: Candidates, a: Floats, b: Floats, gate: GateConfig, points: Sequence[Point] | None = None
+    candidates: LabeledCandidates,
+    a: Floats,
+    b: Floats,
+    gate: GateConfig,
+    points: Sequence[OperatingPoint] | None = None,
 ) -> list[Difference]:
-    """A row per point and per overall, GenEval overall and task; baseline a, candidate b [R, M]."""
+    """A row per point, overall and for each task and GenEval overall; scores [R, M] of baseline a, candidate b."""
     points = same_n(gate) if points is None else points
-    ids = candidates.prompt_id
     of_a = _accuracies(candidates, a, [p.n_baseline for p in points])
     of_b = _accuracies(candidates, b, [p.n_candidate for p in points])
-    tags = candidates.tags[np.unique(ids, return_index=True)[1]]
-    present = [t for t in TAGS if t in tags]
-    everything = np.ones(len(tags), dtype=bool)
-    groups = {OVERALL: everything, **{t: tags == t for t in present}}
-    tests = {
-        tag: sign_flip((of_b - of_a)[rows], gate.permutations, gate.seed) for tag, rows in groups.items()
-    }
+    tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
+    tasks = [t for t in TAGS if t in tags]
     # exactly 0 where both are the same verifier: then nothing is estimated
     apart = np.array([100 * largest_difference(a, b, p.n_baseline, p.n_candidate) for p in points])
-    result = []
-    for tag, rows in [*groups.items(), (GENEVAL_OVERALL, everything)]:
-        family = (len(points) + 1) * (1 if tag == OVERALL else len(present))
-        spread = paired_difference(
-            of_b[rows], of_a[rows], tasks=tags[rows], by_task=tag == GENEVAL_OVERALL, largest=apart
-        )
+    table = []
+    for tag in (OVERALL, *tasks, GENEVAL_OVERALL):
+        mine, by_task = _rows_of(tag, tags), tag == GENEVAL_OVERALL
+        x, y, strata = of_a[mine], of_b[mine], tags[mine]
+        gap = paired_difference(y, x, tasks=strata, by_task=by_task, largest=apart)
+        p = None if by_task else sign_flip(y - x, gate.permutations, gate.seed)  # GenEval's decides nothing
+        family = (len(points) + 1) * (1 if tag == OVERALL else len(tasks))
         for i, point in enumerate(points):
-            row = _Row(tag, of_a[rows, i], of_b[rows, i], tags[rows], gate)
-            result.append(
-                Difference(
-                    tag, point.n_baseline, int(rows.sum()), row.baseline, row.candidate,
-                    float(spread.mean[i]), float(spread.low[i]), float(spread.high[i]),
-                    p=float(tests[tag][i]) if tag in tests else None,
-                    **(row.power(gate.alpha / 2 / family) if tag in tests else {}),
-                    **_mcnemar(candidates, a, b, point, tag),
-                    n_candidate=None if point.n_candidate == point.n_baseline else point.n_candidate,
-                    budget=point.budget,
-                )
+            row = Difference(
+                tag, point.n_baseline, len(strata), _mean(x[:, i], strata, by_task), _mean(y[:, i], strata, by_task),
+                float(gap.mean[i]), float(gap.low[i]), float(gap.high[i]), budget=point.budget,
+                n_candidate=None if point.n_candidate == point.n_baseline else point.n_candidate,
             )  # fmt: skip
-    return result
+            if p is not None:
+                power = _power(x[:, i], y[:, i], strata, gate.margin_points, gate.alpha / 2 / family)
+                row = replace(row, p=float(p[i]), **power)
+            table.append(replace(row, **_mcnemar(candidates, a, b, row)))
+    return table
 
 
-def _accuracies(candidates: Candidates, scores: Floats, ns: Sequence[int]) -> Floats:
+def _accuracies(candidates: LabeledCandidates, scores: Floats, ns: Sequence[int]) -> Floats:
     """Best-of-N in percent [P, len(ns)], each prompt's seeds averaged."""
     accuracy = 100 * expected_accuracy(scores, candidates.correct)[:, np.array(ns) - 1]
     return average_by_prompt(accuracy, candidates.prompt_id)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Accuracies [P] of the prompts of one tag at one point."""
-
-    tag: str
-    a: Floats
-    b: Floats
-    tags: NDArray[np.str_]
-    gate: GateConfig
-
-    @property
-    def baseline(self) -> float:
-        return self._mean(self.a)
-
-    @property
-    def candidate(self) -> float:
-        return self._mean(self.b)
-
-    def _mean(self, values: Floats) -> float:
-        if self.tag == GENEVAL_OVERALL:
-            return float(np.mean([values[self.tags == t].mean() for t in np.unique(self.tags)]))
-        return float(values.mean())
-
-    def power(self, alpha: float) -> dict[str, Any]:
-        """What is found with 80% power at the level that Holm's first, strictest step asks."""
-        error = standard_error(self.b - self.a, self.tags)
-        independent = math.hypot(standard_error(self.a, self.tags), standard_error(self.b, self.tags))
-        return {
-            "detectable": detectable(error, alpha) if error > 0 else None,
-            "detectable_independent": None if math.isnan(independent) else detectable(independent, alpha),
-            "prompts_needed": prompts_needed(len(self.a), error, self.gate.margin_points, alpha),
-        }
+def _rows_of(tag: str, tags: Tags) -> NDArray[np.bool_]:
+    """Which of the rows with `tags` belong to a task, or to an overall."""
+    return np.full(len(tags), True) if tag in (OVERALL, GENEVAL_OVERALL) else tags == tag
 
 
-def _mcnemar(candidates: Candidates, a: Floats, b: Floats, point: Point, tag: str) -> dict[str, Any]:
+def _mean(values: Floats, tags: Tags, by_task: bool) -> float:
+    if by_task:
+        return float(np.mean([values[tags == t].mean() for t in np.unique(tags)]))
+    return float(values.mean())
+
+
+def _power(a: Floats, b: Floats, tags: Tags, margin: float, alpha: float) -> dict[str, Any]:
+    """What is found with 80% power, from accuracies [P], at the level that Holm's first, strictest step asks."""
+    error = standard_error(b - a, tags)
+    independent = math.hypot(standard_error(a, tags), standard_error(b, tags))
+    return {
+        "detectable": detectable(error, alpha) if error > 0 else None,
+        "detectable_independent": None if math.isnan(independent) else detectable(independent, alpha),
+        "prompts_needed": prompts_needed(len(a), error, margin, alpha),
+    }
+
+
+def _mcnemar(candidates: LabeledCandidates, a: Floats, b: Floats, row: Difference) -> dict[str, Any]:
+    mine = _rows_of(row.tag, candidates.tags)
+    _, prompt = np.unique(candidates.prompt_id[mine], return_inverse=True)
     rows = np.arange(len(a))
-    if tag not in (OVERALL, GENEVAL_OVERALL):
-        rows = np.flatnonzero(candidates.tags == tag)
-    right_a, right_b = (
-        candidates.correct[rows, s[rows, :n].argmax(1)].astype(float)
-        for s, n in ((a, point.n_baseline), (b, point.n_candidate))
-    )
-    ids = candidates.prompt_id[rows]
-    per_prompt = [average_by_prompt(r[:, None], ids)[:, 0] for r in (right_a, right_b)]
-    seeds = np.unique(ids, return_counts=True)[1][:, None]
-    lost, won, p = mcnemar(*(np.rint(v[:, None] * seeds) for v in per_prompt))
+    right = [candidates.correct[rows, pick][mine] for pick in picks(a, b, row.point)]
+    lost, won, p = mcnemar(*(np.bincount(prompt, r) for r in right))  # over a prompt's seeds
     return {"lost": lost, "won": won, "p_mcnemar": p}
 
 
-def separation(candidates: Candidates, a: Floats, b: Floats, gate: GateConfig) -> list[Separation]:
+def separation(candidates: LabeledCandidates, a: Floats, b: Floats, gate: GateConfig) -> list[Separation]:
     """AUC overall and per task, with permutation tests by prompt."""
     ids = candidates.prompt_id
     order = np.argsort(ids, kind="stable")
@@ -348,14 +287,14 @@ def correct_for_number(
     return accuracy, ranking
 
 
-def _calibration(judged: Judged, candidates: Candidates) -> Calibration:
+def _calibration(scores: VerifierScores, candidates: LabeledCandidates) -> Calibration:
     row, index = (x.ravel() for x in np.indices(candidates.correct.shape))
     keys = pd.DataFrame(
         {"prompt_id": candidates.prompt_id[row], "seed": candidates.seed[row], "index": index}
     ).assign(generator="", steps=1)
     curve = reliability(
         keys.assign(correct=candidates.correct.ravel()),
-        keys.assign(verifier=judged.name, p_yes=judged.p_yes.ravel(), p_no=judged.p_no.ravel()),
+        keys.assign(verifier=scores.name, p_yes=scores.p_yes.ravel(), p_no=scores.p_no.ravel()),
     )
     used = curve[curve["n"] > 0]
     return Calibration(
@@ -380,23 +319,3 @@ def _spearman(x: Floats, y: Floats) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:  # no order to correlate
         return math.nan
     return float(spearmanr(x, y).statistic)
-
-
-def changed_picks(candidates: Candidates, a: Floats, b: Floats, point: Point) -> list[ChangedPick]:
-    """Picks among the first N that differ: those that turned wrong first, each by the new pick's score."""
-    first, second = a[:, : point.n_baseline].argmax(1), b[:, : point.n_candidate].argmax(1)
-    tags = candidates.tags
-    picks = [
-        ChangedPick(
-            int(r), int(candidates.prompt_id[r]), int(candidates.seed[r]), str(tags[r]),
-            str(candidates.prompts[candidates.prompt_id[r]]["prompt"]), int(first[r]), int(second[r]),
-            bool(candidates.correct[r, first[r]]), bool(candidates.correct[r, second[r]]),
-            float(a[r, first[r]]), float(b[r, second[r]]),
-        )
-        for r in np.flatnonzero(first != second)
-    ]  # fmt: skip
-    rank: Sequence[tuple[bool, bool]] = [(True, False), (False, False), (True, True), (False, True)]
-    return sorted(
-        picks,
-        key=lambda c: (rank.index((c.baseline_correct, c.candidate_correct)), -c.candidate_score, c.row),
-    )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.cost import plan
 from vhsbench.harness.cost.cost_model import parse_budget
-
-if TYPE_CHECKING:
-    from vhsbench.harness.cost.plan import Priced
-    from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.cost.plan import Priced
+from vhsbench.harness.regress.gate_config import GateConfig
 
 
 class PointError(VhsbenchError):
@@ -20,7 +18,7 @@ class PointError(VhsbenchError):
 
 
 @dataclass(frozen=True)
-class Point:
+class OperatingPoint:
     """The N of either side, and the budget that gave them ("" where the gate names N itself)."""
 
     n_baseline: int
@@ -35,12 +33,12 @@ class Point:
         return f"{self.budget} ({ns})" if self.budget else ns
 
 
-def same_n(gate: GateConfig) -> list[Point]:
+def same_n(gate: GateConfig) -> list[OperatingPoint]:
     """The gate's own N's."""
-    return [Point(n, n) for n in gate.best_of_n]
+    return [OperatingPoint(n, n) for n in gate.best_of_n]
 
 
-def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int) -> list[Point]:
+def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int) -> list[OperatingPoint]:
     """The gate's N's, then its budgets with the N that each affords the two kinds of verifier.
 
     kinds: of baseline and candidate, as "vhs". Raises PointError for a budget that affords one of them
@@ -53,13 +51,11 @@ def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int)
     found = same_n(gate)
     for budget in gate.budgets:
         first, second = (_affords(side, budget, gate.tolerance) for side in sides)
-        found.append(Point(first, second, budget))
+        found.append(OperatingPoint(first, second, budget))
     return found
 
 
 def _priced(costs: str, budgets: Sequence[str], generator: str) -> list[Priced]:
-    from vhsbench.harness.cost import plan
-
     if (Path(costs) / "run.json").is_file():
         return plan.from_run(Path(costs))
     if "/" in costs or Path(costs).exists():
@@ -80,9 +76,7 @@ def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: 
 
 
 def _affords(priced: Priced, budget: str, tolerance: float | None) -> int:
-    from vhsbench.harness.cost.plan import plan
-
-    (row,) = plan([priced], [budget], tolerance)
+    (row,) = plan.plan([priced], [budget], tolerance)
     if row["n"] is None:
         raise PointError(
             f"the gate's budget of {budget} gives '{priced.verifier}' no N: {row['note'] or row['answer']}."

@@ -1,48 +1,72 @@
-"""A regression for people and machines: console, Markdown, JUnit XML, and a picture of changed picks."""
+"""A regression for people and machines: console, Markdown, JSON, JUnit XML, and a picture of changed picks."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from xml.etree import ElementTree
 
-from vhsbench.harness.common.atomic import write_output
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vhsbench.harness.common.atomic import write_atomic, write_output
 from vhsbench.harness.common.shown import markdown_table
-from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS
+from vhsbench.harness.regress.compare import Difference, Separation
+from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS, Check, Outcome
+from vhsbench.harness.regress.picks import ChangedPick
+from vhsbench.harness.regress.points import OperatingPoint
+from vhsbench.harness.regress.run import Regression
 from vhsbench.harness.stats.intervals import brackets, missed_share
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from vhsbench.harness.regress.compare import ChangedPick, Difference
-    from vhsbench.harness.regress.points import Point
-    from vhsbench.harness.regress.run import Regression
-
-_HEAD = ("task", "N", "prompts", "base", "new", "points", "95% interval", "p worse",
-         "found", "lost/won", "p (McNemar)")  # fmt: skip
-_NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # what 80 columns have no room for
 LEGEND = (
     "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; found: the loss that is detected with 80% "
     "power (<= of verifiers with nothing in common); lost/won: prompts whose pick turned wrong/right."
 )
+_NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # what 80 columns have no room for
+_STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
+_ELEMENTS = {FAIL: "failure", INCONCLUSIVE: "skipped"}  # of JUnit
+_COLORS = {True: "#009E73", False: "#D55E00"}  # of a right and a wrong pick
 # what XML 1.0 has no way to write, even escaped
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def _cells(row: Difference) -> list[str]:
+def write(regression: Regression, out: Path) -> None:
+    """regression.json, junit.xml, summary.md and, where the pool has pictures, changed_picks.png in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(regression.as_dict(), indent=1, allow_nan=False) + "\n"
+    write_atomic(out / "regression.json", text.encode())
+    write_atomic(out / "junit.xml", junit(regression))
+    drawn = picture(regression, out / "changed_picks.png")
+    write_atomic(out / "summary.md", markdown(regression, drawn).encode())
+
+
+def _columns(row: Difference) -> dict[str, str]:
+    """A row of the table of accuracies, by heading."""
     found = row.detectable if row.detectable is not None else row.detectable_independent
     sign = "" if row.detectable is not None else "<="
-    return [
-        row.tag, _ns(row.point), str(row.n_prompts), f"{row.baseline:.2f}", f"{row.candidate:.2f}",
-        f"{row.difference:+.2f}", brackets(row.low, row.high, "+.2f").strip() or "-", _number(row.p_holm, "{:.4f}"),
-        "-" if found is None else f"{sign}{found:.2f}", f"{row.lost}/{row.won}", f"{row.p_mcnemar:.4f}",
-    ]  # fmt: skip
+    return {
+        "task": row.tag,
+        "N": _ns(row.point),
+        "prompts": str(row.n_prompts),
+        "base": f"{row.baseline:.2f}",
+        "new": f"{row.candidate:.2f}",
+        "points": f"{row.difference:+.2f}",
+        "95% interval": brackets(row.low, row.high, "+.2f").strip() or "-",
+        "p worse": _number(row.p_holm, ".4f"),
+        "found": "-" if found is None else f"{sign}{found:.2f}",
+        "lost/won": f"{row.lost}/{row.won}",
+        "p (McNemar)": f"{row.p_mcnemar:.4f}",
+    }
 
 
-def _ns(point: Point) -> str:
+def _ns(point: OperatingPoint) -> str:
     """As "4", or "550ms 4/2" of baseline and candidate."""
     same = point.n_baseline == point.n_candidate
     ns = str(point.n_baseline) if same else f"{point.n_baseline}/{point.n_candidate}"
@@ -50,7 +74,7 @@ def _ns(point: Point) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "-" if value is None or math.isnan(value) else form.format(value)
+    return "-" if value is None or math.isnan(value) else f"{value:{form}}"
 
 
 def facts(regression: Regression) -> list[str]:
@@ -59,12 +83,12 @@ def facts(regression: Regression) -> list[str]:
     overall = c.separation[0]
     picks = next(d for d in c.differences if d.is_overall and d.point == c.widest)
     lines = [
-        f"AUC {_number(overall.baseline, '{:.4f}')} -> {_number(overall.candidate, '{:.4f}')} "
-        f"(p worse, Holm {_number(overall.p_holm, '{:.4f}')})",
-        f"calibration error (ECE) {_number(c.calibration[0].ece, '{:.4f}')} -> "
-        f"{_number(c.calibration[1].ece, '{:.4f}')}",
+        f"AUC {_number(overall.baseline, '.4f')} -> {_number(overall.candidate, '.4f')} "
+        f"(p worse, Holm {_number(overall.p_holm, '.4f')})",
+        f"calibration error (ECE) {_number(c.calibration[0].ece, '.4f')} -> "
+        f"{_number(c.calibration[1].ece, '.4f')}",
         f"scores: KS {c.drift.ks:.4f}, Wasserstein {c.drift.wasserstein:.4f}, Spearman "
-        f"{_number(c.drift.spearman, '{:.4f}')} (within prompts {_number(c.drift.spearman_within, '{:.4f}')})",
+        f"{_number(c.drift.spearman, '.4f')} (within prompts {_number(c.drift.spearman_within, '.4f')})",
         f"{len(c.changed)} picks changed at {c.widest.shown}: {picks.lost} prompts lost, {picks.won} won (McNemar "
         f"p = {picks.p_mcnemar:.4f})" + ("; every score is the same" if c.identical else ""),
     ]
@@ -76,9 +100,9 @@ def facts(regression: Regression) -> list[str]:
         )
     if s := regression.speed:
         lines += [
-            f"scoring {_number(s.baseline_ms, '{:.2f}')} -> {_number(s.candidate_ms, '{:.2f}')} ms a candidate on "
-            f"{s.device}: ratio {_number(s.time_ratio, '{:.2f}')} [{_number(s.time_low, '{:.2f}')}, "
-            f"{_number(s.time_high, '{:.2f}')}]"
+            f"scoring {_number(s.baseline_ms, '.2f')} -> {_number(s.candidate_ms, '.2f')} ms a candidate on "
+            f"{s.device}: ratio {_number(s.time_ratio, '.2f')} [{_number(s.time_low, '.2f')}, "
+            f"{_number(s.time_high, '.2f')}]"
             + (f"; {s.tainted} of {s.repeats} rounds left out: {s.taint}" if s.tainted else ""),
             f"memory {s.baseline_gb:.4f} -> {s.candidate_gb:.4f} GB: ratio {s.memory_ratio:.2f}",
         ]
@@ -86,50 +110,54 @@ def facts(regression: Regression) -> list[str]:
 
 
 def show(regression: Regression, console: Console) -> None:
-    """The console's report."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    c = regression.comparison
+    """Print the report."""
+    c, verdict = regression.comparison, regression.verdict
     console.print(f"{c.candidate} against {c.baseline}", markup=False)
+    rows = [_columns(row) for row in c.differences]
+    shown = [name for name in rows[0] if name not in _NOT_ON_CONSOLE]
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    shown = [i for i, name in enumerate(_HEAD) if name not in _NOT_ON_CONSOLE]
-    for i in shown:
-        table.add_column(_HEAD[i], justify="left" if i == 0 else "right", no_wrap=_HEAD[i] != "N")
-    for row in c.differences:
-        cells = _cells(row)
-        table.add_row(*(escape(cells[i]) for i in shown))
+    for name in shown:
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=name != "N")
+    for cells in rows:
+        table.add_row(*(escape(cells[name]) for name in shown))
     console.print(table)
     console.print(LEGEND, style="dim")
     for line in facts(regression):
         console.print(f"  {escape(line)}")
-    color = {FAIL: "red", INCONCLUSIVE: "yellow"}.get(regression.verdict.outcome, "green")
-    console.print(f"[bold {color}]{regression.verdict.outcome}[/]")
-    for reason in regression.verdict.reasons:
+    console.print(verdict.outcome, style=_STYLES[verdict.outcome])
+    for reason in verdict.reasons:
         console.print(f"  {escape(reason)}")
 
 
 def markdown(regression: Regression, picture: Path | None = None) -> str:
-    """A summary for a pull request's comment; what a user wrote is escaped."""
+    """Markdown for a pull request's comment; what a user wrote is escaped."""
     c, verdict = regression.comparison, regression.verdict
-    lines = [
-        f"## Verifier regression: {verdict.outcome}", "",
-        f"{_md(c.candidate)} against {_md(c.baseline)}: {c.n_prompts} prompts, {c.pool_size} candidates each.", "",
-        *(f"- {_md(reason)}" for reason in verdict.reasons), "",
-        markdown_table(_HEAD, [list(map(_md, _cells(row))) for row in c.differences]),
-        LEGEND, "",
-        *(f"- {_md(line)}" for line in facts(regression)), "",
-    ]  # fmt: skip
+    rows = [_columns(row) for row in c.differences]
+    parts = [
+        f"## Verifier regression: {verdict.outcome}\n",
+        f"{_md(c.candidate)} against {_md(c.baseline)}: {c.n_prompts} prompts, {c.pool_size} candidates each.\n",
+        _bullets(verdict.reasons),
+        markdown_table(list(rows[0]), [[_md(cell) for cell in cells.values()] for cells in rows]),
+        f"{LEGEND}\n",
+        _bullets(facts(regression)),
+    ]
     if worst := c.changed[: regression.gate.worst_picks]:
         heads = ["prompt", "task", "baseline's pick", "candidate's pick"]
-        lines.append(markdown_table(heads, [(_md(p.prompt), p.tag, _pick(p, 0), _pick(p, 1)) for p in worst]))
+        cells = [
+            [_md(p.prompt), p.tag, *(f"candidate {i}: {said}" for i, _, said in _sides(p))] for p in worst
+        ]
+        parts.append(markdown_table(heads, cells))
     if picture is not None:
-        lines += [f"![worst changed picks]({picture.name})", ""]
-    return "\n".join(lines)
+        parts.append(f"![worst changed picks]({picture.name})\n")
+    return "\n".join(parts)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "".join(f"- {_md(line)}\n" for line in lines)
 
 
 def _md(text: str) -> str:
+    """Text in which GitHub sees no markup, HTML or mention."""
     for old, new in (
         ("&", "&amp;"),
         ("<", "&lt;"),
@@ -142,69 +170,57 @@ def _md(text: str) -> str:
     return re.sub(r"([\[\]*_!])", r"\\\1", text)
 
 
-def _pick(pick: ChangedPick, side: int) -> str:
-    index, right, score = (
+def _sides(pick: ChangedPick) -> list[tuple[int, bool, str]]:
+    """(index, whether it is right, that and its score) of the baseline's pick and of the candidate's."""
+    sides = (
         (pick.baseline_index, pick.baseline_correct, pick.baseline_score),
         (pick.candidate_index, pick.candidate_correct, pick.candidate_score),
-    )[side]
-    return f"candidate {index}: {'right' if right else 'wrong'} ({score:+.3f})"
+    )
+    return [(i, right, f"{'right' if right else 'wrong'} ({score:+.3f})") for i, right, score in sides]
 
 
 def junit(regression: Regression) -> bytes:
-    """JUnit XML: a case per accuracy (task and N) and AUC that is judged, one for cost, one for the verdict.
+    """JUnit XML: a case per check of the gate, and one for the verdict.
 
-    The verdict's case fails with the outcome, and is skipped if that is inconclusive.
+    A case fails or is skipped where its check decides the verdict, which is fail or inconclusive.
     """
-    verdict, c = regression.verdict, regression.comparison
-    cases: list[tuple[str, str, str, str]] = []  # name, state, message, output
-    for row in c.differences:
-        if row.p_holm is None:
-            continue
-        mine = [r for r in verdict.reasons if r.startswith(f"{row.tag} at {row.point.shown} ")]
-        output = "; ".join(f"{k} {v}" for k, v in zip(_HEAD, _cells(row), strict=True))
-        cases.append(
-            (
-                f"accuracy[{row.tag}-{row.budget or f'N={row.n}'}]",
-                _state(verdict.outcome if mine else PASS, row.is_overall),
-                " ".join(mine),
-                output,
-            )
-        )
-    for auc in c.separation:
-        mine = [r for r in verdict.reasons if r.startswith(f"the AUC of {auc.tag} ")]
-        output = f"{auc.baseline:.4f} -> {auc.candidate:.4f}, p (worse, Holm) {_number(auc.p_holm, '{:.4f}')}"
-        cases.append((f"auc[{auc.tag}]", "failure" if mine else "", " ".join(mine), output))
-    costs = [r for r in verdict.reasons if r.startswith(("the time ratio", "the memory ratio"))]
-    cases.append(
-        (
-            "cost",
-            _state(verdict.outcome if costs else PASS, True),
-            " ".join(costs),
-            "; ".join(facts(regression)),
-        )
-    )
-    cases.append(("verdict", _state(verdict.outcome, True), " ".join(verdict.reasons), ""))
+    verdict, lines = regression.verdict, facts(regression)
+    cases = []
+    for check in verdict.checks:
+        decides = check.outcome == verdict.outcome
+        outcome = check.outcome if decides else PASS
+        cases.append(_case(check.name, outcome, check.reasons, _output(check, lines)))
+    cases.append(_case("verdict", verdict.outcome, verdict.reasons, ""))
+    count = {tag: str(sum(case.find(tag) is not None for case in cases)) for tag in _ELEMENTS.values()}
     suite = ElementTree.Element(
         "testsuite", name="vhsbench regress", tests=str(len(cases)), errors="0",
-        failures=str(sum(s == "failure" for _, s, _, _ in cases)),
-        skipped=str(sum(s == "skipped" for _, s, _, _ in cases)),
+        failures=count["failure"], skipped=count["skipped"],
     )  # fmt: skip
-    for name, state, message, output in cases:
-        case = ElementTree.SubElement(suite, "testcase", classname="vhsbench.regress", name=_xml(name))
-        if state:
-            ElementTree.SubElement(case, state, message=_xml(message))
-        if output:
-            ElementTree.SubElement(case, "system-out").text = _xml(output)
+    suite.extend(cases)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
-def _state(outcome: str, may_skip: bool) -> str:
-    if outcome == FAIL:
-        return "failure"
-    return "skipped" if outcome == INCONCLUSIVE and may_skip else ""
+def _case(name: str, outcome: Outcome, reasons: Sequence[str], output: str) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname="vhsbench.regress", name=_xml(name))
+    if outcome in _ELEMENTS:
+        ElementTree.SubElement(case, _ELEMENTS[outcome], message=_xml(" ".join(reasons)))
+    if output:
+        ElementTree.SubElement(case, "system-out").text = _xml(output)
+    return case
+
+
+def _output(check: Check, facts: Sequence[str]) -> str:
+    match check.values:
+        case Difference() as row:
+            return "; ".join(f"{name} {cell}" for name, cell in _columns(row).items())
+        case Separation() as auc:
+            p = _number(auc.p_holm, ".4f")
+            return f"{auc.baseline:.4f} -> {auc.candidate:.4f}, p (worse, Holm) {p}"
+        case _:
+            return "; ".join(facts)
 
 
 def _xml(text: str) -> str:
@@ -217,33 +233,29 @@ def picture(regression: Regression, file: Path) -> Path | None:
     pool = regression.pool
     if not worst or pool is None or "images" not in pool.manifest.keep:
         return None
-    from vhsbench.harness.report import style
+    from vhsbench.harness.report import style  # loads matplotlib
 
     figure = style.figure(4.6, 2.4 * len(worst))
     axes = figure.subplots(len(worst), 2, squeeze=False)
     for pair, pick in zip(axes, worst, strict=True):
-        shown = (
-            ("baseline", pick.baseline_index, pick.baseline_correct, pick.baseline_score),
-            ("candidate", pick.candidate_index, pick.candidate_correct, pick.candidate_score),
-        )
-        for axis, (side, index, right, score) in zip(pair, shown, strict=True):
+        for axis, name, (index, right, said) in zip(
+            pair, ("baseline", "candidate"), _sides(pick), strict=True
+        ):
             _panel(axis, pool.image(pick.row * pool.manifest.size + index), right)
-            axis.set_xlabel(f"{side}: {'right' if right else 'wrong'} ({score:+.3f})", fontsize=8)
+            axis.set_xlabel(f"{name}: {said}", fontsize=8)
         pair[0].set_title(_wrapped(pick.prompt), fontsize=8, loc="left")
     write_output(file, style.drawn(figure, "png", dpi=150))
     return file
 
 
-def _panel(axis: object, image: object, right: bool) -> None:
-    axis.imshow(image, interpolation="nearest")  # type: ignore[attr-defined]
-    axis.set_xticks([])  # type: ignore[attr-defined]
-    axis.set_yticks([])  # type: ignore[attr-defined]
-    for spine in axis.spines.values():  # type: ignore[attr-defined]
-        spine.set(color="#009E73" if right else "#D55E00", linewidth=3)
+def _panel(axis: Any, image: Any, right: bool) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(color=_COLORS[right], linewidth=3)
 
 
 def _wrapped(text: str, width: int = 60) -> str:
-    import textwrap
-
-    lines: Sequence[str] = textwrap.wrap(text, width)
+    lines = textwrap.wrap(text, width)
     return "\n".join(lines[:2]) + ("..." if len(lines) > 2 else "")

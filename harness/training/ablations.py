@@ -7,8 +7,9 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,8 @@ from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.run import PoolConfig, load_pool_config
-from vhsbench.harness.regress.compare import Judged
 from vhsbench.harness.regress.pool import Pool, load_pool, make_pool
-from vhsbench.harness.regress.sources import pool_candidates, score_pool
+from vhsbench.harness.regress.scores import pool_candidates, score_pool
 from vhsbench.harness.report.tables import markdown_plain
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import average_by_prompt, paired_difference
@@ -30,9 +30,6 @@ from vhsbench.harness.training.config import BASE, TrainConfig, data_beside
 from vhsbench.harness.training.verifier import Report, train
 from vhsbench.verifiers.metrics import auc
 from vhsbench.verifiers.training.train import CHECKPOINT
-
-if TYPE_CHECKING:
-    from vhsbench.verifiers.protocol import Verifier
 
 RUN = "ablations.yaml"  # as `vhsbench pool` reads it: the held-out candidates, and all checkpoints by path
 _VALIDATION = ("validation_loss", "validation_auc", "validation_accuracy", "validation_ece")
@@ -92,9 +89,6 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
     `difference_points` is best-of-N of the largest N less the base's, with its 95% interval (paired by prompt).
     """
 
-    def judge(name: str, verifier: Verifier) -> Judged:
-        return score_pool(verifier, name, pool, lambda done, of: bars(f"scores of {name}", done, of))
-
     candidates = pool_candidates(pool)
     tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
     size = candidates.correct.shape[1]
@@ -105,20 +99,20 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
         verifier = verifiers.create(
             kind, checkpoint=folder, generator=config.generator.name, device=config.engine.device
         )
-        judged = judge(name, verifier)
+        scored = score_pool(verifier, name, pool, partial(bars, f"scores of {name}"))
         accuracy = average_by_prompt(
-            100 * expected_accuracy(judged.score, candidates.correct), candidates.prompt_id
+            100 * expected_accuracy(scored.score, candidates.correct), candidates.prompt_id
         )
         if base is None or base_scores is None:
-            base, base_scores = accuracy, judged.score
-        apart = largest_difference(judged.score, base_scores, size, size)
+            base, base_scores = accuracy, scored.score
+        apart = largest_difference(scored.score, base_scores, size, size)
         ahead = paired_difference(
             accuracy[:, size - 1 :], base[:, size - 1 :], tasks=tags, largest=100 * apart
         )
         trained = json.loads((folder.parent / f"{CHECKPOINT}.json").read_text(encoding="utf-8"))
         row: dict[str, Any] = {"training": name, "changes": _changes(config.ablations.get(name, {}))}
         row |= {key: trained.get(key) for key in _VALIDATION}
-        row |= {"held_out_auc": auc(judged.score.ravel(), candidates.correct.ravel())}
+        row |= {"held_out_auc": auc(scored.score.ravel(), candidates.correct.ravel())}
         row |= {f"best_of_{n}_percent": accuracy[:, n - 1].mean() for n in ns}
         row |= {"difference_points": ahead.mean[0], "low": ahead.low[0], "high": ahead.high[0]}
         rows.append(row | {"seconds": trained["seconds"], "checkpoint_sha256": verifier.checkpoint_sha256})

@@ -14,7 +14,7 @@ from vhsbench.harness.cli import app
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.geneval import detector
 from vhsbench.harness.regress.drift import measure
-from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.pool import make_pool
 from vhsbench.harness.regress.run import regress
 from vhsbench.harness.regress.sources import resolve

@@ -57,7 +57,7 @@ def test_outcomes_and_marks(pytester, project):
     pytester.makepyfile(
         """
         import pytest
-        from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, Verdict
+        from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, GateVerdict
 
         QUICK = dict(bootstrap=100, permutations=99, auc_permutations=99, timing_repeats=0)
         pytestmark = pytest.mark.vhs_gate(**QUICK)
@@ -73,7 +73,7 @@ def test_outcomes_and_marks(pytester, project):
         @pytest.fixture(params=[FAIL, INCONCLUSIVE])
         def verdict(request, monkeypatch):
             import vhsbench.harness.regress.run
-            monkeypatch.setattr(vhsbench.harness.regress.run, "judge", lambda *_: Verdict(request.param, ("because.",)))
+            monkeypatch.setattr(vhsbench.harness.regress.run, "decide", lambda *_: GateVerdict(request.param, ("because.",)))
 
         def test_not_passed(verdict, verifier_regression):
             verifier_regression.check("vhs", "vhs")

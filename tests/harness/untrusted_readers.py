@@ -36,8 +36,8 @@ from vhsbench.harness.geneval.scores import official_summary, scores
 from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.inference.scoring import ScoringError, load_inputs, read_prompts
 from vhsbench.harness.regress import baselines
+from vhsbench.harness.regress.baselines import BaselineError
 from vhsbench.harness.regress.pool import MANIFEST, PoolError, load_pool
-from vhsbench.harness.regress.sources import SourceError
 from vhsbench.harness.report.captions import FILE, read_captions
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.tables import SCHEMAS, StoreError, load_run
@@ -295,7 +295,7 @@ def shard_features(data: bytes) -> None:
 
 
 def baseline(data: bytes) -> None:
-    with _file(data, "x") as file, suppress(SourceError, PoolError):
+    with _file(data, "x") as file, suppress(BaselineError, PoolError):
         (file.parent / "name").mkdir()
         file.rename(file.parent / "name" / baselines.MANIFEST)
         baselines.read("name", file.parent)
@@ -304,7 +304,7 @@ def baseline(data: bytes) -> None:
 
 
 def baselines_log(data: bytes) -> None:
-    with _file(data, baselines.LOG) as file, suppress(SourceError):
+    with _file(data, baselines.LOG) as file, suppress(BaselineError):
         baselines.history(file.parent)
 
 

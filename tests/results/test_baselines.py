@@ -8,7 +8,7 @@ import torch
 
 from vhsbench.generators.noise import candidate_seed
 from vhsbench.harness.regress import baselines
-from vhsbench.harness.regress.gate import GateConfig
+from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.run import regress
 from vhsbench.harness.regress.sources import resolve
 

@@ -14,7 +14,7 @@ from vhsbench.harness.cli import app
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.run import ConfigError, RunConfig, load_config, parse
 from vhsbench.harness.geneval.prompts import single, to_json_lines
-from vhsbench.harness.regress.gate import load_gate
+from vhsbench.harness.regress.gate_config import load_gate
 from vhsbench.harness.sweep.run import run
 from vhsbench.harness.training import verifier
 from vhsbench.harness.training.config import load_train_config

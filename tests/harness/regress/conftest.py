@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import vhsbench.verifiers.nano
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import parse
-from vhsbench.harness.regress.compare import Candidates, Judged
 from vhsbench.harness.regress.pool import Pool, make_pool
+from vhsbench.harness.regress.scores import LabeledCandidates, VerifierScores
 
 CONFIG = """
 generators: [{name: nano}]
@@ -52,26 +52,26 @@ def damaged(tmp_path_factory) -> Callable[[float], Path]:
 
 def _simulated(
     rng: np.random.Generator, prompts: int, size: int, skills: tuple[float, float], seeds: int = 1
-) -> tuple[Candidates, Judged, Judged]:
-    """Candidates whose scores are their verdicts times a skill, plus noise; two verifiers share half of it."""
+) -> tuple[LabeledCandidates, VerifierScores, VerifierScores]:
+    """LabeledCandidates whose scores are their verdicts times a skill, plus noise; two verifiers share half of it."""
     rows = prompts * seeds
     ease = np.repeat(rng.uniform(0.2, 0.9, prompts), seeds)
     correct = rng.random((rows, size)) < ease[:, None]
     shared = rng.standard_normal((rows, size))
 
-    def judged(name: str, skill: float) -> Judged:
+    def scored(name: str, skill: float) -> VerifierScores:
         score = skill * correct + shared + rng.standard_normal((rows, size))
         p_yes = 1 / (1 + np.exp(-score))
-        return Judged(name, score, p_yes, 1 - p_yes)
+        return VerifierScores(name, score, p_yes, 1 - p_yes)
 
     texts = [{"tag": TAGS[p % 6], "prompt": f"prompt {p}"} for p in range(prompts)]
-    candidates = Candidates(
+    candidates = LabeledCandidates(
         texts, np.repeat(np.arange(prompts), seeds), np.tile(np.arange(seeds), prompts), correct
     )
-    return candidates, judged("baseline", skills[0]), judged("candidate", skills[1])
+    return candidates, scored("baseline", skills[0]), scored("candidate", skills[1])
 
 
 @pytest.fixture
-def simulated() -> Callable[..., tuple[Candidates, Judged, Judged]]:
+def simulated() -> Callable[..., tuple[LabeledCandidates, VerifierScores, VerifierScores]]:
     """(rng, prompts, size, skills, seeds) -> candidates, baseline, candidate."""
     return _simulated

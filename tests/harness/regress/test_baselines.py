@@ -13,14 +13,16 @@ from typer.testing import CliRunner
 
 from vhsbench.harness.cli import app
 from vhsbench.harness.regress import baselines
-from vhsbench.harness.regress.sources import SourceError, resolve
+from vhsbench.harness.regress.accept import accept
+from vhsbench.harness.regress.baselines import BaselineError
+from vhsbench.harness.regress.sources import resolve
 
 
 def test_accepted_replaced_and_logged(tmp_path, damaged, pool):
     folder = tmp_path / "baselines"
-    first = baselines.accept("vhs", folder=folder, pool=pool.path, note="the bundled one", who="ada")
+    first = accept("vhs", folder=folder, pool=pool.path, note="the bundled one", who="ada")
     assert (first["name"], first["replaces"], first["who"]) == ("vhs", None, "ada")
-    second = baselines.accept(str(damaged(0.1)), "vhs", folder, who="grace")
+    second = accept(str(damaged(0.1)), "vhs", folder, who="grace")
     assert second["replaces"] == first["sha256"] != second["sha256"]
     assert [(e["who"], e["replaces"]) for e in baselines.history(folder)] == [
         ("ada", None), ("grace", first["sha256"]),
@@ -32,7 +34,7 @@ def test_accepted_replaced_and_logged(tmp_path, damaged, pool):
 
 def test_an_accepted_name_is_a_source_with_its_own_pool(tmp_path, pool, damaged):
     folder = tmp_path / "baselines"
-    baselines.accept(str(damaged(0.1)), "main", folder, pool.path)
+    accept(str(damaged(0.1)), "main", folder, pool.path)
     source = resolve("main", folder)
     assert source.verifier == "vhs"
     assert source.load().checkpoint_sha256 != resolve("vhs").load().checkpoint_sha256
@@ -42,14 +44,14 @@ def test_an_accepted_name_is_a_source_with_its_own_pool(tmp_path, pool, damaged)
     assert baselines.pool_of("vhs", folder) is None
     manifest = folder / "main" / "manifest.json"
     manifest.write_text(manifest.read_text().replace(pool.sha256, "0" * 64))
-    with pytest.raises(SourceError, match="accepted on another pool"):
+    with pytest.raises(BaselineError, match="accepted on another pool"):
         baselines.pool_of("main", folder)
 
 
 def test_baselines_and_their_pools_may_move_together(tmp_path, pool):
     shutil.copytree(pool.path, tmp_path / "here" / "pool")
     folder = tmp_path / "here" / "baselines"
-    entry = baselines.accept("vhs", "main", folder, tmp_path / "here" / "pool")
+    entry = accept("vhs", "main", folder, tmp_path / "here" / "pool")
     assert entry["pool"]["path"] == "../pool"
     (tmp_path / "here").rename(tmp_path / "there")
     found = baselines.pool_of("main", tmp_path / "there" / "baselines")
@@ -59,10 +61,10 @@ def test_baselines_and_their_pools_may_move_together(tmp_path, pool):
 
 def test_damage_is_found(tmp_path):
     folder = tmp_path / "baselines"
-    baselines.accept("vhs", "main", folder)
+    accept("vhs", "main", folder)
     config = baselines.content_of("main", folder) / "config.json"
     config.write_text(config.read_text() + " ")
-    with pytest.raises(SourceError, match=r"config.json is missing or not what was accepted"):
+    with pytest.raises(BaselineError, match=r"config.json is missing or not what was accepted"):
         resolve("main", folder)
 
 
@@ -108,7 +110,7 @@ def checkpoint(folder, text):
 def test_an_acceptance_killed_at_any_step_leaves_the_old_or_the_new(tmp_path, kill, legacy):
     old, new = (checkpoint(tmp_path / name, name) for name in ("old", "new"))
     start, folder = tmp_path / "start", tmp_path / "baselines"
-    first = baselines.accept(str(old), "main", start)
+    first = accept(str(old), "main", start)
     if legacy:  # as baselines were before
         (start / "main" / first.pop("content")).rename(start / "main" / "content")
         (start / "main" / "manifest.json").write_text(json.dumps(first))
@@ -118,7 +120,7 @@ def test_an_acceptance_killed_at_any_step_leaves_the_old_or_the_new(tmp_path, ki
         shutil.copytree(start, folder)
         kill.left, kill.below = step, str(folder)
         try:
-            baselines.accept(str(new), "main", folder)
+            accept(str(new), "main", folder)
         except Killed:
             pass
         else:
@@ -131,7 +133,7 @@ def test_an_acceptance_killed_at_any_step_leaves_the_old_or_the_new(tmp_path, ki
         assert (text == "old") == (listed["sha256"] == first["sha256"])
         assert resolve("main", folder).verifier == "vhs"
         found.append(text)
-        again = baselines.accept(str(new), "main", folder)
+        again = accept(str(new), "main", folder)
         logged = [e["sha256"] for e in baselines.history(folder)]
         assert list(dict.fromkeys(logged)) == [first["sha256"], again["sha256"]]
         assert sorted(f.name for f in (folder / "main").iterdir()) == [again["content"], "manifest.json"]
@@ -143,14 +145,14 @@ def test_an_acceptance_killed_at_any_step_leaves_the_old_or_the_new(tmp_path, ki
 def test_a_baseline_replaced_while_it_is_read_is_the_new_one(tmp_path, monkeypatch):
     old, new = (checkpoint(tmp_path / name, name) for name in ("old", "new"))
     folder = tmp_path / "baselines"
-    baselines.accept(str(old), "main", folder)
+    accept(str(old), "main", folder)
     real, manifests = baselines._manifest, []
 
     def slow(name, where):
         entry = real(name, where)
         if not manifests:
             manifests.append(entry)
-            manifests.append(baselines.accept(str(new), "main", folder))
+            manifests.append(accept(str(new), "main", folder))
         return entry
 
     monkeypatch.setattr(baselines, "_manifest", slow)
@@ -159,7 +161,7 @@ def test_a_baseline_replaced_while_it_is_read_is_the_new_one(tmp_path, monkeypat
 
 def test_the_same_again_keeps_its_content(tmp_path):
     folder = tmp_path / "baselines"
-    first, second = (baselines.accept("vhs", "main", folder) for _ in range(2))
+    first, second = (accept("vhs", "main", folder) for _ in range(2))
     assert second["content"] == first["content"]
     assert second["replaces"] == first["sha256"] == second["sha256"]
     assert resolve("main", folder).verifier == "vhs"
@@ -168,17 +170,19 @@ def test_the_same_again_keeps_its_content(tmp_path):
 @pytest.mark.parametrize("content", ["..", "/", "content/..", "", None, 3])
 def test_a_manifest_leads_nowhere_else(tmp_path, content):
     folder = tmp_path / "baselines"
-    entry = baselines.accept("vhs", "main", folder)
+    entry = accept("vhs", "main", folder)
     (folder / "main" / "manifest.json").write_text(json.dumps(entry | {"content": content}))
-    with pytest.raises(SourceError, match=r"manifest.json is damaged: its content is not a folder beside it"):
+    with pytest.raises(
+        BaselineError, match=r"manifest.json is damaged: its content is not a folder beside it"
+    ):
         baselines.read("main", folder)
 
 
 @pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", ""])
 def test_a_name_leads_nowhere_else(tmp_path, name):
     if name:
-        with pytest.raises(SourceError, match="is no name for a baseline"):
-            baselines.accept("vhs", name, tmp_path / "baselines")
+        with pytest.raises(BaselineError, match="is no name for a baseline"):
+            accept("vhs", name, tmp_path / "baselines")
     assert not (tmp_path / "up").exists()
 
 

@@ -24,7 +24,8 @@ from vhsbench.harness.regress.compare import (
     differences,
     separation,
 )
-from vhsbench.harness.regress.gate import EXIT_CODES, GateConfig, judge, load_gate
+from vhsbench.harness.regress.gate import EXIT_CODES, decide
+from vhsbench.harness.regress.gate_config import GateConfig, load_gate
 from vhsbench.harness.regress.speed import Speed, paired_ratio
 from vhsbench.harness.stats.expected import largest_difference
 from vhsbench.harness.stats.intervals import missed_share, paired_difference
@@ -47,7 +48,7 @@ def outcomes(
     for _ in range(trials):
         candidates, a, b = simulated(rng, prompts, 6, skills)
         rows = [test(candidates, a.score, b.score, gate) for test in (differences, separation)]
-        found.append(judge(_Only(*correct_for_number(*rows)), gate).outcome)
+        found.append(decide(_Only(*correct_for_number(*rows)), gate).outcome)
     return found
 
 
@@ -67,7 +68,7 @@ def test_a_loss_of_the_margin_rarely_passes():
         d = rng.normal(-margin, 10.0, 120)
         low = d.mean() - 1.96 * d.std(ddof=1) / math.sqrt(120)
         row = Difference("overall", 1, 120, 70.0, 70.0 + d.mean(), d.mean(), low, 1.0, p=0.5, p_holm=0.5)
-        passed += judge(_Only([row]), gate).outcome == "pass"
+        passed += decide(_Only([row]), gate).outcome == "pass"
     assert passed / trials <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / trials)
 
 
@@ -80,7 +81,7 @@ def test_a_loss_of_the_margin_on_few_prompts_rarely_passes(prompts):
         found = paired_difference(d, np.zeros(prompts), largest=100)
         ends = (float(found.mean[0]), float(found.low[0]), float(found.high[0]))
         row = Difference("overall", 4, prompts, 90.0, 90.0 + ends[0], *ends, p=0.5, p_holm=0.5)
-        passed += judge(_Only([row]), GateConfig(margin_points=1.0)).outcome == "pass"
+        passed += decide(_Only([row]), GateConfig(margin_points=1.0)).outcome == "pass"
         unseen += not d.any()
     assert passed / trials <= 0.025
     assert unseen / trials > 0.025  # so often a difference of 0 was taken for certain
@@ -113,7 +114,7 @@ def test_more_damage_fails_in_more_tasks(simulated):
     for skill in (1.6, 1.2, 0.0):
         candidates, a, b = simulated(np.random.default_rng(9), 300, 6, (1.6, skill))
         found = compare(candidates, a, b, gate)
-        assert judge(found, gate).outcome == ("fail" if skill < 1.6 else "inconclusive")
+        assert decide(found, gate).outcome == ("fail" if skill < 1.6 else "inconclusive")
         failed.append({s.tag for s in found.separation[1:] if s.p_holm <= gate.alpha / 2})
     assert failed[0] == set()
     assert failed[1] < failed[2] == set(TAGS)
@@ -140,9 +141,9 @@ def test_detectable_of_a_comparison_is_what_simulated_pools_find(simulated):
 
 def test_worse_within_the_margin_passes_and_a_task_alone_can_fail():
     kept = Difference("overall", 4, 500, 80, 79.6, -0.4, -0.7, -0.1, p=0.001, p_holm=0.001)
-    assert judge(_Only([kept]), GateConfig()).outcome == "pass"
+    assert decide(_Only([kept]), GateConfig()).outcome == "pass"
     task = Difference("counting", 4, 80, 60, 50, -10.0, -15.0, -5.0, p=0.001, p_holm=0.006)
-    verdict = judge(_Only([kept, task]), GateConfig())
+    verdict = decide(_Only([kept, task]), GateConfig())
     assert verdict.outcome == "fail"
     assert verdict.reasons == ("counting at N = 4 is worse by 10.00 points [-15.00, -5.00].",)
 
@@ -151,12 +152,12 @@ def test_too_few_prompts_is_inconclusive_and_says_how_many_would_do():
     row = Difference(
         "overall", 4, 40, 80, 79, -1.0, -5.0, 3.0, p=0.3, p_holm=0.3, detectable=5.7, prompts_needed=1300
     )
-    verdict = judge(_Only([row]), GateConfig())
+    verdict = decide(_Only([row]), GateConfig())
     assert verdict.outcome == "inconclusive"
     assert "too few prompts (40)" in verdict.reasons[0]
     assert "about 1300 prompts" in verdict.reasons[0]
     one = Difference("overall", 4, 1, 80, 79, -1.0, math.nan, math.nan, p=1.0, p_holm=1.0)
-    assert judge(_Only([one]), GateConfig()).outcome == "inconclusive"
+    assert decide(_Only([one]), GateConfig()).outcome == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -165,25 +166,25 @@ def test_too_few_prompts_is_inconclusive_and_says_how_many_would_do():
 )
 def test_a_limit_on_time(ratio, outcome):
     speed = Speed("cpu", 1, 30, 10.0, 10.0 * ratio[0], *ratio, 0.1, 0.1, 1.0)
-    assert judge(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == outcome
-    assert judge(_Only([]), GateConfig(), speed).outcome == "pass"  # reported only
-    assert judge(_Only([]), GateConfig(max_time_ratio=1.2)).outcome == "inconclusive"  # never measured
+    assert decide(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == outcome
+    assert decide(_Only([]), GateConfig(), speed).outcome == "pass"  # reported only
+    assert decide(_Only([]), GateConfig(max_time_ratio=1.2)).outcome == "inconclusive"  # never measured
 
 
 def test_a_time_ratio_of_few_rounds_shows_nothing():
     """Of three rounds a bootstrap's interval covers the median in 75% of cases; of six the extremes do in 97%."""
     assert paired_ratio([1, 1, 1], [1.0, 1.1, 1.05]) == (1.05, 0, math.inf)
     speed = Speed("cpu", 1, 3, 1.0, 1.05, *paired_ratio([1, 1, 1], [1.0, 1.1, 1.05]), 0.1, 0.1, 1.0)
-    assert judge(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == "inconclusive"
-    assert judge(_Only([]), GateConfig(), speed).outcome == "pass"
+    assert decide(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == "inconclusive"
+    assert decide(_Only([]), GateConfig(), speed).outcome == "pass"
     rounds = [1.0, 1.1, 1.05, 1.2, 0.9, 1.02]
     assert paired_ratio(np.ones(6), rounds) == pytest.approx((1.035, 0.9, 1.2))
 
 
 def test_a_limit_on_memory():
     speed = Speed("cpu", 1, 30, 10.0, 10.0, 1.0, 0.9, 1.1, 0.1, 0.2, 2.0)
-    assert judge(_Only([]), GateConfig(max_memory_ratio=1.5), speed).outcome == "fail"
-    assert judge(_Only([]), GateConfig(max_memory_ratio=2.0), speed).outcome == "pass"
+    assert decide(_Only([]), GateConfig(max_memory_ratio=1.5), speed).outcome == "fail"
+    assert decide(_Only([]), GateConfig(max_memory_ratio=2.0), speed).outcome == "pass"
 
 
 def test_exit_codes():
@@ -288,10 +289,10 @@ def test_tainted_rounds_are_left_out_of_the_time_ratio(monkeypatch, fake_time, s
         assert (speed.baseline_ms, speed.candidate_ms) == (pytest.approx(10), pytest.approx(20))
         assert (speed.time_ratio, speed.time_low, speed.time_high) == pytest.approx((2, 2, 2))
         assert (speed.tainted, speed.repeats) == (6, 12)
-        assert judge(_Only([]), gate, speed).outcome == "pass"
+        assert decide(_Only([]), gate, speed).outcome == "pass"
         return
     assert (speed.baseline_ms, speed.time_ratio, speed.time_high, speed.tainted) == (None, None, None, 12)
-    verdict = judge(_Only([]), gate, speed)
+    verdict = decide(_Only([]), gate, speed)
     assert verdict.outcome == "inconclusive"
     assert verdict.reasons == (
         "the time ratio has a limit of 3, but it was not measured: all 12 rounds were tainted "

@@ -15,9 +15,11 @@ from vhsbench.harness.config.run import ConfigError
 from vhsbench.harness.cost.measure import cell_name
 from vhsbench.harness.cost.plan import PlanError
 from vhsbench.harness.cost.roofline import DeviceError
-from vhsbench.harness.regress.compare import ComparisonError, changed_picks, compare
-from vhsbench.harness.regress.gate import GateConfig, judge, load_gate
-from vhsbench.harness.regress.points import Point, PointError, points
+from vhsbench.harness.regress.compare import ComparisonError, compare
+from vhsbench.harness.regress.gate import decide
+from vhsbench.harness.regress.gate_config import GateConfig, load_gate
+from vhsbench.harness.regress.picks import changed_picks
+from vhsbench.harness.regress.points import OperatingPoint, PointError, points
 from vhsbench.harness.regress.report import _ns
 from vhsbench.harness.regress.run import regress
 from vhsbench.harness.regress.sources import resolve
@@ -60,7 +62,7 @@ def test_published_costs_give_the_published_n():
 
 def test_a_runs_own_costs(costs):
     gate = GateConfig(best_of_n=(), budgets=("40ms",), costs=str(costs), tolerance=0.0)
-    assert points(gate, ("mllm-clip", "vhs"), "nano", 1) == [Point(1, 4, "40ms")]
+    assert points(gate, ("mllm-clip", "vhs"), "nano", 1) == [OperatingPoint(1, 4, "40ms")]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,9 @@ def test_in_the_file(tmp_path):
 def test_each_side_is_compared_at_its_own_n(simulated):
     gate = GateConfig(best_of_n=(2,), bootstrap=200, permutations=399, auc_permutations=199)
     candidates, a, _ = simulated(np.random.default_rng(2), 120, 6, (1.0, 1.0))
-    found = compare(candidates, a, a, gate, [Point(2, 2), Point(6, 1, "40ms"), Point(6, 6)])
+    found = compare(
+        candidates, a, a, gate, [OperatingPoint(2, 2), OperatingPoint(6, 1, "40ms"), OperatingPoint(6, 6)]
+    )
     at = {d.point.shown: d for d in found.differences if d.is_overall}
     uneven = at["40ms (N = 6 against 1)"]
     assert at["N = 2"].difference == at["N = 6"].difference == 0.0
@@ -131,13 +135,15 @@ def test_each_side_is_compared_at_its_own_n(simulated):
         int((candidates.correct[np.arange(120), a.score.argmax(1)] & ~candidates.correct[:, 0]).sum()),
         int((~candidates.correct[np.arange(120), a.score.argmax(1)] & candidates.correct[:, 0]).sum()),
     )
-    assert found.widest == Point(6, 1, "40ms")
+    assert found.widest == OperatingPoint(6, 1, "40ms")
     assert len(found.changed) == (a.score.argmax(1) != 0).sum()
-    assert judge(found, gate).outcome == "fail"
-    assert any(r.startswith("overall at 40ms (N = 6 against 1) is worse") for r in judge(found, gate).reasons)
-    assert changed_picks(candidates, a.score, a.score, Point(3, 3)) == []
+    assert decide(found, gate).outcome == "fail"
+    assert any(
+        r.startswith("overall at 40ms (N = 6 against 1) is worse") for r in decide(found, gate).reasons
+    )
+    assert changed_picks(candidates, a.score, a.score, OperatingPoint(3, 3)) == []
     with pytest.raises(ComparisonError, match=r"the best of 9 \(40ms\), but the pool holds 6"):
-        compare(candidates, a, a, gate, [Point(9, 2, "40ms")])
+        compare(candidates, a, a, gate, [OperatingPoint(9, 2, "40ms")])
 
 
 def test_the_command_line(pool, costs, tmp_path):

@@ -18,7 +18,7 @@ from vhsbench.generators.sana import SanaSprint
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.inference.candidates import CandidateError
 from vhsbench.harness.regress.pool import MANIFEST, PoolError, kinds_to_keep, load_pool, make_pool
-from vhsbench.harness.regress.sources import pool_candidates, score_pool
+from vhsbench.harness.regress.scores import pool_candidates, score_pool
 from vhsbench.verifiers.checks import ScoresError
 from vhsbench.verifiers.nano import WEIGHTS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 
 from vhsbench import verifiers
 from vhsbench.harness.cli import app
-from vhsbench.harness.regress.gate import GateConfig
-from vhsbench.harness.regress.run import regress, write
-from vhsbench.harness.regress.sources import SourceError, pool_candidates, resolve, score_pool
+from vhsbench.harness.regress.gate_config import GateConfig
+from vhsbench.harness.regress.report import junit, markdown, write
+from vhsbench.harness.regress.run import regress
+from vhsbench.harness.regress.scores import pool_candidates, score_pool
+from vhsbench.harness.regress.sources import SourceError, resolve
 from vhsbench.harness.store.tables import RunStore
 from vhsbench.verifiers.checkpoint import CheckpointError, kind_of
 
@@ -109,18 +112,14 @@ def test_what_is_written(ruined, tmp_path):
 
 
 def test_what_a_user_wrote_is_escaped(ruined):
-    from dataclasses import replace
-
-    from vhsbench.harness.regress import report
-
     nasty = 'a <b> & "c" | `d` \x00\x1b @team [x](y)\n# no'
     comparison = replace(
         ruined.comparison, candidate=nasty, changed=[replace(ruined.comparison.changed[0], prompt=nasty)]
     )
     found = replace(ruined, comparison=comparison, verdict=replace(ruined.verdict, reasons=(nasty,)))
-    suite = ElementTree.fromstring(report.junit(found))[0]
+    suite = ElementTree.fromstring(junit(found))[0]
     assert suite[-1].find("failure").get("message").startswith('a <b> & "c" | `d` \ufffd\ufffd')
-    text = report.markdown(found)
+    text = markdown(found)
     assert "<b>" not in text
     assert "\n# no" not in text
     assert "@team" not in text
@@ -135,8 +134,8 @@ def run_of(pool, path, names):
         keys = pool.candidates[["generator", "steps", "prompt_id", "seed", "index"]]
         frames = []
         for name in names:
-            judged = score_pool(verifiers.create(name), name, pool)
-            values = {k: getattr(judged, k).ravel() for k in ("p_yes", "p_no", "score")}
+            scored = score_pool(verifiers.create(name), name, pool)
+            values = {k: getattr(scored, k).ravel() for k in ("p_yes", "p_no", "score")}
             frames.append(keys.assign(verifier=name, **values))
         store.write_shard("scores", "all", pd.concat(frames))
         store.consolidate()

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from vhsbench.harness.cost.plan import from_run, plan
-from vhsbench.harness.regress.gate import GateConfig
-from vhsbench.harness.regress.points import Point, points
+from vhsbench.harness.regress.gate_config import GateConfig
+from vhsbench.harness.regress.points import OperatingPoint, points
 from vhsbench.harness.report.build import build
 from vhsbench.harness.report.derived import derive
 from vhsbench.harness.report.page import write_page
@@ -61,4 +61,6 @@ def test_plan_and_gate_take_the_runs(run):
     assert [r["n"] for r in rows if r["verifier"] == "vhs"] == [N_AT_150_MS[tolerance]]
     assert [r["n"] for r in plan(from_run(path), ["150ms"], 0.05) if r["verifier"] == "vhs"] == [5]
     gate = GateConfig(best_of_n=(), budgets=("150ms",), costs=str(path))
-    assert points(gate, ("vhs", "mllm-clip"), "nano", 1) == [Point(N_AT_150_MS[tolerance], 2, "150ms")]
+    assert points(gate, ("vhs", "mllm-clip"), "nano", 1) == [
+        OperatingPoint(N_AT_150_MS[tolerance], 2, "150ms")
+    ]

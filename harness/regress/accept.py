@@ -1,0 +1,155 @@
+"""Accepting a baseline: a copy of a checkpoint or run, a manifest of it, and a log of who replaced what when."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vhsbench.harness.common.atomic import file_sha256, room_on_disk, write_atomic
+from vhsbench.harness.regress import baselines
+from vhsbench.harness.regress.baselines import BASELINES, BaselineError
+from vhsbench.harness.regress.pool import load_pool
+from vhsbench.harness.regress.sources import Source, SourceError, resolve
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEPT = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".parquet", ".txt")
+
+
+def accept(
+    text: str,
+    name: str | None = None,
+    folder: Path = BASELINES,
+    pool: Path | None = None,
+    note: str = "",
+    who: str | None = None,
+) -> dict[str, Any]:
+    """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
+
+    The pool it was compared on is recorded by SHA-256 and path, from `folder`: both may move together. Returns the manifest. An earlier
+    baseline of that name is replaced in one step: whenever this ends, there is the old one or the new. The log says so.
+    Raises BaselineError, what `resolve` raises, and DiskFullError where the disk is full.
+    """
+    source = resolve(text, folder)
+    name = name or source.verifier
+    if not _NAME.fullmatch(name):
+        raise BaselineError(f"'{name}' is no name for a baseline; use letters, digits, '.', '_' and '-'.")
+    origin = _origin(source)
+    with room_on_disk(folder):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            previous = (
+                baselines.read(name, folder) if (folder / name / baselines.MANIFEST).is_file() else None
+            )
+            if previous:
+                _log(previous, folder)  # once more, if that acceptance ended too early
+            content, hashes = _add_content(origin, folder / name, previous)
+            entry = {
+                "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
+                "source": text, "sha256": _digest(hashes), "content": content, "files": hashes, "when": _now(),
+                "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
+                "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
+            }  # fmt: skip
+            # the one step in which the old baseline becomes the new
+            write_atomic(folder / name / baselines.MANIFEST, (json.dumps(entry, indent=1) + "\n").encode())
+            _log(entry, folder)
+            _remove_but(folder / name, content)
+    return entry
+
+
+def _origin(source: Source) -> Path:
+    """The folder that `source` names."""
+    if source.run is not None:
+        return source.run
+    if source.checkpoint is None:
+        return Path(str(files("vhsbench.verifiers").joinpath("nano", "weights", source.verifier)))
+    folder = Path(source.checkpoint)
+    if not folder.is_dir():
+        raise SourceError(f"'{source.text}' is not a folder here; download a checkpoint to accept it.")
+    return folder
+
+
+def _add_content(origin: Path, folder: Path, previous: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+    """A copy of `origin` in `folder`, whose name says its hash: never another content under a name in use."""
+    work = folder / ".new"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        hashes = _copy(origin, work)
+        content = f"content-{_digest(hashes)[:16]}"
+        if previous is None or content != baselines.content_name(previous):
+            shutil.rmtree(folder / content, ignore_errors=True)  # of an acceptance that ended too early
+            work.rename(folder / content)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return content, hashes
+
+
+def _remove_but(folder: Path, content: str) -> None:
+    for other in folder.glob("content*"):
+        if other.name != content and baselines.CONTENT.fullmatch(other.name):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _log(entry: dict[str, Any], folder: Path) -> None:
+    """Add a manifest to the log, if it is not there."""
+    kept = {k: entry.get(k) for k in ("when", "who", "name", "source", "sha256", "replaces", "note")}
+    earlier = baselines.history(folder)
+    if kept not in earlier:
+        lines = "".join(json.dumps(e) + "\n" for e in [*earlier, kept])
+        write_atomic(folder / baselines.LOG, lines.encode())
+
+
+def _copy(origin: Path, target: Path) -> dict[str, str]:
+    """Copy the files that a checkpoint or run consists of, kept when this returns; {path: SHA-256}."""
+    target.mkdir()
+    hashes = {}
+    for file in sorted(origin.rglob("*")):
+        inside = file.relative_to(origin)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or inside.parts[0] == "shards" or not file.is_file() or file.suffix not in _KEPT:
+            continue
+        copy = target / inside
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "rb") as read_from, open(copy, "wb") as written:
+            shutil.copyfileobj(read_from, written)
+            written.flush()
+            os.fsync(written.fileno())
+        hashes[inside.as_posix()] = file_sha256(copy)
+    return hashes
+
+
+def _from(folder: Path, pool: Path) -> str:
+    return Path(os.path.relpath(pool.resolve(), folder.resolve())).as_posix()
+
+
+def _digest(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user, as in some containers
+        return "unknown"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One acceptance at a time."""
+    with open(folder / ".lock", "a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

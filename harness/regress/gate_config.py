@@ -1,0 +1,90 @@
+"""The configuration of the gate, gate.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.common.settings import (
+    TAG,
+    Amount,
+    AmountOrNone,
+    CandidateCount,
+    Device,
+    Local,
+    Seed,
+    Strict,
+    Threads,
+)
+from vhsbench.harness.config.yaml_files import read
+from vhsbench.harness.cost import plan, roofline
+from vhsbench.harness.cost.cost_model import parse_budget
+
+Ratio = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class GateConfig(Strict):
+    """gate.yaml: what a candidate must keep.
+
+    budgets, as "550ms" or "3TFLOP", give baseline and candidate the N that each affords, by `costs`: a
+    finished run's folder, or a device ("a100-paper" for what was published). They come beside best_of_n.
+    tolerance null is that of the run, or of a device the paper's 0.05.
+    alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
+    each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
+    candidate over baseline; null only reports them. bootstrap has no effect: older files may have it.
+    """
+
+    best_of_n: tuple[CandidateCount, ...] = (4,)
+    budgets: tuple[str, ...] = ()
+    costs: Annotated[str | None, Local(other=TAG, needed=False)] = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    margin_points: Annotated[float, Field(ge=0, le=100)] = 1.0
+    auc_margin: Annotated[float, Field(ge=0, le=1)] | None = 0.01
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    bootstrap: Annotated[Amount, Field(ge=100)] = 2000
+    permutations: Annotated[Amount, Field(ge=99)] = 9999
+    auc_permutations: Annotated[Amount, Field(ge=99)] = 1999
+    seed: Seed = 0
+    max_time_ratio: Ratio | None = None
+    max_memory_ratio: Ratio | None = None
+    timing_batch: CandidateCount = 1
+    timing_repeats: AmountOrNone = 30
+    timing_warm_up: AmountOrNone = 3
+    worst_picks: AmountOrNone = 6
+    device: Device = "cpu"
+    threads: Threads | None = None
+
+    @field_validator("budgets")
+    @classmethod
+    def _are_budgets(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:
+        for text in budgets:
+            parse_budget(text)
+        return budgets
+
+    @field_validator("costs")
+    @classmethod
+    def _are_known(cls, costs: str | None) -> str | None:
+        if costs is None or "/" in costs or Path(costs).exists():
+            return costs  # a run, read when its budgets are
+        if costs not in (known := [plan.PAPER, *roofline.devices()]):
+            close = nearest(costs, known)
+            guess = f"; {close}" if close.endswith("?") else ""
+            listed = ", ".join(sorted(known))
+            raise ValueError(f"'{costs}' is no finished run's folder and no known device ({listed}){guess}")
+        return costs
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> GateConfig:
+        if self.budgets and self.costs is None:
+            raise ValueError("budgets need 'costs': a finished run, or a device such as 'a100-paper'")
+        if not (self.best_of_n or self.budgets):
+            raise ValueError("give best_of_n or budgets; with neither there is nothing to compare at")
+        return self
+
+
+def load_gate(path: Path | None) -> GateConfig:
+    """Read gate.yaml; None is the default gate. Raises ConfigError naming the file and key."""
+    return GateConfig() if path is None else read(path, GateConfig, "margin_points: 1.0")
