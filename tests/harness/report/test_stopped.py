@@ -15,9 +15,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = (
-    "import sys, vhsbench.harness.sweep.run\n"
     "from vhsbench.harness.cli import main\n"
-    "harness.sweep.run = lambda *_, **__: None  # it is done\n"
+    "from vhsbench.harness.sweep import run\n"
+    "run.run = lambda *_, **__: None  # it is done\n"
     "main()\n"
 )
 
