@@ -14,6 +14,7 @@ from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.report import captions, comparisons, figures, gallery, published, style, tables
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.combine import load_runs
+from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.derived import Derived, derive, records
 from vhsbench.harness.report.page import write_page
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, winners
@@ -36,30 +37,27 @@ def build(*paths: Path, out: Path | None = None, with_published: bool = False) -
         raise StoreError("several runs make one report; say with --out where it goes.")
     derived = derive(load_runs(paths))
     out = out or derived.run.path
+    found = _tables(derived, with_published)
     check_room(out, report_gb(derived.run), "this report")
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    _tables(derived, out / "tables", with_published)
+    for name, table in found.items():
+        tables.write(table, out / "tables" / name)
+    write_output(out / "tables" / "curves.csv", csv_bytes(derived.curves))
     _figures(derived, out / "figures")
     draw_captions(derived.run, out / "figures")
     write_page(derived, out / "report.html", with_published)
     return _summary(derived, out)
 
 
-def _tables(derived: Derived, folder: Path, with_published: bool) -> None:
-    for table in derived.tables:
-        tables.write_accuracies(table, folder / table.name)
-        if with_published:
-            beside = published.beside(table, derived.names)
-            tables.write_accuracies(beside, folder / beside.name)
-    tables.write_table(derived.headline, folder / "headline")
+def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable | pd.DataFrame]:
+    """Every table by the name of its files."""
+    accuracies, headline = derived.tables, {"headline": derived.headline}
     if with_published:
-        beside_headline = published.headline_beside(derived.headline, derived.names)
-        tables.write_table(beside_headline, folder / "headline_published")
-    tables.write_table(derived.latency, folder / "latency")
-    tables.write_table(derived.costs, folder / "costs")
-    tables.write_table(derived.auc, folder / "auc")
-    write_output(folder / "curves.csv", csv_bytes(derived.curves))
+        accuracies = accuracies + [published.beside(table, derived.names) for table in accuracies]
+        headline["headline_published"] = published.headline_beside(derived.headline, derived.names)
+    costs = {"latency": derived.latency, "costs": derived.costs, "auc": derived.auc}
+    return {table.name: table for table in accuracies} | headline | costs
 
 
 def draw_captions(run: Run, folder: Path) -> Path | None:

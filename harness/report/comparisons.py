@@ -11,10 +11,11 @@ import pandas as pd
 
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.stats.curves import OVERALL, accuracy_curves
+from vhsbench.harness.stats.curves import OVERALL, Grid, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
-from vhsbench.harness.store.keys import CANDIDATE, DRAW, PIPELINE, POOL, distinct, of_pipeline, of_pool
+from vhsbench.harness.store.keys import PIPELINE, POOL, distinct, of_pipeline, of_pool
+from vhsbench.harness.store.tables import Run
 
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
 VHS, CLIP = "vhs", "mllm-clip"  # whom the paper's headline numbers compare
@@ -56,8 +57,7 @@ def other_generators(budget_rows: pd.DataFrame) -> AccuracyTable | None:
 
 
 def scoring_ablation(
-    candidates: pd.DataFrame,
-    scores: pd.DataFrame,
+    run: Run,
     curves: pd.DataFrame,
     models: Mapping[Pipeline, CostModel],
     budgets: Sequence[float],
@@ -67,7 +67,7 @@ def scoring_ablation(
     judged = {key: model for key, model in models.items() if key[2] != "none"}
     if not judged:
         return None
-    unscored = accuracy_curves(candidates, judged_yes_scores(scores))
+    unscored = accuracy_curves(run.candidates, judged_yes_scores(run.scores))
     parts = [
         budgeting.budget_table(source, judged, budgets, tolerance).assign(scoring=scoring)
         for scoring, source in ((NO_SCORING, unscored), (TOKEN_PROBABILITY, curves))
@@ -84,12 +84,7 @@ def judged_yes_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(score=(scores["score"] > 0).astype(float))
 
 
-def drift(
-    budget_rows: pd.DataFrame,
-    drifts: Mapping[str, float],
-    candidates: pd.DataFrame,
-    scores: pd.DataFrame,
-) -> AccuracyTable | None:
+def drift(budget_rows: pd.DataFrame, drifts: Mapping[str, float], run: Run) -> AccuracyTable | None:
     """The paper's Table 7: accuracy as the generator's weights move. None if no weights were moved.
 
     drifts: generator -> share of a LoRA epoch. delta is VHS less MLLM w/ CLIP, paired by prompt.
@@ -99,44 +94,31 @@ def drift(
         return None
     rows = rows.assign(drift=rows["generator"].map(drifts))
     rows = rows.sort_values(["budget_ms", "drift", "verifier"], ignore_index=True)
-    found = [_delta(row, rows, candidates, scores) for _, row in rows.iterrows()]
+    found = [_delta(row, rows, run) for _, row in rows.iterrows()]
     rows[["delta", "delta_low", "delta_high"]] = found
     keys = ("budget_ms", "drift", "generator", "verifier", "best_of_n")
     title = "Accuracy (%) under drift of the generator (LoRA: share of its epoch, or its strength)"
     return AccuracyTable("drift", title, rows, keys, ("budget_ms", "drift"), "table7")
 
 
-def _delta(row: pd.Series, rows: pd.DataFrame, candidates: pd.DataFrame, scores: pd.DataFrame) -> list[float]:
+def _delta(row: pd.Series, rows: pd.DataFrame, run: Run) -> list[float]:
+    """The gain of VHS in points with its interval; NaN in the rows of others, and where one has no N."""
     pool = (row["generator"], row["steps"])
     clip = of_pipeline(rows[rows["budget_ms"] == row["budget_ms"]], *pool, CLIP)
     if row["verifier"] != VHS or clip.empty or pd.isna(row["best_of_n"]) or clip["best_of_n"].isna().any():
         return [math.nan] * 3
     ns = {VHS: int(row["best_of_n"]), CLIP: int(clip["best_of_n"].iloc[0])}
-    gain = paired_gain(candidates, scores, pool, ns)
+    gain = paired_gain(run, pool, ns)
     return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
 
 
-def paired_gain(
-    candidates: pd.DataFrame,
-    scores: pd.DataFrame,
-    pool: tuple[str, int],
-    ns: Mapping[str, int],
-) -> Interval:
+def paired_gain(run: Run, pool: tuple[str, int], ns: Mapping[str, int]) -> Interval:
     """Overall accuracy of the first verifier in `ns` (name -> N) less that of the second, paired by prompt."""
-    here = of_pool(candidates, *pool)
-    values, judged = {}, {}
-    for verifier, n in ns.items():
-        joined = here.merge(scores[scores["verifier"] == verifier], on=CANDIDATE, validate="one_to_one")
-        wide = joined.pivot(index=DRAW, columns="index", values=["score", "correct"])
-        judged[verifier] = wide["score"].to_numpy(float)
-        accuracy = expected_accuracy(judged[verifier], wide["correct"].to_numpy(float))
-        values[verifier] = pd.Series(accuracy[:, n - 1], index=wide.index)
-    first, second = (values[verifier] for verifier in ns)
-    tags = here.groupby(DRAW)["tag"].first().loc[first.index]
-    prompts = first.index.get_level_values("prompt_id")
-    (a, n_a), (b, n_b) = ((judged[verifier], n) for verifier, n in ns.items())
+    grid = Grid(of_pool(run.candidates, *pool))
+    (a, n_a), (b, n_b) = ((grid.of(of_pipeline(run.scores, *pool, name)), n) for name, n in ns.items())
+    first, second = (expected_accuracy(s, grid.correct)[:, n - 1] for s, n in ((a, n_a), (b, n_b)))
     apart = largest_difference(a, b, n_a, n_b)
-    return paired_difference(first.to_numpy(), second.to_numpy(), prompts=prompts, tasks=tags, largest=apart)
+    return paired_difference(first, second, prompts=grid.prompts, tasks=grid.tags, largest=apart)
 
 
 def headline(

@@ -25,44 +25,52 @@ from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.sweep.kept_images import Pictures
 
 Models = dict[Pipeline, CostModel]
-_REFERENCE = "mllm-clip"  # whose T(2), T(4), T(6) are the default budgets
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A run and what follows from it; of its costs, the sound rows alone.
+    """A run and what follows from it.
 
-    models: cost models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none;
-    left_out: how many rows of costs do not count, and why; latency: T(N) against whole runs; costs: every
-    stage; tables: the paper's comparisons; failed: the pools that no table counts, with their prompts and
-    reasons; notes: sentences on what is not as it should be.
+    run: its texts printable, its costs the sound rows without named speed-ups; all_costs: with those; failed: the
+    pools that no table counts, with their prompts and reasons; needs: what each verifier reads; models: cost
+    models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none; budgets: in ms;
+    budget_rows: the N and accuracies that each affords.
     """
 
     run: Run
     config: RunConfig
+    all_costs: pd.DataFrame
+    failed: pd.DataFrame
     needs: dict[str, str | None]
     curves: pd.DataFrame
     models: dict[str, Models]
     unmeasured: list[str]
-    left_out: str
     budgets: list[float]
     budget_rows: pd.DataFrame
-    latency: pd.DataFrame
-    costs: pd.DataFrame
-    auc: pd.DataFrame
-    headline: pd.DataFrame
-    tables: list[AccuracyTable]
-    failed: pd.DataFrame
-    pictures: Pictures
-
-    @property
-    def notes(self) -> list[str]:
-        return [*self.run.notes, *self.pictures.notes(), *self._about_intervals()]
 
     @cached_property  # every row of the page asks
     def pools(self) -> list[tuple[str, int]]:
         """The (generator, steps) of the run's pools of candidates."""
-        return distinct(self.run.candidates, POOL)
+        return [(generator, steps) for generator, steps in distinct(self.run.candidates, POOL)]
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return Pictures(self.run)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Generators as shown -> as registered."""
+        return {entry.shown: entry.name for entry in self.config.generators}
+
+    @property
+    def left_out(self) -> str:
+        """How many rows of costs do not count, and why."""
+        return left_out(self.all_costs)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what is not as it should be."""
+        return [*self.run.notes, *self.pictures.notes(), *self._about_intervals()]
 
     def _about_intervals(self) -> list[str]:
         """What the tables' intervals leave out."""
@@ -76,11 +84,6 @@ class Derived:
                 "differ on that kind alone, no interval of a difference shows it."
             )
         return found
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Generators as shown -> as registered."""
-        return {entry.shown: entry.name for entry in self.config.generators}
 
     def models_of(self, generator: str, steps: int, column: str = "wall_ms") -> dict[str, CostModel]:
         """Cost models of one pool by verifier, without "none"."""
@@ -106,6 +109,57 @@ class Derived:
         ]
         return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
 
+    @cached_property
+    def tables(self) -> list[AccuracyTable]:
+        """The paper's comparisons, of those that the run has rows for."""
+        moved = [entry.shown for entry in self.config.generators if entry.moved]
+        settled = self.budget_rows[~self.budget_rows["generator"].isin(moved)].reset_index(drop=True)
+        still = {key: model for key, model in self.models["wall_ms"].items() if key[0] not in moved}
+        found = [
+            comparisons.main_comparison(settled),
+            comparisons.other_generators(settled),
+            comparisons.scoring_ablation(self.run, self.curves, still, self.budgets, self.config.tolerance),
+            comparisons.drift(self.budget_rows, _drifts(self.config), self.run),
+        ]
+        return [table for table in found if table is not None]
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """VHS against MLLM w/ CLIP, of every pool that both were measured on."""
+        times, rows = self.models["wall_ms"], self.budget_rows
+        both = [
+            (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
+        ]  # fmt: skip
+        frames = [comparisons.headline(*pool, self.models, rows, self._peak_vram(*pool)) for pool in both]
+        columns = [*POOL, "key", "about", "unit", "measured"]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+    def _peak_vram(self, generator: str, steps: int) -> dict[str, float]:
+        """Peak VRAM (GB) of whole best-of-N runs, by verifier; empty where none was measured."""
+        here = self.costs_of(generator, steps)
+        peaks = here[here["stage"] == budgeting.END_TO_END].groupby("verifier")["peak_vram_gb"].max()
+        return {str(verifier): float(peak) for verifier, peak in peaks.dropna().items()}
+
+    @cached_property
+    def latency(self) -> pd.DataFrame:
+        """T(N) of every pipeline against measured best-of-N runs."""
+        checks = []
+        for (generator, steps, verifier), model in self.models["wall_ms"].items():
+            here = self.costs_of(generator, steps)
+            rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
+            checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
+        return pd.concat(checks, ignore_index=True)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What was measured of every stage."""
+        return cost_table(self.all_costs)
+
+    @cached_property
+    def auc(self) -> pd.DataFrame:
+        """How well every verifier's scores tell right candidates from wrong ones."""
+        return separation(self.run.candidates, self.run.scores)
+
 
 def derive(run: Run) -> Derived:
     """Derive everything. Raises StoreError if no pipeline of the run has a cost, or all prompts failed."""
@@ -115,36 +169,19 @@ def derive(run: Run) -> Derived:
     if run.candidates.empty:
         reason = failed["reason"].iloc[0] if len(failed) else "it has no rows"
         raise StoreError(f"the run in {run.path} has no candidates to report on: {reason.rstrip('.')}.")
-    all_costs = sound(run.costs)
+    costs = sound(run.costs)
     # named speed-ups are no part of the paper's comparison
-    run = replace(run, costs=all_costs[all_costs["variant"] == ""])
+    run = replace(run, costs=costs[costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores)
     needs = _needs(run, config)
-    models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
-    unmeasured: list[str] = []
-    for generator, steps in distinct(run.candidates, POOL):
-        here = of_pool(run.costs, generator, steps)
-        judged = of_pool(run.scores, generator, steps)
-        for verifier in ("none", *sorted(judged["verifier"].unique())):
-            for column, found in models.items():
-                name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
-                try:
-                    found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
-                except CostError as error:
-                    unmeasured.append(f"{generator} ({steps} steps): {error}")
+    models, unmeasured = _models(run, needs)
     times = models["wall_ms"]
     if not times:
         raise StoreError(f"the run in {run.path} has no pipeline with a measured time: {unmeasured[0]}")
     priced = times | _as_unmoved(times, config)
     budgets = config.budgets_ms or _default_budgets(priced, config.tolerance)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
-    return Derived(
-        run, config, needs, curves, models, unmeasured, left_out(all_costs), budgets, rows,
-        latency=_latency(run.costs, times), costs=cost_table(all_costs),
-        auc=separation(run.candidates, run.scores),
-        headline=_headlines(run.costs, models, rows),
-        tables=_tables(run, config, curves, times, budgets, rows), failed=failed, pictures=Pictures(run),
-    )  # fmt: skip
+    return Derived(run, config, costs, failed, needs, curves, models, unmeasured, budgets, rows)
 
 
 def _shown(run: Run) -> Run:
@@ -187,53 +224,32 @@ def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
     return {v.name: recorded[v.name] for v in config.verifiers}
 
 
+def _models(run: Run, needs: Mapping[str, str | None]) -> tuple[dict[str, Models], list[str]]:
+    """Cost models by column and pipeline, plain generation among them, and why some pipelines have none."""
+    models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
+    unmeasured = []
+    for generator, steps in distinct(run.candidates, POOL):
+        here = of_pool(run.costs, generator, steps)
+        judges = sorted(of_pool(run.scores, generator, steps)["verifier"].unique())
+        for verifier, name, reads in (("none", "", None), *((v, v, needs[v]) for v in judges)):
+            for column, found in models.items():
+                try:
+                    found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
+                except CostError as error:
+                    unmeasured.append(f"{generator} ({steps} steps): {error}")
+    return models, unmeasured
+
+
 def _default_budgets(models: Models, tolerance: float) -> list[float]:
-    """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the dearest pipeline's."""
-    pool = {k: m for k, m in models.items() if k[2] == _REFERENCE} or models
+    """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, those of the slowest pipeline."""
+    pool = {k: m for k, m in models.items() if k[2] == comparisons.CLIP} or models
     return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), tolerance)
 
 
-def _latency(costs: pd.DataFrame, models: Models) -> pd.DataFrame:
-    checks = []
-    for (generator, steps, verifier), model in models.items():
-        here = of_pool(costs, generator, steps)
-        rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
-        checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
-    return pd.concat(checks, ignore_index=True)
-
-
-def _headlines(costs: pd.DataFrame, models: Mapping[str, Models], rows: pd.DataFrame) -> pd.DataFrame:
-    times = models["wall_ms"]
-    both = [
-        (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
-    ]  # fmt: skip
-    frames = [comparisons.headline(g, s, models, rows, _peak_vram(costs, g, s)) for g, s in both]
-    columns = [*POOL, "key", "about", "unit", "measured"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def _peak_vram(costs: pd.DataFrame, generator: str, steps: int) -> dict[str, float]:
-    """Peak VRAM (GB) of whole best-of-N runs, by verifier; empty where none was measured."""
-    here = of_pool(costs, generator, steps)
-    peaks = here[here["stage"] == budgeting.END_TO_END].groupby("verifier")["peak_vram_gb"].max()
-    return {str(verifier): float(peak) for verifier, peak in peaks.dropna().items()}
-
-
-def _tables(
-    run: Run, config: RunConfig, curves: pd.DataFrame, times: Models, budgets: list[float], rows: pd.DataFrame
-) -> list[AccuracyTable]:
-    moved = [e.shown for e in config.generators if e.moved]
-    drifting = {e.name for e in config.generators if e.moved or e.drift is not None}
-    drifts = {e.shown: e.moved for e in config.generators if e.name in drifting}
-    settled = rows[~rows["generator"].isin(moved)].reset_index(drop=True)
-    still = {key: model for key, model in times.items() if key[0] not in moved}
-    found: list[Any] = [
-        comparisons.main_comparison(settled),
-        comparisons.other_generators(settled),
-        comparisons.scoring_ablation(run.candidates, run.scores, curves, still, budgets, config.tolerance),
-        comparisons.drift(rows, drifts, run.candidates, run.scores),
-    ]
-    return [table for table in found if table is not None]
+def _drifts(config: RunConfig) -> dict[str, float]:
+    """How far each generator was moved, of those that were also run at another strength or say their drift."""
+    drifting = {entry.name for entry in config.generators if entry.moved or entry.drift is not None}
+    return {entry.shown: entry.moved for entry in config.generators if entry.name in drifting}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

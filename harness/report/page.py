@@ -43,10 +43,10 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         facts=_facts(derived),
         tables=_tables(derived, with_published),
         notes=derived.notes,
-        headline=Markup(tables.html_plain(_headline(derived, with_published))),
+        headline=Markup(tables.html(_headline(derived, with_published))),
         plain=_plain(derived),
         unmeasured=derived.unmeasured,
-        failed=Markup(tables.html_plain(derived.failed)) if len(derived.failed) else "",
+        failed=Markup(tables.html(derived.failed)) if len(derived.failed) else "",
         tasks=charts.task_names(derived),
         gallery=cards,
         shown_verifiers={card["verifier"]: card["label"] for card in cards},
@@ -113,7 +113,7 @@ def _tables(derived: Derived, with_published: bool) -> list[dict[str, Any]]:
     found = []
     for table in derived.tables:
         shown = published.beside(table, derived.names) if with_published else table
-        found.append({"title": shown.title, "html": Markup(tables.html_table(shown))})
+        found.append({"title": shown.title, "html": Markup(tables.html(shown))})
     return found
 
 
@@ -129,7 +129,7 @@ def _plain(derived: Derived) -> list[dict[str, Any]]:
         ("Area under the ROC curve of the scores", derived.auc),
         ("Cost of every stage", derived.costs),
     ]
-    return [{"title": title, "html": Markup(tables.html_plain(frame))} for title, frame in found]
+    return [{"title": title, "html": Markup(tables.html(frame))} for title, frame in found]
 
 
 def _environment(derived: Derived) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape as html_escape
 from pathlib import Path
@@ -28,13 +28,13 @@ HEADINGS = {
 BELOW_ONE = "below one candidate"
 ACCURACIES = (*TAGS, OVERALL, GENEVAL_OVERALL)
 _WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, "delta")
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+_LATEX_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
 
 
 def latex_escape(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
+    return "".join(_LATEX_ESCAPES.get(c, c) for c in text)
 
 
 @dataclass(frozen=True)
@@ -51,35 +51,26 @@ class _Format:
         return (self.best, self.second)[place - 1] % text if place else text
 
 
-def write_accuracies(table: AccuracyTable, stem: Path) -> None:
-    """An accuracy table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
-    _write(stem, csv_bytes(table.rows), {kind: _accuracies(table, kind) for kind in _FORMATS})
+def write(table: AccuracyTable | pd.DataFrame, stem: Path) -> None:
+    """A table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
+    rows = table.rows if isinstance(table, AccuracyTable) else table
+    write_output(stem.with_name(f"{stem.name}.csv"), csv_bytes(rows))
+    for kind in (_MARKDOWN, _LATEX, _HTML):
+        write_output(stem.with_name(f"{stem.name}{kind.suffix}"), _rendered(table, kind))
 
 
-def html_table(table: AccuracyTable) -> str:
-    """An accuracy table as an HTML fragment; everything in it is escaped."""
-    return _accuracies(table, _HTML)
+def markdown(table: AccuracyTable | pd.DataFrame) -> str:
+    """A table as Markdown; everything in it is escaped."""
+    return _rendered(table, _MARKDOWN)
 
 
-def write_table(frame: pd.DataFrame, stem: Path) -> None:
-    """Any plain table as stem.csv, stem.md, stem.tex and stem.html."""
-    _write(stem, csv_bytes(frame), {kind: _plain(frame, kind) for kind in _FORMATS})
+def html(table: AccuracyTable | pd.DataFrame) -> str:
+    """A table as an HTML fragment; everything in it is escaped."""
+    return _rendered(table, _HTML)
 
 
-def _write(stem: Path, csv: bytes, rendered: Mapping[_Format, str]) -> None:
-    write_output(stem.with_name(f"{stem.name}.csv"), csv)
-    for kind, text in rendered.items():
-        write_output(stem.with_name(f"{stem.name}{kind.suffix}"), text)
-
-
-def markdown_plain(frame: pd.DataFrame) -> str:
-    """Any plain table as Markdown; everything in it is escaped."""
-    return _plain(frame, _MARKDOWN)
-
-
-def html_plain(frame: pd.DataFrame) -> str:
-    """Any plain table as an HTML fragment; everything in it is escaped."""
-    return _plain(frame, _HTML)
+def _rendered(table: AccuracyTable | pd.DataFrame, kind: _Format) -> str:
+    return _accuracies(table, kind) if isinstance(table, AccuracyTable) else _plain(table, kind)
 
 
 def places(values: pd.Series) -> dict[int, int]:
@@ -173,10 +164,6 @@ def _markdown_escape(text: str) -> str:
     return html_escape(text, quote=False).replace("|", r"\|")
 
 
-_HTML = _Format(".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html)
 _MARKDOWN = _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown)
-_FORMATS = (
-    _MARKDOWN,
-    _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex),
-    _HTML,
-)
+_LATEX = _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex)
+_HTML = _Format(".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html)

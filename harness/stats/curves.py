@@ -30,7 +30,7 @@ def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFr
         raise DerivationError("there are no candidates to derive an accuracy from.")
     frames = []
     for generator, steps in sorted(distinct(candidates, POOL)):
-        grid = _Grid(of_pool(candidates, generator, steps))
+        grid = Grid(of_pool(candidates, generator, steps))
         mine = of_pool(scores, generator, steps)
         expected = {RANDOM: random_choice(grid.correct), ORACLE: oracle(grid.correct)}
         for verifier, rows in mine.groupby("verifier", sort=True):
@@ -46,35 +46,41 @@ class DerivationError(VhsbenchError):
     """Tables that no accuracy can be derived from; the message is one sentence for a user."""
 
 
-class _Grid:
-    """Candidates of one generator as pools [P * S, M]: one row a prompt and seed."""
+class Grid:
+    """Candidates of one pool by row, prompt by prompt and within these seed by seed.
+
+    prompts and tags [R] name each row's prompt and task; correct is [R, M], a column a candidate.
+    """
 
     def __init__(self, pool: pd.DataFrame) -> None:
+        """Raises DerivationError if rows have different numbers of candidates."""
         ordered = pool.sort_values(IN_POOL)
         self._keys = pd.MultiIndex.from_frame(ordered[IN_POOL])
-        pools = ordered.groupby(DRAW, sort=True)
-        sizes = pools.size()
+        draws = ordered.groupby(DRAW, sort=True)
+        sizes = draws.size()
         if sizes.nunique() != 1:
             raise DerivationError(
                 f"the pools are of different sizes ({sizes.min()} to {sizes.max()}): the run is not whole."
             )
-        self.size = int(sizes.iloc[0])
-        self.correct = ordered["correct"].to_numpy(float).reshape(-1, self.size)
-        first = pools["tag"].first().reset_index()
-        self._prompts = first["prompt_id"].to_numpy()
-        self.tags = first.groupby("prompt_id", sort=True)["tag"].first().to_numpy()
+        self._size = int(sizes.iloc[0])
+        self.correct = self._by_row(ordered["correct"])
+        self.tags = draws["tag"].first().to_numpy()
+        self.prompts = sizes.index.get_level_values("prompt_id").to_numpy()
 
     def of(self, scores: pd.DataFrame) -> Floats:
-        """One verifier's scores, in the grid's order. A candidate without a score is NaN."""
-        indexed = scores.set_index(IN_POOL)["score"]
-        return indexed.reindex(self._keys).to_numpy(float).reshape(-1, self.size)
+        """[R, M]: one verifier's scores. A candidate without a score is NaN."""
+        return self._by_row(scores.set_index(IN_POOL)["score"].reindex(self._keys))
+
+    def _by_row(self, values: pd.Series) -> Floats:
+        return values.to_numpy(float).reshape(-1, self._size)
 
     def summary(self, values: Floats) -> pd.DataFrame:
-        """Rows of tag, n, accuracy, low, high, n_prompts from expectations [P * S, M]."""
-        per_prompt = average_by_prompt(values, self._prompts)
-        found = {t: clustered_mean(per_prompt[self.tags == t]) for t in TAGS if t in self.tags}
-        found[OVERALL] = clustered_mean(per_prompt, tasks=self.tags)
-        found[GENEVAL_OVERALL] = clustered_mean(per_prompt, tasks=self.tags, by_task=True)
+        """Rows of tag, n, accuracy, low, high, n_prompts from expectations [R, M]."""
+        per_prompt = average_by_prompt(values, self.prompts)
+        tags = self.tags[np.unique(self.prompts, return_index=True)[1]]
+        found = {t: clustered_mean(per_prompt[tags == t]) for t in TAGS if t in tags}
+        found[OVERALL] = clustered_mean(per_prompt, tasks=tags)
+        found[GENEVAL_OVERALL] = clustered_mean(per_prompt, tasks=tags, by_task=True)
         return pd.concat([_rows(tag, value) for tag, value in found.items()], ignore_index=True)
 
 

@@ -23,7 +23,7 @@ from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.run import PoolConfig, load_pool_config
 from vhsbench.harness.regress.pool import Pool, load_pool, make_pool
 from vhsbench.harness.regress.scores import pool_candidates, score_pool
-from vhsbench.harness.report.tables import markdown_plain
+from vhsbench.harness.report import tables
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import average_by_prompt, paired_difference
 from vhsbench.harness.training.config import BASE, TrainConfig, data_beside
@@ -132,4 +132,4 @@ def _changes(overrides: Mapping[str, Any], prefix: str = "") -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table for people: no hashes, few digits."""
-    return markdown_plain(table.drop(columns=["checkpoint_sha256"]))
+    return tables.markdown(table.drop(columns=["checkpoint_sha256"]))

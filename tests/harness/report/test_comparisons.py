@@ -93,7 +93,7 @@ def test_a_lora_at_several_strengths_gives_drift_rows_at_the_unmoved_n(make_run,
 
 def test_a_gain_over_itself_is_exactly_zero(loaded):
     scores = pd.concat([loaded.scores, loaded.scores.assign(verifier=loaded.scores["verifier"] + "2")])
-    gain = paired_gain(loaded.candidates, scores, ("nano", 1), {"vhs": 3, "vhs2": 3})
+    gain = paired_gain(replace(loaded, scores=scores), ("nano", 1), {"vhs": 3, "vhs2": 3})
     assert (gain.mean[0], gain.low[0], gain.high[0]) == (0, 0, 0)
 
 

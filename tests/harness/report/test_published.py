@@ -10,7 +10,7 @@ from vhsbench.harness.report.published import (
     beside,
     headline_beside,
 )
-from vhsbench.harness.report.tables import html_table
+from vhsbench.harness.report.tables import html
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.store.tables import load_run
 
@@ -66,7 +66,7 @@ def test_another_generator_has_no_difference(made):
 def test_every_row_says_what_it_is_and_differences_are_signed_and_unmarked(full_size):
     table = beside(full_size.tables[0], full_size.names)
     assert table.rows["source"].notna().all()
-    rows = [line for line in html_table(table).splitlines() if "<td>difference</td>" in line]
+    rows = [line for line in html(table).splitlines() if "<td>difference</td>" in line]
     assert rows
     assert not any("<strong>" in line for line in rows)
     assert all("<td>+" in line or "<td>-" in line for line in rows)

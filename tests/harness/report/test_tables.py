@@ -6,7 +6,7 @@ import pandas as pd
 
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import AccuracyTable, main_comparison
-from vhsbench.harness.report.tables import html_table, latex_escape, places, write_accuracies, write_table
+from vhsbench.harness.report.tables import html, latex_escape, places, write
 
 
 def budgets() -> pd.DataFrame:
@@ -30,7 +30,7 @@ def test_places_follow_what_is_printed():
 
 
 def test_best_is_bold_second_underlined_per_budget_and_unknown_is_empty(tmp_path):
-    write_accuracies(main_comparison(budgets()), tmp_path / "budgets")
+    write(main_comparison(budgets()), tmp_path / "budgets")
     lines = (tmp_path / "budgets.md").read_text().splitlines()[2:]
     assert "**80.0**" in lines[0]
     assert "<u>79.0</u>" in lines[1]
@@ -45,7 +45,7 @@ def test_best_is_bold_second_underlined_per_budget_and_unknown_is_empty(tmp_path
 
 
 def test_latex_is_escaped_booktabs(tmp_path):
-    write_accuracies(main_comparison(budgets()), tmp_path / "budgets")
+    write(main_comparison(budgets()), tmp_path / "budgets")
     text = (tmp_path / "budgets.tex").read_text()
     assert r"a\_b" in text
     assert r"\textbf{80.0}" in text
@@ -54,14 +54,14 @@ def test_latex_is_escaped_booktabs(tmp_path):
 
 
 def test_any_table(tmp_path):
-    write_table(pd.DataFrame({"a|b": ["x|y"], "n": [1.23456]}), tmp_path / "t")
+    write(pd.DataFrame({"a|b": ["x|y"], "n": [1.23456]}), tmp_path / "t")
     assert r"x\|y" in (tmp_path / "t.md").read_text()
     assert "1.235" in (tmp_path / "t.tex").read_text()
 
 
 def test_html_is_escaped():
     frame = budgets().assign(generator="<script>alert(1)</script>")
-    text = html_table(main_comparison(frame))
+    text = html(main_comparison(frame))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert "<strong>80.0</strong>" in text
@@ -69,13 +69,13 @@ def test_html_is_escaped():
 
 
 def test_markdown_passes_no_html_and_no_cell_border(tmp_path):
-    write_table(pd.DataFrame({"a": ["<b>|"]}), tmp_path / "t")
+    write(pd.DataFrame({"a": ["<b>|"]}), tmp_path / "t")
     assert "&lt;b&gt;\\|" in (tmp_path / "t.md").read_text()
     assert "&lt;b&gt;|" in (tmp_path / "t.html").read_text()
 
 
 def test_a_rule_where_a_budget_begins(tmp_path):
-    write_accuracies(main_comparison(budgets()), tmp_path / "t")
+    write(main_comparison(budgets()), tmp_path / "t")
     text = (tmp_path / "t.tex").read_text()
     assert text.count("\\midrule") == 2
     assert (tmp_path / "t.html").read_text().count("class=start") == 1
@@ -84,4 +84,4 @@ def test_a_rule_where_a_budget_begins(tmp_path):
 def test_the_only_row_of_a_group_is_not_marked(tmp_path):
     table = main_comparison(budgets().head(1))
     assert isinstance(table, AccuracyTable)
-    assert "<strong>" not in html_table(table)
+    assert "<strong>" not in html(table)
