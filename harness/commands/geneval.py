@@ -14,7 +14,7 @@ from vhsbench.harness.common.limits import LARGEST_SEED, MOST, MOST_CANDIDATES
 from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
 if TYPE_CHECKING:
-    from vhsbench.harness.geneval.scores import Score, Scores
+    from vhsbench.harness.geneval.scores import GenEvalScore, GenEvalScores
 
 app = typer.Typer(help="GenEval: prompts, evaluation of image folders, scores.", no_args_is_help=True)
 
@@ -126,7 +126,7 @@ def summary(
     _show(found)
 
 
-def _show(found: Scores) -> None:
+def _show(found: GenEvalScores) -> None:
     from rich.table import Table
 
     table = Table("share of correct images", "mean", "95% interval", "prompts", "images")
@@ -143,5 +143,5 @@ def _show(found: Scores) -> None:
         console().print(failed)
 
 
-def _interval(score: Score) -> str:
+def _interval(score: GenEvalScore) -> str:
     return "-" if score.low != score.low else f"{score.low:.2%} to {score.high:.2%}"

@@ -25,7 +25,7 @@ FAILURES = {
 
 
 @dataclass(frozen=True)
-class Score:
+class GenEvalScore:
     """A share of correct images in 0..1 with its 95% interval (NaN for a single prompt)."""
 
     mean: float
@@ -36,22 +36,22 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Scores:
+class GenEvalScores:
     """tasks by tag; prompt_weighted is the overall of the VHS paper, task_mean that of GenEval.
 
     failures counts, by tag, the images that fail for a kind of reason; one image can fail for several.
     """
 
-    tasks: dict[str, Score]
-    prompt_weighted: Score
-    task_mean: Score
+    tasks: dict[str, GenEvalScore]
+    prompt_weighted: GenEvalScore
+    task_mean: GenEvalScore
     failures: dict[str, dict[str, int]]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def scores(rows: Sequence[Mapping[str, Any]]) -> Scores:
+def scores(rows: Sequence[Mapping[str, Any]]) -> GenEvalScores:
     """Rows need tag, metadata (which names the prompt), correct and reason. Raises ValueError for no rows.
 
     A prompt's images (its seeds) are averaged first: intervals are by prompt.
@@ -62,14 +62,14 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> Scores:
     prompts = np.array([row["metadata"] for row in rows])
     tags = np.array([row["tag"] for row in rows])
 
-    def score(chosen: Any, by_task: bool = False) -> Score:
+    def score(chosen: Any, by_task: bool = False) -> GenEvalScore:
         found = clustered_mean(correct[chosen], prompts[chosen], tags[chosen], by_task)
         ends = (float(found.mean[0]), float(found.low[0]), float(found.high[0]))
-        return Score(*ends, found.n, int(np.size(correct[chosen])))
+        return GenEvalScore(*ends, found.n, int(np.size(correct[chosen])))
 
     everything = slice(None)
     present = sorted(set(tags.tolist()), key=lambda t: (TAGS.index(t) if t in TAGS else len(TAGS), t))
-    return Scores(
+    return GenEvalScores(
         {tag: score(tags == tag) for tag in present},
         score(everything),
         score(everything, by_task=True),

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.cost import budgets as budgeting
-from vhsbench.harness.report import captions, comparisons, figures, gallery, published, style, tables
+from vhsbench.harness.report import comparisons, figures, gallery, published, style, tables
 from vhsbench.harness.report.calibration import reliability
+from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.derived import Derived, derive, records
@@ -62,13 +63,13 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable |
 
 def draw_captions(run: Run, folder: Path) -> Path | None:
     """The figure of what `vhsbench captions` found, in `folder`; returns its stem, None without captions."""
-    rows = captions.read_captions(run.path)
+    rows = read_captions(run.path)
     if rows is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     pictures = Pictures(run)
     stem = folder / "captions"
-    style.save(captions.captions_figure(pictures.kept(rows), pictures.image), stem, rows)
+    style.save(gallery.captions_figure(pictures.kept(rows), pictures.image), stem, rows)
     return stem
 
 

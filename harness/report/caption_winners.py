@@ -11,23 +11,19 @@ import pandas as pd
 from vhsbench import generators, verifiers
 from vhsbench.generators.checks import as_device
 from vhsbench.generators.noise import candidate_seed
-from vhsbench.harness.common.atomic import write_output
-from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig, kept_config
 from vhsbench.harness.inference.best_of_n import features
-from vhsbench.harness.report.captions import FILE
+from vhsbench.harness.report.captions_csv import COLUMNS, write_captions
 from vhsbench.harness.stats.curves import winners
-from vhsbench.harness.store.keys import CANDIDATE, POOL
+from vhsbench.harness.store.keys import POOL
 from vhsbench.harness.store.tables import Run, load_run
 from vhsbench.harness.sweep.kept_images import Pictures
-from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.captioning import CaptionError, captions
 from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.verifier import MllmVerifier
 
 if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
-
-COLUMNS = [*CANDIDATE, "tag", "prompt", "verifier", "score", "correct", "caption", "checkpoint"]
 
 
 def caption_winners(
@@ -63,7 +59,7 @@ def caption_winners(
             rows.append(_captioned(host, model, part.iloc[start : start + batch]))
             progress(sum(map(len, rows)), len(picks))
     table = pd.concat(rows, ignore_index=True)[COLUMNS]
-    write_output(path / FILE, csv_bytes(table))
+    write_captions(path, table)
     return table
 
 

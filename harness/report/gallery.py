@@ -1,4 +1,4 @@
-"""Pictures with verdicts: each verifier's winners (the paper's Fig. 9) and its disagreements (Fig. 8)."""
+"""Pictures with verdicts or captions: winners (the paper's Fig. 9), disagreements (Fig. 8), captions (Fig. 7)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vhsbench.harness.sweep.kept_images import Pictures
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block
+_CAPTIONED, _CAPTIONED_ACROSS = 12, 4
 
 Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if that is lost
 
@@ -56,7 +57,7 @@ def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figur
         parts = fig.subfigures(1, len(blocks), squeeze=False)[0]
         for part, block in zip(parts, blocks, strict=True):
             _winners_block(part, winners, block, half, picture)
-        headed(fig, title)
+        _headed(fig, title)
     return fig
 
 
@@ -99,16 +100,43 @@ def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> F
                 if part is parts[0]:
                     said = "\n".join(look(name).label.rsplit(" ", 1))
                     grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=4)
-        headed(fig, title)
+        _headed(fig, title)
     return fig
 
 
-def headed(fig: Figure, title: str) -> None:
+def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
+    """Winners, each under its prompt and above the caption of the aligned model (the paper's Fig. 7); at most twelve.
+
+    rows: a candidate's columns, prompt, verifier, caption.
+    """
+    rows = rows.head(_CAPTIONED)
+    down = -(-len(rows) // _CAPTIONED_ACROSS)
+    with styled():  # type: ignore[attr-defined]
+        fig = figure(TWO_COLUMNS, 0.4 + 2.35 * down)
+        grid = fig.subplots(down, _CAPTIONED_ACROSS, squeeze=False).ravel()
+        for axes in grid[len(rows) :]:
+            axes.set_axis_off()
+        for axes, (_, row) in zip(grid, rows.iterrows(), strict=False):
+            _draw(axes, picture(row))
+            axes.spines[:].set_visible(False)
+            axes.set_title(_shortened(row["prompt"], 30, 2), fontsize=6.5, style="italic")
+            said = row["caption"] or "(no words)"
+            axes.set_xlabel(_shortened(said, 34, 5), fontsize=6, labelpad=2)
+        name = look(rows["verifier"].iloc[0]).label
+        _headed(fig, f"{name} after alignment: its caption of its pick for the prompt above")
+    return fig
+
+
+def _shortened(text: str, width: int, lines: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def _headed(fig: Figure, title: str) -> None:
     """The figure's title, on as many lines as its width asks."""
     fig.suptitle("\n".join(textwrap.wrap(title, int(15 * fig.get_figwidth()))), fontsize=8.5)
 
 
-def draw(axes: Any, image: Image.Image | None) -> None:
+def _draw(axes: Any, image: Image.Image | None) -> None:
     """A picture, or a hole that says so."""
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
@@ -121,7 +149,7 @@ def draw(axes: Any, image: Image.Image | None) -> None:
 
 def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
     """One candidate with its score, framed and marked by GenEval's verdict."""
-    draw(axes, picture(row))
+    _draw(axes, picture(row))
     mark, color = RIGHT if row["correct"] else WRONG
     axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=1)
     for spine in axes.spines.values():

@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 from vhsbench import __version__
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.images import encode_image
-from vhsbench.harness.report import captions, charts, published, tables
+from vhsbench.harness.report import charts, published, tables
+from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.style import TASK_NAMES, label
 from vhsbench.harness.stats.curves import winners
@@ -145,7 +146,7 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
         return []
     picks = pictures.kept(winners(run.candidates, run.scores, GALLERY_N))
     encoded: dict[Path, str] = {}
-    said = captions.read_captions(run.path)
+    said = read_captions(run.path)
     captioned = {} if said is None else {_candidate(r): r["caption"] for _, r in said.iterrows()}
     cards = []
     for _, row in picks.sort_values(["prompt_id", *PIPELINE]).iterrows():

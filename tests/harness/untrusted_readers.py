@@ -38,7 +38,7 @@ from vhsbench.harness.inference.scoring import ScoringError, load_inputs, read_p
 from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.baselines import BaselineError
 from vhsbench.harness.regress.pool import MANIFEST, PoolError, load_pool
-from vhsbench.harness.report.captions import FILE, read_captions
+from vhsbench.harness.report.captions_csv import FILE, read_captions
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.tables import SCHEMAS, StoreError, load_run
 from vhsbench.harness.sweep.progress import NAME

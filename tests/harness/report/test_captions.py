@@ -15,11 +15,11 @@ from vhsbench.generators.noise import candidate_seed
 from vhsbench.harness.cli import app
 from vhsbench.harness.config.run import ConfigError
 from vhsbench.harness.report.build import build
-from vhsbench.harness.report.caption_winners import COLUMNS, caption_winners
-from vhsbench.harness.report.captions import read_captions
+from vhsbench.harness.report.caption_winners import caption_winners
+from vhsbench.harness.report.captions_csv import COLUMNS, read_captions
 from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.store.tables import load_run
-from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.captioning import CaptionError, captions
 from vhsbench.verifiers.nano import WEIGHTS
 
 

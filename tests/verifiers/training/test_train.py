@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from vhsbench import verifiers
 from vhsbench.harness.common.atomic import DiskFullError
-from vhsbench.verifiers.captions import captions
+from vhsbench.verifiers.captioning import captions
 from vhsbench.verifiers.checkpoint import CheckpointError
 from vhsbench.verifiers.training.data import Data
 from vhsbench.verifiers.training.engine import TrainingError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vhsbench import verifiers
-from vhsbench.verifiers.captions import CaptionError, captions
+from vhsbench.verifiers.captioning import CaptionError, captions
 from vhsbench.verifiers.checkpoint import VerifierCard, save_checkpoint
 from vhsbench.verifiers.features import flatten_latents
 from vhsbench.verifiers.nano.models import TEMPLATE, build_verifier
