@@ -3,14 +3,13 @@
 A pattern can take for ever, and a template can loop or write the prompt twice. So before either is used, a child
 process with limits loads both, asks, and tokenises text that such patterns choke on; once for the same files.
 
-    python -m verifiers.questions FOLDER TEMPLATE SECONDS
+    python -m vhsbench.verifiers.questions FOLDER TEMPLATE SECONDS
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +25,11 @@ from vhsbench.verifiers.mllm import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+try:
+    import resource
+except ImportError:  # Windows, where the time on the clock is the child's one limit
+    resource = None  # type: ignore[assignment]
 
 CPU_S = 20  # of the child, less what its imports take
 MEMORY = 2 << 30  # bytes, likewise
@@ -113,7 +117,7 @@ def _try_out(folder: Path, template: str) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_WALL_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ReadError(f"{folder}: {_said(-signal.SIGXCPU)}.") from None
+        raise ReadError(f"{folder}: {_too_slow()}.") from None
     if done.returncode == 2:
         raise ReadError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
     if done.returncode:
@@ -121,12 +125,15 @@ def _try_out(folder: Path, template: str) -> None:
     _tried.add(digest + template)
 
 
+def _too_slow() -> str:
+    return f"its tokenizer or chat template takes more than {CPU_S} s for one question"
+
+
 def _said(code: int) -> str:
-    ended = "its tokenizer or chat template"
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"{ended} takes more than {CPU_S} s for one question"
+    if resource and code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return _too_slow()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{ended} ends the process that tries it ({how}), which may use {MEMORY >> 30} GiB"
+    return f"its tokenizer or chat template ends the process that tries it ({how}), which may use {MEMORY >> 30} GiB"
 
 
 def _digest(folder: Path) -> str:
@@ -149,6 +156,8 @@ def _bundled() -> set[str]:
 
 def _limit(seconds: int) -> None:
     """Bound this process's further CPU time and memory."""
+    if resource is None:
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     until = int(used.ru_utime + used.ru_stime) + 1 + seconds
     _lower(resource.RLIMIT_CPU, until)

@@ -23,8 +23,9 @@ def stopping(said: str) -> Iterator[None]:
         raise KeyboardInterrupt
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        numbers.append(signal.SIGHUP)
+    hang_up = getattr(signal, "SIGHUP", None)  # which Windows has not
+    if hang_up and signal.getsignal(hang_up) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(hang_up)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

@@ -50,11 +50,18 @@ def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
     except BaseException:  # an interrupt too
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a closed file, or the names in a folder, on disk; Windows has no such call."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def file_sha256(file: Path) -> str:

@@ -12,6 +12,8 @@ from vhsbench.harness.common.errors import VhsbenchError
 
 SMALL = 16 << 20  # bytes; configurations, manifests, lists of prompts
 _BLOCK = 1 << 24
+# O_NONBLOCK: a pipe put in the file's place keeps nobody waiting; Windows has other flags than the rest
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 LARGE = 1 << 30  # bytes; results and captions, a line or entry for each of up to a million images
 
 _KINDS = {
@@ -40,7 +42,7 @@ def read_bytes(file: Path, limit: int = SMALL) -> bytes:
     """The whole file. Raises ReadError if it is missing, not a regular file, or larger than `limit` bytes."""
     try:
         _refuse_others(file, os.stat(file))  # before it is opened: opening some devices has effects
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(file, _FLAGS)
         with open(descriptor, "rb") as stream:
             _refuse_others(file, os.fstat(descriptor))  # it may have been replaced in between
             data = bytearray()

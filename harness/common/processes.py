@@ -1,9 +1,8 @@
-"""Processes that end with the one that needs them, and files that one process at a time holds."""
+"""Processes that end with the one that needs them."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -12,64 +11,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
-
-from vhsbench.harness.common.errors import VhsbenchError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import psutil
 
 TIED_TO = "VHSBENCH_TIED_TO"  # environment of a vhsbench command: the id of its parent, with which it ends
 _PR_SET_PDEATHSIG = 1
-_POLL_S, _LOOK_S = 0.1, 0.01
-
-
-class HeldError(VhsbenchError):
-    """Another process holds the file; `pid` is its id, as text."""
-
-    def __init__(self, file: Path, pid: str) -> None:
-        super().__init__(f"{file} is held by process {pid}; wait for it, or stop it.")
-        self.pid = pid
-
-
-def hold(file: Path, wait_s: float = 0.0) -> IO[str]:
-    """Lock a file for this process, whose id goes into it, until it is closed or the process ends, however it ends.
-
-    Raises HeldError if another process still has it after `wait_s` seconds, OSError if it cannot be opened.
-    """
-    until_s = time.monotonic() + wait_s
-    stream = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the caller wants
-    while not _locked(stream, fcntl.LOCK_EX):
-        looked_at = _locked(stream, fcntl.LOCK_SH)  # by is_held, which lets go at once
-        fcntl.flock(stream, fcntl.LOCK_UN)
-        if not looked_at and time.monotonic() >= until_s:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            stream.close()
-            raise HeldError(file, holder) from None
-        time.sleep(_LOOK_S if looked_at else _POLL_S)
-    stream.truncate(0)
-    stream.write(str(os.getpid()))
-    stream.flush()
-    return stream
-
-
-def is_held(file: Path) -> bool:
-    """Whether a process has the file by `hold`, which is never refused because another one looks."""
-    try:
-        with open(file, encoding="utf-8") as stream:
-            return not _locked(stream, fcntl.LOCK_SH)
-    except OSError:
-        return False
-
-
-def _locked(stream: IO[str], kind: int) -> bool:
-    """Whether the lock could be taken just now."""
-    try:
-        fcntl.flock(stream, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def end_with_parent(parent: int | None = None) -> None:

@@ -11,7 +11,8 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vhsbench.harness.common.processes import HeldError, end_with_parent, hold
+from vhsbench.harness.common.locks import HeldError, hold
+from vhsbench.harness.common.processes import end_with_parent
 from vhsbench.harness.common.terminal import quiet
 from vhsbench.harness.cost.clocks import first_line
 from vhsbench.harness.cost.measure import Cell, Measured, MeasureError, failed, in_words, measure

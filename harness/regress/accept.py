@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from vhsbench.harness.common.atomic import file_sha256, room_on_disk, write_atomic
+from vhsbench.harness.common.locks import hold
 from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.baselines import BASELINES, BaselineError
 from vhsbench.harness.regress.pool import load_pool
@@ -47,7 +46,7 @@ def accept(
     origin = _origin(source)
     with room_on_disk(folder):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with hold(folder / ".lock", wait_s=math.inf):
             previous = (
                 baselines.read(name, folder) if (folder / name / baselines.MANIFEST).is_file() else None
             )
@@ -145,11 +144,3 @@ def _user() -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One acceptance at a time."""
-    with open(folder / ".lock", "a+", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from vhsbench.harness.common.files import read_errors_as
-from vhsbench.harness.common.processes import HeldError, hold
+from vhsbench.harness.common.locks import HeldError, hold
 from vhsbench.harness.common.prompt_files import parse_prompts
 from vhsbench.harness.common.text import decode, parse_json
 from vhsbench.harness.store import parquet

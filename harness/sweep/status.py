@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.harness.common.files import ReadError
-from vhsbench.harness.common.processes import is_held
+from vhsbench.harness.common.locks import is_held
 from vhsbench.harness.common.text import decode, parse_json
 from vhsbench.harness.store.folder import Folder, StorageError
 from vhsbench.harness.store.tables import LOCK, StoreError, read_info

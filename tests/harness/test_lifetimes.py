@@ -78,7 +78,7 @@ def stranger(tmp_path):
     """A process that holds a run's file, as one that measures does."""
     (tmp_path / "run").mkdir()
     code = (
-        "import sys, time; from pathlib import Path; from vhsbench.harness.common.processes import hold\n"
+        "import sys, time; from pathlib import Path; from vhsbench.harness.common.locks import hold\n"
         "held = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(

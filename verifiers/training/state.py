@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,9 +12,10 @@ from typing import Any
 
 import torch
 
-from vhsbench.harness.common.atomic import DiskFullError, disk_full
+from vhsbench.harness.common.atomic import DiskFullError, disk_full, sync
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import ending
+from vhsbench.harness.common.locks import HeldError, hold
 from vhsbench.harness.common.tensors import load_tensors
 
 _POINT = "point.json"
@@ -57,7 +57,7 @@ class States:
         if self._accelerator.is_main_process:
             with writing(self._folder):
                 (work / _POINT).write_text(json.dumps(point), encoding="utf-8")
-                sync(work)
+                sync_all(work)
             os.replace(work, target)
             for folder in old:
                 shutil.rmtree(folder)
@@ -103,11 +103,11 @@ def held(out: Path, main: bool) -> Iterator[None]:
     if not main:  # the first process holds it for all
         yield
         return
-    with open(out / ".lock", "a", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUseError(f"another training is at work in {out}; wait for it or stop it.") from None
+    try:
+        lock = hold(out / ".lock")
+    except HeldError:
+        raise InUseError(f"another training is at work in {out}; wait for it or stop it.") from None
+    with lock:
         yield
 
 
@@ -127,11 +127,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise
 
 
-def sync(folder: Path) -> None:
-    """Have all files of a folder on disk."""
+def sync_all(folder: Path) -> None:
+    """Have a folder and all its files on disk."""
     for file in [*folder.rglob("*"), folder]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(file)

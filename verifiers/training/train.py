@@ -28,7 +28,7 @@ from vhsbench.verifiers.training.objectives import Captioning, YesNo
 from vhsbench.verifiers.training.recipe import Recipe, VerifierRecipe
 from vhsbench.verifiers.training.samples import Samples, Tokens, precomputed
 from vhsbench.verifiers.training.stage import Stage
-from vhsbench.verifiers.training.state import held, sync, write_tensors, writing
+from vhsbench.verifiers.training.state import held, sync_all, write_tensors, writing
 from vhsbench.verifiers.training.statistics import feature_moments
 
 TOWER = "clip"  # in a checkpoint's folder, where the vision tower is the user's own
@@ -175,7 +175,7 @@ class _Training:
                 (work / "README.md").write_text(
                     model_card(name, self.recipe, card, cards, metrics), encoding="utf-8"
                 )
-                sync(work)
+                sync_all(work)
                 write_atomic(self.out / f"{name}.json", (json.dumps(metrics, indent=1) + "\n").encode())
             with writing(self.out):
                 os.replace(work, self.out / name)

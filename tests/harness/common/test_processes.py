@@ -1,20 +1,18 @@
-"""Files that one process holds, and processes that end with another."""
+"""Processes that end with another."""
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import psutil
 import pytest
 
-from vhsbench.harness.common.processes import TIED_TO, HeldError, find, here, hold, is_held, lives
+from vhsbench.harness.common.processes import TIED_TO, find, here, lives
 
 
 def gone(pid, seconds=5.0):
@@ -28,54 +26,6 @@ def gone(pid, seconds=5.0):
             return True
         time.sleep(0.05)
     return False
-
-
-def test_a_file_is_held_by_one_and_says_by_whom(tmp_path):
-    file = tmp_path / "lock"
-    file.write_text("a number of many digits 123456789")
-    with hold(file):
-        assert file.read_text() == str(os.getpid())
-        with pytest.raises(HeldError) as other:
-            hold(file)
-        assert other.value.pid == str(os.getpid())
-    hold(file).close()
-
-
-def test_one_that_looks_refuses_none_that_starts(tmp_path):
-    file = tmp_path / "lock"
-    assert not is_held(file)
-    hold(file).close()
-    assert not is_held(file)
-    with open(file, encoding="utf-8") as looking:  # as is_held does, stopped halfway
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        threading.Timer(0.3, looking.close).start()
-        started = time.monotonic()
-        with hold(file):
-            assert time.monotonic() - started > 0.2
-            assert is_held(file)
-            with pytest.raises(HeldError):
-                hold(file)
-            assert is_held(file)
-
-
-def test_many_that_look_refuse_none_that_starts(tmp_path):
-    file = tmp_path / "lock"
-    ended = threading.Event()
-
-    def look():
-        while not ended.is_set():
-            is_held(file)
-
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(200):
-            hold(file).close()
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
 
 
 def program_that_starts(method, kernel=True):

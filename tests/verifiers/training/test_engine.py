@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -16,6 +15,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from vhsbench.generators.training import Progress
+from vhsbench.harness.common.locks import hold
 from vhsbench.verifiers.training import engine
 from vhsbench.verifiers.training.engine import TrainingError
 from vhsbench.verifiers.training.log import read
@@ -67,10 +67,8 @@ def start(recipe, data, out: Path, kill_at: str = "", processes: int = 1) -> lis
 
 
 def test_a_folder_in_use_is_refused(small, data, tmp_path):
-    with open(tmp_path / ".lock", "a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(InUseError, match="another training is at work"):
-            train_verifier(small(**ADAMW), "nano", data, tmp_path)
+    with hold(tmp_path / ".lock"), pytest.raises(InUseError, match="another training is at work"):
+        train_verifier(small(**ADAMW), "nano", data, tmp_path)
 
 
 @pytest.fixture(scope="module")
