@@ -15,7 +15,7 @@ import atheris
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-with atheris.instrument_imports(include=["harness", "generators", "verifiers"]):
+with atheris.instrument_imports(include=["vhsbench.harness", "vhsbench.generators", "vhsbench.verifiers"]):
     MODULE = runpy.run_path(str(Path(__file__).with_name("untrusted_readers.py")))
 READERS, seeds = MODULE["READERS"], MODULE["seeds"]
 
