@@ -1,4 +1,4 @@
-"""`vhsbench pool`, `regress`, `drift`, `baseline` and `train lora`: is a verifier's checkpoint good enough?"""
+"""`vhsbench pool`, `regress`, `drift`, `baseline` and `train lora`: test a verifier's checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from vhsbench.harness.common.limits import (
 )
 from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
-baseline_app = typer.Typer(help="Accepted baselines, and who replaced what when.", no_args_is_help=True)
-Baselines = Annotated[Path, typer.Option("--dir", parser=path, help="Where accepted baselines are kept.")]
+baseline_app = typer.Typer(
+    help="Accept and list baselines, and show who replaced what when.", no_args_is_help=True
+)
+Baselines = Annotated[Path, typer.Option("--dir", parser=path, help="The folder of accepted baselines.")]
 _DIR = Path("results/baselines")
 
 
@@ -32,16 +34,20 @@ def register(app: typer.Typer, train_app: typer.Typer) -> None:
 
 def pool(
     out: Annotated[Path, typer.Option(parser=path, help="The pool's new folder.")],
-    config: Annotated[Path | None, typer.Argument(help="YAML, as of a run; default: nano.")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many prompts.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="A run's YAML configuration; default: nano's.")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most this many prompts.")] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, max=MOST_CANDIDATES, help="Candidates a prompt and seed.")
+        int | None, typer.Option(min=1, max=MOST_CANDIDATES, help="Candidates for each prompt and seed.")
     ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="hidden, latents, images; default: what is read, and images.")
+        list[str] | None,
+        typer.Option(help="hidden, latents or images, each once; default: what verifiers read, and images."),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Of features: float32, float16, bfloat16; default: the generator's.")
+        str | None,
+        typer.Option(help="Type of features: float32, float16, bfloat16; default: the generator's."),
     ] = None,
 ) -> None:
     """Freeze a pool of candidates: features, images, verdicts, and a hash of every file."""
@@ -65,11 +71,13 @@ def regress(
         str,
         typer.Argument(help="A verifier, VERIFIER=CHECKPOINT, a checkpoint or run folder, or a baseline."),
     ],
-    candidate: Annotated[str, typer.Argument(help="What is to be no worse.")],
+    candidate: Annotated[
+        str, typer.Argument(help="The verifier that must be no worse, named in the same ways.")
+    ],
     pool: Annotated[Path | None, typer.Option(help="A frozen pool; default: the baseline's own.")] = None,
-    config: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/regression.md.")] = None,
+    config: Annotated[Path | None, typer.Option(help="gate.yaml; defaults: docs/regression.md.")] = None,
     out: Annotated[
-        Path | None, typer.Option(parser=path, help="Where to write JSON, JUnit, Markdown, PNG.")
+        Path | None, typer.Option(parser=path, help="The folder for JSON, JUnit, Markdown and PNG.")
     ] = None,
     directory: Baselines = _DIR,
     as_json: Json = False,
@@ -114,7 +122,7 @@ def drift(
     verifier: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=N (best of N); default: vhs=9, mllm-clip=4.")
     ] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many prompts.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most this many prompts.")] = None,
     split: Annotated[
         str, typer.Option(help="Of nano's prompts; other generators get GenEval's 553.")
     ] = "evaluation",
@@ -138,16 +146,16 @@ def drift(
 
 
 def train_lora(
-    out: Annotated[Path, typer.Option(parser=path, help="Where the LoRA is written.")] = Path(
+    out: Annotated[Path, typer.Option(parser=path, help="The folder for the LoRA.")] = Path(
         "runs/train-lora"
     ),
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of all that is random.")
+        int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of everything random.")
     ] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=MOST, help="Default: the bundled LoRA's.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
 ) -> None:
-    """Train the LoRA that moves nano to another style of picture (for `vhsbench drift`)."""
+    """Train the LoRA that moves nano to another style of picture (for `nano-table7`)."""
     from dataclasses import replace
 
     quiet()
@@ -174,7 +182,7 @@ def train_lora(
 def accept(
     source: Annotated[str, typer.Argument(help="A checkpoint's or finished run's folder, or a verifier.")],
     name: Annotated[str | None, typer.Option(help="Default: the verifier's name.")] = None,
-    pool: Annotated[Path | None, typer.Option(help="The frozen pool that it is compared on.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="The frozen pool to compare on.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the log.")] = "",
     directory: Baselines = _DIR,
 ) -> None:
@@ -188,11 +196,11 @@ def accept(
 
 @baseline_app.command("list")
 def list_baselines(
-    history: Annotated[bool, typer.Option("--log", help="Also who replaced what when.")] = False,
+    history: Annotated[bool, typer.Option("--log", help="Also show who replaced what when.")] = False,
     directory: Baselines = _DIR,
     as_json: Json = False,
 ) -> None:
-    """The accepted baselines, verified."""
+    """Verify and list the accepted baselines."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -203,7 +211,7 @@ def list_baselines(
         print(json.dumps({"baselines": found, "log": log} if history else {"baselines": found}, indent=1))
         return
     if not found:
-        print(f"no baseline is accepted in {directory}; `vhsbench baseline accept` makes one.")
+        print(f"there is no accepted baseline in {directory}; `vhsbench baseline accept` adds one.")
         return
     shown = [("baselines", found), ("log", log)] if history else [("baselines", found)]
     for title, rows in shown:

@@ -1,4 +1,4 @@
-"""Accepting a baseline: a copy of a checkpoint or run, a manifest of it, and a log of who replaced what when."""
+"""Accept a baseline: copy a checkpoint or run, write a manifest of it, and log who replaced what when."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def accept(
 ) -> dict[str, Any]:
     """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
 
-    The pool it was compared on is recorded by SHA-256 and path, from `folder`: both may move together. Returns the manifest. An earlier
-    baseline of that name is replaced in one step: whenever this ends, there is the old one or the new. The log says so.
-    Raises BaselineError, what `resolve` raises, and DiskFullError where the disk is full.
+    Records the pool that it is compared on by SHA-256 and by its path relative to `folder`, so that both may move
+    together. Replaces an earlier baseline of that name in one step: an interruption leaves the old one or the new.
+    Returns the manifest. Raises BaselineError, what `resolve` raises, and DiskFullError.
     """
     source = resolve(text, folder)
     name = name or source.verifier
     if not _NAME.fullmatch(name):
-        raise BaselineError(f"'{name}' is no name for a baseline; use letters, digits, '.', '_' and '-'.")
+        raise BaselineError(
+            f"'{name}' is not a valid name of a baseline; use letters, digits, '.', '_' and '-'."
+        )
     origin = _origin(source)
     with room_on_disk(folder):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def accept(
                 baselines.read(name, folder) if (folder / name / baselines.MANIFEST).is_file() else None
             )
             if previous:
-                _log(previous, folder)  # once more, if that acceptance ended too early
+                _log(previous, folder)  # again, in case that acceptance was interrupted
             content, hashes = _add_content(origin, folder / name, previous)
             entry = {
                 "name": name, "verifier": source.verifier, "from": "run" if source.run else "checkpoint",
@@ -67,7 +69,7 @@ def accept(
 
 
 def _origin(source: Source) -> Path:
-    """The folder that `source` names."""
+    """The folder that holds what `source` names."""
     if source.run is not None:
         return source.run
     if source.checkpoint is None:
@@ -79,14 +81,14 @@ def _origin(source: Source) -> Path:
 
 
 def _add_content(origin: Path, folder: Path, previous: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
-    """A copy of `origin` in `folder`, whose name says its hash: never another content under a name in use."""
+    """Copy `origin` into `folder` under a name that holds its hash, so that no folder in use changes."""
     work = folder / ".new"
     shutil.rmtree(work, ignore_errors=True)
     try:
         hashes = _copy(origin, work)
         content = f"content-{_digest(hashes)[:16]}"
         if previous is None or content != baselines.content_name(previous):
-            shutil.rmtree(folder / content, ignore_errors=True)  # of an acceptance that ended too early
+            shutil.rmtree(folder / content, ignore_errors=True)  # left by an interrupted acceptance
             work.rename(folder / content)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -109,7 +111,7 @@ def _log(entry: dict[str, Any], folder: Path) -> None:
 
 
 def _copy(origin: Path, target: Path) -> dict[str, str]:
-    """Copy the files that a checkpoint or run consists of, kept when this returns; {path: SHA-256}."""
+    """Copy the files of a checkpoint or run, and sync them to disk; {path: SHA-256}."""
     target.mkdir()
     hashes = {}
     for file in sorted(origin.rglob("*")):

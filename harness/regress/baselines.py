@@ -28,25 +28,27 @@ def accepted_names(folder: Path = BASELINES) -> list[str]:
 
 
 def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
-    """The manifest of a baseline, its files verified. Raises BaselineError if it is none or damaged."""
+    """Read a baseline's manifest and verify its files. Raises BaselineError if it is missing or damaged."""
     entry = _manifest(name, folder)
     while wrong := _damaged(entry, folder / name):
         now = _manifest(name, folder)
         if now == entry:
-            raise BaselineError(f"baseline '{name}': {wrong} is missing or not what was accepted.")
+            raise BaselineError(
+                f"baseline '{name}': {wrong} is missing or has changed since it was accepted."
+            )
         entry = now  # replaced while it was read
     return entry
 
 
 def content_of(name: str, folder: Path = BASELINES) -> Path:
-    """The checkpoint or run that a baseline is, verified. Raises BaselineError as `read`."""
+    """The folder of a baseline's checkpoint or run, verified. Raises BaselineError as `read`."""
     return folder / name / content_name(read(name, folder))
 
 
 def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
-    """The pool that a baseline was accepted with; None if it has none, or `name` is no baseline.
+    """The pool that a baseline was accepted with; None if it has none, or `name` is not a baseline.
 
-    Raises BaselineError if there is another pool in its place now.
+    Raises BaselineError if its place now holds another pool.
     """
     if name not in accepted_names(folder):
         return None
@@ -56,7 +58,7 @@ def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
     pool = load_pool(Path(os.path.normpath(folder / recorded["path"])))
     if pool.sha256 != recorded["sha256"]:
         raise BaselineError(
-            f"baseline '{name}' was accepted on another pool than is now in {pool.path}; give --pool."
+            f"baseline '{name}' was accepted on another pool than the one now in {pool.path}; give --pool."
         )
     return pool
 
@@ -84,17 +86,17 @@ def _manifest(name: str, folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise BaselineError(f"{file} is damaged: {error}.") from None
     if not CONTENT.fullmatch(content_name(entry)):
-        raise BaselineError(f"{file} is damaged: its content is not a folder beside it.")
+        raise BaselineError(f"{file} is damaged: its 'content' does not name a folder beside it.")
     return entry
 
 
 def content_name(entry: dict[str, Any]) -> str:
     """The name of the folder that holds a baseline's files, beside its manifest."""
-    return str(entry.get("content", "content"))  # as it was before contents had hashes in their names
+    return str(entry.get("content", "content"))  # its name before it held a hash
 
 
 def _damaged(entry: dict[str, Any], folder: Path) -> Path | None:
-    """The first file that is missing or not what was accepted."""
+    """The first file that is missing or has changed since it was accepted."""
     content = folder / content_name(entry)
     found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
     for path, digest in entry["files"].items():

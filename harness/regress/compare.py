@@ -1,4 +1,4 @@
-"""Two verifiers on the same candidates: accuracy, ranking, calibration, drift of scores, changed picks."""
+"""Compare two verifiers on the same candidates: accuracy, ranking, calibration, drift of scores, changed picks."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Difference:
     """Exact best-of-N accuracy in percent, candidate less baseline in points, with its 95% interval.
 
     p: one-sided, "worse"; p_holm: corrected within its half of the gate's alpha; both None for GenEval's
-    overall, which decides nothing. detectable: found with 80% power, by the spread of the observed
-    differences (None if there are none); detectable_independent: if the two had nothing in common.
-    lost, won, p_mcnemar: prompts whose pick turned wrong and right. n is the baseline's; n_candidate is
-    None where it is the candidate's too; budget is what gave them.
+    overall, which decides nothing. detectable: the loss found with 80% power, from the spread of the observed
+    differences (None if there are none); detectable_independent: the same for two verifiers with nothing in common.
+    lost, won, p_mcnemar: prompts whose pick turned wrong and right. n is the baseline's N; n_candidate is
+    None if the candidate's is the same; budget gave them.
     """
 
     tag: str
@@ -80,7 +80,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Separation:
-    """AUC of a task or overall; p as of a Difference, NaN where one class is empty."""
+    """AUC of a task or overall; p as in Difference, NaN if one class is empty."""
 
     tag: str
     baseline: float
@@ -109,7 +109,7 @@ class ScoreDrift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that was compared."""
+    """All results of a comparison."""
 
     baseline: str
     candidate: str
@@ -125,7 +125,7 @@ class Comparison:
 
     @property
     def widest(self) -> OperatingPoint:
-        """The point of the largest N, whose changed picks are listed."""
+        """The point of the largest N; its changed picks are listed."""
         return _widest(self.points)
 
 
@@ -135,7 +135,7 @@ def check_size(candidates: LabeledCandidates, points: Sequence[OperatingPoint]) 
     if (largest := max(widest.n_baseline, widest.n_candidate)) > size:
         by = f" ({widest.budget})" if widest.budget else ""
         raise ComparisonError(
-            f"the gate asks for the best of {largest}{by}, but the pool holds {size} a prompt."
+            f"the gate asks for the best of {largest}{by}, but the pool has only {size} candidates a prompt."
         )
 
 
@@ -158,9 +158,7 @@ def compare(
     check_size(candidates, points)
     for side in (baseline, candidate):
         if side.score.shape != candidates.correct.shape or not np.isfinite(side.score).all():
-            raise ComparisonError(
-                f"'{side.name}' has not given every candidate of the pool a score, which is a finite number."
-            )
+            raise ComparisonError(f"'{side.name}' did not give every candidate of the pool a finite score.")
     accuracy, ranking = correct_for_number(
         differences(candidates, baseline.score, candidate.score, gate, points),
         separation(candidates, baseline.score, candidate.score, gate),
@@ -233,7 +231,7 @@ def _mean(values: Floats, tags: Tags, by_task: bool) -> float:
 
 
 def _power(a: Floats, b: Floats, tags: Tags, margin: float, alpha: float) -> dict[str, Any]:
-    """What is found with 80% power, from accuracies [P], at the level that Holm's first, strictest step asks."""
+    """What accuracies [P] detect with 80% power at the level of Holm's first, strictest step."""
     error = standard_error(b - a, tags)
     independent = math.hypot(standard_error(a, tags), standard_error(b, tags))
     return {
@@ -258,7 +256,7 @@ def separation(candidates: LabeledCandidates, a: Floats, b: Floats, gate: GateCo
     order = np.argsort(ids, kind="stable")
     prompts = len(np.unique(ids))
     if len(ids) % prompts:
-        raise ComparisonError("the pool has not the same seeds for every prompt.")
+        raise ComparisonError("the pool does not have the same seeds for every prompt.")
     # a prompt's seeds side by side: they are exchanged together
     a, b = (x[order].reshape(prompts, -1) for x in (a, b))
     correct = candidates.correct[order].reshape(prompts, -1)
@@ -274,7 +272,7 @@ def separation(candidates: LabeledCandidates, a: Floats, b: Floats, gate: GateCo
 def correct_for_number(
     accuracy: Sequence[Difference], ranking: Sequence[Separation]
 ) -> tuple[list[Difference], list[Separation]]:
-    """With p_holm: one family is overall accuracy at every N and overall AUC, the other all the tasks'."""
+    """Add p_holm: one family is overall accuracy at every N and overall AUC, the other those of the tasks."""
     accuracy, ranking = list(accuracy), list(ranking)
     for overall in (True, False):
         first = [i for i, d in enumerate(accuracy) if d.p is not None and d.is_overall == overall]
@@ -304,7 +302,7 @@ def _calibration(scores: VerifierScores, candidates: LabeledCandidates) -> Calib
 
 
 def score_drift(a: Floats, b: Floats) -> ScoreDrift:
-    """Of scores [R, M], whatever their verdicts."""
+    """Compare scores [R, M], whatever the verdicts."""
     within = [_spearman(x, y) for x, y in zip(a, b, strict=True)]
     known = [r for r in within if not math.isnan(r)]
     return ScoreDrift(

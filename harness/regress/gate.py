@@ -1,4 +1,4 @@
-"""The verdict on a comparison, check by check."""
+"""Decide the verdict on a comparison, check by check."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXIT_CODES: dict[Outcome, int] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the gate checks. `reasons` are sentences that say why it does not pass."""
+    """One thing that the gate checks. `reasons` are sentences that explain why it does not pass."""
 
     name: str  # as "accuracy[counting-N=4]", "auc[overall]" or "cost"
     outcome: Outcome
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """The outcome and why, each reason a sentence; `checks` are all that it is made of."""
+    """The outcome, the sentences that explain it, and the checks that it follows from."""
 
     outcome: Outcome
     reasons: tuple[str, ...]
@@ -47,8 +47,8 @@ class GateVerdict:
 
 
 def decide(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) -> GateVerdict:
-    """Fail, if anything is worse beyond chance and may be by more than is allowed; else pass, if all is
-    shown to be within what is allowed; else inconclusive. docs/regression.md says it in full."""
+    """Fail if anything is significantly worse and may exceed its limit; else pass if everything is shown to keep
+    its limit; else inconclusive. docs/regression.md gives the rules in full."""
     checks = (
         *(_accuracy(row, gate) for row in comparison.differences if row.p_holm is not None),
         *(_auc(row, gate) for row in comparison.separation),
@@ -72,7 +72,7 @@ def _together(checks: Iterable[Check]) -> tuple[Outcome, tuple[str, ...]]:
 
 
 def _accuracy(row: Difference, gate: GateConfig) -> Check:
-    """Every row can fail; only the overall must be shown to be within the margin."""
+    """Any row can fail; only overall accuracy must be shown to keep the margin."""
     name = f"accuracy[{row.tag}-{row.budget or f'N={row.n}'}]"
     where = f"{row.tag} at {row.point.shown}"
     interval = brackets(row.low, row.high, "+.2f").strip() or "(no interval)"
@@ -84,7 +84,7 @@ def _accuracy(row: Difference, gate: GateConfig) -> Check:
         return Check(name, PASS, (), row)
     reason = f"{where} differs by {row.difference:+.2f} points {interval}"
     if row.n_prompts < 2:
-        reason += ": one prompt says nothing of how prompts vary."
+        reason += ": one prompt says nothing about how prompts vary."
     else:
         more = f"; about {row.prompts_needed} prompts would show it" if row.prompts_needed else ""
         reason += f", which may be more than {gate.margin_points:g} points worse: too few prompts ({row.n_prompts}){more}."
@@ -101,7 +101,7 @@ def _auc(row: Separation, gate: GateConfig) -> Check:
 
 
 def _cost(speed: Speed | None, gate: GateConfig) -> Check:
-    """Time and memory, where they have a limit."""
+    """Check time and memory where they have a limit."""
     ratios = []
     if gate.max_time_ratio is not None:
         time = (speed.time_ratio, speed.time_low, speed.time_high) if speed else (None, None, None)
@@ -129,7 +129,7 @@ def _ratio(
         return Check(name, FAIL, (f"the {name} ratio is {ratio:.2f}, over the limit of {limit:g}.",), speed)
     if high > limit:
         reason = (
-            f"the {name} ratio {ratio:.2f} [{low:.2f}, {high:.2f}] cannot be told from the limit of {limit:g}; "
+            f"the {name} ratio {ratio:.2f} [{low:.2f}, {high:.2f}] is too uncertain for the limit of {limit:g}; "
             "raise timing_repeats."
         )
         return Check(name, INCONCLUSIVE, (reason,), speed)

@@ -27,13 +27,13 @@ Ratio = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class GateConfig(Strict):
-    """gate.yaml: what a candidate must keep.
+    """gate.yaml: the limits that a candidate must keep.
 
-    budgets, as "550ms" or "3TFLOP", give baseline and candidate the N that each affords, by `costs`: a
-    finished run's folder, or a device ("a100-paper" for what was published). They come beside best_of_n.
-    tolerance null is that of the run, or of a device the paper's 0.05.
+    budgets, such as "550ms" or "3TFLOP", add to best_of_n: each gives baseline and candidate the N that it affords
+    them, by `costs`, a finished run's folder or a device ("a100-paper" for the published costs). A tolerance of null
+    is the run's, or for a device the paper's 0.05.
     alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
-    each N and overall AUC, half for the tasks'. auc_margin null only reports AUC. The two ratios are
+    each N and overall AUC, half for the tasks'. An auc_margin of null only reports AUC. The two ratios are
     candidate over baseline; null only reports them. bootstrap has no effect: older files may have it.
     """
 
@@ -73,7 +73,9 @@ class GateConfig(Strict):
             close = nearest(costs, known)
             guess = f"; {close}" if close.endswith("?") else ""
             listed = ", ".join(sorted(known))
-            raise ValueError(f"'{costs}' is no finished run's folder and no known device ({listed}){guess}")
+            raise ValueError(
+                f"'{costs}' is neither a finished run's folder nor a known device ({listed}){guess}"
+            )
         return costs
 
     @model_validator(mode="after")
@@ -81,7 +83,7 @@ class GateConfig(Strict):
         if self.budgets and self.costs is None:
             raise ValueError("budgets need 'costs': a finished run, or a device such as 'a100-paper'")
         if not (self.best_of_n or self.budgets):
-            raise ValueError("give best_of_n or budgets; with neither there is nothing to compare at")
+            raise ValueError("give best_of_n or budgets; with neither there is nothing to compare")
         return self
 
 

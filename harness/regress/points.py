@@ -1,4 +1,4 @@
-"""Where two verifiers are compared: at one N, or at the N that one budget affords each of them."""
+"""The N at which two verifiers are compared: the same for both, or what one budget affords each of them."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def same_n(gate: GateConfig) -> list[OperatingPoint]:
 def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int) -> list[OperatingPoint]:
     """The gate's N's, then its budgets with the N that each affords the two kinds of verifier.
 
-    kinds: of baseline and candidate, as "vhs". Raises PointError for a budget that affords one of them
-    nothing or does not limit it, and for costs that are not there or do not know them.
+    kinds: of baseline and candidate, such as "vhs". Raises PointError for a budget that gives one of them no N,
+    and for costs that are missing or do not have them.
     """
     if not gate.budgets or gate.costs is None:
         return same_n(gate)
@@ -59,19 +59,19 @@ def _priced(costs: str, budgets: Sequence[str], generator: str) -> list[Priced]:
     if (Path(costs) / "run.json").is_file():
         return plan.from_run(Path(costs))
     if "/" in costs or Path(costs).exists():
-        raise PointError(f"the gate's costs are to be of the run '{costs}', but there is no finished run.")
+        raise PointError(f"the gate's 'costs' names the run '{costs}', but there is no finished run there.")
     return plan.from_device(costs, [parse_budget(text)[1] for text in budgets], [generator])
 
 
 def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: str) -> Priced:
-    """The paper's way of running `kind`, without a named speed-up."""
+    """The costs of `kind` as the paper runs it, without a named speed-up."""
     key = (generator, steps, kind, "")
     for one in priced:
         if (one.generator, one.steps, one.verifier, one.variant) == key:
             return one
     known = ", ".join(sorted({p.verifier for p in priced if p.generator == generator and p.steps == steps}))
     raise PointError(
-        f"the costs of {costs} know no '{kind}' on '{generator}' ({steps} steps); they know {known or 'none of it'}."
+        f"the costs of {costs} have no '{kind}' on '{generator}' ({steps} steps); they have {known or 'none'}."
     )
 
 

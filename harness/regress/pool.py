@@ -21,7 +21,7 @@ from vhsbench.generators.protocol import Block, block_name
 from vhsbench.harness.common.atomic import file_sha256
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import LARGE, read_bytes, read_errors_as
-from vhsbench.harness.common.images import encode_image
+from vhsbench.harness.common.images import DamagedImage, decode_image, encode_image
 from vhsbench.harness.common.settings import Strict
 from vhsbench.harness.common.tables import read_table
 from vhsbench.harness.common.tensors import parse_tensors
@@ -70,15 +70,15 @@ class Manifest(Strict):
     keep: list[Keep]
     dtype: str
     files: dict[str, PoolFile]
-    identity: dict[str, Any] | None = None  # of what made it, by content; None: of an earlier version
+    identity: dict[str, Any] | None = None  # what made it, by content; None in pools of earlier versions
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool whose files were all found as the manifest says. `candidates` is in order of rows."""
+    """A pool, its files verified against the manifest. `candidates` are in order of rows."""
 
     path: Path
-    sha256: str  # of the manifest, and so of everything
+    sha256: str  # of the manifest, which has those of all files
     manifest: Manifest
     prompts: list[dict[str, Any]]
     candidates: pd.DataFrame
@@ -92,8 +92,6 @@ class Pool:
         """The picture of a candidate; None if the pool keeps none."""
         if "images" not in self.manifest.keep:
             return None
-        from vhsbench.harness.common.images import DamagedImage, decode_image
-
         name = image_name(row)
         try:
             return decode_image(self._read(name), str(self.path / name))
@@ -106,7 +104,9 @@ class Pool:
             kept: list[str] = [k for k in self.manifest.keep if k != "hidden"]
             kept += [f"hidden states of block {b}" for b in self.manifest.blocks]
             wanted = f"hidden states of block {block}" if needs == "hidden" else needs
-            raise PoolError(f"the pool {self.path} keeps {', '.join(kept)}, not {wanted}; make it with them.")
+            raise PoolError(
+                f"the pool {self.path} keeps {', '.join(kept)}, not {wanted}; make one that keeps them."
+            )
         rows = len(self.candidates)
         for start in range(0, rows, self.manifest.batch):
             stop = min(start + self.manifest.batch, rows)
@@ -121,10 +121,10 @@ class Pool:
         with read_errors_as(PoolError):
             tensors = parse_tensors(self._read(name), where)
         if _FEATURES not in tensors:
-            raise PoolError(f"{where} is no file of features: it lacks a tensor '{_FEATURES}'.")
+            raise PoolError(f"{where} is not a file of features: it lacks a tensor '{_FEATURES}'.")
         found = tensors[_FEATURES]
         if not found.is_floating_point() or not found.isfinite().all():
-            raise PoolError(f"{where} is no file of features: its numbers are not all finite floats.")
+            raise PoolError(f"{where} is not a file of features: its numbers are not all finite floats.")
         return found.float()
 
     def _read(self, name: str) -> bytes:
@@ -135,7 +135,7 @@ class Pool:
 
 
 def kinds_to_keep(names: Sequence[str] | None) -> list[Keep] | None:
-    """The names as kinds; None and none are the default. Raises PoolError for another name."""
+    """The kinds that are named; None for none, the default. Raises PoolError for another name."""
     known: dict[str, Keep] = {k: k for k in ("hidden", "latents", "images")}
     for name in names or ():
         if name not in known:
@@ -155,7 +155,7 @@ def feature_name(needs: Keep, block: Block | None, start: int) -> str:
 def load_pool(path: Path) -> Pool:
     """Read a pool and verify the hash of every file in it.
 
-    Raises PoolError naming the first that is wrong, or MetadataError for a prompt that nothing can be judged by.
+    Raises PoolError naming the first that is wrong, or MetadataError for a prompt without usable metadata.
     """
     if not (path / MANIFEST).exists():
         raise PoolError(f"{path} is not a pool: it has no {MANIFEST}; `vhsbench pool` makes one.")
@@ -180,11 +180,11 @@ def load_pool(path: Path) -> Pool:
         data = read_bytes(path / CANDIDATES, LARGE)
         candidates = read_table(data, str(path / CANDIDATES), "candidates", SCHEMAS["candidates"]).to_pandas()
     if not candidates["prompt_id"].between(0, len(prompts) - 1).all():
-        raise PoolError(f"{path / CANDIDATES} has a candidate of a prompt that {PROMPTS} lacks.")
+        raise PoolError(f"{path / CANDIDATES} has a candidate whose prompt {PROMPTS} lacks.")
     rows = product(range(len(prompts)), manifest.seeds, range(manifest.size))
     if list(candidates[IN_POOL].itertuples(index=False, name=None)) != list(rows):
         raise PoolError(
-            f"{path / CANDIDATES} has not the {manifest.size} candidates of each prompt and seed that {MANIFEST} says."
+            f"{path / CANDIDATES} does not have the {manifest.size} candidates of each prompt and seed that {MANIFEST} gives."
         )
     return Pool(path, hashlib.sha256(text).hexdigest(), manifest, prompts, candidates)
 
@@ -197,7 +197,7 @@ def _verify(path: Path, name: str, entry: PoolFile) -> None:
     if not file.resolve().is_relative_to(path.resolve()):
         raise PoolError(f"the pool's file {file} is a link that leads out of the pool.")
     if not file.is_file():
-        raise PoolError(f"the pool {path} has lost its file '{name}'.")
+        raise PoolError(f"the pool {path} lacks its file '{name}'.")
     if file.stat().st_size != entry.size or file_sha256(file) != entry.sha256:
         raise PoolError(f"the pool's file {file} is damaged: its SHA-256 is not the one in {MANIFEST}.")
 
@@ -218,7 +218,7 @@ def make_pool(
     if out.exists():
         raise PoolError(f"{out} exists already; a pool is frozen, so choose another --out.")
     if len(config.generators) != 1:
-        raise PoolError("a pool is of one generator; the configuration has several.")
+        raise PoolError("a pool has one generator; the configuration has several.")
     if dtype not in (None, "float32", "float16", "bfloat16"):
         raise PoolError(f"a pool keeps float32, float16 or bfloat16, not '{dtype}'.")
     for device in config.devices:

@@ -1,4 +1,4 @@
-"""A regression for people and machines: console, Markdown, JSON, JUnit XML, and a picture of changed picks."""
+"""Show and write a regression: console, Markdown, JSON, JUnit XML, and a picture of changed picks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ LEGEND = (
     "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; found: the loss that is detected with 80% "
     "power (<= of verifiers with nothing in common); lost/won: prompts whose pick turned wrong/right."
 )
-_NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # what 80 columns have no room for
+_NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # they do not fit into 80 columns
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
 _ELEMENTS = {FAIL: "failure", INCONCLUSIVE: "skipped"}  # of JUnit
 _COLORS = {True: "#009E73", False: "#D55E00"}  # of a right and a wrong pick
-# what XML 1.0 has no way to write, even escaped
+# characters that XML 1.0 cannot hold, even escaped
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(regression: Regression, out: Path) -> None:
-    """regression.json, junit.xml, summary.md and, where the pool has pictures, changed_picks.png in `out`."""
+    """Write regression.json, junit.xml, summary.md and, if the pool has pictures, changed_picks.png to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(regression.as_dict(), indent=1, allow_nan=False) + "\n"
     write_atomic(out / "regression.json", text.encode())
@@ -78,7 +78,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def facts(regression: Regression) -> list[str]:
-    """One line each: ranking, calibration, drift, changed picks, speed, memory."""
+    """Describe ranking, calibration, drift, changed picks, speed and memory, a line each."""
     c = regression.comparison
     overall = c.separation[0]
     picks = next(d for d in c.differences if d.is_overall and d.point == c.widest)
@@ -95,7 +95,7 @@ def facts(regression: Regression) -> list[str]:
     missed = 100 * missed_share(c.n_prompts)
     if not c.identical and missed > regression.gate.margin_points:
         lines.append(
-            f"rare losses: {c.n_prompts} prompts may hold none of a kind that is {missed:.1f}% of all prompts; the "
+            f"rare losses: {c.n_prompts} prompts may include none of a kind that makes up {missed:.1f}% of all prompts; the "
             f"margin is {regression.gate.margin_points:g} points"
         )
     if s := regression.speed:
@@ -130,7 +130,7 @@ def show(regression: Regression, console: Console) -> None:
 
 
 def markdown(regression: Regression, picture: Path | None = None) -> str:
-    """Markdown for a pull request's comment; what a user wrote is escaped."""
+    """A summary in Markdown, for a comment on a pull request; what a user wrote is escaped."""
     c, verdict = regression.comparison, regression.verdict
     rows = [_columns(row) for row in c.differences]
     parts = [
@@ -157,7 +157,7 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _md(text: str) -> str:
-    """Text in which GitHub sees no markup, HTML or mention."""
+    """Escape text so that GitHub sees no markup, HTML or mention in it."""
     for old, new in (
         ("&", "&amp;"),
         ("<", "&lt;"),
@@ -180,9 +180,9 @@ def _sides(pick: ChangedPick) -> list[tuple[int, bool, str]]:
 
 
 def junit(regression: Regression) -> bytes:
-    """JUnit XML: a case per check of the gate, and one for the verdict.
+    """JUnit XML: a case for each check of the gate, and one for the verdict.
 
-    A case fails or is skipped where its check decides the verdict, which is fail or inconclusive.
+    A case fails or is skipped (inconclusive) only if its check decides the verdict.
     """
     verdict, lines = regression.verdict, facts(regression)
     cases = []
@@ -228,7 +228,7 @@ def _xml(text: str) -> str:
 
 
 def picture(regression: Regression, file: Path) -> Path | None:
-    """The worst changed picks side by side, as PNG; None if none changed or the pool keeps no pictures."""
+    """Draw the worst changed picks side by side, as PNG; None if none changed or the pool keeps no pictures."""
     worst = regression.comparison.changed[: regression.gate.worst_picks]
     pool = regression.pool
     if not worst or pool is None or "images" not in pool.manifest.keep:

@@ -1,4 +1,4 @@
-"""One regression: both sides scored on the same candidates, compared, timed, and decided by the gate."""
+"""Run one regression: score both sides on the same candidates, compare and time them, and decide."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Regression:
-    """A comparison, its verdict, and what they are of. `inputs` names checkpoints and pool by SHA-256."""
+    """A comparison, its verdict and its inputs; `inputs` gives checkpoints and pool by SHA-256."""
 
     gate: GateConfig
     verdict: GateVerdict
@@ -42,7 +42,7 @@ class Regression:
     pool: Pool | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what is not known is None."""
+        """Plain data for JSON; an unknown number is None."""
         return _plain(
             {
                 "verdict": self.verdict.outcome,
@@ -62,7 +62,7 @@ def regress(
     gate: GateConfig,
     progress: Progress = lambda *_: None,
 ) -> Regression:
-    """Compare a candidate with its baseline. Two runs need no pool; a checkpoint does. Raises SourceError."""
+    """Compare a candidate with its baseline. Two runs need no pool, a checkpoint does. Raises SourceError."""
     as_device(gate.device)
     if gate.threads:
         torch.set_num_threads(gate.threads)
@@ -93,7 +93,7 @@ def regress(
 
 
 def _candidates(sides: tuple[Source, Source], pool: Pool | None) -> tuple[LabeledCandidates, str, int]:
-    """What is compared on: the pool's candidates, or the baseline's run's; their generator and its steps."""
+    """The candidates of the pool, or else of the baseline's run; their generator and its steps."""
     if pool is not None:
         return pool_candidates(pool), pool.manifest.generator, pool.manifest.steps
     baseline, candidate = (s.run for s in sides)

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabeledCandidates:
-    """Pools [R, M]: a row is a prompt and seed. Arrays [R] but for `correct` [R, M]."""
+    """Candidates with their verdicts: a row is a prompt and seed, in order. Arrays [R], `correct` [R, M]."""
 
     prompts: list[dict[str, Any]]  # by prompt_id
     prompt_id: NDArray[np.int64]
@@ -37,7 +37,7 @@ class LabeledCandidates:
 
 @dataclass(frozen=True)
 class VerifierScores:
-    """One verifier's scores of the pools, each [R, M]; probabilities may be NaN."""
+    """One verifier's scores of the candidates, each [R, M]; probabilities may be NaN."""
 
     name: str
     score: Floats
@@ -46,18 +46,18 @@ class VerifierScores:
 
 
 def pool_candidates(pool: Pool) -> LabeledCandidates:
-    """The pool's candidates as pools [R, M]."""
+    """The candidates of a frozen pool."""
     return _candidates(pool.candidates, pool.prompts)
 
 
 def score_pool(
     verifier: Verifier, name: str, pool: Pool, progress: Callable[[int, int], None] = lambda *_: None
 ) -> VerifierScores:
-    """Every candidate of the pool scored. Raises PoolError if the pool does not hold what it reads."""
+    """Score every candidate of the pool. Raises PoolError if the pool does not keep what the verifier reads."""
     made_for = verifier.info().generator
     if verifier.needs == "hidden" and made_for != pool.manifest.generator:
         raise PoolError(
-            f"'{name}' reads hidden states of '{made_for}', but the pool is of '{pool.manifest.generator}'."
+            f"'{name}' reads hidden states of '{made_for}', but the pool holds those of '{pool.manifest.generator}'."
         )
     parts: list[list[Any]] = [[], [], []]
     done, of = 0, len(pool.candidates)
@@ -75,7 +75,7 @@ def score_pool(
 
 
 def _rows(pool: Pool, texts: Sequence[str], start: int) -> Rows:
-    """Which candidates of the pool a batch is of, from row `start` on."""
+    """The candidates of a batch that begins at row `start` of the pool."""
     keys = pool.candidates[IN_POOL].iloc[start : start + len(texts)]
     return Rows(pool.manifest.generator, texts, list(keys.itertuples(index=False, name=None)))
 
@@ -85,14 +85,14 @@ def _device(verifier: Verifier) -> Any:
 
 
 def run_candidates(run: Run) -> LabeledCandidates:
-    """A run's candidates as pools [R, M]. Raises SourceError for a run of several generators."""
+    """The candidates of a run. Raises SourceError for a run of several generators."""
     if len(distinct(run.candidates, POOL)) != 1:
-        raise SourceError(f"the run {run.path} is of several generators; a comparison is of one.")
+        raise SourceError(f"the run {run.path} has candidates of several generators; a comparison needs one.")
     return _candidates(run.candidates, run.prompts)
 
 
 def run_scores(run: Run, name: str, verifier: str, candidates: LabeledCandidates) -> VerifierScores:
-    """A run's scores by one verifier for these candidates. Raises SourceError if they are not the same.
+    """A run's scores by one verifier for these candidates. Raises SourceError if the run has others.
 
     The candidates are the same if prompts, seeds and every verdict agree; a run may hold more of them.
     """
@@ -109,7 +109,7 @@ def run_scores(run: Run, name: str, verifier: str, candidates: LabeledCandidates
     )
     if not same:
         raise SourceError(
-            f"the run {run.path} is of other candidates: prompts, seeds and verdicts must be those compared with."
+            f"the run {run.path} has other candidates: its prompts, seeds and verdicts must be those that it is compared on."
         )
     scores = run.scores[run.scores["verifier"] == verifier].sort_values(IN_POOL)
     score, p_yes, p_no = (
@@ -122,7 +122,9 @@ def _candidates(table: pd.DataFrame, prompts: list[dict[str, Any]]) -> LabeledCa
     ordered = table.sort_values(IN_POOL)
     sizes = ordered.groupby(DRAW, sort=True).size()
     if sizes.nunique() != 1:
-        raise SourceError("the pools are of different sizes: not every prompt has the same candidates.")
+        raise SourceError(
+            "the pools are of different sizes: not every prompt has the same number of candidates."
+        )
     ids = sizes.index.to_frame()
     correct = ordered["correct"].to_numpy(bool).reshape(-1, int(sizes.iloc[0]))
     return LabeledCandidates(

@@ -28,12 +28,12 @@ class Source:
     run: Path | None = None
 
     def load(self, device: str = "cpu", generator: str | None = None) -> Verifier:
-        """Build the verifier of a checkpoint, to read what `generator` makes."""
+        """Build the verifier of a checkpoint, for what `generator` makes."""
         return verifiers.create(self.verifier, checkpoint=self.checkpoint, device=device, generator=generator)
 
 
 def resolve(text: str, baselines: Path = BASELINES) -> Source:
-    """What `text` names: a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's
+    """Find what `text` names: a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's
     folder; a run's folder, RUN:VERIFIER if it has several; the name of an accepted baseline.
 
     Raises SourceError, with the nearest names, CheckpointError for a folder of no known verifier, or BaselineError
@@ -59,7 +59,7 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
         found = resolve(str(content_of(text, baselines)), baselines)
         return Source(text, found.verifier, found.checkpoint, found.run)
     known = nearest(text, [*verifiers.REGISTRY.names(), *accepted])
-    raise SourceError(f"'{text}' is no folder, verifier or accepted baseline; {known}")
+    raise SourceError(f"'{text}' is not a folder, a verifier or an accepted baseline; {known}")
 
 
 def _run(text: str, path: Path, chosen: str | None) -> Source:

@@ -76,7 +76,7 @@ class Derived:
         """What the tables' intervals leave out."""
         found = []
         if lone := list(dict.fromkeys(self.curves.loc[self.curves["n_prompts"] == 1, "tag"])):
-            found.append(f"no interval of {', '.join(lone)}: one prompt says nothing of how prompts vary.")
+            found.append(f"no interval of {', '.join(lone)}: one prompt says nothing about how prompts vary.")
         if any("delta" in table.rows for table in self.tables):
             n = int(self.curves["n_prompts"].max())
             found.append(

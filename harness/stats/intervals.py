@@ -28,7 +28,7 @@ _ROUNDING = 1e-9  # of the largest value
 class Interval:
     """A mean and its interval, each [K]; n is the number of prompts.
 
-    The interval of a single prompt is NaN: one prompt says nothing of how prompts vary.
+    The interval of a single prompt is NaN: one prompt says nothing about how prompts vary.
     """
 
     mean: Floats

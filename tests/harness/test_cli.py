@@ -158,7 +158,7 @@ def test_a_bug_of_ours_keeps_its_traceback(error, monkeypatch):
 
 def test_no_baselines_are_a_sentence(tmp_path):
     printed = CliRunner().invoke(app, ["baseline", "list", "--dir", str(tmp_path)])
-    assert "no baseline is accepted in" in printed.output
+    assert "no accepted baseline in" in printed.output
 
 
 def commands(command, name=()):

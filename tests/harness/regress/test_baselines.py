@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import sys
 from typing import ClassVar
@@ -44,7 +45,7 @@ def test_an_accepted_name_is_a_source_with_its_own_pool(tmp_path, pool, damaged)
     assert baselines.pool_of("vhs", folder) is None
     manifest = folder / "main" / "manifest.json"
     manifest.write_text(manifest.read_text().replace(pool.sha256, "0" * 64))
-    with pytest.raises(BaselineError, match="accepted on another pool"):
+    with pytest.raises(BaselineError, match=r"baseline 'main' .* another pool .*--pool"):
         baselines.pool_of("main", folder)
 
 
@@ -64,7 +65,7 @@ def test_damage_is_found(tmp_path):
     accept("vhs", "main", folder)
     config = baselines.content_of("main", folder) / "config.json"
     config.write_text(config.read_text() + " ")
-    with pytest.raises(BaselineError, match=r"config.json is missing or not what was accepted"):
+    with pytest.raises(BaselineError, match=r"baseline 'main': .*config\.json is missing or has changed"):
         resolve("main", folder)
 
 
@@ -172,16 +173,14 @@ def test_a_manifest_leads_nowhere_else(tmp_path, content):
     folder = tmp_path / "baselines"
     entry = accept("vhs", "main", folder)
     (folder / "main" / "manifest.json").write_text(json.dumps(entry | {"content": content}))
-    with pytest.raises(
-        BaselineError, match=r"manifest.json is damaged: its content is not a folder beside it"
-    ):
+    with pytest.raises(BaselineError, match=r"manifest\.json is damaged: its 'content'"):
         baselines.read("main", folder)
 
 
 @pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", ""])
 def test_a_name_leads_nowhere_else(tmp_path, name):
     if name:
-        with pytest.raises(BaselineError, match="is no name for a baseline"):
+        with pytest.raises(BaselineError, match=f"'{re.escape(name)}' is not a valid name"):
             accept("vhs", name, tmp_path / "baselines")
     assert not (tmp_path / "up").exists()
 

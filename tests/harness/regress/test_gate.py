@@ -145,7 +145,16 @@ def test_worse_within_the_margin_passes_and_a_task_alone_can_fail():
     task = Difference("counting", 4, 80, 60, 50, -10.0, -15.0, -5.0, p=0.001, p_holm=0.006)
     verdict = decide(_Only([kept, task]), GateConfig())
     assert verdict.outcome == "fail"
-    assert verdict.reasons == ("counting at N = 4 is worse by 10.00 points [-15.00, -5.00].",)
+    assert {c.name: (c.outcome, c.values) for c in verdict.checks} == {
+        "accuracy[overall-N=4]": ("pass", kept),
+        "accuracy[counting-N=4]": ("fail", task),
+        "cost": ("pass", None),
+    }
+    assert (
+        verdict.reasons
+        == verdict.checks[1].reasons
+        == ("counting at N = 4 is worse by 10.00 points [-15.00, -5.00].",)
+    )
 
 
 def test_too_few_prompts_is_inconclusive_and_says_how_many_would_do():
@@ -154,8 +163,7 @@ def test_too_few_prompts_is_inconclusive_and_says_how_many_would_do():
     )
     verdict = decide(_Only([row]), GateConfig())
     assert verdict.outcome == "inconclusive"
-    assert "too few prompts (40)" in verdict.reasons[0]
-    assert "about 1300 prompts" in verdict.reasons[0]
+    assert all(part in verdict.reasons[0] for part in ("overall at N = 4", "-1.00", "(40)", "1300 prompts"))
     one = Difference("overall", 4, 1, 80, 79, -1.0, math.nan, math.nan, p=1.0, p_holm=1.0)
     assert decide(_Only([one]), GateConfig()).outcome == "inconclusive"
 
@@ -229,36 +237,27 @@ def test_gate_files(tmp_path):
     file.write_text("best_of_n: [2, 8]\nmargin_points: 0.5\n")
     assert load_gate(file).best_of_n == (2, 8)
     assert load_gate(None).margin_points == 1.0
-    for text, said in (
-        ("margin_point: 1\n", "did you mean 'margin_points'?"),
-        ("alpha: 2\n", "key 'alpha'"),
-        (
-            "best_of_n: [4, 5000]\n",
-            "line 1, key 'best_of_n.1': input should be less than or equal to 4096, not 5000.",
-        ),
-        ("bootstrap: 100000000\n", "key 'bootstrap': input should be less than or equal to 1000000"),
-        ("permutations: 50\n", "key 'permutations': input should be greater than or equal to 99, not 50."),
-        (
-            "auc_permutations: 10000000\n",
-            "key 'auc_permutations': input should be less than or equal to 1000000",
-        ),
-        (
-            "seed: 9223372036854775808\n",
-            "key 'seed': input should be less than or equal to 9223372036854775807",
-        ),
-        ("timing_repeats: 10000000\n", "key 'timing_repeats': input should be less than or equal to 1000000"),
-        ("threads: 5000\n", "key 'threads': input should be less than or equal to 1024, not 5000."),
-        ("margin_points: .nan\n", "key 'margin_points': input should be a finite number, not nan."),
-        ("max_time_ratio: .inf\n", "key 'max_time_ratio': input should be a finite number, not inf."),
-        ("device: gpu\n", "line 1, key 'device': unknown device 'gpu'; known: cpu, cuda, cuda:N."),
-        ("[1]", "a configuration is a mapping, for example 'margin_points: 1.0'"),
-        ("alpha: 0.1\nalpha: 0.2\n", "line 2, key 'alpha': is given twice"),
+    for text, *said in (
+        ("margin_point: 1\n", "'margin_point'", "'margin_points'?"),
+        ("alpha: 2\n", "key 'alpha'", "2."),
+        ("best_of_n: [4, 5000]\n", "line 1, key 'best_of_n.1'", "4096", "5000."),
+        ("bootstrap: 100000000\n", "key 'bootstrap'", "1000000", "100000000."),
+        ("permutations: 50\n", "key 'permutations'", "99", "50."),
+        ("auc_permutations: 10000000\n", "key 'auc_permutations'", "1000000", "10000000."),
+        ("seed: 9223372036854775808\n", "key 'seed'", "9223372036854775807", "9223372036854775808."),
+        ("timing_repeats: 10000000\n", "key 'timing_repeats'", "1000000", "10000000."),
+        ("threads: 5000\n", "key 'threads'", "1024", "5000."),
+        ("margin_points: .nan\n", "key 'margin_points'", "nan."),
+        ("max_time_ratio: .inf\n", "key 'max_time_ratio'", "inf."),
+        ("device: gpu\n", "line 1, key 'device'", "'gpu'", "cpu, cuda, cuda:N."),
+        ("[1]", "'margin_points: 1.0'"),
+        ("alpha: 0.1\nalpha: 0.2\n", "line 2, key 'alpha'", "twice"),
         ("a: [", "not YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=r"gate\.yaml") as error:
             load_gate(file)
-        assert said in str(error.value)
+        assert all(part in str(error.value) for part in said), str(error.value)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_gate(tmp_path / "none.yaml")
 

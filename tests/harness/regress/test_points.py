@@ -68,31 +68,28 @@ def test_a_runs_own_costs(costs):
 @pytest.mark.parametrize(
     ("change", "kinds", "said"),
     [
-        ({"budgets": ("10ms",)}, ("vhs", "vhs"), "budget of 10ms gives 'vhs' no N: one candidate costs 21 ms"),
-        ({"budgets": ("3TFLOP",)}, ("vhs", "vhs"), "gives 'vhs' no N: FLOPs not known"),
-        ({}, ("vhs", "mllm-ae"), "know no 'mllm-ae' on 'nano' (1 steps); they know mllm-clip, vhs."),
-        ({"costs": "runs/none"}, ("vhs", "vhs"), "the run 'runs/none', but there is no finished run."),
+        ({"budgets": ("10ms",)}, ("vhs", "vhs"), "10ms .*'vhs' no N: .* 21 ms"),
+        ({"budgets": ("3TFLOP",)}, ("vhs", "vhs"), "3TFLOP .*'vhs' no N: FLOPs"),
+        ({}, ("vhs", "mllm-ae"), r"'mllm-ae' on 'nano' \(1 steps\); .* mllm-clip, vhs\.$"),
+        ({"costs": "runs/none"}, ("vhs", "vhs"), "'costs' .*'runs/none'"),
     ],
 )  # fmt: skip
 def test_a_budget_without_an_n_is_one_sentence(costs, change, kinds, said):
     gate = GateConfig(**{"budgets": ("40ms",), "costs": str(costs)} | change)
-    with pytest.raises(PointError) as error:
+    with pytest.raises(PointError, match=said):
         points(gate, kinds, "nano", 1)
-    assert said in str(error.value)
 
 
-def test_devices_that_know_nothing_of_it():
+def test_devices_without_such_costs():
     with pytest.raises(PlanError, match="no timing of 'nano' was published"):
         points(PAPER, ("vhs", "vhs"), "nano", 1)
     with pytest.raises(DeviceError, match="a101-paper"):
         points(PAPER.model_copy(update={"costs": "a101-paper"}), ("vhs", "vhs"), "sana-sprint", 1)
 
 
-def test_an_n_beyond_the_pool_is_told_before_anything_is_scored(pool, monkeypatch):
+def test_an_n_beyond_the_pool_is_refused_before_anything_is_scored(pool, monkeypatch):
     monkeypatch.setattr(verifiers, "create", lambda *_, **__: pytest.fail("a verifier was loaded"))
-    with pytest.raises(
-        ComparisonError, match="the gate asks for the best of 7, but the pool holds 6 a prompt"
-    ):
+    with pytest.raises(ComparisonError, match=r"best of 7, .* 6 candidates"):
         regress(resolve("vhs"), resolve("mllm-ae"), pool, GateConfig(best_of_n=(2, 7)))
 
 
@@ -107,7 +104,7 @@ def test_in_the_file(tmp_path):
         ("best_of_n: []\n", "give best_of_n or budgets"),
         (
             "budgets: [1s]\ncosts: nowhere\n",
-            "line 2, key 'costs': 'nowhere' is no finished run's folder and no known device (a100, a100-paper, h100,",
+            "line 2, key 'costs': 'nowhere' is neither a finished run's folder nor a known device (a100, a100-paper, h100,",
         ),
         ("costs: a101-paper\n", "; did you mean 'a100-paper'?"),
     ):
@@ -142,7 +139,7 @@ def test_each_side_is_compared_at_its_own_n(simulated):
         r.startswith("overall at 40ms (N = 6 against 1) is worse") for r in decide(found, gate).reasons
     )
     assert changed_picks(candidates, a.score, a.score, OperatingPoint(3, 3)) == []
-    with pytest.raises(ComparisonError, match=r"the best of 9 \(40ms\), but the pool holds 6"):
+    with pytest.raises(ComparisonError, match=r"best of 9 \(40ms\), .* 6 candidates"):
         compare(candidates, a, a, gate, [OperatingPoint(9, 2, "40ms")])
 
 

@@ -119,7 +119,7 @@ def test_a_task_of_one_prompt_has_no_interval_and_is_named(make_run, tmp_path, c
         scores=whole.scores[whole.scores["prompt_id"].isin(kept)],
     )
     derived = derive(few)
-    said = "no interval of counting: one prompt says nothing of how prompts vary."
+    said = "no interval of counting: one prompt says nothing about how prompts vary."
     assert derived.notes == [said]
     counting = derived.curves[derived.curves["tag"] == "counting"]
     assert counting["low"].isna().all()
