@@ -8,11 +8,15 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: read when torch loads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 
 from vhsbench import generators
 from vhsbench.generators.sana import SanaSprint
+
+hypothesis.settings.register_profile("vhsbench", deadline=None)  # how long an example takes is the machine's
+hypothesis.settings.load_profile("vhsbench")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from vhsbench.generators.nano.world import SHAPES
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import Registry, nearest
 from vhsbench.harness.geneval.prompts import coco_classes
-from vhsbench.harness.geneval.rules import Detection, Objects, Verdict, evaluate, select
+from vhsbench.harness.geneval.rules import Detection, Objects, Verdict, colored, evaluate, select
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -136,16 +136,18 @@ def judge(
     for objects, prompt in zip(found, prompts, strict=True):
         _refuse_odd(detector, objects, prompt)
     kept = [select(raw, prompt["tag"]) for raw, prompt in zip(found, prompts, strict=True)]
+    asked = [colored(prompt, objects) for prompt, objects in zip(prompts, kept, strict=True)]
     requests = [
-        ColorRequest(image, name, detections)
-        for image, objects, prompt in zip(images, kept, prompts, strict=True)
-        for name, detections in _coloured(prompt, objects)
+        ColorRequest(image, clause["class"], boxes)
+        for image, prompt, clauses in zip(images, prompts, asked, strict=True)
+        for clause, boxes in zip(prompt["include"], clauses, strict=True)
+        if boxes
     ]
     answers = iter(detector.name_colors(requests) if requests else [])
     judgements = []
-    for prompt, objects in zip(prompts, kept, strict=True):
-        # the rules ask the same colours in the same order whatever the answers
-        verdict = evaluate(prompt, objects, lambda _name, _detections: next(answers))
+    for prompt, objects, clauses in zip(prompts, kept, asked, strict=True):
+        colors = [next(answers) if boxes else [] for boxes in clauses]
+        verdict = evaluate(prompt, objects, colors)
         judgements.append(Judgement(verdict.correct, verdict.reason, objects))
     return judgements
 
@@ -158,15 +160,3 @@ def _refuse_odd(detector: Detector, objects: Objects, prompt: Mapping[str, Any])
                     f"detector '{detector.name}' found a '{name}' of score {d.score:g} in the box {tuple(d.box)} "
                     f"of an image of '{prompt.get('prompt', '')}'; both are finite numbers."
                 )
-
-
-def _coloured(prompt: Mapping[str, Any], objects: Objects) -> list[tuple[str, Sequence[Detection]]]:
-    """The objects whose colours the rules ask for, in their order."""
-    asked: list[tuple[str, Sequence[Detection]]] = []
-
-    def note(name: str, detections: Sequence[Detection]) -> list[str]:
-        asked.append((name, detections))
-        return [""] * len(detections)
-
-    evaluate(prompt, objects, note)
-    return asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,6 @@ class Verdict:
 
 
 Objects = Mapping[str, Sequence[Detection]]
-ClassifyColors = Callable[[str, Sequence[Detection]], Sequence[str]]
 
 
 def select(
@@ -103,24 +102,34 @@ def relations(a: Detection, b: Detection, position_threshold: float = POSITION_T
     return {name for name, true in holds.items() if true}
 
 
+def colored(metadata: Mapping[str, Any], objects: Objects) -> list[Sequence[Detection]]:
+    """The objects whose colours decide, for each include clause; none where it names no colour or found too few.
+
+    Raises MetadataError for clauses that these rules cannot judge by.
+    """
+    check_clauses(metadata, "GenEval metadata")
+    found = [(clause, _found(clause, objects)) for clause in metadata["include"]]
+    return [rows if "color" in clause and len(rows) == clause["count"] else [] for clause, rows in found]
+
+
 def evaluate(
     metadata: Mapping[str, Any],
     objects: Objects,
-    classify_colors: ClassifyColors,
+    colors: Sequence[Sequence[str]],
     *,
     position_threshold: float = POSITION_THRESHOLD,
 ) -> Verdict:
     """Judge selected objects (by falling score) against a prompt's include and exclude clauses.
 
-    classify_colors(class_name, detections) names one colour per detection. Raises MetadataError for
+    `colors` names those of the objects that `colored` gives, clause by clause. Raises MetadataError for
     clauses that these rules cannot judge by.
     """
     check_clauses(metadata, "GenEval metadata")
     reasons: list[str] = []
     groups: list[Sequence[Detection] | None] = []
-    for clause in metadata["include"]:
-        found = list(objects.get(clause["class"], []))[: clause["count"]]
-        reason = _count_and_color(clause, found, classify_colors)
+    for clause, named in zip(metadata["include"], colors, strict=True):
+        found = _found(clause, objects)
+        reason = _count_and_color(clause, found, named)
         if not reason and "position" in clause:
             reason = _position(clause, found, groups, position_threshold)
         if reason:
@@ -133,16 +142,19 @@ def evaluate(
     return Verdict(not reasons, "\n".join(reasons))
 
 
-def _count_and_color(
-    clause: Mapping[str, Any], found: Sequence[Detection], classify_colors: ClassifyColors
-) -> str:
+def _found(clause: Mapping[str, Any], objects: Objects) -> list[Detection]:
+    """As many objects as the clause asks for, if there are so many."""
+    return list(objects.get(clause["class"], []))[: clause["count"]]
+
+
+def _count_and_color(clause: Mapping[str, Any], found: Sequence[Detection], colors: Sequence[str]) -> str:
     name, count = clause["class"], clause["count"]
     if len(found) < count:
         return f"expected {name}>={count}, found {len(found)}"
     if "color" not in clause:
         return ""
     color = clause["color"]
-    colors = list(classify_colors(name, found))
+    colors = list(colors)
     if colors.count(color) >= count:
         return ""
     others = ", ".join(f"{colors.count(c)} {c}" for c in COLORS if c in colors)

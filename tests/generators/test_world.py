@@ -16,7 +16,7 @@ def test_windows_have_unit_norm_and_are_independent():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5500))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_teacher_draws_what_the_prompt_says(seed, which):
     prompt = every(world.SHAPES)[which % len(every(world.SHAPES))]
     noise = np.random.default_rng(seed).standard_normal((1, 16, 8, 8)).astype(np.float32)

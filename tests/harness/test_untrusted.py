@@ -23,8 +23,8 @@ from PIL import Image
 from vhsbench import harness
 from vhsbench.verifiers import create
 
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-FEW = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 
 keys = st.sampled_from(
     ["generators", "name", "options", "verifiers", "prompts", "source", "seeds", "pool", "timing", "tag",

@@ -41,7 +41,7 @@ def verifier() -> MllmVerifier:
     return made
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.text(st.characters(min_codepoint=1, max_codepoint=126), min_size=1, max_size=60),
                 min_size=1, max_size=6), st.integers(0, 5))  # fmt: skip
 def test_a_candidates_score_does_not_depend_on_the_batch(verifier, prompts, seed):

@@ -75,7 +75,7 @@ def test_an_index_that_names_others_is_refused_with_the_name_and_its_key(tmp_pat
 
 
 @given(st.text(max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_an_index_names_a_file_read_lies_in_the_folder(tmp_path_factory, name):
     folder = tmp_path_factory.getbasetemp() / "named"
     folder.mkdir(exist_ok=True)
@@ -191,7 +191,7 @@ def test_the_largest_finite_numbers_are_finite(dtype):
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.sampled_from(FLOATS))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_finite_is_what_torch_says(values, dtype):
     tensor = torch.tensor(values).to(dtype)
     assert (first_not_finite({"t": tensor}) is None) == bool(torch.isfinite(tensor).all())

@@ -30,7 +30,7 @@ def rows(count: int, word: str = "a") -> pa.Table:
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.none() | st.integers(-9, 9)), max_size=30), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_was_written_is_read_in_its_types(found, dictionary):
     table = pa.table({"word": [w for w, _ in found], "count": [c for _, c in found]}, SCHEMA)
     data = saved(table.append_column("more", table["word"]), use_dictionary=dictionary)

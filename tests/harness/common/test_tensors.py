@@ -52,7 +52,7 @@ def test_a_hostile_file_is_one_sentence(tmp_path, name):
 
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.sampled_from([torch.float32, torch.int8, torch.bfloat16]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_was_saved_is_read(tmp_path_factory, shape, dtype):
     given = {"a": torch.ones(shape, dtype=dtype), "b": torch.arange(3)}
     file = tmp_path_factory.getbasetemp() / "given.safetensors"

@@ -197,7 +197,7 @@ def test_only_regular_files_are_opened(tmp_path):
             read(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_damaged_file_is_one_sentence_or_tensors(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("damaged") / "a.pth"

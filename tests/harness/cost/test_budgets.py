@@ -101,7 +101,7 @@ def test_the_fit_is_the_sum_of_the_stages_medians():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["encode", "head", "score", "end_to_end"]), st.floats(0.1, 1e6))))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_tainted_rows_move_nothing(spoiled):
     clean = costs().assign(peak_vram_gb=3.0)
     more = [
@@ -160,7 +160,7 @@ def test_a_cell_out_of_memory_is_not_measured():
     assert not is_measured(rows, "mllm-ae", "latents")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.1, 80), min_size=1, max_size=6))
 def test_the_memory_line_is_above_every_measured_run(peaks):
     rows = costs().query("stage == 'end_to_end'").iloc[[0] * len(peaks)]
@@ -177,7 +177,6 @@ def test_what_moves_by_a_megabyte_does_not_grow(growth, grows):
     assert (fit_memory(rows, "vhs", "peak_vram_gb").per_candidate > 0) == grows
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(1, 1e5), st.floats(1, 1e5))
 def test_a_larger_budget_never_affords_less(fixed, per_candidate, one, other):
     model = CostModel(fixed, per_candidate)

@@ -36,7 +36,7 @@ def test_the_interval_covers_the_median_of_a_skewed_time():
     assert covered / 400 >= 0.93
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=80))
 def test_a_summary_is_ordered(values):
     s = summary(values)

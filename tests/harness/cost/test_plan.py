@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -73,7 +73,6 @@ def test_without_a_verifier_n_is_one():
     assert plan([priced(0, 10, "none")], ["1ms"])[0]["answer"] == "below one candidate"
 
 
-@settings(deadline=None)
 @given(st.floats(0, 100), st.floats(0.01, 100), st.integers(1, 1000), st.floats(0, 0.5))
 def test_what_fits_fits_and_one_more_does_not(fixed, per_candidate, budget, tolerance):
     model = CostModel(fixed, per_candidate)

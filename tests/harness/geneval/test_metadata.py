@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from vhsbench.generators.nano.world import SHAPES
 from vhsbench.harness.cli import app
 from vhsbench.harness.config.run import ConfigError, parse
-from vhsbench.harness.geneval import evaluate, folders
+from vhsbench.harness.geneval import colored, evaluate, folders
 from vhsbench.harness.geneval import prompts as geneval
 from vhsbench.harness.geneval.detector import UnknownClass
 from vhsbench.harness.geneval.metadata import LONGEST_PROMPT, MAX_OBJECTS, MetadataError, check
@@ -218,7 +218,8 @@ def test_what_is_accepted_can_be_judged_and_is_never_right_of_an_empty_image(met
         return
     assert found == metadata
     assert set(found) <= {"tag", "include", "exclude", "prompt", "variant"}
-    assert not evaluate(found, {}, lambda _, objects: [""] * len(objects)).correct
+    assert colored(found, {}) == [[] for _ in found["include"]]
+    assert not evaluate(found, {}, [[] for _ in found["include"]]).correct
     assert all(1 <= c["count"] <= MAX_OBJECTS for c in [*found["include"], *found.get("exclude", [])])
 
 

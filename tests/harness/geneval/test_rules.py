@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhsbench.harness.geneval import Detection, evaluate, select
+from vhsbench.harness.geneval import Detection, colored, evaluate, select
 from vhsbench.harness.geneval.metadata import MetadataError
 from vhsbench.harness.geneval.rules import COLORS, RELATIONS, iou, relations
 
@@ -23,7 +23,11 @@ def no_color(name, detections):
 
 
 def judge(include, objects, colors=no_color, exclude=()):
-    return evaluate({"include": list(include), "exclude": list(exclude)}, objects, colors)
+    metadata = {"include": list(include), "exclude": list(exclude)}
+    asked = zip(include, colored(metadata, objects), strict=True)
+    return evaluate(
+        metadata, objects, [colors(clause["class"], boxes) if boxes else [] for clause, boxes in asked]
+    )
 
 
 def test_enough_objects_is_correct():
@@ -217,8 +221,21 @@ def test_a_clause_that_is_none_is_refused_in_one_sentence(clause, key):
 
 
 def test_clauses_that_are_not_there_are_not_taken_for_fulfilled():
-    with pytest.raises(MetadataError, match=r"^GenEval metadata, key 'include': is required"):
-        evaluate({"inclde": [{"class": "cat", "count": 1}]}, {}, no_color)
+    for ask in (colored, lambda metadata, objects: evaluate(metadata, objects, [[]])):
+        with pytest.raises(MetadataError, match=r"^GenEval metadata, key 'include': is required"):
+            ask({"inclde": [{"class": "cat", "count": 1}]}, {})
+
+
+def test_colours_decide_where_a_clause_names_one_and_found_enough():
+    include = [
+        {"class": "cat", "count": 1, "color": "red"},
+        {"class": "dog", "count": 2, "color": "blue"},
+        {"class": "cup", "count": 1},
+        {"class": "cat", "count": 2, "color": "green", "position": ["left of", 2]},
+    ]
+    cats, dogs = [box(0, 0), box(20, 0), box(40, 0)], [box(60, 0)]
+    objects = {"cat": cats, "dog": dogs, "cup": [box(80, 0)]}
+    assert colored({"include": include}, objects) == [cats[:1], [], [], cats[:2]]
 
 
 boxes = st.builds(box, st.floats(0, 500), st.floats(0, 500), st.floats(1, 100), st.floats(0, 1, width=32))

@@ -97,7 +97,7 @@ results = st.lists(
 ).map(lambda rows: [row(tag, f"{tag} {n}", correct) for tag, n, correct in rows])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(results)
 def test_scores_lie_in_their_intervals_and_between_the_tasks(rows):
     found = scores(rows)

@@ -79,7 +79,7 @@ def test_pictures_stay_in_their_folder(tmp_path):
         caption_samples(CaptionsConfig(source=write(tmp_path / "d.json", ["a"]), images=tmp_path))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     picks=st.lists(st.integers(0, len(EVERY) - 1), min_size=2, max_size=60, unique=True),
     share=st.floats(0.01, 0.9),

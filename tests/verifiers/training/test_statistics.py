@@ -11,7 +11,7 @@ from vhsbench.verifiers.training.shards import DataCard, ShardDataset, ShardWrit
 from vhsbench.verifiers.training.statistics import Moments, feature_moments
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=arrays(np.float64, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(-1e3, 1e3)),
     cuts=st.lists(st.integers(0, 40), max_size=4),
