@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 from PIL import Image
@@ -30,22 +32,43 @@ def test_a_pool_of_one_has_no_curves(built):
     assert not list((built / "figures").glob("*_single.*"))
 
 
-def test_score_histograms_hold_every_candidate(built):
-    data = pd.read_csv(built / "figures" / "score_distributions_nano.csv")
-    assert data.groupby("verifier").size().tolist() == [24 * 8] * 3
+PLAIN = ("headline", "headline_published", "latency", "costs", "auc")
+ACCURACIES = ("budgets", "budgets_published", "scoring", "scoring_published")
 
 
-def test_every_table_in_every_format(built):
-    for name in ("budgets", "budgets_published", "scoring", "scoring_published", "headline",
-                 "headline_published", "latency", "costs", "auc"):  # fmt: skip
-        for suffix in (".csv", ".md", ".tex", ".html"):
-            assert (built / "tables" / f"{name}{suffix}").stat().st_size > 0
+def cells(built, name):
+    """The cells of a table's files of three kinds, heads first."""
+    markdown, latex, html = ((built / "tables" / f"{name}{s}").read_text() for s in (".md", ".tex", ".html"))
+    lines = markdown.splitlines()
+    rows = [line for line in latex.splitlines() if line.endswith(r" \\")]
+    return (
+        [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in (lines[0], *lines[2:])],
+        [row.removesuffix(r" \\").split(" & ") for row in rows],
+        [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", html)],
+    )
 
 
-def test_disagreements_contradict_geneval(built):
-    data = pd.read_csv(built / "figures" / "disagreements_nano.csv")
-    assert ((data["score"] > 0) != data["correct"]).all()
-    assert data.groupby(["verifier", "kind"]).size().max() <= 3
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_table_has_the_same_cells_in_every_format(built, name):
+    data = pd.read_csv(built / "tables" / f"{name}.csv")
+    markdown, latex, html = cells(built, name)
+    assert markdown[0] == html[0] == list(data)
+    assert len(markdown) == len(latex) == len(html) == 1 + len(data)
+    for at, column in enumerate(data):
+        if data[column].dtype == float:
+            shown = ["" if pd.isna(value) else f"{value:.4g}" for value in data[column]]
+            assert [[row[at] for row in table[1:]] for table in (markdown, latex, html)] == [shown] * 3
+
+
+@pytest.mark.parametrize("name", ACCURACIES)
+def test_an_accuracy_table_shows_its_data_in_every_format(built, name):
+    data = pd.read_csv(built / "tables" / f"{name}.csv")
+    for table in cells(built, name):
+        overall = [re.sub(r"<[^>]*>|\*\*|\\\w+\{|\}|\[.*", "", row[-2]).strip() for row in table]
+        assert overall[0] == "Overall"
+        signed = data["source"] == "difference" if "source" in data else [False] * len(data)
+        known = zip(data["overall"], signed, strict=True)
+        assert overall[1:] == ["" if pd.isna(v) else f"{v:+.1f}" if s else f"{v:.1f}" for v, s in known]
 
 
 def test_names_with_a_point_do_not_share_a_file(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -97,7 +98,8 @@ def test_the_report_has_a_hole_and_says_so(copy, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("This picture is damaged or gone.") == winners["verifier"].nunique()
     assert "8 kept pictures are damaged or gone" in page
-    assert (tmp_path / "out" / "figures" / "gallery.png").stat().st_size > 0
+    shown = pd.read_csv(tmp_path / "out" / "figures" / "gallery.csv")
+    assert shown.loc[shown["prompt_id"] == 0, "verifier"].tolist() == ["mllm-ae", "mllm-clip", "vhs"]
 
 
 def test_figures_draw_a_hole(loaded):
@@ -107,7 +109,9 @@ def test_figures_draw_a_hole(loaded):
     assert said == ["picture\nlost"] * len(picks)
     pictures = Pictures(loaded)
     cases = disagreements(loaded.candidates, loaded.scores, pictures).assign(prompt="p")
-    assert disagreements_figure(cases, lambda _: None, "title").subfigs
+    fig = disagreements_figure(cases, lambda _: None, "title")
+    said = [text.get_text() for part in fig.subfigs for axes in part.axes for text in axes.texts]
+    assert said == ["picture\nlost"] * len(cases)
 
 
 def test_several_runs_say_each_their_own(make_run, tmp_path):
