@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from vhsbench.generators.protocol import Generator
-from vhsbench.harness.inference.best_of_n import BestOfN, features
+from vhsbench.harness.inference.best_of_n import BestOfN
 from vhsbench.harness.inference.candidates import candidate
+from vhsbench.harness.inference.route import route_of
 from vhsbench.verifiers.checks import check_form, check_values
 from vhsbench.verifiers.protocol import Verifier
 
@@ -19,14 +20,13 @@ def naive_best_of_n(generator: Generator, verifier: Verifier, prompt: str, seeds
 
     Raises ScoresError for a score that is not a finite number.
     """
-    scores = []
+    route, scores = route_of(verifier), []
     for seed in seeds:
-        made = features(generator, verifier, generator.encode([prompt]), [seed])
-        read = made.features if verifier.needs == "hidden" else made
+        read = route.reads(route.start(generator, generator.encode([prompt]), [seed]))
         scores.append(float(check_form(verifier, verifier.score([prompt], read), 1).score[0]))
     check_values(
         verifier, np.array(scores, np.float32), lambda i: candidate(generator.name, prompt, seeds[i], i)
     )
     index = max(range(len(seeds)), key=scores.__getitem__)
-    latents = generator.denoise(generator.encode([prompt]), generator.noise([seeds[index]]))
-    return BestOfN(generator.decode(latents)[0], index, torch.tensor(scores))
+    image = route_of(None).start(generator, generator.encode([prompt]), [seeds[index]])[0]
+    return BestOfN(image, index, torch.tensor(scores))

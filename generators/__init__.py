@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vhsbench.generators.protocol import Generator, GeneratorDefaults, GeneratorInfo
 from vhsbench.generators.specs import SPECS
 from vhsbench.harness.common.registry import Registry, RegistryError
-
-if TYPE_CHECKING:
-    from vhsbench.generators.protocol import Generator, GeneratorInfo
 
 __all__ = ["REGISTRY", "SPECS", "Registry", "RegistryError", "create", "describe", "steps_of"]
 
@@ -24,6 +22,8 @@ REGISTRY: Registry[Generator] = Registry(
         "flux-schnell": "vhsbench.generators.flux:flux_schnell",
         "sd3.5-turbo": "vhsbench.generators.sd3:sd3_5_turbo",
     },
+    Generator,
+    GeneratorDefaults,
 )
 
 

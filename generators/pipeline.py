@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vhsbench.generators.checks import check_resolution
+from vhsbench.generators.lora import ADAPTER, add_lora, find_lora
 from vhsbench.generators.noise import gaussian
 from vhsbench.generators.protocol import (
     Block,
@@ -173,6 +176,15 @@ class StagedPipeline:
                 f"{self.name}: the pixels of row(s) {', '.join(map(str, rows))} of the batch are NaN; "
                 "a dtype of wider range (bfloat16, float32) may help.", rows,
             ) from None  # fmt: skip
+
+    def modules(self) -> dict[str, nn.Module]:
+        """See Generator.modules."""
+        return {n: part for n, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+
+    def add_lora(self, lora: str | Path) -> Callable[[float], None]:
+        """See Generator.add_lora."""
+        add_lora(self.pipeline, self.name, find_lora(self.name, lora), 0.0)
+        return lambda strength: self.pipeline.set_adapters([ADAPTER], [float(strength)])
 
     def info(self) -> GeneratorInfo:
         transformer = self.pipeline.transformer

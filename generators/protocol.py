@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vhsbench.harness.common.errors import VhsbenchError
@@ -11,6 +12,7 @@ from vhsbench.harness.common.errors import VhsbenchError
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+    from torch import nn
 
 # A DiT block, 0-based; or several, in ascending order, of whose outputs the mean is read.
 Block = int | tuple[int, ...]
@@ -119,12 +121,18 @@ class HiddenStates:
 
 @runtime_checkable
 class Generator(Protocol):
-    """A text-to-image generator in stages. All batches are of equal length B."""
+    """A text-to-image generator in stages. All batches are of equal length B.
+
+    Another package's may leave out what GeneratorDefaults has.
+    """
 
     name: str
     steps: int
     blocks: int
-    device: torch.device
+    revision: str
+
+    @property
+    def device(self) -> torch.device: ...
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text-encode prompts, once for all candidates."""
@@ -151,3 +159,29 @@ class Generator(Protocol):
         ...
 
     def info(self) -> GeneratorInfo: ...
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What stays loaded, by name: among others `transformer` and `vae`, which speed-ups change."""
+        ...
+
+    def add_lora(self, lora: str | Path) -> Callable[[float], None]:
+        """Put a LoRA (a safetensors file, its folder, "bundled") beside the weights, and return what sets its strength.
+
+        At first it is 0, the generator itself. Raises GeneratorError for one that does not fit.
+        """
+        ...
+
+
+class GeneratorDefaults:
+    """What a generator need not say. One that leaves a member out gets it from here when it is created."""
+
+    name: str
+    revision = ""  # of its weights; "": info().source says it
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """None that can be counted or changed."""
+        return {}
+
+    def add_lora(self, lora: str | Path) -> Callable[[float], None]:
+        """Raises GeneratorError."""
+        raise GeneratorError(f"{self.name}: the generator takes no LoRA.")

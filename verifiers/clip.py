@@ -48,10 +48,6 @@ class ClipPatches:
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
 
-    @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
-
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Images -> [B, 3, S, S] float32: shorter side to S (bicubic, PIL), centre crop, CLIP's mean and std."""
         pixels: torch.Tensor = self._preprocess(list(images), return_tensors="pt")["pixel_values"]
@@ -69,7 +65,7 @@ class OpenClipPatches:
     def __init__(self, model: CLIP, config: dict[str, Any]) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        self.model = model
+        self.model = model.visual  # without the text tower
         self.width: int = config["vision_cfg"]["width"]
         self.tokens = (config["vision_cfg"]["image_size"] // config["vision_cfg"]["patch_size"]) ** 2
         self._layer = config["vision_cfg"]["layers"] - 2
@@ -78,12 +74,8 @@ class OpenClipPatches:
         )
 
     @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.visual.parameters())
-
-    @property
     def device(self) -> torch.device:
-        return self.model.logit_scale.device
+        return next(self.model.parameters()).device
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Images -> [B, 3, S, S], preprocessed as the tower was trained."""
@@ -91,7 +83,7 @@ class OpenClipPatches:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        output = self.model.visual.forward_intermediates(
+        output = self.model.forward_intermediates(
             self.pixels(images),
             indices=[self._layer],
             stop_early=True,
@@ -113,7 +105,7 @@ def load_tower(folder: Path, device: torch.device, dtype: torch.dtype) -> ClipPa
     Raises CheckpointError, also for weights that are not finite floating-point numbers.
     """
     if (folder / _OPEN_CLIP).is_file():
-        return load_clip(folder, device)
+        return load_clip(folder, device)[1]
     from transformers import CLIPVisionModel
 
     with read_errors_as(CheckpointError):
@@ -145,8 +137,8 @@ def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:
     (folder / _OPEN_CLIP).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
-    """Read what `save_clip` wrote, as float32. Raises CheckpointError."""
+def load_clip(folder: Path, device: torch.device) -> tuple[CLIP, OpenClipPatches]:
+    """Read what `save_clip` wrote, as float32: the whole model, and its vision tower. Raises CheckpointError."""
     from open_clip import CLIP
 
     file = folder / _OPEN_CLIP_WEIGHTS
@@ -166,4 +158,5 @@ def load_clip(folder: Path, device: torch.device) -> OpenClipPatches:
         raise
     except Exception as error:  # a damaged configuration can raise anything
         raise CheckpointError(f"{folder} holds no open_clip model of ours: {reason(error)}.") from error
-    return OpenClipPatches(model.to(device).eval().requires_grad_(False), config)
+    model = model.to(device).eval().requires_grad_(False)
+    return model, OpenClipPatches(model, config)

@@ -87,18 +87,17 @@ def open_verifier(kind: str, options: Options) -> MllmVerifier:
     dtype = made_of.dtype(options.dtype, device)
     model, question = load_model(folder, card, device, dtype)
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
-    extra = 0
+    reads_with: dict[str, torch.nn.Module] = {}
     if card.kind == "vhs":
-        tokens = read_statistics(made_of.statistics or folder, card.feature_width, card.visual_tokens).to(
-            device
-        )
+        statistics = read_statistics(made_of.statistics or folder, card.feature_width, card.visual_tokens)
+        tokens = reads_with["normalization"] = statistics.to(device)
     elif made_of.tower is not None:
-        tokens = _tower(made_of.tower, card, device, dtype)
-        extra = tokens.parameters
-        card = replace(card, visual_tokens=tokens.tokens)
+        tokens = tower = _tower(made_of.tower, card, device, dtype)
+        reads_with["clip"] = tower.model
+        card = replace(card, visual_tokens=tower.tokens)
     return MllmVerifier(
         kind, model, question, card, tokens,
-        checkpoint_sha256=made_of.sha256, extra_parameters=extra, source=made_of.source,
+        checkpoint_sha256=made_of.sha256, reads_with=reads_with, source=made_of.source,
     )  # fmt: skip
 
 
@@ -306,24 +305,24 @@ def random_verifier(
         if blocks_of(block)[-1] >= spec.blocks:
             raise CheckpointError(f"'{spec.name}' has blocks 0 to {spec.blocks - 1}, not block {block}.")
     tokens: Callable[[Any], torch.Tensor] = flatten_latents
-    extra = 0
+    reads_with: dict[str, torch.nn.Module] = {}
     if kind == "mllm-clip":
         with torch.device("meta"):
             tower: Any = empty_tower()
-        tokens = ClipPatches(_randomize(tower, device, dtype, seed))
+        tokens = patches = ClipPatches(_randomize(tower, device, dtype, seed))
+        reads_with["clip"] = patches.model
         tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions, device=device)[None]
-        card = VerifierCard(kind, spec.name, None, tokens.width, tokens.tokens, vision_tower=OFFICIAL)
-        extra = tokens.parameters
+        card = VerifierCard(kind, spec.name, None, patches.width, patches.tokens, vision_tower=OFFICIAL)
     else:
         at = block if kind == "vhs" else None
         card = VerifierCard(kind, spec.name, at, _width(kind, spec), _tokens(kind, spec))
         if kind == "vhs":
             zeros = torch.zeros(card.feature_width, device=device)
-            tokens = Normalize(zeros, zeros + 1)
+            tokens = reads_with["normalization"] = Normalize(zeros, zeros + 1)
     with torch.device("meta"):
         model = empty_model(llm, card.feature_width)
     model = ready(_randomize(model, device, dtype, seed), device)
-    return MllmVerifier(kind, model, StandInQuestion(), card, tokens, extra_parameters=extra, source=RANDOM)
+    return MllmVerifier(kind, model, StandInQuestion(), card, tokens, reads_with=reads_with, source=RANDOM)
 
 
 def _randomize(module: Any, device: torch.device, dtype: torch.dtype, seed: int) -> Any:

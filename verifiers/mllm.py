@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
-from vhsbench.verifiers.protocol import Scores
+from vhsbench.verifiers.protocol import QuestionTokens, Scores
 from vhsbench.verifiers.qwen import KnownPieces
 
 if TYPE_CHECKING:
@@ -71,16 +71,6 @@ class Mllm(nn.Module):
         """Vocabulary logits of the given states alone."""
         result: torch.Tensor = self.llm.lm_head(states)  # type: ignore[operator,union-attr]
         return result
-
-
-@dataclass(frozen=True)
-class QuestionTokens:
-    """How many text tokens a question has before the image and after it; `guessed` are the parts of the prompt whose
-    tokens were not counted but guessed."""
-
-    before: int
-    after: int
-    guessed: tuple[str, ...] = ()
 
 
 class Question:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from vhsbench.generators.protocol import Block, blocks_of
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from vhsbench.generators.protocol import Generator
 
@@ -30,25 +32,42 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class QuestionTokens:
+    """How many text tokens a question has before the image and after it; `guessed` are the parts of the prompt whose
+    tokens were not counted but guessed."""
+
+    before: int
+    after: int
+    guessed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class VerifierInfo:
-    """What `vhsbench list verifiers` shows."""
+    """What `vhsbench list verifiers` shows; None is unknown."""
 
     name: str
     needs: Needs
     block: Block | None  # the DiT block whose output VHS reads, 0-based
-    parameters: int  # connector and LLM, and CLIP where there is one
-    tokens: int  # visual tokens
-    feature_width: int
-    generator: str
-    source: str
+    parameters: int | None = None  # connector and LLM, and CLIP where there is one
+    tokens: int | None = None  # visual tokens
+    feature_width: int | None = None
+    generator: str = ""
+    source: str = ""
 
 
 @runtime_checkable
 class Verifier(Protocol):
+    """What scores candidates. Another package's may leave out what VerifierDefaults has."""
+
     name: str
     needs: Needs
-    block: Block | None
+    block: Block | None  # of hidden states
     checkpoint_sha256: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: what it reads is brought there."""
+        ...
 
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
         """features: [B, T, D] hidden states, [B, C, H, W] latents, or a list of B PIL images."""
@@ -59,6 +78,53 @@ class Verifier(Protocol):
         ...
 
     def info(self) -> VerifierInfo: ...
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What stays loaded, by name; `llm` is a causal LM of transformers, which speed-ups change."""
+        ...
+
+    def parts(self, prompts: Sequence[str], features: Any) -> Mapping[str, Callable[[], object]]:
+        """The parts of `score` by name, in their order, each ready to be called on this batch and timed."""
+        ...
+
+    def question_tokens(self, prompt: str) -> QuestionTokens | None:
+        """The length of the question about this prompt; None where there is no such question."""
+        ...
+
+
+class VerifierDefaults:
+    """What a verifier need not say. One that leaves a member out gets it from here when it is created."""
+
+    name: str
+    needs: Needs
+    block: Block | None = None
+    checkpoint_sha256 = ""
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The CPU."""
+        import torch
+
+        return torch.device("cpu")
+
+    def check_host(self, generator: Generator) -> None:
+        """Any generator will do."""
+
+    def info(self) -> VerifierInfo:
+        """Little is known."""
+        return VerifierInfo(self.name, self.needs, self.block)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """None that can be counted or changed."""
+        return {}
+
+    def parts(self, prompts: Sequence[str], features: Any) -> Mapping[str, Callable[[], object]]:
+        """`score` is timed as a whole."""
+        return {}
+
+    def question_tokens(self, prompt: str) -> QuestionTokens | None:
+        """No such question."""
+        return None
 
 
 def blocks_read(verifiers: Iterable[Verifier]) -> list[Block]:

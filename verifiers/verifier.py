@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from vhsbench.generators.protocol import blocks_of
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.verifiers.checkpoint import VerifierCard
 from vhsbench.verifiers.mllm import Mllm, Question, answer_scores
-from vhsbench.verifiers.protocol import Needs, Scores, VerifierInfo
+from vhsbench.verifiers.protocol import Needs, QuestionTokens, Scores, VerifierInfo
 
 if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
 
 NEEDS: dict[str, Needs] = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 _AXES = {"hidden": 3, "latents": 4}
+Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # see MllmVerifier.text
 
 
 class HostError(VhsbenchError):
@@ -31,7 +33,8 @@ class FeatureError(VhsbenchError):
 class MllmVerifier:
     """A model that scores features: one forward a batch, the answer position's logits alone.
 
-    `tokens` turns what the verifier reads into visual tokens [B, T, C]: normalisation, flattening or CLIP.
+    `tokens` turns what the verifier reads into visual tokens [B, T, C]: normalisation, flattening or CLIP, whose module
+    `reads_with` names.
     """
 
     def __init__(
@@ -43,16 +46,16 @@ class MllmVerifier:
         tokens: Callable[[Any], torch.Tensor],
         *,
         checkpoint_sha256: str = "",
-        extra_parameters: int = 0,
+        reads_with: Mapping[str, nn.Module] | None = None,
         source: str = "",
     ) -> None:
         self.name = name
         self.needs = NEEDS[card.kind]
-        self.block = card.block
+        self.block = card.block if card.kind == "vhs" else None
         self.card = card
         self.model, self.question, self.tokens = model, question, tokens
         self.checkpoint_sha256 = checkpoint_sha256
-        self._extra_parameters, self._source = extra_parameters, source
+        self._reads_with, self._source = dict(reads_with or {}), source
 
     @property
     def device(self) -> torch.device:
@@ -61,12 +64,35 @@ class MllmVerifier:
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
         """See Verifier.score. A row's score does not depend on the other rows."""
-        visual = self.visual(prompts, features)
-        before, after, lengths = self.text(prompts)
-        states = self.model.states(before, visual, after)
-        start = len(before) + visual.shape[1] - 1
-        last = states[torch.arange(len(prompts), device=self.device), start + lengths]
-        return answer_scores(self.model.logits(last), self.question)
+        projected = self.model.connector(self.visual(prompts, features))
+        return answer_scores(self._logits(self.text(prompts), projected), self.question)
+
+    def _logits(self, text: Text, projected: torch.Tensor) -> torch.Tensor:
+        """The answers' logits [B, V]."""
+        before, after, lengths = text
+        states = self.model.read(before, projected, after)
+        start = len(before) + projected.shape[1] - 1
+        return self.model.logits(states[torch.arange(len(states), device=self.device), start + lengths])
+
+    @torch.inference_mode()
+    def parts(self, prompts: Sequence[str], features: Any) -> dict[str, Callable[[], object]]:
+        """See Verifier.parts: CLIP where there is one, the connector, the LLM."""
+        visual, text = self.visual(prompts, features), self.text(prompts)
+        projected = self.model.connector(visual)
+        calls: dict[str, Callable[[], object]] = {
+            "clip": lambda: self.tokens(features),
+            "connector": lambda: self.model.connector(visual),
+            "llm": lambda: self._logits(text, projected),
+        }
+        return {name: torch.inference_mode()(call) for name, call in calls.items() if name in self.modules()}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """See Verifier.modules."""
+        return {"connector": self.model.connector, "llm": self.model.llm, **self._reads_with}
+
+    def question_tokens(self, prompt: str) -> QuestionTokens:
+        """See Verifier.question_tokens."""
+        return self.question.tokens(prompt)
 
     def visual(self, prompts: Sequence[str], features: Any) -> torch.Tensor:
         """Visual tokens [B, T, C] in the model's dtype and on its device, checked."""
@@ -86,7 +112,7 @@ class MllmVerifier:
             features = features.to(self.device)
         return self.tokens(features).to(next(self.model.connector.parameters()))
 
-    def text(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def text(self, prompts: Sequence[str]) -> Text:
         """Ids [b] before the image, ids [B, a] after it, and the latter's lengths [B] without padding."""
         after, lengths = self.question.after_ids(prompts)
         before = torch.tensor(self.question.before_ids, device=self.device)
@@ -118,7 +144,7 @@ class MllmVerifier:
             name=self.name,
             needs=self.needs,
             block=self.block,
-            parameters=self._extra_parameters + sum(p.numel() for p in self.model.parameters()),
+            parameters=sum(p.numel() for module in self.modules().values() for p in module.parameters()),
             tokens=self.card.visual_tokens,
             feature_width=self.card.feature_width,
             generator=self.card.generator,

@@ -161,15 +161,15 @@ def train_lora(
     quiet()
     import torch
 
-    from vhsbench import generators
     from vhsbench.generators.nano.lora import LoraRecipe
     from vhsbench.generators.nano.lora import train_lora as train
+    from vhsbench.generators.sana import nano
     from vhsbench.harness.geneval.nano_prompts import nano_prompts
 
     torch.set_num_threads(threads)
     recipe = replace(LoraRecipe(), seed=seed)
     recipe = replace(recipe, steps=steps) if steps else recipe
-    pipeline = generators.create("nano").pipeline  # type: ignore[attr-defined]
+    pipeline = nano().pipeline
     with Bars() as bars:
         folder = train(
             pipeline, nano_prompts()["train"], out, recipe,

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -34,11 +35,20 @@ class Registry(Generic[T]):
     """Maps a name to "module:factory". Nothing is imported before `get` or `create` asks for it.
 
     What other packages register cannot break the rest: an entry point under a name that is taken or not
-    allowed is left out, and `refused` says why.
+    allowed is left out, and `refused` says why. What a factory makes must have all members of `protocol`; those
+    that it leaves out are taken from `defaults`, if they are there.
     """
 
-    def __init__(self, kind: str, entry_point_group: str, builtin: dict[str, str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entry_point_group: str,
+        builtin: dict[str, str],
+        protocol: type = object,
+        defaults: type = object,
+    ) -> None:
         self.kind = kind
+        self._protocol, self._defaults = protocol, defaults
         self._group = entry_point_group
         self._builtin = dict(builtin)
         self._targets: dict[str, str] | None = None
@@ -92,11 +102,30 @@ class Registry(Generic[T]):
         return factory  # type: ignore[no-any-return]
 
     def create(self, name: str, **options: Any) -> T:
-        """Call the factory. Raises RegistryError for an unknown name, or an option it lacks or needs."""
+        """Call the factory. Raises RegistryError for an unknown name, an option it lacks or needs, and for what
+        lacks a member of the protocol."""
         self.check_options(name, options)
         if missing := [p.name for p in self._parameters(name) if _is_required(p) and p.name not in options]:
             raise RegistryError(f"{self.kind} '{name}' needs the option '{missing[0]}'.")
-        return self.get(name)(**options)
+        made = self.get(name)(**options)
+        self._complete(name, made)
+        return made
+
+    def _complete(self, name: str, made: T) -> None:
+        """Let `made` have the defaults, as if its class derived from them. Raises RegistryError for a member that it lacks."""
+        members = [*vars(self._protocol), *inspect.get_annotations(self._protocol)]
+        missing = [m for m in members if not m.startswith("_") and not hasattr(made, m)]
+        lacking = [m for m in missing if not hasattr(self._defaults, m)]
+        if missing and not lacking:
+            try:
+                own: type = type(made)
+                made.__class__ = _derived(own, self._defaults)
+            except (AttributeError, TypeError):  # of a class that is closed, such as one with slots
+                lacking = missing
+        if lacking:
+            raise RegistryError(
+                f"{self.kind} '{name}' lacks '{lacking[0]}'; {self._protocol.__module__} says what a {self.kind} has."
+            )
 
     def identity(self, name: str, **options: Any) -> dict[str, Any]:
         """What decides the results of what `create` would build, as plain JSON; nothing is built or loaded.
@@ -169,6 +198,11 @@ class Factory(Generic[T]):
     def identity(self, **options: Any) -> dict[str, Any]:
         """See Registry.identity."""
         return self._identify(self._options(**options))
+
+
+@cache
+def _derived(own: type, defaults: type) -> type:
+    return type(own.__name__, (own, defaults), {"__module__": own.__module__})
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import OK, left_out, sound
-from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
+from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.store.keys import POOL, distinct, of_pipeline
 
@@ -44,8 +44,8 @@ def fit(
     if len(distinct(rows, POOL)) > 1:
         raise CostError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].agg(statistic).dropna()
-    wanted = {*FIXED[needs], *PER_CANDIDATE[needs]}
-    missing = sorted(wanted - set(medians.index))
+    route = ROUTES[needs]
+    missing = sorted({*route.fixed, *route.per_candidate} - set(medians.index))
     if missing:
         lost = rows[rows["stage"].isin(missing)]
         lost = rows if lost.empty else lost  # a cell that failed has rows of whole runs alone
@@ -54,8 +54,8 @@ def fit(
             left_out(lost[~lost["stage"].isin(lost.loc[lost["status"] == OK, "stage"])]),
         )
     return CostModel(
-        float(sum(medians[s] for s in FIXED[needs])),
-        float(sum(medians[s] for s in PER_CANDIDATE[needs])),
+        float(sum(medians[s] for s in route.fixed)),
+        float(sum(medians[s] for s in route.per_candidate)),
     )
 
 
@@ -63,8 +63,8 @@ def is_measured(
     costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms", variant: str = ""
 ) -> bool:
     """Whether `fit` has all the stages it needs: not so for a cell that ran out of memory or time."""
-    rows = _sequential(costs, verifier, variant)
-    return {*FIXED[needs], *PER_CANDIDATE[needs]} <= set(rows.loc[rows[column].notna(), "stage"])
+    rows, route = _sequential(costs, verifier, variant), ROUTES[needs]
+    return {*route.fixed, *route.per_candidate} <= set(rows.loc[rows[column].notna(), "stage"])
 
 
 def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "") -> CostModel:

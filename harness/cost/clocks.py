@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vhsbench.harness.cost.memory import is_out_of_memory
-from vhsbench.harness.cost.stages import Call
+from vhsbench.harness.cost.stages import Call, Watched
 
 if TYPE_CHECKING:
     import torch
@@ -103,31 +103,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
 
-class Timed:
-    """Stands for a generator or verifier, and adds what the named methods take to `spent_ms`."""
-
-    def __init__(self, target: Any, methods: tuple[str, ...], device: torch.device) -> None:
-        self._target, self._methods, self._device = target, methods, device
-        self.spent_ms = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if name not in self._methods:
-            return value
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            kept: list[Any] = []
-            self.spent_ms += timed(lambda: kept.append(value(*args, **kwargs)), self._device)[0]
-            return kept[0]
-
-        return call
-
-
 def phases_percent(
     generator: Any, verifier: Any, run: Callable[[Any, Any], object], device: torch.device
 ) -> float:
     """The stages' share of the time of `run(generator, verifier)`, in percent; 100 if they add up to it."""
-    g = Timed(generator, ("encode", "noise", "head", "tail", "denoise", "decode"), device)
-    v = Timed(verifier, ("score",), device) if verifier is not None else None
-    total, _ = timed(lambda: run(g, v), device)
-    return 100 * (g.spent_ms + (v.spent_ms if v else 0.0)) / total
+    spent_ms = 0.0
+
+    def do(stage: str, call: Callable[[], Any]) -> Any:
+        nonlocal spent_ms
+        kept: list[Any] = []
+        spent_ms += timed(lambda: kept.append(call()), device)[0]
+        return kept[0]
+
+    watched = [target and Watched(target, do) for target in (generator, verifier)]
+    total_ms, _ = timed(lambda: run(*watched), device)
+    return 100 * spent_ms / total_ms

@@ -11,16 +11,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.cost.stages import FIXED, PARTS, PER_CANDIDATE, question_tokens
+from vhsbench.harness.cost.stages import each_stage, question_tokens
 from vhsbench.harness.geneval.nano_prompts import nano_prompts
 from vhsbench.harness.geneval.prompts import official
+from vhsbench.harness.inference.route import ROUTES
 
 if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
     from vhsbench.harness.cost.flops import Cost
     from vhsbench.harness.cost.roofline import Device
-    from vhsbench.verifiers.mllm import QuestionTokens
-    from vhsbench.verifiers.protocol import Verifier
+    from vhsbench.verifiers.protocol import QuestionTokens, Verifier
 
 
 def usual_prompt(generator: str) -> str:
@@ -51,7 +51,7 @@ class Counted:
         return self._model(lambda cost: device.bound_ms(cost.tflop, cost.moved_gb))
 
     def paid(self, stage: str) -> str:
-        return "per candidate" if stage in (*PER_CANDIDATE[self.needs], *PARTS) else "fixed"
+        return "fixed" if stage in ROUTES[self.needs].fixed else "per candidate"
 
     def rows(self, n: int) -> list[dict[str, Any]]:
         """One row a stage, in the order they run; the stage score by its parts where it has them."""
@@ -67,9 +67,9 @@ class Counted:
         ]  # fmt: skip
 
     def _model(self, of: Callable[[Cost], float]) -> CostModel:
+        route = ROUTES[self.needs]
         return CostModel(
-            sum(of(self.stages[s]) for s in FIXED[self.needs]),
-            sum(of(self.stages[s]) for s in PER_CANDIDATE[self.needs]),
+            sum(of(self.stages[s]) for s in route.fixed), sum(of(self.stages[s]) for s in route.per_candidate)
         )
 
 
@@ -92,11 +92,8 @@ def count_pipeline(
     if wanted <= 2:
         found = _stages(built, judge, prompt)
     else:
-        # what a verifier computes after denoising does not depend on its steps, and need not be counted again
-        inside = judge if judge is not None and judge.needs == "hidden" else None
-        one = _stages(_with_steps(built, 1), judge, prompt)
-        two = _stages(_with_steps(built, 2), inside, prompt)
-        found = {k: one[k].plus(two[k].less(one[k]), wanted - 1) if k in two else one[k] for k in one}
+        one, two = (_stages(_with_steps(built, steps), judge, prompt) for steps in (1, 2))
+        found = {k: one[k].plus(two[k].less(one[k]), wanted - 1) for k in one}
         built.steps = wanted
     needs = judge.needs if judge else None
     return Counted(generator, built.steps, verifier, needs, prompt, question_tokens(judge, prompt), found)
@@ -118,48 +115,20 @@ def _with_steps(generator: Generator, steps: int) -> Generator:
 
 
 def _stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Cost]:
-    """Every stage in the order it runs, each fed what the one before returned."""
+    """Every stage in the order it runs, and the parts of the stage score."""
+    from PIL import Image
+
     from vhsbench.harness.cost.flops import count
 
     found: dict[str, Cost] = {}
 
-    def run(stage: str, call: Callable[[], Any]) -> Any:
+    def do(stage: str, call: Callable[[], Any]) -> Any:
         kept: list[Any] = []
         found[stage] = count(lambda: kept.append(call()))
+        if stage == "decode":  # there are no pixels on meta: blank ones of the same size
+            side = generator.info().resolution
+            return [Image.new("RGB", (side, side))]
         return kept[0] if kept else None
 
-    cond = run("encode", lambda: generator.encode([prompt]))
-    noise = run("noise", lambda: generator.noise([0]))
-    if verifier is not None and verifier.needs == "hidden":
-        hidden = run("head", lambda: generator.head(cond, noise, verifier.block or 0))
-        found |= _score(verifier, prompt, hidden.features)
-        latents = run("tail", lambda: generator.tail(hidden))
-        run("decode", lambda: generator.decode(latents))
-        return found
-    latents = run("denoise", lambda: generator.denoise(cond, noise))
-    if verifier is not None and verifier.needs == "latents":
-        found |= _score(verifier, prompt, latents)
-    run("decode", lambda: generator.decode(latents))
-    if verifier is not None and verifier.needs == "images":
-        from PIL import Image
-
-        # there are no pixels on meta: blank ones of the same size
-        side = generator.info().resolution
-        found |= _score(verifier, prompt, [Image.new("RGB", (side, side))])
+    each_stage(generator, verifier, prompt, do)
     return found
-
-
-def _score(verifier: Verifier, prompt: str, reads: Any) -> dict[str, Cost]:
-    """The stage score, and its parts if the verifier names them: `tokens` (CLIP), `model.connector`, the rest."""
-    from vhsbench.harness.cost.flops import count
-
-    score = count(lambda: verifier.score([prompt], reads))
-    tokens, model = getattr(verifier, "tokens", None), getattr(verifier, "model", None)
-    connector = getattr(model, "connector", None)
-    if tokens is None or connector is None:
-        return {"score": score}
-    visual: list[Any] = []
-    clip = count(lambda: visual.append(tokens(reads)))
-    projected = count(lambda: connector(visual[0].to(next(connector.parameters()))))
-    parts = {"clip": clip} if verifier.needs == "images" else {}
-    return {"score": score} | parts | {"connector": projected, "llm": score.less(clip).less(projected)}

@@ -296,23 +296,16 @@ def taints(gpu: Gpu) -> list[str]:
 def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:
     """What a pipeline keeps loaded (parameters and dtype of each part), what it reads, and how it attends."""
     import torch
-    from torch import nn
     from torch.backends import cuda
 
-    pipeline = getattr(generator, "pipeline", None)
-    parts: dict[str, Any] = dict(getattr(pipeline, "components", {}))
-    if verifier is not None:
-        model = getattr(verifier, "model", None)
-        parts |= {name: getattr(model, name, None) for name in ("connector", "llm")}
-        tower = getattr(getattr(verifier, "tokens", None), "model", None)
-        parts["clip"] = getattr(tower, "visual", tower)  # open_clip's model holds a text tower too
+    parts = {**generator.modules(), **(verifier.modules() if verifier else {})}
     loaded = {
         name: {
             "parameters": sum(p.numel() for p in part.parameters()),
             "dtype": str(next(part.parameters()).dtype).removeprefix("torch."),
         }
         for name, part in parts.items()
-        if isinstance(part, nn.Module)
+        if any(True for _ in part.parameters())
     }
     backends = {
         "flash": cuda.flash_sdp_enabled(),

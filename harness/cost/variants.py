@@ -93,12 +93,12 @@ def _blocks(generator: Generator, variant: str) -> list[Any]:
 
 
 def _llm(verifier: Verifier | None) -> list[Any]:
-    llm = getattr(getattr(verifier, "model", None), "llm", None)
-    return [llm.model] if llm is not None else []
+    llm: Any = verifier and verifier.modules().get("llm")
+    return [llm.model] if llm else []
 
 
 def _part(generator: Generator, name: str, variant: str) -> Any:
-    part = getattr(getattr(generator, "pipeline", None), name, None)
+    part = generator.modules().get(name)
     if part is None:
         raise VariantError(f"variant '{variant}' changes the {name}, and '{generator.name}' shows none.")
     return part

@@ -52,6 +52,7 @@ REGISTRY: Registry[Detector] = Registry(
         "mmdet": "vhsbench.harness.geneval.mmdet_backend:MMDetDetector",
         "shapes": "vhsbench.harness.geneval.shapes:ShapeDetector",
     },
+    Detector,
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from vhsbench.generators.noise import candidate_seed
 from vhsbench.generators.protocol import NotFiniteError, block_name
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.shown import printable
+from vhsbench.harness.inference.route import ROUTES
 from vhsbench.verifiers.checks import Marks, Name, marks
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vhsbench.generators.protocol import Block, Conditioning, Generator, HiddenStates
-    from vhsbench.verifiers.protocol import Verifier
+    from vhsbench.verifiers.protocol import Needs, Verifier
 
 _SHOWN = 60  # characters of a prompt
 _ODD = "are NaN or infinite: no picture can be made of them; a dtype of wider range (bfloat16, float32) may help."
@@ -47,25 +48,25 @@ class Rows:
 
 @dataclass(frozen=True)
 class Candidates:
-    """B candidates: hidden states by block, latents [B, C, h, w] and images."""
+    """B finished candidates: the states that their routes have in common (see Route), by kind and block."""
 
     rows: Rows
-    hidden: Mapping[Block, HiddenStates]
-    latents: torch.Tensor
-    images: Sequence[Image.Image]
+    states: Mapping[tuple[Needs, Block | None], Any]
+
+    @property
+    def images(self) -> Sequence[Image.Image]:
+        found: Sequence[Image.Image] = self.states["images", None]
+        return found
+
+    def read(self, needs: Needs, block: Block | None = None) -> Any:
+        """What a verifier takes: see Verifier.score. Raises KeyError for hidden states that were not kept."""
+        return ROUTES[needs].reads(self.states[needs, block])
 
     def scored_by(self, verifier: Verifier) -> Marks:
         """p_yes, p_no and score of each candidate, on the CPU. Raises ScoresError, and what the verifier does."""
         prompts = list(self.rows.prompts)
-        return marks(verifier, verifier.score(prompts, self._read_by(verifier)), len(prompts), self.rows.name)
-
-    def _read_by(self, verifier: Verifier) -> Any:
-        if verifier.needs == "images":
-            return self.images
-        if verifier.needs == "latents":
-            return self.latents
-        assert verifier.block is not None
-        return self.hidden[verifier.block].features
+        scores = verifier.score(prompts, self.read(verifier.needs, verifier.block))
+        return marks(verifier, scores, len(prompts), self.rows.name)
 
 
 def candidate(generator: str, prompt: str, seed: int, index: int, prompt_id: int | None = None) -> str:
@@ -85,26 +86,47 @@ def generate(generator: Generator, cond: Conditioning, rows: Rows, blocks: Itera
 
     Raises CandidateError for one whose hidden states, latents or pixels are NaN or infinite.
     """
-    noise = generator.noise(rows.seeds())
-    hidden = {block: generator.head(cond, noise, block) for block in blocks}
-    first = next(iter(hidden.values()), None)
-    latents = generator.denoise(cond, noise) if first is None else generator.tail(first)
-    # queued on the device and read when decoding has waited for it anyway: a batch costs no wait of its own
-    sound = {f"hidden states of block {block_name(b)}": finite_rows(h.features) for b, h in hidden.items()}
-    sound["latents"] = finite_rows(latents)
+    states: dict[tuple[Needs, Block | None], Any] = {}
+    sound: dict[str, torch.Tensor] = {}
     try:
-        images = decoded(generator, latents, rows)
+        for needs, block, state in in_turn(generator, cond, rows, blocks):
+            states[needs, block] = state
+            if needs != "images":
+                # queued on the device and read when decoding has waited for it anyway: no wait of its own
+                sound[in_words(needs, block)] = finite_rows(ROUTES[needs].reads(state))
     except CandidateError:
         _refuse(sound, rows)  # to blame for pixels made of them
         raise
     _refuse(sound, rows)
-    return Candidates(rows, hidden, latents, images)
+    return Candidates(rows, states)
 
 
-def decoded(generator: Generator, latents: torch.Tensor, rows: Rows) -> list[Image.Image]:
-    """An image of each candidate's latents [B, C, h, w]. Raises CandidateError for pixels that are NaN."""
+def in_turn(
+    generator: Generator, cond: Conditioning, rows: Rows, blocks: Iterable[Block]
+) -> Iterator[tuple[Needs, Block | None, Any]]:
+    """The states of a batch as they are made, by kind and block: hidden states of each of `blocks`, latents, images.
+
+    Nothing is made that is not asked for. Raises CandidateError for pixels that are NaN.
+    """
+    noise = generator.noise(rows.seeds())
+    first: HiddenStates | None = None
+    for block in blocks:
+        hidden = generator.head(cond, noise, block)
+        first = first or hidden
+        yield "hidden", block, hidden
+    latents = generator.denoise(cond, noise) if first is None else generator.tail(first)
+    yield "latents", None, latents
+    yield "images", None, _decoded(generator, latents, rows)
+
+
+def in_words(needs: Needs, block: Block | None) -> str:
+    """A state in words, for errors."""
+    return needs if block is None else f"{needs} states of block {block_name(block)}"
+
+
+def _decoded(generator: Generator, latents: torch.Tensor, rows: Rows) -> list[Image.Image]:
     try:
-        images = generator.decode(latents)
+        images = list(generator.decode(latents))
     except NotFiniteError as error:
         raise CandidateError(f"the pixels of {rows.name(error.rows[0])} {_ODD}") from error
     if len(images) != len(rows.keys):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vhsbench.generators.checks import as_device
-from vhsbench.generators.lora import add_lora, find_lora
+from vhsbench.generators.lora import find_lora
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.limits import MOST_CANDIDATES
@@ -84,7 +84,7 @@ def drift_table(
         raise DriftError(
             f"best of {max(ns.values())} needs as many candidates, but the pool has {plan.size}."
         )
-    set_strength = attach(generator, lora)
+    set_strength = generator.add_lora(lora)
     frames = []
     for strength in plan.strengths:
         set_strength(strength)
@@ -143,13 +143,6 @@ def _best_of_n(text: str) -> tuple[str, int]:
     if not n.isdecimal() or not 1 <= int(n[:9]) <= MOST_CANDIDATES:
         raise DriftError(f"'{text}' is not NAME=N, as in vhs=9, with N from 1 to {MOST_CANDIDATES}.")
     return name, int(n)
-
-
-def attach(generator: Generator, lora: Path) -> Callable[[float], None]:
-    """Load a LoRA in diffusers' format; the function returned sets its strength. Raises GeneratorError."""
-    pipeline: Any = getattr(generator, "pipeline", None)
-    add_lora(pipeline, generator.name, find_lora(generator.name, lora), 0.0)
-    return lambda strength: pipeline.set_adapters(["lora"], [float(strength)])
 
 
 def _scored(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -27,9 +27,10 @@ from vhsbench.harness.common.tables import read_table
 from vhsbench.harness.common.tensors import parse_tensors
 from vhsbench.harness.common.text import decode, parse_json, read_json_lines
 from vhsbench.harness.geneval.metadata import check
+from vhsbench.harness.inference.candidates import in_words
 from vhsbench.harness.store.keys import IN_POOL
 from vhsbench.harness.store.tables import SCHEMAS
-from vhsbench.verifiers.protocol import blocks_read
+from vhsbench.verifiers.protocol import Needs, blocks_read
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
     from vhsbench.harness.config.run import RunConfig
 
-Keep = Literal["hidden", "latents", "images"]
 Progress = Callable[[str, int, int], None]
 
 MANIFEST, PROMPTS, CANDIDATES = "manifest.json", "prompts.jsonl", "candidates.parquet"
@@ -67,10 +67,15 @@ class Manifest(Strict):
     size: int = Field(ge=1)
     batch: int = Field(ge=1)
     blocks: list[Block]
-    keep: list[Keep]
+    keep: list[Needs]
     dtype: str
     files: dict[str, PoolFile]
     identity: dict[str, Any] | None = None  # what made it, by content; None in pools of earlier versions
+
+    @property
+    def kinds(self) -> list[tuple[Needs, Block | None]]:
+        """What is kept, as verifiers need it: the kind, and of hidden states the block."""
+        return kinds(self.keep, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,13 @@ class Pool:
         except DamagedImage as error:
             raise PoolError(str(error)) from error
 
-    def batches(self, needs: Keep, block: Block | None) -> Iterator[tuple[list[str], Any]]:
+    def batches(self, needs: Needs, block: Block | None) -> Iterator[tuple[list[str], Any]]:
         """(prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
-        if needs not in self.manifest.keep or (needs == "hidden" and block not in self.manifest.blocks):
-            kept: list[str] = [k for k in self.manifest.keep if k != "hidden"]
-            kept += [f"hidden states of block {b}" for b in self.manifest.blocks]
-            wanted = f"hidden states of block {block}" if needs == "hidden" else needs
+        kept = self.manifest.kinds
+        if (needs, block) not in kept:
+            said = ", ".join(in_words(*kind) for kind in kept)
             raise PoolError(
-                f"the pool {self.path} keeps {', '.join(kept)}, not {wanted}; make one that keeps them."
+                f"the pool {self.path} keeps {said}, not {in_words(needs, block)}; make one that keeps them."
             )
         rows = len(self.candidates)
         for start in range(0, rows, self.manifest.batch):
@@ -134,9 +138,9 @@ class Pool:
             return read_bytes(self.path / name, self.manifest.files[name].size)
 
 
-def kinds_to_keep(names: Sequence[str] | None) -> list[Keep] | None:
+def kinds_to_keep(names: Sequence[str] | None) -> list[Needs] | None:
     """The kinds that are named; None for none, the default. Raises PoolError for another name."""
-    known: dict[str, Keep] = {k: k for k in ("hidden", "latents", "images")}
+    known: dict[str, Needs] = {k: k for k in get_args(Needs)}
     for name in names or ():
         if name not in known:
             raise PoolError(f"a pool keeps hidden, latents or images, not '{name}'.")
@@ -147,9 +151,15 @@ def image_name(row: int) -> str:
     return f"images/{row:06d}.png"
 
 
-def feature_name(needs: Keep, block: Block | None, start: int) -> str:
-    folder = f"hidden_block={block_name(block)}" if needs == "hidden" and block is not None else "latents"
+def feature_name(needs: Needs, block: Block | None, start: int) -> str:
+    folder = needs if block is None else f"{needs}_block={block_name(block)}"
     return f"{folder}/{start:06d}.safetensors"
+
+
+def kinds(keep: Sequence[Needs], blocks: Sequence[Block]) -> list[tuple[Needs, Block | None]]:
+    """Of each kind to keep, and of hidden states of each block."""
+    others: list[tuple[Needs, Block | None]] = [(needs, None) for needs in keep if needs != "hidden"]
+    return others + [("hidden", block) for block in blocks if "hidden" in keep]
 
 
 def load_pool(path: Path) -> Pool:
@@ -205,7 +215,7 @@ def _verify(path: Path, name: str, entry: PoolFile) -> None:
 def make_pool(
     config: RunConfig,
     out: Path,
-    keep: Sequence[Keep] | None = None,
+    keep: Sequence[Needs] | None = None,
     dtype: str | None = None,
     progress: Progress = lambda *_: None,
 ) -> Pool:
@@ -241,7 +251,7 @@ class _Maker:
         self,
         config: RunConfig,
         out: Path,
-        keep: Sequence[Keep] | None,
+        keep: Sequence[Needs] | None,
         dtype: str | None,
         progress: Progress,
     ) -> None:
@@ -265,13 +275,13 @@ class _Maker:
             judges.append(create_verifier(wanted, config.device, self.generator.name))
             judges[-1].check_host(self.generator)
         self.blocks = blocks_read(judges)
-        self.keep: list[Keep] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
+        self.keep: list[Needs] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
         if "hidden" in self.keep and not self.blocks:
             raise PoolError(
                 "hidden states are kept for a verifier that reads them; the configuration has none."
             )
-        if "hidden" not in self.keep:
-            self.blocks = []
+        self.kinds = kinds(self.keep, self.blocks)
+        self.blocks = [block for _, block in self.kinds if block is not None]
         self.files: dict[str, PoolFile] = {}
         self.kept_dtype = ""
 
@@ -302,16 +312,11 @@ class _Maker:
 
         cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _, _ in rows])
         made = generate(self.generator, cond, Rows(self.entry.shown, cond.prompts, rows), self.blocks)
-        for block, hidden in made.hidden.items():
-            self._tensor(feature_name("hidden", block, start), hidden.features)
-        if "latents" in self.keep:
-            self._tensor(feature_name("latents", None, start), made.latents)
-        images = made.images
-        if "images" in self.keep:
-            for at, image in enumerate(images, start=start):
-                self._write(image_name(at), encode_image(image))
+        for needs, block in made.states:
+            if (needs, block) in self.kinds:
+                self._keep(needs, block, start, made.read(needs, block))
         metadata = [self.prompts[p] for p, _, _ in rows]
-        verdicts = judge(self.detector, images, metadata)
+        verdicts = judge(self.detector, made.images, metadata)
         return pd.DataFrame(rows, columns=IN_POOL).assign(
             generator=self.entry.shown,
             steps=self.generator.steps,
@@ -319,6 +324,14 @@ class _Maker:
             correct=[v.correct for v in verdicts],
             reason=[v.reason for v in verdicts],
         )
+
+    def _keep(self, needs: Needs, block: Block | None, start: int, read: Any) -> None:
+        """Write what a verifier reads of a batch: pictures each to a file, features together."""
+        if isinstance(read, list):
+            for at, image in enumerate(read, start=start):
+                self._write(image_name(at), encode_image(image))
+        else:
+            self._tensor(feature_name(needs, block, start), read)
 
     def _tensor(self, name: str, features: torch.Tensor) -> None:
         import torch

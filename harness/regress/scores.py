@@ -63,7 +63,7 @@ def score_pool(
     done, of = 0, len(pool.candidates)
     progress(done, of)
     for texts, read in pool.batches(verifier.needs, verifier.block):
-        scores = verifier.score(texts, read if isinstance(read, list) else read.to(_device(verifier)))
+        scores = verifier.score(texts, read if isinstance(read, list) else read.to(verifier.device))
         found = marks(verifier, scores, len(texts), _rows(pool, texts, done).name)
         for part, field in zip(parts, ("score", "p_yes", "p_no"), strict=True):
             part.append(found[field].astype(np.float64))
@@ -78,10 +78,6 @@ def _rows(pool: Pool, texts: Sequence[str], start: int) -> Rows:
     """The candidates of a batch that begins at row `start` of the pool."""
     keys = pool.candidates[IN_POOL].iloc[start : start + len(texts)]
     return Rows(pool.manifest.generator, texts, list(keys.itertuples(index=False, name=None)))
-
-
-def _device(verifier: Verifier) -> Any:
-    return getattr(verifier, "device", "cpu")
 
 
 def run_candidates(run: Run) -> LabeledCandidates:

@@ -51,7 +51,7 @@ def side_by_side(
     baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int
 ) -> Speed:
     """Time both on the pool's first candidates: once each a round, in alternating order."""
-    from vhsbench.harness.cost.measure import taints
+    from vhsbench.harness.cost.measure import device_name, taints
 
     gpus = _gpus(baseline, candidate)
     calls = [scoring(v, pool, batch) for v in (baseline, candidate)]
@@ -72,15 +72,14 @@ def side_by_side(
     medians = [float(np.median(kept)) if kept else None for kept in times]
     ratio, low, high = paired_ratio(times[0], times[1]) if times[0] else (None, None, None)
     return Speed(
-        _device_name(baseline), batch, repeats, medians[0], medians[1], ratio, low, high,
+        device_name(baseline.device), batch, repeats, medians[0], medians[1], ratio, low, high,
         memory[0], memory[1], memory[1] / memory[0], len(spoiled), "; ".join(dict.fromkeys(spoiled)),
     )  # fmt: skip
 
 
 def _gpus(*verifiers: Verifier) -> list[Gpu]:
     """The GPUs that the verifiers are on, each once."""
-    devices = {getattr(v, "device", None) for v in verifiers}
-    return [Gpu.of(device) for device in devices if device is not None]
+    return [Gpu.of(device) for device in {v.device for v in verifiers}]
 
 
 def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, float, float]:
@@ -92,35 +91,34 @@ def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, floa
 
 def scoring(verifier: Verifier, pool: Pool, batch: int = 1) -> Call:
     """A call that scores the pool's first `batch` candidates, everything it reads being at hand."""
-    prompts: list[str] = []
-    reads: list[Any] = []
-    for texts, read in pool.batches(verifier.needs, verifier.block):
-        prompts.extend(texts)
-        reads.extend(read)
-        if len(prompts) >= batch:
-            break
-    texts, rows = prompts[:batch], reads[:batch]
-    if verifier.needs == "images":
-        return lambda: verifier.score(texts, rows)
     import torch
 
-    features = torch.stack(rows).to(getattr(verifier, "device", "cpu"))
+    prompts: list[str] = []
+    rows: list[Any] = []
+    for texts, read in pool.batches(verifier.needs, verifier.block):
+        prompts.extend(texts)
+        rows.extend(read)
+        if len(prompts) >= batch:
+            break
+    texts, reads = prompts[:batch], rows[:batch]
+    features = torch.stack(reads).to(verifier.device) if isinstance(reads[0], torch.Tensor) else reads
     return lambda: verifier.score(texts, features)
 
 
 def _wall_ms(call: Call, verifier: Verifier) -> float:
-    device = getattr(verifier, "device", None)
-    if device is not None and device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        call()
-        torch.cuda.synchronize(device)
-        return 1e3 * (time.perf_counter() - started)
+    _wait(verifier)
     started = time.perf_counter()
     call()
+    _wait(verifier)
     return 1e3 * (time.perf_counter() - started)
+
+
+def _wait(verifier: Verifier) -> None:
+    """Until its device has done all that was asked of it."""
+    if verifier.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(verifier.device)
 
 
 def _peak_gb(verifier: Verifier, call: Call) -> float:
@@ -128,8 +126,8 @@ def _peak_gb(verifier: Verifier, call: Call) -> float:
     import torch
 
     call()  # the first call may build caches
-    device = getattr(verifier, "device", None)
-    if device is not None and device.type == "cuda":
+    device = verifier.device
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -152,26 +150,10 @@ def _allocated_bytes(call: Call) -> int:
 
 
 def _weights_bytes(verifier: Verifier) -> int:
-    """Bytes of all parameters and buffers in the verifier and in what it reads with, each once."""
-    from torch import nn
-
-    parts = list(vars(verifier).values())
-    parts += [part for owner in parts if hasattr(owner, "__dict__") for part in vars(owner).values()]
+    """Bytes of all parameters and buffers that the verifier keeps loaded, each once."""
     tensors = {
         t.data_ptr(): t.nbytes
-        for module in parts
-        if isinstance(module, nn.Module)
+        for module in verifier.modules().values()
         for t in (*module.parameters(), *module.buffers())
     }
     return sum(tensors.values())
-
-
-def _device_name(verifier: Verifier) -> str:
-    from vhsbench.harness.cost.measure import device_name
-
-    device = getattr(verifier, "device", None)
-    if device is None:
-        from vhsbench.harness.cost.environment import cpu_model
-
-        return cpu_model()
-    return device_name(device)

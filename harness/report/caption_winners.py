@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from vhsbench import generators, verifiers
 from vhsbench.generators.checks import as_device
 from vhsbench.generators.noise import candidate_seed
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig, kept_config
-from vhsbench.harness.inference.best_of_n import features
+from vhsbench.harness.inference.route import route_of
 from vhsbench.harness.report.captions_csv import COLUMNS, write_captions
 from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.store.keys import POOL
@@ -100,6 +100,7 @@ def _entry(run: Path, config: RunConfig, shown: str, steps: int) -> GeneratorCon
 
 def _captioned(host: Generator, model: MllmVerifier, rows: pd.DataFrame) -> pd.DataFrame:
     seeds = [candidate_seed(int(r["seed"]), int(r["prompt_id"]), int(r["index"])) for _, r in rows.iterrows()]
-    made: Any = features(host, model, host.encode(rows["prompt"].tolist()), seeds)
-    read = made.features if model.needs == "hidden" else made
-    return rows.assign(caption=captions(model, read), checkpoint=model.checkpoint_sha256)
+    route = route_of(model)
+    state = route.start(host, host.encode(rows["prompt"].tolist()), seeds)
+    found = captions(model, route.reads(state))
+    return rows.assign(caption=found, checkpoint=model.checkpoint_sha256)

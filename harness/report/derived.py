@@ -14,7 +14,7 @@ from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import left_out, sound
-from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
+from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.report import comparisons
 from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
 from vhsbench.harness.report.costs import cost_table
@@ -102,8 +102,8 @@ class Derived:
             (verifier, part, stage, median[verifier, stage])
             for verifier in self.models_of(generator, steps)
             for part, stages in (
-                ("per candidate", PER_CANDIDATE[self.needs[verifier]]),
-                ("fixed", FIXED[self.needs[verifier]]),
+                ("per candidate", ROUTES[self.needs[verifier]].per_candidate),
+                ("fixed", ROUTES[self.needs[verifier]].fixed),
             )
             for stage in stages
         ]

@@ -61,9 +61,10 @@ def open_clip_score(config: ClipScoreConfig, device: str) -> ClipScore:
 
 
 def _nano(folder: Path, device: str) -> ClipScore:
-    clip, tokenizer = load_clip(folder, torch.device(device)), clip_tokenizer()
+    clip, patches = load_clip(folder, torch.device(device))
+    tokenizer = clip_tokenizer()
 
     def tokens(texts: Sequence[str]) -> torch.Tensor:
-        return clip_ids(tokenizer, texts, clip.model.context_length).to(device)
+        return clip_ids(tokenizer, texts, clip.context_length).to(device)
 
-    return ClipScore(clip.model, clip.pixels, tokens, "nano")
+    return ClipScore(clip, patches.pixels, tokens, "nano")

@@ -23,13 +23,14 @@ from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.common.text import read_json_lines
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.geneval.detector import Detector, judge
-from vhsbench.harness.inference.candidates import Rows, candidate, decoded, encoded, finite_rows, refuse_rows
+from vhsbench.harness.inference.candidates import Rows, candidate, encoded, finite_rows, in_turn, refuse_rows
+from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.training.sources import Sample, samples_sha256
 from vhsbench.verifiers.protocol import Needs
 from vhsbench.verifiers.training.shards import DataCard, DataStage, ShardWriter, read_data_card
 
 if TYPE_CHECKING:
-    from vhsbench.generators.protocol import Block, Generator, HiddenStates
+    from vhsbench.generators.protocol import Block, Generator
     from vhsbench.harness.training.captioners import Captioner
     from vhsbench.harness.training.clip_score import ClipScore
 
@@ -97,9 +98,10 @@ class Collector:
                 raise DataError(
                     "hidden states need a block: they are collected by a vhs's configuration, as its verifier.block."
                 )
-        self.generator, self.reads, self.block = generator, tuple(reads), block
+        self.generator, self.reads = generator, tuple(reads)
+        self.block = block if "hidden" in reads else None
         self.detector, self.captioner, self.clip_score = detector, captioner, clip_score
-        self.revision = revision or str(getattr(generator, "revision", "") or generator.info().source)
+        self.revision = revision or (generator.revision or generator.info().source)
         self._dtype, self.batch_size = dtype, batch_size
 
     def batches(self, part: Part) -> Iterator[Made]:
@@ -257,29 +259,20 @@ class Collector:
         self, samples: Sequence[Sample], prompts: Sequence[str], root: int, look: bool = True
     ) -> tuple[dict[Needs, torch.Tensor], list[Image.Image]]:
         """What verifiers read of one image a prompt, on the CPU, and the images, if one is to `look` at them."""
-        generator = self.generator
-        cond = encoded(generator.encode, prompts)
-        rows = Rows(generator.name, prompts, [(s.prompt_id, root, s.index) for s in samples])
-        noise = generator.noise(rows.seeds())
+        cond = encoded(self.generator.encode, prompts)
+        rows = Rows(self.generator.name, prompts, [(s.prompt_id, root, s.index) for s in samples])
         found: dict[Needs, torch.Tensor] = {}
-        hidden: HiddenStates | None = None
-        if "hidden" in self.reads:
-            assert self.block is not None
-            hidden = generator.head(cond, noise, self.block)
-            found["hidden"] = self._stored(hidden.features, rows)
-        if not look and self.reads == ("hidden",):
-            return found, []
-        latents = generator.denoise(cond, noise) if hidden is None else generator.tail(hidden)
-        if "latents" in self.reads:
-            found["latents"] = self._stored(latents, rows)
-        if not look and "images" not in self.reads:
-            return found, []
-        images = decoded(generator, latents, rows)
-        if "images" in self.reads:
-            found["images"] = torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in images]))
-        return found, images
+        blocks = [self.block] if self.block is not None else []
+        for needs, _, state in in_turn(self.generator, cond, rows, blocks):
+            if needs in self.reads:
+                found[needs] = self._stored(ROUTES[needs].reads(state), rows)
+            if not look and len(found) == len(self.reads):
+                return found, []
+        return found, state
 
-    def _stored(self, features: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def _stored(self, features: torch.Tensor | list[Image.Image], rows: Rows) -> torch.Tensor:
+        if isinstance(features, list):
+            return torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in features]))
         dtype = self._dtype or (features.dtype if features.element_size() == 2 else torch.float16)
         stored = features.to("cpu", dtype)
         if not (sound := finite_rows(stored)).all():

@@ -433,13 +433,13 @@ def test_a_whole_finished_run_is_left_alone_even_without_its_shards(faults, tmp_
 def measured(device="cpu", keep=None):
     """Stands for the measuring of a pipeline: one row a stage that T(N) is of."""
     from vhsbench.harness.cost.measure import Measured, _row
-    from vhsbench.harness.cost.stages import FIXED, PER_CANDIDATE
+    from vhsbench.harness.inference.route import ROUTES
 
     def measure(cell, *_):
         if keep is not None:
             keep.append((cell.verifier or "none", cell.timing.repeats))
         needs = "latents" if cell.verifier else None
-        stages = [*FIXED[needs], *PER_CANDIDATE[needs]]
+        stages = [*ROUTES[needs].fixed, *ROUTES[needs].per_candidate]
         keys = [(stage, 1, 1) for stage in stages] + [("end_to_end", n, 1) for n in (1, 2)]
         rows = [_row(cell, cell.generator, 1, key, wall_ms=1.0, device=device) for key in keys]
         return Measured(rows, {"needs": needs})

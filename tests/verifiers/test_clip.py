@@ -62,7 +62,7 @@ def test_a_saved_tower_is_loaded_without_copying_weights_to_float32(tower, tmp_p
     patches = load_tower(tmp_path, torch.device("cpu"), torch.bfloat16)
     assert {p.dtype for p in patches.model.parameters()} == {torch.bfloat16}
     assert patches([image(30, 40)]).shape == (1, 4, 48)
-    assert patches.parameters < sum(p.numel() for p in tower.parameters())
+    assert sum(p.numel() for p in patches.model.parameters()) < sum(p.numel() for p in tower.parameters())
 
 
 def test_an_official_clip_verifier_scores_images_with_its_tower(official, tower, tmp_path):

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import pytest
 
@@ -161,3 +164,75 @@ def test_an_identity_is_the_factorys_own_or_its_options(monkeypatch):
     assert found.identity("mine", a=1) == {"name": "mine", "package": "my-package 1.2", "options": {"a": 1}}
     with pytest.raises(RegistryError, match="did you mean 'told'"):
         found.identity("tolt")
+
+
+class Member(Protocol):
+    name: str
+
+    def must(self) -> int: ...
+
+    def may(self) -> str: ...
+
+    @property
+    def place(self) -> str: ...
+
+
+class MemberDefaults:
+    name: str
+
+    def may(self) -> str:
+        return f"{self.name}'s default"
+
+    @cached_property
+    def place(self) -> str:
+        return f"beside {self.name}"
+
+
+class Brief:
+    name = "brief"
+
+    def must(self) -> int:
+        return 1
+
+
+class Full(Brief):
+    place = "here"
+
+    def may(self) -> str:
+        return "its own"
+
+
+class Lacking:
+    name = "lacking"
+
+
+class Closed:
+    """Has no room for what it leaves out."""
+
+    name = "closed"
+    must = Brief.must
+
+    __slots__ = ()
+
+
+@pytest.fixture
+def members() -> Registry[Member]:
+    targets = {c.__name__.lower(): f"{__name__}:{c.__name__}" for c in (Brief, Full, Lacking, Closed)}
+    return Registry("member", "group", targets, Member, MemberDefaults)
+
+
+def test_members_left_out_are_the_defaults(members):
+    brief, full = members.create("brief"), members.create("full")
+    assert (brief.must(), brief.may(), brief.place) == (1, "brief's default", "beside brief")
+    assert (full.may(), full.place) == ("its own", "here")
+    assert (type(full), isinstance(brief, Brief)) == (Full, True)
+    gone = weakref.ref(brief)
+    del brief
+    assert gone() is None  # it is not kept by what it was given
+
+
+@pytest.mark.parametrize(("name", "member"), [("lacking", "must"), ("closed", "may")])
+def test_a_member_without_a_default_is_named(members, name, member):
+    with pytest.raises(RegistryError) as error:
+        members.create(name)
+    assert str(error.value) == f"member '{name}' lacks '{member}'; {__name__} says what a member has."

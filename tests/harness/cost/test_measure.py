@@ -98,6 +98,16 @@ def test_longer_runs_cost_what_counting_them_says(nano, kind, n, batch):
     assert extended.activation_bytes == pytest.approx(counted.activation_bytes, rel=1e-9)
 
 
+def test_a_plugin_that_says_no_more_than_it_must_is_measured(faults):
+    """Of another package: no modules, no parts of its score, no question."""
+    options = {"generator": "fake", "generator_options": {"faults": str(faults.folder)}}
+    measured = measure(cell(**options, verifier="fake-verifier"))
+    rows = table(measured.rows)
+    assert set(rows["stage"]) == {"encode", "noise", "denoise", "score", "decode", "end_to_end"}
+    assert (rows["status"] == "ok").all()
+    assert (measured.about["loaded"], measured.about["question_tokens"]) == ({}, None)
+
+
 def test_what_stays_loaded_is_stated():
     vhs = measure(cell()).about
     clip = measuring.describe(generators.create("nano"), verifiers.create("mllm-clip"))
@@ -254,7 +264,7 @@ def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
     assert moved == {"score_difference": 0.0, "image_difference": 0.0}
     assert len(compiled) == generator.blocks + 1
     with pytest.raises(variants.VariantError, match="shows none"):
-        variants.VARIANTS["channels-last"](SimpleNamespace(name="other"), None)
+        variants.VARIANTS["channels-last"](SimpleNamespace(name="other", modules=dict), None)
     with pytest.raises(variants.VariantError, match="needs a CUDA device"):
         variants.VARIANTS["cuda-graphs"](generator, verifier)
 

@@ -96,9 +96,9 @@ def test_what_is_sound_is_made_as_before(nano):
     made = generate(nano, cond(nano), ROWS, [5])
     noise = nano.noise(ROWS.seeds())
     hidden = nano.head(cond(nano), noise, 5)
-    assert torch.equal(made.hidden[5].features, hidden.features)
-    assert torch.equal(made.latents, nano.tail(hidden))
-    assert [i.tobytes() for i in made.images] == [i.tobytes() for i in nano.decode(made.latents)]
+    assert torch.equal(made.read("hidden", 5), hidden.features)
+    assert torch.equal(made.read("latents"), nano.tail(hidden))
+    assert [i.tobytes() for i in made.images] == [i.tobytes() for i in nano.decode(made.read("latents"))]
     scores = verifiers.create("vhs")
     assert (
         made.scored_by(scores)["score"].tolist() == scores.score([PROMPT] * 3, hidden.features).score.tolist()

@@ -16,7 +16,7 @@ from vhsbench.generators.protocol import GeneratorError
 from vhsbench.harness.cli import app
 from vhsbench.harness.geneval.nano_prompts import balanced, nano_prompts
 from vhsbench.harness.geneval.shapes import ShapeDetector
-from vhsbench.harness.regress.drift import COLUMNS, DriftError, DriftPlan, attach, drift_table, markdown
+from vhsbench.harness.regress.drift import COLUMNS, DriftError, DriftPlan, drift_table, markdown
 from vhsbench.verifiers.checks import ScoresError
 
 
@@ -66,10 +66,10 @@ def test_strength_zero_is_the_generator_itself(moved, nano):
 
 def test_mistakes(tmp_path):
     with pytest.raises(GeneratorError, match="there are no LoRA weights at"):
-        attach(generators.create("nano"), tmp_path / "none")
+        generators.create("nano").add_lora(tmp_path / "none")
     (tmp_path / FILE).write_bytes(b"not safetensors")
     with pytest.raises(GeneratorError, match="does not fit"):
-        attach(generators.create("nano"), tmp_path / FILE)
+        generators.create("nano").add_lora(tmp_path / FILE)
     plan = DriftPlan(nano_prompts()["validation"][:1], ShapeDetector(), best_of_n={"vhs": 9}, size=2)
     with pytest.raises(DriftError, match="best of 9 needs as many candidates"):
         drift_table(generators.create("nano"), [verifiers.create("vhs")], LORA, plan)
