@@ -248,35 +248,36 @@ def _fill(
 
     A key of `tied` may be absent; where present, it must equal the tensor it is tied to.
     """
-    expected = module.state_dict()
-    given = {k for k in tensors.keys() if k.startswith(prefix) and not k.startswith(_TOWER)}  # noqa: SIM118
-    if not prefix:
-        given = {k for k in given if not k.startswith(_PROJECTOR)}
+    expected = {prefix + name: like for name, like in module.state_dict().items()}
+    given = {key for key in tensors.keys() if _is_of(key, prefix)}  # noqa: SIM118
     values = {}
-    for name, like in expected.items():
-        key = prefix + name
-        if key not in given:
-            if key in tied:
-                continue
+    for key, like in expected.items():
+        if key in given:
+            _check_shape(tensors, key, like)
+        elif key not in tied:
+            shape = list(like.shape)
             raise CheckpointError(
-                f"{tensors.name} lacks the key '{key}', of shape {list(like.shape)} by the configuration."
+                f"{tensors.name} lacks the key '{key}', of shape {shape} by the configuration."
             )
-        if tensors.shape(key) != list(like.shape):
-            raise CheckpointError(
-                f"{tensors.name}: '{key}' has shape {tensors.shape(key)}, "
-                f"but the configuration says {list(like.shape)}."
-            )
-        if key in tied:
-            if not torch.equal(tensors[key], tensors[tied[key]]):
-                raise CheckpointError(
-                    f"{tensors.name}: '{key}' differs from '{tied[key]}', to which it is tied."
-                )
-            continue
-        values[name] = tensors[key].to(dtype)
-    unknown = sorted(given - {prefix + name for name in expected})
-    if unknown:
+        if key not in tied:
+            values[key.removeprefix(prefix)] = tensors[key].to(dtype)
+        elif key in given and not torch.equal(tensors[key], tensors[tied[key]]):
+            raise CheckpointError(f"{tensors.name}: '{key}' differs from '{tied[key]}', to which it is tied.")
+    if unknown := sorted(given - set(expected)):
         raise CheckpointError(f"{tensors.name} has an unknown key '{unknown[0]}'.")
     module.load_state_dict(values, strict=not tied, assign=True)
+
+
+def _is_of(key: str, prefix: str) -> bool:
+    """Whether a key is of the connector, or, without a prefix, of the LLM."""
+    return key.startswith(prefix) if prefix else not key.startswith((_TOWER, _PROJECTOR))
+
+
+def _check_shape(tensors: _Tensors, key: str, like: torch.Tensor) -> None:
+    if (found := tensors.shape(key)) != list(like.shape):
+        raise CheckpointError(
+            f"{tensors.name}: '{key}' has shape {found}, but the configuration says {list(like.shape)}."
+        )
 
 
 def save_checkpoint(
