@@ -63,7 +63,7 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> GenEvalScores:
     tags = np.array([row["tag"] for row in rows])
 
     def score(chosen: Any, by_task: bool = False) -> GenEvalScore:
-        found = clustered_mean(correct[chosen], prompts[chosen], tags[chosen], by_task)
+        found = clustered_mean(correct[chosen], prompts=prompts[chosen], tasks=tags[chosen], by_task=by_task)
         ends = (float(found.mean[0]), float(found.low[0]), float(found.high[0]))
         return GenEvalScore(*ends, found.n, int(np.size(correct[chosen])))
 

@@ -8,7 +8,7 @@ interval of Clopper and Pearson; docs/methods.md derives it and shows how often 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,48 +37,46 @@ class Interval:
     n: int
 
 
-def clustered_mean(
-    values: ArrayLike,
-    prompts: ArrayLike | None = None,
-    tasks: ArrayLike | None = None,
-    by_task: bool = False,
-    most: float = 1.0,
-    level: float = LEVEL,
-) -> Interval:
-    """Mean of values [R] or [R, K] in 0..most over prompts, with its interval.
+class Grouping(TypedDict, total=False):
+    """What rows are grouped by before a mean is taken, and how sure its interval is.
 
-    prompts [R] names each row's prompt (rows of one prompt, its seeds, are averaged first; without it
-    every row is a prompt); tasks [R] its task, among whose prompts it varies. `by_task` takes the
-    mean of the tasks' means (GenEval's overall) in place of the mean over prompts (the paper's).
+    prompts [R] names each row's prompt: rows of one prompt, its seeds, are averaged first (without it every row
+    is a prompt). tasks [R] names its task, among whose prompts it varies. by_task takes the mean of the tasks'
+    means (GenEval's overall) in place of the mean over prompts (the paper's). level is 0.95 by default.
+    """
+
+    prompts: ArrayLike
+    tasks: ArrayLike
+    by_task: bool
+    level: float
+
+
+def clustered_mean(values: ArrayLike, most: float = 1.0, **grouping: Unpack[Grouping]) -> Interval:
+    """Mean over prompts of values [R] or [R, K] in 0..most, with its interval.
+
     Raises ValueError for no values, one that is not a number or out of range, or labels of another length.
     """
-    v, strata = _by_prompt(values, prompts, tasks)
-    _check_range(v, 0.0, most)
-    return _interval(v, strata, by_task, (0.0, most), level)
+    sample = _Sample.of(values, **grouping)
+    sample.check_range(0.0, most)
+    return sample.interval(0.0, most)
 
 
 def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    prompts: ArrayLike | None = None,
-    tasks: ArrayLike | None = None,
-    by_task: bool = False,
-    largest: ArrayLike = 1.0,
-    level: float = LEVEL,
+    a: ArrayLike, b: ArrayLike, largest: ArrayLike = 1.0, **grouping: Unpack[Grouping]
 ) -> Interval:
     """Mean of a - b, two verifiers on the same rows: narrower than two intervals, as hard prompts cancel.
 
     `largest`, one number or [K], is how far two values can be apart (vhsbench.harness.stats.expected.largest_difference).
     An unseen prompt counts as no further apart than the prompts that differ can be on average, so with
-    few of these as `largest`. The rest is as in clustered_mean. Raises ValueError also if shapes differ.
+    few of these as `largest`. Raises ValueError as `clustered_mean`, and if shapes differ.
     """
     if np.shape(a) != np.shape(b):
         raise ValueError(f"a pair needs the same rows: {np.shape(a)} and {np.shape(b)}.")
-    d, strata = _by_prompt(np.subtract(a, b, dtype=np.float64), prompts, tasks)
-    far = np.broadcast_to(np.asarray(largest, dtype=np.float64), d.shape[1:])
-    _check_range(d, -far, far)
-    unseen = _typical_size(np.abs(d), far, (1 - level) / 2)
-    return _interval(d, strata, by_task, (-unseen, unseen), level)
+    sample = _Sample.of(np.subtract(a, b, dtype=np.float64), **grouping)
+    far = np.broadcast_to(np.asarray(largest, dtype=np.float64), sample.values.shape[1:])
+    sample.check_range(-far, far)
+    unseen = _typical_size(np.abs(sample.values), far, sample.tail)
+    return sample.interval(-unseen, unseen)
 
 
 def pooled_share(right: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> Interval:
@@ -157,45 +155,52 @@ def _labels(prompts: ArrayLike, rows: int) -> NDArray[Any]:
     return labels
 
 
-def _by_prompt(
-    values: ArrayLike, prompts: ArrayLike | None, tasks: ArrayLike | None
-) -> tuple[Floats, NDArray[Any]]:
-    """Values [P, K], and the task of each prompt [P]."""
-    v = _columns(values)
-    ids = np.arange(len(v)) if prompts is None else np.asarray(prompts)
-    strata = np.zeros(len(v)) if tasks is None else np.asarray(tasks)
-    if not len(v) == len(ids) == len(strata):
-        raise ValueError(f"{len(v)} values have {len(ids)} prompts and {len(strata)} tasks.")
-    return average_by_prompt(v, ids), strata[np.unique(ids, return_index=True)[1]]
-
-
-def _check_range(values: Floats, least: Number, most: Number) -> None:
-    slack = _ROUNDING * np.maximum(1.0, np.abs(most))
-    if (values < least - slack).any() or (values > most + slack).any():
-        raise ValueError(f"values must lie between {np.min(least):g} and {np.max(most):g}.")
-
-
 def _unknown(mean: Floats, n: int) -> Interval:
     return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan), n)
 
 
-def _interval(
-    values: Floats, strata: NDArray[Any], by_task: bool, unseen: tuple[Number, Number], level: float
-) -> Interval:
-    """Of the mean of values [P, K]; an unseen prompt's value lies between the two of `unseen`."""
-    tasks = [np.flatnonzero(strata == label) for label in np.unique(strata)]
-    mean = np.mean([values[rows].mean(0) for rows in tasks], axis=0) if by_task else values.mean(0)
-    if len(values) < 2:
-        return _unknown(mean, len(values))
-    weights = np.full(len(values), 1 / len(values))
-    if by_task:
-        for rows in tasks:
-            weights[rows] = 1 / (len(tasks) * len(rows))
-    tail = (1 - level) / 2
-    seen = _Seen(
-        mean, _variance(values, weights, mean, tasks, tail), 1 / weights.max(), values.min(0), values.max(0)
-    )
-    return Interval(mean, *seen.limits(*unseen, tail), len(values))
+@dataclass(frozen=True)
+class _Sample:
+    """Values [P, K] of prompts, and the task of each; an interval leaves out `tail` on either side."""
+
+    values: Floats
+    tasks: NDArray[Any]
+    by_task: bool
+    tail: float
+
+    @classmethod
+    def of(cls, values: ArrayLike, **grouping: Unpack[Grouping]) -> _Sample:
+        """Raises ValueError for no values, one that is not a number, or labels of another length."""
+        v = _columns(values)
+        ids = np.asarray(grouping.get("prompts", np.arange(len(v))))
+        tasks = np.asarray(grouping.get("tasks", np.zeros(len(v))))
+        if not len(v) == len(ids) == len(tasks):
+            raise ValueError(f"{len(v)} values have {len(ids)} prompts and {len(tasks)} tasks.")
+        of_prompt = tasks[np.unique(ids, return_index=True)[1]]
+        tail = (1 - grouping.get("level", LEVEL)) / 2
+        return cls(average_by_prompt(v, ids), of_prompt, grouping.get("by_task", False), tail)
+
+    def check_range(self, least: Number, most: Number) -> None:
+        """Raises ValueError for a value outside least..most, each a number or [K]."""
+        slack = _ROUNDING * np.maximum(1.0, np.abs(most))
+        if (self.values < least - slack).any() or (self.values > most + slack).any():
+            raise ValueError(f"values must lie between {np.min(least):g} and {np.max(most):g}.")
+
+    def interval(self, low: Number, high: Number) -> Interval:
+        """Of the mean, if an unseen prompt's value lies between low and high."""
+        values = self.values
+        tasks = [np.flatnonzero(self.tasks == label) for label in np.unique(self.tasks)]
+        means = [values[rows].mean(0) for rows in tasks]
+        mean = np.mean(means, axis=0) if self.by_task else values.mean(0)
+        if len(values) < 2:
+            return _unknown(mean, len(values))
+        weights = np.full(len(values), 1 / len(values))
+        if self.by_task:
+            for rows in tasks:
+                weights[rows] = 1 / (len(tasks) * len(rows))
+        variance = _variance(values, weights, mean, tasks, self.tail)
+        seen = _Seen(mean, variance, 1 / weights.max(), values.min(0), values.max(0))
+        return Interval(mean, *seen.limits(low, high, self.tail), len(values))
 
 
 def _variance(

@@ -158,7 +158,7 @@ def test_many_prompts_are_as_narrow_as_the_spread_within_tasks_allows():
 
 def test_seeds_of_a_prompt_are_averaged_first():
     prompts = [7, 3, 7, 3, 7]
-    found = clustered_mean([1, 0, 0, 0, 1], prompts)
+    found = clustered_mean([1, 0, 0, 0, 1], prompts=prompts)
     assert found.n == 2
     assert found.mean[0] == pytest.approx((2 / 3 + 0) / 2)
     alone = clustered_mean([0, 2 / 3])  # prompts 3 and 7
