@@ -25,6 +25,7 @@ from scipy.special import expit, logit
 from scipy.stats import binom, binomtest
 
 from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.regress.speed import paired_ratio
 from vhsbench.harness.stats.expected import expected_accuracy
 from vhsbench.harness.stats.intervals import (
@@ -297,7 +298,7 @@ def main() -> None:
         print(f"{name}: {time.process_time() - started:.0f} s of CPU", flush=True)
     cells = pd.DataFrame(rows)
     for name, table in (("cells", cells.round(4)), ("summary", summary(cells))):
-        write_output(options.out / f"{name}.csv", table.to_csv(index=False))
+        write_output(options.out / f"{name}.csv", csv_bytes(table))
     with pd.option_context("display.width", 200, "display.max_rows", None):
         print(summary(cells).to_string(index=False))
 

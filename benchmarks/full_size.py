@@ -25,7 +25,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.processes import end_with_parent
+from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.cost import budgets
 from vhsbench.harness.cost.clocks import interleaved
 from vhsbench.harness.cost.cost_model import TOLERANCE
@@ -36,6 +38,7 @@ from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.cost.variants import LOOPS
 from vhsbench.harness.report.costs import cost_table
+from vhsbench.harness.store.keys import CELL, POOL
 from vhsbench.harness.store.tables import RunStore
 
 T = TypeVar("T")
@@ -247,13 +250,13 @@ def summarise(out: Path, info: dict[str, Any]) -> None:
     peak = info.get("matmul_tflops")
     stages["tflops_achieved"] = 1e3 * stages["tflop"] / stages["median_ms"]
     stages["share_of_matmul_percent"] = 100 * stages["tflops_achieved"] / peak if peak else None
-    stages.to_csv(out / "stages.csv", index=False)
-    rows = [row for key, part in costs[~looped].groupby(["generator", "steps", "verifier", "variant"])
+    write_output(out / "stages.csv", csv_bytes(stages))
+    rows = [row for key, part in costs[~looped].groupby(CELL)
             for statistic in ("median", "min") if (row := _pipeline(key, part, info, statistic))]  # fmt: skip
     summary = pd.DataFrame(rows)
-    summary.to_csv(out / "summary.csv", index=False)
+    write_output(out / "summary.csv", csv_bytes(summary))
     against = vhs_against_clip(summary)
-    against.to_csv(out / "vhs_against_clip.csv", index=False)
+    write_output(out / "vhs_against_clip.csv", csv_bytes(against))
     times = costs[looped].groupby(["generator", "verifier", "n", "variant"])["wall_ms"]
     loops = times.agg(["median", "min"]).unstack("variant")
     loops.columns = [f"{variant}_{statistic}_ms" for statistic, variant in loops.columns]
@@ -261,7 +264,7 @@ def summarise(out: Path, info: dict[str, Any]) -> None:
         loops[f"naive_to_staged_{statistic}"] = (
             loops[f"naive_{statistic}_ms"] / loops[f"staged_{statistic}_ms"]
         )
-    loops.reset_index().to_csv(out / "naive.csv", index=False)
+    write_output(out / "naive.csv", csv_bytes(loops.reset_index()))
     with pd.option_context("display.width", 200, "display.max_columns", 30, "display.max_rows", 200):
         print(summary.to_string(index=False))
         print(against.to_string(index=False))
@@ -300,7 +303,7 @@ def _pipeline(
 def vhs_against_clip(summary: pd.DataFrame) -> pd.DataFrame:
     """By how many percent VHS differs from MLLM w/ CLIP; the paper says -63.3, -51 and -14.5 of time, FLOPs, VRAM."""
     columns = ["per_candidate_ms", "tflop_per_candidate", "energy_j_per_candidate", "peak_vram_gb"]
-    plain = summary[summary["variant"] == ""].set_index(["generator", "steps", "statistic"])
+    plain = summary[summary["variant"] == ""].set_index([*POOL, "statistic"])
     vhs, clip = (plain.loc[plain["verifier"] == v, columns] for v in ("vhs", "mllm-clip"))
     return (100 * (vhs / clip - 1)).dropna(how="all").add_suffix("_percent").reset_index()
 

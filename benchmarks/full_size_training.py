@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from vhsbench.generators.training import Progress
 from vhsbench.harness.common.atomic import write_atomic
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
+from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.cost.environment import environment
 from vhsbench.harness.training.gemma import Gemma
 from vhsbench.verifiers.loading import QWEN_0_5B
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def save(table: pd.DataFrame, file: Path) -> None:
-    write_atomic(file, table.to_csv(index=False).encode())
+    write_atomic(file, csv_bytes(table))
     print(table.to_string(index=False), flush=True)
 
 

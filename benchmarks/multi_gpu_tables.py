@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.cost.sound import sound
 
 WARM_UP = {"align": 1, "finetune": 5}  # steps left out of the times
@@ -31,7 +32,7 @@ def write(out: Path) -> None:
     for name, rows in tables.items():
         if rows:
             table = pd.DataFrame(rows)
-            write_atomic(out / f"{name}.csv", table.to_csv(index=False).encode())
+            write_atomic(out / f"{name}.csv", csv_bytes(table))
             if name != "losses":
                 with pd.option_context("display.width", 250, "display.max_columns", 40):
                     print(f"\n{name}\n{table.to_string(index=False)}", flush=True)

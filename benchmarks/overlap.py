@@ -19,6 +19,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vhsbench.harness.common.atomic import write_atomic
+from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.config.run import RunConfig, parse
 from vhsbench.harness.sweep.run import load_prompts
 from vhsbench.harness.sweep.shards import SMALLEST_SHARD, Shard, Worker
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    write_atomic(options.out, table.to_csv(index=False).encode())
+    write_atomic(options.out, csv_bytes(table))
     by = table.pivot(index="round", columns="overlap", values="wall_s")
     print((by[False] / by[True]).describe().to_string())
 
