@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.report.style import COLUMN, STAGE_COLORS, TWO_COLUMNS, figure, label, look, save, styled
+from vhsbench.harness.store.keys import of_pipeline
 
 NAMES = {"sana-sprint": "SANA-Sprint", "pixart-alpha-dmd": "PixArt-\u03b1-DMD"}
 VERIFIERS = ("vhs", "mllm-ae", "mllm-clip")
@@ -93,7 +94,7 @@ def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
         ("batched", 4): ("staged, four at a time", "#E69F00"),
         ("staged", None): ("staged, all at once", "#009E73"),
     }
-    rows = costs[(costs["generator"] == "sana-sprint") & (costs["verifier"] == "vhs") & (costs["steps"] == 1)]
+    rows = of_pipeline(costs, "sana-sprint", 1, "vhs")
     rows = rows[(rows["stage"] == "end_to_end") & rows["n"].isin([4, 9, 15])]
     times = rows.groupby(["variant", "batch", "n"])["wall_ms"].agg(["median", "min", "max"]).reset_index()
     parts = []
