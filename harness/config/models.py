@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from vhsbench import verifiers
+from vhsbench import generators, verifiers
 from vhsbench.generators.nano.world import SHAPES
 from vhsbench.harness.config.run import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
-from vhsbench.harness.geneval.detector import Detector, check_classes, classes_of
+from vhsbench.harness.geneval.detector import Detector, check_classes, classes_of, judge
 from vhsbench.harness.geneval.detector import create as create_detector
-
-if TYPE_CHECKING:
-    from vhsbench.verifiers.protocol import Verifier
+from vhsbench.harness.inference.bench import Bench
 
 
 def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
@@ -30,8 +29,16 @@ def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detec
     return detector
 
 
-def create_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
-    return verifiers.create(entry.name, **verifier_options(entry, device, generator))
+def load_bench(
+    config: RunConfig, entry: GeneratorConfig, prompts: Sequence[dict[str, Any]], detector: Detector
+) -> Bench:
+    """A generator of the run with the verifiers that score its candidates, and the detector that judges them."""
+    generator = generators.create(entry.name, **generator_options(entry, config.device))
+    judges = [
+        verifiers.create(wanted.name, **verifier_options(wanted, config.device, generator.name))
+        for wanted in config.verifiers_of(entry)
+    ]
+    return Bench(generator, prompts, judges, partial(judge, detector), entry.shown)
 
 
 def verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:

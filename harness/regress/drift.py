@@ -20,11 +20,10 @@ from vhsbench.harness.common.limits import MOST_CANDIDATES
 from vhsbench.harness.common.shown import csv_bytes, markdown_table
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval.detector import Detector, judge
-from vhsbench.harness.inference.candidates import Rows, generate
+from vhsbench.harness.inference.bench import Bench
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import average_by_prompt, brackets, clustered_mean, paired_difference
-from vhsbench.verifiers.protocol import blocks_read
 
 if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
@@ -88,7 +87,9 @@ def drift_table(
     frames = []
     for strength in plan.strengths:
         set_strength(strength)
-        correct, scores = _scored(generator, judges, plan, partial(progress, f"strength {strength:g}"))
+        # of this strength alone: a LoRA may move the text encoder too, whose embeddings a bench keeps
+        bench = Bench(generator, plan.prompts, judges, partial(judge, plan.detector))
+        correct, scores = _scored(bench, plan, partial(progress, f"strength {strength:g}"))
         frames.append(_rows(strength, correct, scores, ns, plan))
     set_strength(0.0)
     return pd.concat(frames, ignore_index=True)[COLUMNS]
@@ -129,8 +130,6 @@ def measure(
     )
     host = generators.create(generator, device=device)
     readers = [verifiers.create(name, device=device, generator=generator) for name in ns]
-    for reader in readers:
-        reader.check_host(host)
     table = drift_table(host, readers, find_lora(generator, lora or "bundled"), plan, progress)
     about = {"generator": generator, "lora": str(lora or "bundled"), "prompts": len(prompts), "seed": seed}
     return table, about
@@ -146,24 +145,19 @@ def _best_of_n(text: str) -> tuple[str, int]:
 
 
 def _scored(
-    generator: Generator, judges: Sequence[Verifier], plan: DriftPlan, progress: Callable[[int, int], None]
+    bench: Bench, plan: DriftPlan, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
     """Verdicts [P, M], and scores [P, M] by verifier."""
-    rows = [(p, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
+    keys = [(p, plan.seed, i) for p in range(len(plan.prompts)) for i in range(plan.size)]
     correct: list[bool] = []
-    scores: dict[str, list[float]] = {v.name: [] for v in judges}
-    blocks = blocks_read(judges)
-    for start in range(0, len(rows), plan.batch):
-        progress(start, len(rows))
-        part = rows[start : start + plan.batch]
-        texts = [str(plan.prompts[p]["prompt"]) for p, _ in part]
-        cond = generator.encode(texts)
-        these = Rows(generator.name, texts, [(p, plan.seed, i) for p, i in part])
-        made = generate(generator, cond, these, blocks)
-        correct += [v.correct for v in judge(plan.detector, made.images, [plan.prompts[p] for p, _ in part])]
-        for v in judges:
-            scores[v.name] += made.scored_by(v)["score"].tolist()
-    progress(len(rows), len(rows))
+    scores: dict[str, list[float]] = {v.name: [] for v in bench.verifiers}
+    for start in range(0, len(keys), plan.batch):
+        progress(start, len(keys))
+        made = bench.make(keys[start : start + plan.batch])
+        correct += bench.judge(made)["correct"].tolist()
+        for name, rows in bench.score(made).items():
+            scores[name] += rows["score"].tolist()
+    progress(len(keys), len(keys))
     shape = (len(plan.prompts), plan.size)
     return np.array(correct).reshape(shape), {k: np.array(s).reshape(shape) for k, s in scores.items()}
 

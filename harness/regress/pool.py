@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from vhsbench.generators.protocol import Generator
     from vhsbench.harness.config.run import RunConfig
 
 Progress = Callable[[str, int, int], None]
@@ -255,9 +254,7 @@ class _Maker:
         dtype: str | None,
         progress: Progress,
     ) -> None:
-        from vhsbench import generators
-        from vhsbench.generators.prompts import PromptCache
-        from vhsbench.harness.config.models import create_verifier, load_detector
+        from vhsbench.harness.config.models import load_bench, load_detector
         from vhsbench.harness.sweep.identity import of_entry
         from vhsbench.harness.sweep.run import load_prompts
 
@@ -268,12 +265,8 @@ class _Maker:
         made_of = of_entry(config, self.prompts, entry).of_prompts(self.prompts).inputs
         self.identity = {key: made_of[key] for key in ("results", "generator", "detector", "prompts")}
         self.detector = load_detector(config, self.prompts)
-        self.generator: Generator = generators.create(entry.name, device=config.device, **entry.build_options)
-        self.encode = PromptCache(self.generator).encode
-        judges = []
-        for wanted in config.verifiers_of(entry):
-            judges.append(create_verifier(wanted, config.device, self.generator.name))
-            judges[-1].check_host(self.generator)
+        self.bench = load_bench(config, entry, self.prompts, self.detector)
+        judges = self.bench.verifiers
         self.blocks = blocks_read(judges)
         self.keep: list[Needs] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
         if "hidden" in self.keep and not self.blocks:
@@ -300,30 +293,18 @@ class _Maker:
         self._write(CANDIDATES, bytes(sink.getvalue()))
         self._write(PROMPTS, "".join(json.dumps(p) + "\n" for p in self.prompts).encode())
         manifest = Manifest(
-            generator=self.entry.name, options=self.entry.build_options, source=self.generator.info().source,
-            steps=self.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
+            generator=self.entry.name, options=self.entry.build_options, source=self.bench.generator.info().source,
+            steps=self.bench.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
             blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files, identity=self.identity,
         )  # fmt: skip
         (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _batch(self, start: int, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
-        from vhsbench.harness.geneval.detector import judge
-        from vhsbench.harness.inference.candidates import Rows, encoded, generate
-
-        cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _, _ in rows])
-        made = generate(self.generator, cond, Rows(self.entry.shown, cond.prompts, rows), self.blocks)
+        made = self.bench.make(rows, self.blocks)
         for needs, block in made.states:
             if (needs, block) in self.kinds:
                 self._keep(needs, block, start, made.read(needs, block))
-        metadata = [self.prompts[p] for p, _, _ in rows]
-        verdicts = judge(self.detector, made.images, metadata)
-        return pd.DataFrame(rows, columns=IN_POOL).assign(
-            generator=self.entry.shown,
-            steps=self.generator.steps,
-            tag=[m["tag"] for m in metadata],
-            correct=[v.correct for v in verdicts],
-            reason=[v.reason for v in verdicts],
-        )
+        return self.bench.judge(made)
 
     def _keep(self, needs: Needs, block: Block | None, start: int, read: Any) -> None:
         """Write what a verifier reads of a batch: pictures each to a file, features together."""

@@ -8,31 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
 
 from vhsbench import generators
-from vhsbench.generators.prompts import PromptCache
-from vhsbench.generators.protocol import Generator
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.images import encode_image
 from vhsbench.harness.common.shown import one_line
-from vhsbench.harness.config.models import create_verifier, generator_options, load_detector
-from vhsbench.harness.config.models import verifier_options as verifier_options
+from vhsbench.harness.config.models import load_bench, load_detector
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig
 from vhsbench.harness.cost.environment import made_by
 from vhsbench.harness.cost.memory import is_out_of_memory
-from vhsbench.harness.geneval.detector import judge
-from vhsbench.harness.inference.candidates import Candidates, Rows, encoded, generate
+from vhsbench.harness.inference.candidates import Candidates
 from vhsbench.harness.store.parquet import SCHEMAS
 from vhsbench.harness.sweep.identity import Identity, as_json, of_entry
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_name
-from vhsbench.verifiers.protocol import Verifier, blocks_read
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SMALLEST_SHARD = 8  # prompts
 MOST_SHARDS = 512  # of a run; with more, shards grow
@@ -110,18 +102,12 @@ class Worker:
         self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
         identity = of_entry(config, prompts, self.entry)
         self.detector = load_detector(config, prompts)  # first: its mistakes are told soonest
-        self.generator: Generator = generators.create(
-            self.entry.name, **generator_options(self.entry, config.device)
-        )
-        self.encode = PromptCache(self.generator).encode
-        self.judges: list[Verifier] = []
-        for wanted in config.verifiers_of(self.entry):
-            self.judges.append(create_verifier(wanted, config.device, self.generator.name))
-            self.judges[-1].check_host(self.generator)
+        self.bench = load_bench(config, self.entry, prompts, self.detector)
+        self.generator = self.bench.generator
         info = self.generator.info()
         self.about: dict[str, dict[str, Any]] = {
-            "checkpoints": {v.name: v.checkpoint_sha256 for v in self.judges},
-            "needs": {v.name: v.needs for v in self.judges},
+            "checkpoints": {v.name: v.checkpoint_sha256 for v in self.bench.verifiers},
+            "needs": {v.name: v.needs for v in self.bench.verifiers},
             "generators": {self.entry.key: info.source},
             "loras": {self.entry.key: dict(info.lora)} if info.lora else {},
             "detector": self.detector.info(),
@@ -143,7 +129,7 @@ class Worker:
         bundled = self.entry.name in generators.SPECS  # whose source is a path, and whose files are known
         return {
             "generator": {} if bundled else {"weights": self.generator.info().source},
-            "verifiers": {v.name: {"checkpoint": v.checkpoint_sha256} for v in self.judges},
+            "verifiers": {v.name: {"checkpoint": v.checkpoint_sha256} for v in self.bench.verifiers},
             "detector": self.detector.info(),
         }
 
@@ -174,11 +160,13 @@ class Worker:
 
     def _prompts(self, seed: int, ids: Sequence[int], incidents: dict[Any, Any]) -> _Part:
         """The pools of some prompts, in smaller batches if memory runs out."""
-        rows = [(prompt_id, index) for prompt_id in ids for index in range(self.config.pool_of(self.entry))]
+        rows = [
+            (prompt_id, seed, index) for prompt_id in ids for index in range(self.config.pool_of(self.entry))
+        ]
         size = min(self.config.batch_size, len(rows))
         while True:
             try:
-                return self._batches(seed, [rows[at : at + size] for at in range(0, len(rows), size)])
+                return self._batches([rows[at : at + size] for at in range(0, len(rows), size)])
             except Exception as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
@@ -187,61 +175,41 @@ class Worker:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _batches(self, seed: int, batches: Iterable[_Rows]) -> _Part:
+    def _batches(self, batches: Iterable[Sequence[tuple[int, int, int]]]) -> _Part:
         """Generate, judge and score batches. Whatever overlaps, the first error in their order is raised."""
         part = _Part()
         if self.behind is None:
             for rows in batches:
-                part.add(self._judge(seed, rows, self._generate(seed, rows)))
+                part.add(self._judge(self.bench.make(rows)))
             return part
         judging: Future[_Part] | None = None
         for rows in batches:
             try:
-                made = self._generate(seed, rows)
+                made = self.bench.make(rows)
             except Exception:
                 if judging is not None:
                     judging.result()
                 raise
             if judging is not None:
                 part.add(judging.result())  # no third batch before the first is done with
-            judging = self.behind.submit(self._judge, seed, rows, made)
+            judging = self.behind.submit(self._judge, made)
             del made
         if judging is not None:
             part.add(judging.result())
         return part
 
-    def _generate(self, seed: int, rows: _Rows) -> Candidates:
-        cond = encoded(self.encode, [self.prompts[p]["prompt"] for p, _ in rows])
-        these = Rows(self.entry.shown, cond.prompts, [(p, seed, i) for p, i in rows])
-        return generate(self.generator, cond, these, blocks_read(self.judges))
-
-    def _judge(self, seed: int, rows: _Rows, made: Candidates) -> _Part:
+    def _judge(self, made: Candidates) -> _Part:
         """Verdicts, scores and the gallery's pictures of a batch."""
-        metadata = [self.prompts[p] for p, _ in rows]
-        verdicts = judge(self.detector, made.images, metadata)
-        frame = pd.DataFrame(rows, columns=["prompt_id", "index"])
-        frame.insert(0, "generator", self.entry.shown)
-        frame.insert(1, "steps", self.generator.steps)
-        frame["seed"] = seed
-        scores = []
-        for verifier in self.judges:
-            scores.append(frame.assign(verifier=verifier.name, **made.scored_by(verifier)))
-        candidates = frame.assign(
-            tag=[m["tag"] for m in metadata],
-            correct=[v.correct for v in verdicts],
-            reason=[v.reason for v in verdicts],
-        )
-        return _Part([candidates], scores, self._kept(seed, rows, made.images))
+        rows = self.bench.judge(made)
+        return _Part([rows], list(self.bench.score(made).values()), self._kept(made))
 
-    def _kept(self, seed: int, rows: _Rows, images: Sequence[Image.Image]) -> dict[str, bytes]:
+    def _kept(self, made: Candidates) -> dict[str, bytes]:
         """The pictures of the gallery's prompts, for the first seed."""
-        if seed != self.config.seeds[0]:
-            return {}
-        kept = {}
-        for (prompt_id, index), image in zip(rows, images, strict=True):
-            if prompt_id in self.gallery:
-                kept[image_name(self.entry.key, prompt_id, index)] = encode_image(image)
-        return kept
+        return {
+            image_name(self.entry.key, prompt_id, index): encode_image(image)
+            for (prompt_id, seed, index), image in zip(made.rows.keys, made.images, strict=True)
+            if seed == self.config.seeds[0] and prompt_id in self.gallery
+        }
 
     def _note(
         self, incidents: dict[Any, Any], seed: int, prompt_id: int, kind: str, batch: int, error: Exception
@@ -263,9 +231,6 @@ class Worker:
             self.identity.of_prompts(self.prompts[shard.start : shard.stop]),
             self.made,
         )
-
-
-_Rows = list[tuple[int, int]]  # prompt id and index of each candidate of a batch
 
 
 @dataclass

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from vhsbench.harness.config.models import verifier_options
 from vhsbench.harness.config.run import ConfigError, default_config, load_config, load_pool_config, parse
-from vhsbench.harness.sweep.shards import verifier_options
 
 
 def refused(text: str) -> str:

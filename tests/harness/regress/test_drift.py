@@ -114,3 +114,15 @@ def test_a_score_that_is_no_number_is_told_with_its_candidate(monkeypatch):
     said = rf"'vhs' gave candidate 1 of prompt 2 \('{plan.prompts[2]['prompt']}'\), seed 3, by generator 'nano' the score nan"
     with pytest.raises(ScoresError, match=said):
         drift_table(generators.create("nano"), [verifier], LORA, plan)
+
+
+def test_every_strength_encodes_the_prompts_anew_and_each_once(monkeypatch):
+    """A LoRA may move the text encoder too."""
+    generator, encoded = generators.create("nano"), []
+    original = generator.encode
+    monkeypatch.setattr(generator, "encode", lambda prompts: (encoded.extend(prompts), original(prompts))[1])
+    plan = DriftPlan(
+        balanced(nano_prompts()["validation"], 6), ShapeDetector(), (0.0, 1.0), {"vhs": 2}, size=2, batch=5
+    )
+    drift_table(generator, [verifiers.create("vhs")], LORA, plan)
+    assert encoded == 2 * [p["prompt"] for p in plan.prompts]

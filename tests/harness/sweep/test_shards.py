@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhsbench.harness.config.run import parse
+from vhsbench.harness.geneval.detector import judge
 from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.sweep.run import load_prompts, run
 from vhsbench.harness.sweep.shards import MOST_SHARDS, SMALLEST_SHARD, Worker, shard_size, shards
@@ -38,6 +40,10 @@ class Sleeper(ShapeDetector):
     def detect(self, images):
         time.sleep(STEP_S)
         return [{} for _ in images]
+
+
+def judged_by(worker, detector):
+    worker.bench.verdicts = partial(judge, detector)
 
 
 def make_worker(faults, overlap, pool=BATCHES, batch_size=8):
@@ -88,7 +94,7 @@ def test_a_batch_is_judged_while_the_next_is_generated(faults):
     took_s, results = {}, {}
     for overlap in (False, True):
         worker, shard = make_worker(faults, overlap)
-        worker.detector = Sleeper()
+        judged_by(worker, Sleeper())
         started = time.perf_counter()
         results[overlap] = worker.work(shard)
         took_s[overlap] = time.perf_counter() - started
@@ -100,7 +106,7 @@ def test_a_batch_is_judged_while_the_next_is_generated(faults):
 
 def test_no_more_than_two_batches_are_alive(faults):
     worker, shard = make_worker(faults, overlap=True)
-    worker.detector = Judge(lambda _: time.sleep(STEP_S / 4))
+    judged_by(worker, Judge(lambda _: time.sleep(STEP_S / 4)))
     batches, alive = [], []
     decode = worker.generator.decode
 
@@ -119,7 +125,9 @@ def test_no_more_than_two_batches_are_alive(faults):
 def test_judging_has_a_thread_of_its_own_with_as_many_torch_threads(faults):
     worker, shard = make_worker(faults, overlap=True)
     seen = []
-    worker.detector = Judge(lambda _: seen.append((threading.current_thread().name, torch.get_num_threads())))
+    judged_by(
+        worker, Judge(lambda _: seen.append((threading.current_thread().name, torch.get_num_threads())))
+    )
     worker.work(shard)
     assert {name for name, _ in seen} == {"judge_0"}
     assert {threads for _, threads in seen} == {torch.get_num_threads()}
@@ -150,10 +158,10 @@ def test_out_of_memory_while_judging_is_the_same_with_overlap(faults, failing):
     for overlap in (False, True):
         worker, shard = make_worker(faults, overlap)
         if failing == "detector":
-            worker.detector = Judge(refuse)
+            judged_by(worker, Judge(refuse))
         else:
-            score = worker.judges[0].score
-            worker.judges[0].score = lambda p, f, score=score: refuse(f) or score(p, f)
+            score = worker.bench.verifiers[0].score
+            worker.bench.verifiers[0].score = lambda p, f, score=score: refuse(f) or score(p, f)
         results.append(worker.work(shard))
     same(*results)
     assert results[1].tables["incidents"][["kind", "batch"]].to_numpy().tolist() == [
@@ -166,7 +174,7 @@ def test_a_prompt_that_cannot_be_judged_is_the_same_with_overlap(faults):
     results = []
     for overlap in (False, True):
         worker, shard = make_worker(faults, overlap)
-        score = worker.judges[0].score
+        score = worker.bench.verifiers[0].score
         victim = worker.prompts[3]["prompt"]
 
         def refuse(prompts, features, score=score, victim=victim):
@@ -174,7 +182,7 @@ def test_a_prompt_that_cannot_be_judged_is_the_same_with_overlap(faults):
                 raise RuntimeError("no score")
             return score(prompts, features)
 
-        worker.judges[0].score = refuse
+        worker.bench.verifiers[0].score = refuse
         results.append(worker.work(shard))
     same(*results)
     incidents = results[1].tables["incidents"]
@@ -192,7 +200,7 @@ def test_the_first_error_in_the_order_of_batches_is_the_one_that_is_raised(fault
         assert generated.wait(20)  # the next batch has failed by now
         raise RuntimeError("judging the first batch")
 
-    worker.detector = Judge(late)
+    judged_by(worker, Judge(late))
     noise, calls = worker.generator.noise, []
 
     def fails_second(seeds):
@@ -204,7 +212,7 @@ def test_the_first_error_in_the_order_of_batches_is_the_one_that_is_raised(fault
 
     worker.generator.noise = fails_second
     with pytest.raises(RuntimeError, match="judging the first batch"):
-        worker._batches(0, [[(0, i)] for i in range(3)])
+        worker._batches([[(0, 0, i)] for i in range(3)])
     assert len(calls) == 2
 
 
