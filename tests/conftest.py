@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: read when torch loads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,3 +38,21 @@ def _threads(threads: int) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def nano() -> SanaSprint:
     return generators.create("nano")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked on the terminal; the answer is yes."""
+    questions: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": questions.append(text) or "y")
+    return questions
+
+
+@pytest.fixture
+def change_json() -> Callable[..., None]:
+    """Sets keys of a JSON file's object."""
+
+    def change(file: Path, **values: Any) -> None:
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return change

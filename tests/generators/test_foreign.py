@@ -298,20 +298,8 @@ def pipeline(small, tmp_path):
     return copy
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """What was asked on the terminal; the answer is yes."""
-    questions = []
-    monkeypatch.setattr("builtins.input", lambda text="": questions.append(text) or "y")
-    return questions
-
-
-def change_json(file, **values):
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
-
-
 @pytest.mark.parametrize("named", [["mine", "Mine"], ["subprocess", "Popen"], []])
-def test_a_component_that_is_code_is_refused(pipeline, asked, capfd, named):
+def test_a_component_that_is_code_is_refused(change_json, pipeline, asked, capfd, named):
     folder = pipeline("sana-sprint")
     (folder / "vae" / "mine.py").write_text(
         "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()"
@@ -325,7 +313,7 @@ def test_a_component_that_is_code_is_refused(pipeline, asked, capfd, named):
 
 
 @pytest.mark.parametrize("auto", ["AutoTokenizer", "Gemma3Processor"])
-def test_a_tokenizer_that_is_code_is_refused(pipeline, asked, capfd, auto):
+def test_a_tokenizer_that_is_code_is_refused(change_json, pipeline, asked, capfd, auto):
     folder = pipeline("sana-sprint")
     mine = folder / "tokenizer" / "mine.py"
     mine.write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,10 +38,10 @@ def counted(call: Callable[[], Any]) -> tuple[float, Any]:
 @pytest.mark.parametrize("name", REAL)
 def test_meta_builds_the_true_architecture_and_runs_every_stage(name):
     spec = SPECS[name]
-    started = time.perf_counter()
     generator = generators.create(name, weights="random", device="meta", steps=1, guidance_scale=1.0)
-    assert time.perf_counter() - started < 60  # seconds when alone; the machine may be busy
     parts = generator.pipeline.components
+    models = [m for m in parts.values() if isinstance(m, torch.nn.Module)]
+    assert all(t.is_meta for m in models for t in (*m.parameters(), *m.buffers()))  # so that none is computed
     text = [m for k, m in parts.items() if k.startswith("text_encoder")]
     assert count(parts["transformer"]) == spec.parameters
     assert count(*text) == spec.text_parameters

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from vhsbench.generators import nano as nano_package
+from vhsbench.generators.nano import WEIGHTS
 from vhsbench.generators.nano.training import train_autoencoder, train_generator
 from vhsbench.generators.nano.world import SHAPES
 from vhsbench.generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
 from vhsbench.harness.common.files import ReadError
 from vhsbench.harness.geneval.prompts import every
 from vhsbench.harness.training.nano import NanoRecipe, train
+from vhsbench.verifiers.nano import WEIGHTS as BUNDLED_VERIFIERS
 
 
 class Killed(Exception):
@@ -159,7 +160,7 @@ def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_
     )
     for stage in ("autoencoder", "generator"):
         (tmp_path / f"{stage}.json").write_text("{}")
-    shutil.copytree(nano_package.WEIGHTS, tmp_path / "weights" / "generator")
+    shutil.copytree(WEIGHTS, tmp_path / "weights" / "generator")
     said: list[str] = []
     weights = train(tmp_path, recipe, say=said.append)
     assert said[:3] == [
@@ -170,10 +171,13 @@ def test_train_nano_goes_on_from_a_finished_generator_to_loadable_verifiers(tmp_
     assert re.fullmatch(r"stage clip: done in 0:\d\d:\d\d; .*retrieval_of_128_percent [\d.]+", said[3])
     assert len(said) == 2 + 2 * 5
     for kind in ("vhs", "mllm-ae", "mllm-clip"):
-        assert verifiers.create(kind, checkpoint=weights / kind).info().parameters > 0
+        made, bundled = verifiers.create(kind, checkpoint=weights / kind), verifiers.create(kind)
+        assert made.info().parameters == bundled.info().parameters
         assert "validation_loss" in (weights / kind / "README.md").read_text()
     # the CLIP that this training made, not the bundled one
-    assert (weights / "mllm-clip" / "clip" / "open_clip_model.safetensors").exists()
+    clip = "clip/open_clip_model.safetensors"
+    assert (weights / "mllm-clip" / clip).read_bytes() == (weights / clip).read_bytes()
+    assert (weights / clip).read_bytes() != (BUNDLED_VERIFIERS / clip).read_bytes()
     before = {f: f.stat().st_mtime_ns for f in weights.rglob("*.safetensors")}
     train(tmp_path, recipe)
     assert before == {f: f.stat().st_mtime_ns for f in weights.rglob("*.safetensors")}

@@ -37,29 +37,22 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What was asked on the terminal; the answer is yes."""
-    questions = []
-    monkeypatch.setattr("builtins.input", lambda text="": questions.append(text) or "y")
-    return questions
+def with_code(change_json):
+    """Gives a folder an `auto_map` in one of its files, and the module it names; returns what that would write."""
 
+    def add(folder, file, auto_map, **values):
+        marker = folder.parent / "marker"
+        (folder / "mine.py").write_text(MINE.format(marker=str(marker)))
+        change_json(folder / file, auto_map=auto_map, **values)
+        return marker
 
-def change_json(file, **values):
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
-
-
-def with_code(folder, file, auto_map, **values):
-    """The folder with an `auto_map` in one of its files, and the module it names. Returns what that would write."""
-    marker = folder.parent / "marker"
-    (folder / "mine.py").write_text(MINE.format(marker=str(marker)))
-    change_json(folder / file, auto_map=auto_map, **values)
-    return marker
+    return add
 
 
 # code
 
 
-def test_a_tokenizer_that_is_code_is_one_sentence(checkpoint, asked, capfd):
+def test_a_tokenizer_that_is_code_is_one_sentence(with_code, checkpoint, asked, capfd):
     folder = checkpoint()
     ran = with_code(
         folder, "tokenizer_config.json", {"AutoTokenizer": ["mine.Mine", None]}, tokenizer_class="Mine"
@@ -82,7 +75,9 @@ def test_a_tokenizer_that_is_code_is_one_sentence(checkpoint, asked, capfd):
         ("tokenizer_config.json", {"AutoTokenizer": ["mine.Mine", None]}),  # of a class that transformers has
     ],
 )
-def test_code_that_is_not_needed_is_not_run_and_changes_nothing(checkpoint, asked, capfd, file, auto_map):
+def test_code_that_is_not_needed_is_not_run_and_changes_nothing(
+    with_code, checkpoint, asked, capfd, file, auto_map
+):
     folder = checkpoint()
     hidden = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(0))
     before = verifiers.create("vhs", checkpoint=folder).score(["a red circle", "two stars"], hidden)
@@ -93,7 +88,7 @@ def test_code_that_is_not_needed_is_not_run_and_changes_nothing(checkpoint, aske
 
 
 @pytest.mark.parametrize(("part", "key"), [("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name")])
-def test_a_tower_of_ours_names_no_other_model(tmp_path, asked, part, key):
+def test_a_tower_of_ours_names_no_other_model(with_code, change_json, tmp_path, asked, part, key):
     shutil.copytree(WEIGHTS / "clip", tmp_path / "clip")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "config.json").write_text('{"model_type": "x"}')
@@ -108,7 +103,7 @@ def test_a_tower_of_ours_names_no_other_model(tmp_path, asked, part, key):
     assert asked == []
 
 
-def test_the_command_neither_asks_nor_runs(checkpoint, tmp_path):
+def test_the_command_neither_asks_nor_runs(with_code, checkpoint, tmp_path):
     folder = checkpoint()
     ran = with_code(
         folder, "tokenizer_config.json", {"AutoTokenizer": ["mine.Mine", None]}, tokenizer_class="Mine"
@@ -125,7 +120,7 @@ def test_the_command_neither_asks_nor_runs(checkpoint, tmp_path):
     assert not ran.exists()
 
 
-def test_an_llm_to_train_that_is_code_is_one_sentence(official, asked, capfd):
+def test_an_llm_to_train_that_is_code_is_one_sentence(with_code, official, asked, capfd):
     folder = official(4)
     recipe = VerifierRecipe.model_construct(
         kind="mllm-ae", llm=LlmRecipe.model_construct(name=str(folder), revision=None), connector="mlp2x_gelu"
@@ -177,7 +172,7 @@ def test_a_key_in_two_shards_is_refused(official):
         verifiers.create("mllm-ae", checkpoint=folder)
 
 
-def test_a_tokenizer_file_elsewhere_is_refused(checkpoint):
+def test_a_tokenizer_file_elsewhere_is_refused(change_json, checkpoint):
     folder = checkpoint()
     (folder / "tokenizer.json").rename(folder.parent / "tokenizer.4.0.0.json")
     change_json(folder / "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.4.0.0.json"])
@@ -186,7 +181,7 @@ def test_a_tokenizer_file_elsewhere_is_refused(checkpoint):
 
 
 @pytest.mark.parametrize("place", ["../clip", "{root}/clip", "sub/../../clip"])
-def test_a_vision_tower_elsewhere_is_refused(checkpoint, place, monkeypatch):
+def test_a_vision_tower_elsewhere_is_refused(change_json, checkpoint, place, monkeypatch):
     folder = checkpoint("mllm-clip")
     (folder / "sub").mkdir()
     shutil.copytree(WEIGHTS / "clip", folder.parent / "clip")
@@ -196,7 +191,7 @@ def test_a_vision_tower_elsewhere_is_refused(checkpoint, place, monkeypatch):
         verifiers.create("mllm-clip", checkpoint=folder)
 
 
-def test_the_hash_covers_the_vision_tower_wherever_it_is(checkpoint, tmp_path):
+def test_the_hash_covers_the_vision_tower_wherever_it_is(change_json, checkpoint, tmp_path):
     folder = checkpoint("mllm-clip")
     shutil.copytree(WEIGHTS / "clip", tmp_path / "clip")
     first = verifiers.create("mllm-clip", checkpoint=folder)

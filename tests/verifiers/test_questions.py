@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -67,12 +66,10 @@ def test_a_stranger_is_tried_out_once_and_asks_as_it_did(folder, monkeypatch):
 def test_a_hostile_template_is_one_sentence(folder, monkeypatch, chat, said):
     monkeypatch.setattr(questions, "CPU_S", 2)
     (folder / "chat_template.jinja").write_text(CHAT + chat, encoding="utf-8")
-    begun = time.monotonic()
     with pytest.raises(ReadError, match=said) as error:
         read_question(folder, TEMPLATE, VOCABULARY)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
-    assert time.monotonic() - begun < 120
 
 
 def test_a_template_without_the_prompt_is_refused(folder):

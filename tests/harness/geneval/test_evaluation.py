@@ -11,11 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner
 
 from vhsbench.generators.nano import world
-from vhsbench.harness import cli
-from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.images import read_image
 from vhsbench.harness.geneval import folders
 from vhsbench.harness.geneval.evaluation import damaged_file, evaluate_folder
@@ -54,13 +51,6 @@ def rows_of(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def invoke(*arguments):
-    """Run a command as `vhsbench` does; what main would print for an error is in `error`."""
-    result = CliRunner().invoke(cli.app, ["geneval", *map(str, arguments)])
-    error = str(result.exception) if isinstance(result.exception, VhsbenchError) else ""
-    return result, error
-
-
 def test_a_folder_as_geneval_has_it_is_read(folder):
     found = folders.read_folder(folder)
     assert [s.metadata for s in found.samples] == [p for p in PROMPTS for _ in range(2)]
@@ -86,7 +76,7 @@ def test_verdicts_of_a_folder(folder, tmp_path):
     assert json.loads(rows[0]["detector"]) == {"name": "shapes"}
 
 
-def test_pandas_reads_the_rows_as_the_official_script_does(folder, tmp_path):
+def test_pandas_reads_the_rows_as_the_official_script_does(invoke, folder, tmp_path):
     evaluate_folder(folder, tmp_path / "r.jsonl", ShapeDetector())
     table = pd.read_json(tmp_path / "r.jsonl", orient="records", lines=True)
     assert table["correct"].dtype == bool
@@ -95,13 +85,6 @@ def test_pandas_reads_the_rows_as_the_official_script_does(folder, tmp_path):
     assert f"% correct images: {table['correct'].mean():.2%}" in result.stdout
     means = [part["correct"].mean() for _, part in table.groupby("tag", sort=False)]
     assert f"Overall score (avg. over tasks): {np.mean(means):.5f}" in result.stdout
-
-
-def test_official_rows_with_escaped_slashes_are_read(tmp_path):
-    table = pd.DataFrame([dict.fromkeys(folders.KEYS, "a/b") | {"correct": True}])
-    file = tmp_path / "official.jsonl"
-    file.write_text(table.to_json(orient="records", lines=True).rstrip("\n"))
-    assert folders.read_results(file).rows[0]["filename"] == "a/b"
 
 
 class Dies(ShapeDetector):
@@ -149,7 +132,7 @@ def test_finished_work_is_not_done_again(folder, tmp_path):
     assert out.read_bytes() == before
 
 
-def test_damaged_images_are_listed_counted_and_retried(folder, tmp_path):
+def test_damaged_images_are_listed_counted_and_retried(invoke, folder, tmp_path):
     out, broken = tmp_path / "r.jsonl", folder / "00001" / "samples" / "0000.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
@@ -170,7 +153,7 @@ def test_damaged_images_are_listed_counted_and_retried(folder, tmp_path):
     assert len(rows_of(damaged_file(out))) == 1
 
 
-def test_each_results_file_has_its_own_list_of_damaged_images(folder, tmp_path):
+def test_each_results_file_has_its_own_list_of_damaged_images(invoke, folder, tmp_path):
     broken = folder / "00001" / "samples" / "0000.png"
     whole = broken.read_bytes()
     broken.write_bytes(b"")
@@ -189,7 +172,7 @@ def test_no_two_results_files_share_a_list(names, end, other):
     assert len({damaged_file(r) for r in results}) == len(results)
 
 
-def test_what_lies_beside_images_is_said(folder, tmp_path):
+def test_what_lies_beside_images_is_said(invoke, folder, tmp_path):
     samples = folder / "00001" / "samples"
     for name in ("0000.jpg", "notes.txt", "._0000.png", ".DS_Store"):
         (samples / name).write_bytes(b"")
@@ -289,7 +272,7 @@ def test_another_detector_or_folder_needs_another_file(folder, tmp_path):
         evaluate_folder(folder, out, ShapeDetector())
 
 
-def test_users_mistakes_are_one_sentence_each(folder, tmp_path):
+def test_users_mistakes_are_one_sentence_each(invoke, folder, tmp_path):
     def error(*arguments):
         result, sentence = invoke(
             "evaluate", *arguments, "--detector", "shapes", "--out", tmp_path / "r.jsonl"
@@ -320,78 +303,11 @@ def test_users_mistakes_are_one_sentence_each(folder, tmp_path):
     assert "00001/metadata.jsonl cannot be read: no such file" in error(folder)
 
 
-def test_a_missing_checkpoint_is_one_sentence(folder, tmp_path):
+def test_a_missing_checkpoint_is_one_sentence(invoke, folder, tmp_path):
     _, sentence = invoke("evaluate", folder, "--checkpoint", tmp_path / "none.pth", "--out", tmp_path / "r")
     assert sentence.startswith(
         f"detector checkpoint {tmp_path}/none.pth does not exist; give mmdet's .pth file"
     )
-
-
-def test_results_that_are_none(tmp_path):
-    file = tmp_path / "r.jsonl"
-    file.write_text('{"a": 1}\n')
-    assert "line 1: no GenEval result: 'filename' is missing" in invoke("summary", file)[1]
-    file.write_text("nonsense\n{}\n")
-    assert "line 1: not JSON" in invoke("summary", file)[1]
-    file.write_text("")
-    assert "has no results yet" in invoke("summary", file)[1]
-
-
-def result(filename, correct=True, **changes):
-    metadata = json.dumps(single("star"))
-    return {"filename": filename, "tag": "single_object", "prompt": "a photo of a star", "correct": correct,
-            "reason": "" if correct else "expected star>=1, found 0", "metadata": metadata, "details": "{}"} | changes  # fmt: skip
-
-
-def written(file, rows, end="\n", mark=b""):
-    file.write_bytes(mark + "".join(json.dumps(r, ensure_ascii=False) + end for r in rows).encode())
-    return file
-
-
-def test_a_row_that_comes_again_counts_once_and_is_said(tmp_path):
-    rows = [result("a/0.png"), result("a/1.png", correct=False), result("a/0.png"), result("a/0.png")]
-    file = written(tmp_path / "merged.jsonl", rows)
-    found = json.loads(invoke("summary", file, "--json")[0].stdout)
-    assert found["tasks"]["single_object"]["images"] == 2
-    assert found["prompt_weighted"]["mean"] == 0.5
-    assert found["doubles"] == ["a/0.png", "a/0.png"]
-    shown = invoke("summary", file)[0].stdout
-    assert "Total images: 2" in shown
-    assert "Rows that repeat an image's row, counted once: 2, first a/0.png" in shown
-
-
-@pytest.mark.parametrize(
-    "change", [{"correct": False}, {"metadata": "{}"}, {"details": "[]"}, {"detector": "x"}]
-)
-def test_two_results_of_one_image_that_differ_are_refused(tmp_path, change):
-    file = written(
-        tmp_path / "r.jsonl", [result("a/0.png"), result("b/0.png"), result("a/0.png") | change], "\n\n"
-    )
-    sentence = invoke("summary", file)[1]
-    assert sentence == f"{file}, lines 1 and 5: two results of one image, a/0.png, that differ; keep one."
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_rows_are_the_same_however_the_file_is_written(tmp_path, end, mark):
-    rows = [result("a\u2028b.png", prompt="\u732b"), result("b.png", correct=False)]
-    file = written(tmp_path / "r.jsonl", rows, end, mark)
-    assert folders.read_results(file).rows == rows
-    folders.mend(file)
-    assert file.read_bytes() == mark + "".join(json.dumps(r, ensure_ascii=False) + end for r in rows).encode()
-
-
-def test_what_only_explains_may_be_missing_or_null(tmp_path):
-    rows = [
-        result("0.png", reason=None),
-        {k: v for k, v in result("1.png", correct=False).items() if k not in ("reason", "details")},
-    ]
-    found = json.loads(invoke("summary", written(tmp_path / "r.jsonl", rows), "--json")[0].stdout)
-    assert found["prompt_weighted"]["mean"] == 0.5
-    assert found["failures"] == {"single_object": {"other": 1}}
-    for key in ("filename", "tag", "correct", "metadata"):
-        sentence = invoke("summary", written(tmp_path / "r.jsonl", [result("0.png") | {key: None}]))[1]
-        assert f"r.jsonl, line 1: no GenEval result: '{key}' is not" in sentence
 
 
 def test_a_whole_row_that_is_refused_is_not_cut_off(folder, tmp_path):
@@ -402,21 +318,9 @@ def test_a_whole_row_that_is_refused_is_not_cut_off(folder, tmp_path):
     assert out.read_bytes().startswith(b'{"filename": "a", "filename": "a"}')
 
 
-def test_summary_as_json_names_both_overalls(folder, tmp_path):
+def test_summary_as_json_names_both_overalls(invoke, folder, tmp_path):
     evaluate_folder(folder, tmp_path / "r.jsonl", ShapeDetector())
     found = json.loads(invoke("summary", tmp_path / "r.jsonl", "--json")[0].stdout)
     assert found["prompt_weighted"]["mean"] == pytest.approx(5 / 8)
     assert found["task_mean"]["prompts"] == 4
     assert found["detectors"] == ['{"name": "shapes"}']
-
-
-def test_official_prompts_and_new_ones_from_the_command_line(tmp_path):
-    classes = tmp_path / "classes.txt"
-    classes.write_text("cat\ndog\nfox\n")
-    lines = invoke("prompts", "--classes", classes, "-n", 5, "--seed", 1)[0].stdout.splitlines()
-    assert {c["class"] for p in map(json.loads, lines) for c in p["include"]} == {"cat", "dog", "fox"}
-    assert len(invoke("prompts")[0].stdout.splitlines()) == 553
-    training = invoke("prompts", "-n", 3, "--variants", 2)[0].stdout.splitlines()
-    assert [json.loads(line)["variant"] for line in training[:4]] == [0, 1, 0, 1]
-    classes.write_text("cat\ncat\n")
-    assert "needs at least two distinct class names" in invoke("prompts", "--classes", classes)[1]

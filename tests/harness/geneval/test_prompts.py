@@ -69,3 +69,15 @@ def test_new_seeds_and_classes_keep_the_format():
     assert all(c["class"] != "person" for c in coloured)
     assert len({json.dumps(p) for p in other}) == len(other)
     assert next(list(p) for p in other if p["tag"] == "counting") == ["tag", "include", "exclude", "prompt"]
+
+
+def test_official_prompts_and_new_ones_from_the_command_line(invoke, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("cat\ndog\nfox\n")
+    lines = invoke("prompts", "--classes", classes, "-n", 5, "--seed", 1)[0].stdout.splitlines()
+    assert {c["class"] for p in map(json.loads, lines) for c in p["include"]} == {"cat", "dog", "fox"}
+    assert len(invoke("prompts")[0].stdout.splitlines()) == 553
+    training = invoke("prompts", "-n", 3, "--variants", 2)[0].stdout.splitlines()
+    assert [json.loads(line)["variant"] for line in training[:4]] == [0, 1, 0, 1]
+    classes.write_text("cat\ncat\n")
+    assert "needs at least two distinct class names" in invoke("prompts", "--classes", classes)[1]

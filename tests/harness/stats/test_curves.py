@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import time
+import sys
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -67,13 +68,23 @@ def test_winners_need_no_unique_index():
     assert len(winners(candidates, scores, 4)) == 2 * 6 * 2  # verifiers x prompts x seeds
 
 
-def test_a_full_run_takes_moments():
-    """240 prompts x 16 candidates x 3 verifiers."""
-    candidates, scores = run(pool=16, prompts=240, seeds=1)
+def curves_and_calls(prompts: int):
+    """The curves of 16 candidates of each prompt by 3 verifiers, and how many functions were called for them."""
+    candidates, scores = run(pool=16, prompts=prompts, seeds=1)
     third = scores[scores["verifier"] == "blind"].assign(verifier="third")
-    started = time.perf_counter()
-    curves = accuracy_curves(candidates, pd.concat([scores, third]))
-    assert time.perf_counter() - started < 3
+    scores, calls = pd.concat([scores, third]), Counter()
+    sys.setprofile(lambda _frame, event, _argument: calls.update([event]))
+    try:
+        curves = accuracy_curves(candidates, scores)
+    finally:
+        sys.setprofile(None)
+    return curves, calls["call"] + calls["c_call"]
+
+
+def test_a_full_run_takes_no_more_calls_than_a_small_one():
+    curves_and_calls(6)  # imports
+    (_, few), (curves, many) = curves_and_calls(24), curves_and_calls(240)
+    assert many < 1.2 * few
     assert len(curves) == 5 * 4 * 16  # verifiers, oracle and random; two tasks, two overalls; N
 
 

@@ -34,14 +34,6 @@ class Judge(ShapeDetector):
         return super().detect(images)
 
 
-class Sleeper(ShapeDetector):
-    """Takes STEP_S a batch and finds nothing, with no work for the CPU."""
-
-    def detect(self, images):
-        time.sleep(STEP_S)
-        return [{} for _ in images]
-
-
 def judged_by(worker, detector):
     worker.bench.verdicts = partial(judge, detector)
 
@@ -89,19 +81,30 @@ def test_shards_cover_every_prompt_once_and_name_a_larger_size(faults, seeds, pr
         assert [i for s in of_seed for i in range(s.start, s.stop)] == list(range(prompts))
 
 
+def worked(faults, overlap):
+    """What a worker makes of its shard, and of each batch but the last whether the next was begun before its verdict."""
+    worker, shard = make_worker(faults, overlap)
+    begun, meanwhile = [threading.Event() for _ in range(BATCHES)], []
+    following, denoise = iter(begun), worker.generator.denoise
+
+    def denoised(*batch):
+        next(following).set()
+        return denoise(*batch)
+
+    def before(_):
+        batch = len(meanwhile) + 1
+        meanwhile.append(batch < BATCHES and begun[batch].wait(60 if overlap else 0))
+
+    worker.generator.denoise = denoised
+    judged_by(worker, Judge(before))
+    return worker.work(shard), meanwhile[:-1]
+
+
 def test_a_batch_is_judged_while_the_next_is_generated(faults):
-    faults.set(slow=STEP_S)
-    took_s, results = {}, {}
-    for overlap in (False, True):
-        worker, shard = make_worker(faults, overlap)
-        judged_by(worker, Sleeper())
-        started = time.perf_counter()
-        results[overlap] = worker.work(shard)
-        took_s[overlap] = time.perf_counter() - started
-    same(results[False], results[True])
-    # BATCHES + 1 steps instead of 2 * BATCHES
-    assert took_s[False] > 2 * BATCHES * STEP_S
-    assert took_s[True] < 0.8 * took_s[False], took_s
+    (apart, never), (together, always) = worked(faults, False), worked(faults, True)
+    assert never == [False] * (BATCHES - 1)
+    assert always == [True] * (BATCHES - 1)
+    same(apart, together)
 
 
 def test_no_more_than_two_batches_are_alive(faults):
