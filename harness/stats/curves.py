@@ -19,12 +19,12 @@ Floats = NDArray[np.float64]
 
 
 def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent of best-of-N for every N, pipeline and task, with 95% intervals.
+    """Compute the accuracy in percent of best-of-N for every N, pipeline and task, with 95% intervals.
 
-    Columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
-    over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low,
-    high, n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
-    Raises DerivationError for no candidates, pools of different sizes, or a candidate without a score.
+    Returns columns generator, steps, verifier (also "oracle" and "random"), tag (a task, "overall": the mean
+    over prompts as in the paper, "geneval_overall": the mean of the task means), n, accuracy, low, high,
+    n_prompts. Seeds of a prompt are averaged; intervals are clustered by prompt.
+    Raises DerivationError for no candidates or pools of different sizes, ValueError for a candidate without a score.
     """
     if candidates.empty:
         raise DerivationError("there are no candidates to derive an accuracy from.")
@@ -43,17 +43,17 @@ def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFr
 
 
 class DerivationError(VhsbenchError):
-    """Tables that no accuracy can be derived from; the message is one sentence for a user."""
+    """Tables from which no accuracy can be derived; the message is one sentence for a user."""
 
 
 class Grid:
-    """Candidates of one pool by row, prompt by prompt and within these seed by seed.
+    """The candidates of one pool as a grid [R, M]: a row for each prompt and seed, a column for each candidate.
 
-    prompts and tags [R] name each row's prompt and task; correct is [R, M], a column a candidate.
+    prompts and tags [R] are each row's prompt and task; correct is [R, M].
     """
 
     def __init__(self, pool: pd.DataFrame) -> None:
-        """Raises DerivationError if rows have different numbers of candidates."""
+        """Arrange the candidates. Raises DerivationError if rows have different numbers of them."""
         ordered = pool.sort_values(IN_POOL)
         self._keys = pd.MultiIndex.from_frame(ordered[IN_POOL])
         draws = ordered.groupby(DRAW, sort=True)
@@ -68,14 +68,14 @@ class Grid:
         self.prompts = sizes.index.get_level_values("prompt_id").to_numpy()
 
     def of(self, scores: pd.DataFrame) -> Floats:
-        """[R, M]: one verifier's scores. A candidate without a score is NaN."""
+        """Arrange one verifier's scores as [R, M], NaN for a candidate without a score."""
         return self._by_row(scores.set_index(IN_POOL)["score"].reindex(self._keys))
 
     def _by_row(self, values: pd.Series) -> Floats:
         return values.to_numpy(float).reshape(-1, self._size)
 
     def summary(self, values: Floats) -> pd.DataFrame:
-        """Rows of tag, n, accuracy, low, high, n_prompts from expectations [R, M]."""
+        """Average expectations [R, M] into rows of tag, n, accuracy, low, high, n_prompts."""
         per_prompt = average_by_prompt(values, self.prompts)
         tags = self.tags[np.unique(self.prompts, return_index=True)[1]]
         found = {t: clustered_mean(per_prompt[tags == t]) for t in TAGS if t in tags}
@@ -98,9 +98,9 @@ def _rows(tag: str, value: Interval) -> pd.DataFrame:
 
 
 def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """AUC of every verifier over all candidates, with its 95% interval by prompt.
+    """Compute every verifier's AUC over all candidates, with its 95% interval by prompt.
 
-    Columns generator, steps, verifier, auc, low, high, n (candidates), right.
+    Returns columns generator, steps, verifier, auc, low, high, n (candidates), right.
     """
     joined = scores.merge(candidates, on=CANDIDATE, validate="many_to_one")
     rows = []
@@ -112,7 +112,7 @@ def separation(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def winners(candidates: pd.DataFrame, scores: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Each verifier's pick among a prompt's first n candidates (the first maximum)."""
+    """Select each verifier's pick among a prompt's first n candidates: the first of the highest score."""
     first = scores[scores["index"] < n].sort_values(SCORE, ignore_index=True)
     best = first.loc[first.groupby([*PIPELINE, *DRAW], sort=True)["score"].idxmax()]
     return best.merge(candidates, on=CANDIDATE, validate="many_to_one")

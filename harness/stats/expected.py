@@ -1,4 +1,4 @@
-"""Exact expected best-of-N over all N-subsets of a pool, in place of one lucky draw.
+"""Exact expectation of best-of-N over all N-subsets of a pool, in place of a single draw.
 
 With the pool ranked by score, the candidate of rank r (1 is best) wins an N-subset of M with
 probability C(M-r, N-1) / C(M, N). Candidates of equal score share their ranks' probability.
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @lru_cache(maxsize=16)
 def win_probabilities(m: int) -> Floats:
-    """[M, M]: probability that rank r (row r-1) wins a random N-subset (column N-1)."""
+    """Tabulate as [M, M] the probability that rank r (row r-1) wins a random N-subset (column N-1)."""
     table = np.zeros((m, m))
     for n in range(1, m + 1):
         p = n / m  # rank 1 wins whenever it is in the subset
@@ -24,15 +24,15 @@ def win_probabilities(m: int) -> Floats:
             table[rank - 1, n - 1] = p
             # C(M-r-1, N-1) / C(M-r, N-1), a ratio of neighbours, so that nothing overflows
             p *= (m - rank - n + 1) / (m - rank) if m > rank else 0.0
-    table.setflags(write=False)  # the cache hands out this very array
+    table.setflags(write=False)  # the cache returns this same array to every caller
     return table
 
 
 def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
-    """Probability that the best-scored of N random candidates is correct, for N = 1..M.
+    """Compute the probability that the highest-scored of N random candidates is correct, for N = 1..M.
 
     scores and correct are [M] or [P, M] (P pools); the result is [M] or [P, M].
-    Raises ValueError for a score or verdict that is NaN, an infinite score, and an empty pool.
+    Raises ValueError for a NaN score or verdict, an infinite score, or an empty pool.
     """
     s, c = _pools(scores, correct)
     order = np.argsort(-s, axis=1, kind="stable")
@@ -43,7 +43,7 @@ def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
 
 
 def _share_ties(ranked: Floats, hits: Floats) -> Floats:
-    """Each correctness replaced by the mean of those of equal score (rows ranked by score)."""
+    """Replace each verdict by the mean over the candidates of equal score (rows are ranked by score)."""
     starts = np.ones(ranked.shape, dtype=bool)
     starts[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
     group = np.cumsum(starts.ravel()) - 1  # runs over all rows, so no group spans two pools
@@ -52,19 +52,19 @@ def _share_ties(ranked: Floats, hits: Floats) -> Floats:
 
 
 def oracle(correct: ArrayLike) -> Floats:
-    """The best possible verifier: correct if any of the N candidates is."""
+    """Compute the accuracy of the best possible verifier, which is right if any of the N candidates is."""
     return expected_accuracy(np.asarray(correct, dtype=float), correct)
 
 
 def random_choice(correct: ArrayLike) -> Floats:
-    """No verifier: any candidate, whatever N."""
+    """Compute the accuracy without a verifier: that of a random candidate, whatever N."""
     return expected_accuracy(np.zeros(np.shape(correct)), correct)
 
 
 def largest_difference(a: ArrayLike, b: ArrayLike, n_a: int, n_b: int) -> float:
-    """How far apart the expected accuracies of best-of-n_a by scores a and best-of-n_b by b can be, any verdicts.
+    """Bound, over all verdicts, the difference between best-of-n_a by scores a and best-of-n_b by scores b.
 
-    a and b are [P, M]. 0 where both pick alike whatever the verdicts: the same N, and the same scores or N = 1.
+    a and b are [P, M]. The bound is 0 where both always pick the same: the same N, and the same scores or N = 1.
     """
     if n_a == n_b and (n_a == 1 or np.array_equal(a, b)):
         return 0.0
@@ -79,7 +79,9 @@ def _pools(scores: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     c = np.atleast_2d(np.asarray(correct, dtype=np.float64))
     if s.shape != c.shape or s.ndim != 2 or s.shape[1] == 0:
-        raise ValueError(f"scores {s.shape} and verdicts {c.shape} must be of one shape, not empty.")
+        raise ValueError(
+            f"scores {s.shape} and verdicts {c.shape} must have the same shape and not be empty."
+        )
     if not np.isfinite(s).all():
         raise ValueError("a score is not a number (NaN) or infinite; every candidate needs a finite one.")
     if np.isnan(c).any():

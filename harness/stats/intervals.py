@@ -1,8 +1,8 @@
 """95% intervals by prompt that hold for few prompts and at 0 and 100%: of means, differences, shares and AUCs.
 
-All rest on one limit. The mean of the prompts seen varies by chance, and one prompt more, unseen, takes a
-random weight, Beta(1, n), at the worst value there can be. For prompts that are right or wrong this is the
-interval of Clopper and Pearson; docs/methods.md derives it and shows how often it covers the truth.
+All use one limit: the mean of the observed prompts varies by chance, and one more, unobserved prompt takes a random
+weight, Beta(1, n), at the worst possible value. For prompts that are right or wrong this is the interval of Clopper
+and Pearson; docs/methods.md derives it and shows how often it covers the truth.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Floats = NDArray[np.float64]
 Number = float | Floats
 
 LEVEL = 0.95
-MIN_TASK = 4  # prompts of a task below which its own variance is too uncertain to be used
+MIN_TASK = 4  # prompts of a task; with fewer, its own variance is too uncertain to use
 _ROUNDING = 1e-9  # of the largest value
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its interval, each [K]; n is the number of prompts.
+    """A mean and the ends of its interval, each [K]; n is the number of prompts.
 
     The interval of a single prompt is NaN: one prompt says nothing about how prompts vary.
     """
@@ -38,11 +38,12 @@ class Interval:
 
 
 class Grouping(TypedDict, total=False):
-    """What rows are grouped by before a mean is taken, and how sure its interval is.
+    """How rows are grouped before a mean is taken, and the level of its interval.
 
-    prompts [R] names each row's prompt: rows of one prompt, its seeds, are averaged first (without it every row
-    is a prompt). tasks [R] names its task, among whose prompts it varies. by_task takes the mean of the tasks'
-    means (GenEval's overall) in place of the mean over prompts (the paper's). level is 0.95 by default.
+    prompts [R]: each row's prompt; the rows (seeds) of a prompt are averaged first. By default every row is a prompt.
+    tasks [R]: each row's task; the variance is that of prompts within tasks.
+    by_task: take the mean of the tasks' means (GenEval's overall), not the mean over prompts (the paper's).
+    level: 0.95 by default.
     """
 
     prompts: ArrayLike
@@ -52,7 +53,7 @@ class Grouping(TypedDict, total=False):
 
 
 def clustered_mean(values: ArrayLike, most: float = 1.0, **grouping: Unpack[Grouping]) -> Interval:
-    """Mean over prompts of values [R] or [R, K] in 0..most, with its interval.
+    """Average values [R] or [R, K] in 0..most over prompts, with an interval.
 
     Raises ValueError for no values, one that is not a number or out of range, or labels of another length.
     """
@@ -64,11 +65,11 @@ def clustered_mean(values: ArrayLike, most: float = 1.0, **grouping: Unpack[Grou
 def paired_difference(
     a: ArrayLike, b: ArrayLike, largest: ArrayLike = 1.0, **grouping: Unpack[Grouping]
 ) -> Interval:
-    """Mean of a - b, two verifiers on the same rows: narrower than two intervals, as hard prompts cancel.
+    """Average a - b, two verifiers on the same rows; the interval is narrow, as hard prompts cancel.
 
-    `largest`, one number or [K], is how far two values can be apart (vhsbench.harness.stats.expected.largest_difference).
-    An unseen prompt counts as no further apart than the prompts that differ can be on average, so with
-    few of these as `largest`. Raises ValueError as `clustered_mean`, and if shapes differ.
+    `largest`, a number or [K], is how much two values can differ (vhsbench.harness.stats.expected.largest_difference).
+    An unobserved prompt is taken to differ as much as the prompts that do differ may on average: by `largest` where
+    there are few of them. Raises ValueError as `clustered_mean` does, and if shapes differ.
     """
     if np.shape(a) != np.shape(b):
         raise ValueError(f"a pair needs the same rows: {np.shape(a)} and {np.shape(b)}.")
@@ -80,9 +81,9 @@ def paired_difference(
 
 
 def pooled_share(right: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> Interval:
-    """Share of right rows [R], all alike, of prompts that have several or few; NaN for a single prompt.
+    """Compute the share of right rows [R], of equal weight, whose prompts have different numbers of rows.
 
-    Raises ValueError for no rows or labels of another length.
+    The interval of a single prompt is NaN. Raises ValueError for no rows or labels of another length.
     """
     v = _columns(right)
     ids, prompt, rows = np.unique(_labels(prompts, len(v)), return_inverse=True, return_counts=True)
@@ -90,16 +91,16 @@ def pooled_share(right: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> 
     if len(ids) < 2:
         return _unknown(mean, len(ids))
     shares, weights = average_by_prompt(v, prompt), rows / rows.sum()
-    n = 1 / float(np.sum(weights**2))  # prompts of equal weight that would say as much
+    n = 1 / float(np.sum(weights**2))  # prompts of equal weight with as much information
     seen = _Seen(mean, _variance_of_all(shares, weights, mean, n), n, shares.min(0), shares.max(0))
     return Interval(mean, *seen.limits(0.0, 1.0, (1 - level) / 2), len(ids))
 
 
 def auc_interval(scores: ArrayLike, correct: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> Interval:
-    """Area under the ROC curve of rows [R], its candidates clustered by prompt.
+    """Compute the area under the ROC curve of rows [R], clustered by prompt.
 
-    Every right row stands for the share of wrong ones below it, every wrong one for the share of right ones
-    above it; a prompt's deviations are summed. NaN where one class is empty, or for a single prompt.
+    The value of a right row is the share of wrong rows below it, that of a wrong row the share of right rows above
+    it; the deviations of a prompt's rows are summed. NaN where one class is empty, or for a single prompt.
     """
     s, right = np.asarray(scores, dtype=np.float64), np.asarray(correct, dtype=bool)
     ids, prompt = np.unique(_labels(prompts, len(s)), return_inverse=True)
@@ -112,7 +113,7 @@ def auc_interval(scores: ArrayLike, correct: ArrayLike, prompts: ArrayLike, leve
     right_above = 1 - (np.cumsum(rights) - rights / 2)[value] / rights.sum()
     weight = np.where(right, 1 / rights.sum(), 1 / wrongs.sum())
     apart = np.bincount(prompt, weight * (np.where(right, wrong_below, right_above) - mean[0]))
-    # half the prompts of equal weight: one that is misranked counts twice, by its right and its wrong rows
+    # half the prompts of equal weight: a misranked one counts twice, by its right and its wrong rows
     n = 2 / float(np.sum(np.bincount(prompt, weight) ** 2))
     spread = np.array([np.sum(apart**2) * len(ids) / (len(ids) - 1)])
     spread = np.minimum(spread, mean * (1 - mean) / (n + 1))
@@ -121,7 +122,7 @@ def auc_interval(scores: ArrayLike, correct: ArrayLike, prompts: ArrayLike, leve
 
 
 def average_by_prompt(values: Floats, prompts: ArrayLike) -> Floats:
-    """[P, K]: mean of the rows [R, K] of each prompt, in sorted order of prompts."""
+    """Average the rows [R, K] of each prompt: [P, K], in sorted order of prompts."""
     ids, prompt = np.unique(np.asarray(prompts), return_inverse=True)
     total = np.zeros((len(ids), values.shape[1]))
     np.add.at(total, prompt, values)
@@ -129,14 +130,14 @@ def average_by_prompt(values: Floats, prompts: ArrayLike) -> Floats:
 
 
 def brackets(low: float | None, high: float | None, form: str = ".1f") -> str:
-    """An interval as " [low, high]"; nothing where it is unknown (None or NaN)."""
+    """Format an interval as " [low, high]", or as "" where it is unknown (None or NaN)."""
     if low is None or high is None or np.isnan(low) or np.isnan(high):
         return ""
     return f" [{low:{form}}, {high:{form}}]"
 
 
 def missed_share(prompts: int, level: float = LEVEL) -> float:
-    """The largest share of all prompts of which a sample may well hold none: 0 of n right gives 0 to this."""
+    """Compute the largest share of all prompts that a sample may well miss: the upper limit of 0 of n."""
     return 1.0 - ((1 - level) / 2) ** (1 / prompts)
 
 
@@ -161,7 +162,7 @@ def _unknown(mean: Floats, n: int) -> Interval:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Values [P, K] of prompts, and the task of each; an interval leaves out `tail` on either side."""
+    """Values [P, K] of prompts and their tasks [P]; an interval leaves out `tail` on either side."""
 
     values: Floats
     tasks: NDArray[Any]
@@ -170,7 +171,7 @@ class _Sample:
 
     @classmethod
     def of(cls, values: ArrayLike, **grouping: Unpack[Grouping]) -> _Sample:
-        """Raises ValueError for no values, one that is not a number, or labels of another length."""
+        """Average rows by prompt. Raises ValueError for no values, a NaN, or labels of another length."""
         v = _columns(values)
         ids = np.asarray(grouping.get("prompts", np.arange(len(v))))
         tasks = np.asarray(grouping.get("tasks", np.zeros(len(v))))
@@ -181,13 +182,13 @@ class _Sample:
         return cls(average_by_prompt(v, ids), of_prompt, grouping.get("by_task", False), tail)
 
     def check_range(self, least: Number, most: Number) -> None:
-        """Raises ValueError for a value outside least..most, each a number or [K]."""
+        """Raise ValueError for a value outside least..most, each a number or [K]."""
         slack = _ROUNDING * np.maximum(1.0, np.abs(most))
         if (self.values < least - slack).any() or (self.values > most + slack).any():
             raise ValueError(f"values must lie between {np.min(least):g} and {np.max(most):g}.")
 
     def interval(self, low: Number, high: Number) -> Interval:
-        """Of the mean, if an unseen prompt's value lies between low and high."""
+        """Compute the mean's interval where an unobserved prompt's value lies between low and high."""
         values = self.values
         tasks = [np.flatnonzero(self.tasks == label) for label in np.unique(self.tasks)]
         means = [values[rows].mean(0) for rows in tasks]
@@ -206,10 +207,10 @@ class _Sample:
 def _variance(
     values: Floats, weights: Floats, mean: Floats, tasks: list[NDArray[np.intp]], tail: float
 ) -> Floats:
-    """Of the weighted mean of values [P, K]: within tasks where these have prompts enough, else over all.
+    """Estimate the variance of the weighted mean of values [P, K]: the smaller of that within tasks and that over all.
 
-    Within tasks it is uncertain, so it is widened by Student's t; over all it holds also what tasks differ
-    by, so it is at least large enough, and the smaller of the two is taken.
+    The variance within tasks is uncertain and so widened by Student's t; it is not used where a task has fewer than
+    MIN_TASK prompts. The variance over all prompts includes the differences between tasks, and so is large enough.
     """
     together = _variance_of_all(values, weights, mean, 1 / weights.max())
     if len(tasks) == 1 or min(map(len, tasks)) < MIN_TASK:
@@ -222,12 +223,12 @@ def _variance(
 
 
 def _variance_of_all(values: Floats, weights: Floats, mean: Floats, n: float) -> Floats:
-    """Of the weighted mean of values [P, K] if their weights, and that of one prompt more, are drawn at random."""
+    """Compute the variance of the weighted mean of values [P, K] where their weights and one more are random."""
     return np.asarray((weights**2) @ (values - mean) ** 2 * n / (n + 1))
 
 
 def _typical_size(sizes: Floats, largest: Floats, tail: float) -> Floats:
-    """[K]: how large differences can be on average among prompts that differ; sizes [P, K]."""
+    """Bound the mean size [K] of differences of sizes [P, K] among the prompts that differ."""
     differs = sizes > _ROUNDING * largest
     count = np.maximum(differs.sum(0), 1)
     mean = np.where(differs, sizes, 0.0).sum(0) / count
@@ -239,7 +240,7 @@ def _typical_size(sizes: Floats, largest: Floats, tail: float) -> Floats:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the prompts seen say, each [K]: their mean and its variance, their number (by weight), the extremes."""
+    """The observed prompts, each [K]: their mean and its variance, their number (by weight), the extremes."""
 
     mean: Floats
     variance: Floats
@@ -248,15 +249,15 @@ class _Seen:
     most: Floats
 
     def limits(self, low: Number, high: Number, tail: float) -> tuple[Floats, Floats]:
-        """Both limits, each mirroring the other, if an unseen prompt's value is between low and high."""
+        """Compute both limits, one mirroring the other, where an unobserved prompt's value lies between low and high."""
         mirrored = _Seen(-self.mean, self.variance, self.n, -self.most, -self.least)
         return self._lower(np.asarray(low), tail), -mirrored._lower(-np.asarray(high), tail)
 
     def _lower(self, unseen: Floats, tail: float) -> Floats:
-        """The quantile `tail` of (1 - w) M + w unseen: M of this mean and variance, w of Beta(1, n).
+        """Compute the quantile `tail` of (1 - w) M + w unseen, with M of this mean and variance and w of Beta(1, n).
 
-        Its distribution is taken as the beta distribution of its mean and variance, between the least value
-        (or unseen, if that is less) and the most: exact where values are 0 or 1, and where all are equal.
+        Its distribution is approximated by the beta distribution of its mean and variance between the smallest value
+        (or unseen, if smaller) and the largest: exact where values are 0 or 1, and where all are equal.
         """
         bottom = np.minimum(unseen, self.least)
         span = self.most - bottom

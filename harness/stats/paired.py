@@ -1,4 +1,4 @@
-"""Paired tests clustered by prompt, corrections for their number, and what a pool can detect."""
+"""Paired tests clustered by prompt, corrections for multiple tests, and what a pool can detect."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ POWER = 0.8
 
 
 def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -> Floats:
-    """[K]: one-sided p-values that the mean of differences [P, K] (a row a prompt) is not below zero.
+    """Compute one-sided p-values [K] that the mean of differences [P, K] (a row per prompt) is not below zero.
 
-    If two verifiers are exchangeable, exchanging them on any prompt changes that prompt's sign alone.
-    The given signs count as one of the permutations, so p is never zero and the test never too eager.
+    If two verifiers are exchangeable, exchanging them on a prompt changes only the sign of its difference.
+    The given signs count as one of the permutations, so p is never zero and the test is never anti-conservative.
     """
     d = np.asarray(differences, dtype=np.float64)
     observed = d.sum(0)
     rng = np.random.default_rng(seed)
     below = np.ones(d.shape[1])
-    slack = 1e-9 * np.abs(d).sum(0)  # sums of the same numbers in another order are equal
+    slack = 1e-9 * np.abs(d).sum(0)  # the same numbers summed in another order count as equal
     for start in range(0, permutations, 1000):
         signs = rng.integers(0, 2, (min(1000, permutations - start), len(d)), np.int8)
         below += ((2.0 * signs - 1.0) @ d <= observed + slack).sum(0)
@@ -33,7 +33,7 @@ def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Holm's adjusted p-values of a family: all at most alpha with the family's error at most alpha."""
+    """Adjust the p-values of a family by Holm's method; rejecting those up to alpha keeps the family's error at alpha."""
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
@@ -43,7 +43,7 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def mcnemar(baseline: ArrayLike, candidate: ArrayLike) -> tuple[int, int, float]:
-    """(lost, won, two-sided exact p) of the verdicts of picks, [P] or [P, S] (S seeds of a prompt).
+    """Compare the verdicts of picks, [P] or [P, S] (S seeds of a prompt): (lost, won, two-sided exact p).
 
     A prompt is lost if fewer of its picks are right than the baseline's. With one seed this is
     McNemar's exact test; with more it is the sign test over prompts, as seeds are not independent.
@@ -58,7 +58,7 @@ def mcnemar(baseline: ArrayLike, candidate: ArrayLike) -> tuple[int, int, float]
 def auc_permutation(
     baseline: ArrayLike, candidate: ArrayLike, correct: ArrayLike, permutations: int = 1999, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(baseline's AUC, candidate's, one-sided p that it is not below); rows [P, C] are prompts.
+    """Compare AUCs of rows [P, C], a row per prompt: (baseline's, candidate's, one-sided p that it is not below).
 
     All candidates of a prompt exchange their verifiers together. Ranks stand for scores, so verifiers
     of different scales can be exchanged. NaN where one class is empty.
@@ -78,7 +78,7 @@ def auc_permutation(
 
 
 def _aucs(scores: Floats, correct: NDArray[np.bool_]) -> Floats:
-    """AUC [B] of scores [B, P, C], each of the same verdicts [P, C]."""
+    """Compute the AUCs [B] of scores [B, P, C] for the same verdicts [P, C]."""
     right = correct.ravel()
     ranks = rankdata(scores.reshape(len(scores), -1), axis=1)[:, right].sum(1)
     n = int(right.sum())
@@ -86,7 +86,7 @@ def _aucs(scores: Floats, correct: NDArray[np.bool_]) -> Floats:
 
 
 def standard_error(values: ArrayLike, strata: ArrayLike) -> float:
-    """Of the mean of values [P] over prompts, each drawn within its stratum (task); NaN if all are alone."""
+    """Estimate the standard error of the mean of values [P], drawn within strata (tasks); NaN if each is alone in its own."""
     v, labels = np.asarray(values, dtype=np.float64), np.asarray(strata)
     variance, used = 0.0, False
     for label in np.unique(labels):
@@ -97,12 +97,12 @@ def standard_error(values: ArrayLike, strata: ArrayLike) -> float:
 
 
 def detectable(error: float, alpha: float) -> float:
-    """The difference found with 80% power at a one-sided level alpha, given its standard error."""
+    """Compute the difference that is detected with 80% power at one-sided level alpha, given its standard error."""
     return float((norm.isf(alpha) + norm.ppf(POWER)) * error)
 
 
 def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> int | None:
-    """How many such prompts detect a difference of `margin` with 80% power; None if that is unknown."""
+    """Compute how many such prompts detect a difference of `margin` with 80% power; None if unknown."""
     if not error > 0 or not margin > 0:
         return None
     return math.ceil(prompts * (detectable(error, alpha) / margin) ** 2)

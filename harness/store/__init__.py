@@ -1,1 +1,1 @@
-"""Where a run is kept: tables, their keys and digests, in a folder or behind a URL."""
+"""Storage of a run: its tables, their keys and digests, in a local folder or at a URL."""

@@ -1,4 +1,4 @@
-"""A directory on this machine or at any fsspec URL (s3://, gs://, memory://...), written file by file, atomically."""
+"""A directory on this machine or at any fsspec URL (s3://, gs://, memory://...) whose files are written atomically."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class StorageError(VhsbenchError):
 
 
 class Folder:
-    """A directory; names inside are relative, with forward slashes.
+    """A directory; the names of its files are relative, with forward slashes.
 
-    What the system or a store refuses is raised as a StorageError that names the file; only a file that is
-    not there is a FileNotFoundError.
+    Errors of the system or of a store's client become a StorageError that names the file, except that a missing
+    file is a FileNotFoundError.
     """
 
     def __init__(self, where: str | Path) -> None:
-        """Raises StorageError for a URL whose kind is unknown or whose package is not installed."""
+        """Open the directory. Raises StorageError for a URL of an unknown kind, or whose package is not installed."""
         if "::" in str(where):
             raise StorageError(f"{where} is a chain of file systems; give the folder or URL that it ends in.")
         try:
             self.fs, self.root = fsspec.url_to_fs(str(where))
         except Exception as error:  # each kind of storage has errors of its own
             told = isinstance(error, (ValueError, ImportError, OSError))
-            said = first_line(error) if told else "its kind of file system needs more than a URL"
+            said = first_line(error) if told else "this kind of file system needs more than a URL"
             raise StorageError(f"{where} cannot be used: {said}.") from error
         self.shown = str(where).rstrip("/")
 
@@ -52,13 +52,13 @@ class Folder:
         at = self._at(name)
         with self._telling("looked for", name):
             try:
-                self.fs.info(at)  # not fs.exists, which takes every refusal for "not there"
+                self.fs.info(at)  # not fs.exists, which takes every error for "not there"
             except (FileNotFoundError, NotADirectoryError):
                 return False
         return True
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError; StorageError for what is no regular file, or larger than LARGE."""
+        """Read a whole file. Raises FileNotFoundError, or StorageError unless it is a regular file of at most LARGE bytes."""
         at = self._at(name)
         if self.local is None:
             with self._telling("read", name):
@@ -71,7 +71,7 @@ class Folder:
             raise StorageError(str(error)) from error
 
     def write(self, name: str, data: bytes) -> None:
-        """The whole file or none of it, kept when this returns. Raises StorageError if the disk is full."""
+        """Write a whole file or nothing; it is on disk when this returns. Raises StorageError if the disk is full."""
         at = self._at(name)
         with self._telling("written", name):
             if self.local is None:
@@ -82,7 +82,7 @@ class Folder:
                 write_atomic(Path(at), data)
 
     def check_writable(self) -> None:
-        """Write, read and remove a small file where that is not this machine's disk. Raises StorageError."""
+        """Try a remote directory by writing, reading and removing a small file. Raises StorageError."""
         if self.local is not None:
             return
         name, data = f".vhsbench-{uuid.uuid4().hex}", b"may be removed"
@@ -101,12 +101,12 @@ class Folder:
             self.fs.rm_file(at)
 
     def files(self) -> list[str]:
-        """Paths of all files below, as the store names them."""
+        """List the paths of all files below, as the store names them."""
         with self._telling("listed", ""):
             return [str(at) for at in self.fs.find(self.root)]
 
     def names(self, under: str, suffix: str) -> list[str]:
-        """Names of the files directly in `under` that end in `suffix`, without it, sorted; hidden ones not."""
+        """List the files directly in `under` that end in `suffix`: their sorted names without it; hidden files are skipped."""
         at = self._at(under)
         self.fs.invalidate_cache(at)
         with self._telling("listed", under):
@@ -135,17 +135,17 @@ class Folder:
 
 
 def check_lasting(where: str | Path) -> None:
-    """Raises StorageError for a URL whose files end with the process."""
+    """Raise StorageError for a URL whose files are lost when the process ends."""
     if str(where).startswith("memory:"):
         raise StorageError(
-            f"{where} is this process's memory, and would be gone with it; give a folder or a URL."
+            f"{where} is in this process's memory and would be lost with it; give a folder or another URL."
         )
 
 
 @contextmanager
 def local_copy(where: str | Path) -> Iterator[Path]:
-    """The directory itself if it is local; else a temporary copy (without shards), whose new and changed
-    files go back at the end."""
+    """Yield the directory itself if it is local; else a temporary copy without shards, and upload the files that are
+    new or changed at the end."""
     folder = Folder(where)
     if folder.local is not None:
         yield folder.local
@@ -168,8 +168,10 @@ def local_copy(where: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def local_output(where: str | Path) -> Iterator[Path]:
-    """A folder of this machine to write into: `where` itself, or a temporary one, whose files go to that URL at
-    the end. Raises StorageError, before anything is done, for a URL that cannot be written or ends with the process."""
+    """Yield a local folder to write into: `where` itself, or a temporary one whose files are uploaded at the end.
+
+    Raises StorageError at once for a URL that cannot be written to, or whose files are lost when the process ends.
+    """
     if not is_url(where):
         yield Path(where)
         return
@@ -185,12 +187,12 @@ def local_output(where: str | Path) -> Iterator[Path]:
 
 
 def is_url(where: str | Path) -> bool:
-    """Whether it names more than a path of this machine."""
+    """Whether `where` is a URL, not a local path."""
     return "://" in str(where)
 
 
 def _put(copy: Path, folder: Folder, before: dict[str, int]) -> None:
-    """Write what is new or changed since `before`."""
+    """Upload the files that are new or changed since `before`."""
     for name, time in _times(copy).items():
         if before.get(name) != time:
             folder.write(name, (copy / name).read_bytes())

@@ -1,7 +1,4 @@
-"""Which columns tell the rows of the tables apart, and the rows of one pool or pipeline.
-
-Every key has one meaning wherever rows are sorted, grouped, joined or looked up.
-"""
+"""Keys: the columns by which rows of the tables are sorted, grouped, joined and looked up, each with one meaning."""
 
 from __future__ import annotations
 
@@ -12,27 +9,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POOL = ["generator", "steps"]  # the candidates of one generator at one number of steps
-PIPELINE = [*POOL, "verifier"]  # a pool and who judges it
+PIPELINE = [*POOL, "verifier"]  # a pool and the verifier that scores it
 DRAW = ["prompt_id", "seed"]  # within a pool, the candidates that best-of-N picks from
 IN_POOL = [*DRAW, "index"]  # a candidate within its pool
 CANDIDATE = [*POOL, *IN_POOL]
-SCORE = [*PIPELINE, *IN_POOL]  # a verifier's verdict on a candidate
-CELL = [*PIPELINE, "variant"]  # what costs are measured of
-COST = [*CELL, "stage", "n", "batch"]  # one kind of call of a cell; measured in several repeats
+SCORE = [*PIPELINE, *IN_POOL]  # a verifier's score of a candidate
+CELL = [*PIPELINE, "variant"]  # what costs are measured for
+COST = [*CELL, "stage", "n", "batch"]  # one kind of call in a cell, measured several times
 INCIDENT = [*POOL, "seed", "prompt_id", "kind", "batch"]
 
 
 def distinct(rows: pd.DataFrame, key: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The values of `key` in the rows, in order of first appearance."""
+    """List the values of `key` in the rows, in order of first appearance."""
     return list(rows[list(key)].drop_duplicates().itertuples(index=False, name=None))
 
 
 def of_pool(rows: pd.DataFrame, generator: str, steps: int) -> pd.DataFrame:
-    """The rows of one pool."""
+    """Select the rows of one pool."""
     return rows[(rows["generator"] == generator) & (rows["steps"] == steps)]
 
 
 def of_pipeline(rows: pd.DataFrame, generator: str, steps: int, verifier: str) -> pd.DataFrame:
-    """The rows of one pool by one verifier."""
+    """Select the rows of one pool and verifier."""
     here = of_pool(rows, generator, steps)
     return here[here["verifier"] == verifier]

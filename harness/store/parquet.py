@@ -1,4 +1,4 @@
-"""The run's tables: their columns, their order of rows, and their Parquet bytes, which may say what made them."""
+"""The schemas of a run's tables, the order of their rows, and their encoding as Parquet with optional provenance."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class StoreError(VhsbenchError):
 
 
 def _known(kind: pa.DataType, *names: str) -> list[pa.Field]:
-    """Columns of which every row has a value."""
+    """Declare columns that have a value in every row."""
     return [pa.field(name, kind, nullable=False) for name in names]
 
 
 def _unknown(kind: pa.DataType, *names: str) -> list[pa.Field]:
-    """Columns that may be empty, where a value is unknown."""
+    """Declare columns that are empty where a value is unknown."""
     return [pa.field(name, kind) for name in names]
 
 
@@ -66,11 +66,11 @@ ORDER = {
     "incidents": INCIDENT,
     "costs": [*COST, "repeat"],
 }
-_ABOUT = b"vhsbench"  # the key of Parquet's metadata under which a shard says what made it
+_ABOUT = b"vhsbench"  # the key of Parquet's metadata that holds a shard's provenance
 
 
 def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = None) -> bytes:
-    """A table's bytes, the same for the same rows. Raises StoreError if the rows do not fit SCHEMAS."""
+    """Encode a table, always to the same bytes for the same rows. Raises StoreError if the rows do not fit SCHEMAS."""
     schema = SCHEMAS[table]
     if odd := sorted({*schema.names} ^ {*map(str, rows.columns)}):
         raise StoreError(f"rows for {table} lack or add the column '{odd[0]}'.")
@@ -89,7 +89,7 @@ def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = Non
 
 
 def decode(data: bytes, name: str, table: str) -> pa.Table:
-    """The rows that bytes hold; `name` says in errors where they are from. Raises StoreError."""
+    """Decode a table's bytes; `name` is their file in errors. Raises StoreError."""
     with read_errors_as(StoreError):
         rows = read_table(data, name, table, SCHEMAS[table])
     _check_numbers(rows, table, name)
@@ -97,7 +97,7 @@ def decode(data: bytes, name: str, table: str) -> pa.Table:
 
 
 def _check_numbers(rows: pa.Table, table: str, where: str) -> None:
-    """Refuse NaN and infinity where every row has a value, since neither can be ranked, and odd probabilities."""
+    """Refuse NaN and infinity in columns that must have a value, as neither can be ranked, and invalid probabilities."""
     for field in SCHEMAS[table]:
         if field.name in ("p_yes", "p_no"):
             odd, rule = outside_0_1(rows[field.name].to_numpy()), "a probability"  # NaN where it is unknown
@@ -112,14 +112,14 @@ def _check_numbers(rows: pa.Table, table: str, where: str) -> None:
 
 
 def about(data: bytes) -> dict[str, Any]:
-    """What the bytes of a table say of themselves; empty if nothing. Raises ValueError if they are none."""
+    """Read a table's provenance from its bytes; empty if it has none. Raises ValueError for bytes that are not Parquet."""
     try:
         found = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(_ABOUT)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(first_line(error)) from error
-    said = parse_json(found.decode(), "what a shard says of itself") if found else {}
+    said = parse_json(found.decode(), "a shard's provenance") if found else {}
     if not isinstance(said, dict):
-        raise ValueError("what a shard says of itself is no JSON object")
+        raise ValueError("a shard's provenance is not a JSON object")
     return said
 
 

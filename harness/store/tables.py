@@ -1,4 +1,4 @@
-"""A run directory: plain tables in Parquet, written shard by shard so that a kill loses nothing."""
+"""A run directory: plain tables in Parquet, written in shards so that a killed process loses no finished work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back; `notes` are sentences on what could not be checked."""
+    """A finished run as read; `notes` are sentences about what could not be checked."""
 
     path: Path
     info: dict[str, Any]
@@ -60,7 +60,7 @@ class Run:
 
 
 class RunStore:
-    """The writing side of a run directory; one process at a time. Use it as a context manager."""
+    """Write access to a run directory, for one process at a time. Use it as a context manager."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class RunStore:
     ) -> None:
         """Open a run (a directory or an fsspec URL), or resume it.
 
-        Raises StoreError, and changes nothing, if another process has it, if there is one and `resume` is
-        false, or if it is of a config that `difference` (of the old and the new one) names a key of. The
-        config of a run that is opened again is written with the next `update`.
+        Raises StoreError and changes nothing if another process holds the directory, if it has a run and `resume`
+        is false, or if `difference` (of the old and the new config) names a key. A resumed run's config is written
+        with the next `update`.
         """
         self.path = path
         self.damaged: list[str] = []
@@ -98,17 +98,17 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Give the directory up."""
+        """Release the directory."""
         if self._lock is not None:
             self._lock.close()
 
     @property
     def measuring(self) -> Path | None:
-        """The file that a process holds while it measures for this run; None at a URL."""
+        """The file that a process locks while it measures for this run; None at a URL."""
         return self.folder.local / MEASURING if self.folder.local else None
 
     def update(self, **info: Any) -> None:
-        """Merge into run.json."""
+        """Merge `info` into run.json."""
         self.info |= info
         _write_info(self.folder, self.info)
 
@@ -117,13 +117,13 @@ class RunStore:
         self._write_whole(PROMPTS, text.encode())
 
     def has(self, table: str, key: str) -> bool:
-        """Whether the shard is there and whole; see `about`."""
+        """Whether the shard exists and is whole; see `about`."""
         return self.about(table, key) is not None
 
     def about(self, table: str, key: str) -> dict[str, Any] | None:
-        """What the shard says made it, or None if it is not there.
+        """Return the shard's provenance, or None if it does not exist.
 
-        One that is damaged, or another by its own word, is removed, logged and put in `damaged`.
+        A shard that is damaged, or names another shard, is removed, logged and added to `damaged`.
         """
         file = _shard(table, key)
         if not self.folder.exists(file):
@@ -140,13 +140,13 @@ class RunStore:
         return None
 
     def keys(self, table: str) -> set[str]:
-        """The shards that are there, whole or not: one listing, for a first look."""
+        """List the existing shards, whole or not, by a single look at the folder."""
         return set(self.folder.names(f"shards/{table}", ".parquet"))
 
     def write_shard(
         self, table: str, key: str, rows: pd.DataFrame, about: Mapping[str, Any] | None = None
     ) -> None:
-        """Write one shard, whole or not at all, with what `about` says of it. Raises StoreError if the rows do not fit SCHEMAS."""
+        """Write one shard atomically, with `about` as its provenance. Raises StoreError if the rows do not fit SCHEMAS."""
         file = _shard(table, key)
         data = parquet.encode(rows, table, {**(about or {}), "shard": f"{table}/{key}"})
         # the digest first: a shard without its own digest never counts
@@ -154,7 +154,7 @@ class RunStore:
         self.folder.write(file, data)
 
     def read_shards(self, table: str, keys: Iterable[str]) -> pd.DataFrame:
-        """Rows of whole shards, in the order of `keys`."""
+        """Read the rows of whole shards, in the order of `keys`."""
         parts = [
             parquet.decode(self.folder.read(file), f"{self.folder}/{file}", table)
             for file in (_shard(table, key) for key in keys)
@@ -162,10 +162,10 @@ class RunStore:
         return pa.concat_tables([SCHEMAS[table].empty_table(), *parts]).to_pandas()
 
     def consolidate(self, expected: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Write each table whole, in one fixed order of rows, from its shards.
+        """Write each table from its shards, in the fixed order of its rows.
 
-        `expected` are the keys that each table must have; without it, those that are there. Raises
-        StoreError if a shard is missing or damaged (a restart redoes it) or a row is there twice.
+        `expected` are the keys that each table must have, by default the existing ones. Raises StoreError if a
+        shard is missing or damaged (running again makes it) or a row appears twice.
         """
         for table in SCHEMAS:
             there = self.keys(table)
@@ -184,7 +184,7 @@ class RunStore:
             rows = rows.sort_values(ORDER[table], kind="stable", ignore_index=True)
             if (twice := rows.duplicated(ORDER[table])).any():
                 first = rows.loc[twice, ORDER[table]].iloc[0].to_dict()
-                raise StoreError(f"{self.path}: a row of {table} is there twice: {first}.")
+                raise StoreError(f"{self.path}: a row of {table} appears twice: {first}.")
             self._write_whole(f"{table}.parquet", parquet.encode(rows, table))
 
     def _write_whole(self, name: str, data: bytes) -> None:
@@ -200,12 +200,12 @@ class RunStore:
 
 def _shard(table: str, key: str) -> str:
     if table not in SCHEMAS or not _KEY.fullmatch(key) or key.startswith("."):
-        raise StoreError(f"'{table}/{key}' is no name for a shard.")
+        raise StoreError(f"'{table}/{key}' is not a valid name for a shard.")
     return f"shards/{table}/{key}.parquet"
 
 
 def load_run(path: Path | str) -> Run:
-    """Read a finished run. Raises StoreError if it is none, unfinished, or a file is missing or damaged."""
+    """Read a finished run. Raises StoreError if there is no run, it is unfinished, or a file is missing or damaged."""
     folder, info = _finished(path)
     read = {table: _table(folder, info, table) for table in ("candidates", "scores", "costs")}
     notes = () if "digests" in info else (_UNCHECKED.format(path),)
@@ -218,13 +218,13 @@ _UNCHECKED = (
 
 
 def load_costs(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The costs of a finished run, or of a cost benchmark, and its run.json. Raises StoreError as `load_run`."""
+    """Read the costs and run.json of a finished run or cost benchmark. Raises StoreError as `load_run` does."""
     folder, info = _finished(path)
     return _table(folder, info, "costs"), info
 
 
 def environments(info: Mapping[str, Any]) -> list[Any]:
-    """What a run was made on, each time that it was opened, by its run.json; earlier versions kept the last alone."""
+    """List the environments of a run, one for each time that it was opened; earlier versions kept only the last."""
     return list(info.get("environments") or filter(None, [info.get("environment")]))
 
 
@@ -244,7 +244,7 @@ def _table(folder: Folder, info: Mapping[str, Any], table: str) -> pd.DataFrame:
 
 
 def _read(folder: Folder, info: Mapping[str, Any], name: str) -> bytes:
-    """A file of a finished run, which must be what run.json says."""
+    """Read a file of a finished run and check it against the digest in run.json."""
     try:
         data = folder.read(name)
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def _read_prompts(folder: Folder, info: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def _lock(path: Path) -> IO[str]:
-    """Hold the directory until closed or the process ends, however it ends."""
+    """Lock the directory until the file is closed or the process ends, however it ends."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         held = hold(path / LOCK)
@@ -289,7 +289,7 @@ def _lock(path: Path) -> IO[str]:
 
 
 def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Difference) -> dict[str, Any]:
-    """The run.json of the run in `path`, or of a new one, which is written."""
+    """Return the run.json in `path`; without one, write and return a new run's."""
     info = read_info(path)
     if info is None:
         info = {"status": "running", "config": config}
@@ -310,7 +310,7 @@ def _write_info(path: Folder, info: Mapping[str, Any]) -> None:
 
 
 def read_info(folder: Folder) -> dict[str, Any] | None:
-    """run.json, or None where there is none. Raises StoreError if it is damaged."""
+    """Read run.json; None if there is none. Raises StoreError if it is damaged."""
     try:
         data = folder.read("run.json")
     except (FileNotFoundError, NotADirectoryError):
@@ -320,12 +320,12 @@ def read_info(folder: Folder) -> dict[str, Any] | None:
     if not isinstance(info, dict) or not {"status", "config"} <= info.keys():
         raise StoreError(f"{folder}/run.json is damaged: it has no status and config.")
     if not isinstance(info.get("digests", {}), dict):
-        raise StoreError(f"{folder}/run.json is damaged: its digests are no object.")
+        raise StoreError(f"{folder}/run.json is damaged: its digests are not an object.")
     return info
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> str:
-    """The first key in which two configurations differ, or ""."""
+    """Return the first key in which two configurations differ, or ""."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys: list[Any] = sorted({*old, *new})
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

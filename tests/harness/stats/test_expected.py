@@ -79,7 +79,7 @@ def test_a_missing_score_or_verdict_is_refused():
 
 @pytest.mark.parametrize("scores", [[], [[[0.5]]]])
 def test_what_is_no_pool_is_refused(scores):
-    with pytest.raises(ValueError, match="of one shape, not empty"):
+    with pytest.raises(ValueError, match="the same shape and not be empty"):
         expected_accuracy(scores, scores)
 
 

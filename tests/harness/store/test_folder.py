@@ -137,7 +137,7 @@ def test_a_file_that_is_none_does_not_hang(tmp_path):
     [
         (
             "memory://run",
-            "memory://run is this process's memory, and would be gone with it; give a folder or a URL.",
+            "memory://run is in this process's memory and would be lost with it; give a folder or another URL.",
         ),
         ("zip:///nowhere/runs.zip", "zip:///nowhere/runs.zip cannot be used: "),
         ("tar:///nowhere/runs.tar", "tar:///nowhere/runs.tar cannot be used: "),
@@ -146,7 +146,7 @@ def test_a_file_that_is_none_does_not_hang(tmp_path):
             "is a chain of file systems; give the folder or URL that it ends in.",
         ),
         ("simplecache::memory://run", "is a chain of file systems"),
-        ("reference://run", "cannot be used: its kind of file system needs more than a URL."),
+        ("reference://run", "cannot be used: this kind of file system needs more than a URL."),
         ("data:text/plain,abc", "cannot be written: ValueError: Read only filesystem."),
         ("http://127.0.0.1:9/run", "cannot be written: "),
         ("nope://run", "nope://run cannot be used: Protocol not known: nope."),

@@ -167,7 +167,7 @@ def test_rows_given_twice_are_refused(tmp_path):
     with RunStore(tmp_path, CONFIG) as store:
         store.write_shard("candidates", "a", candidates(0))
         store.write_shard("candidates", "b", candidates(0))
-        with pytest.raises(StoreError, match=r"row of candidates is there twice.*'prompt_id': 0"):
+        with pytest.raises(StoreError, match=r"row of candidates appears twice.*'prompt_id': 0"):
             store.consolidate()
 
 
@@ -199,7 +199,7 @@ def test_shards_whose_columns_may_be_empty_are_still_read(tmp_path):
 
 @pytest.mark.parametrize("key", ["../x", "a/b", ".hidden", ""])
 def test_a_key_that_would_leave_the_directory_is_refused(tmp_path, key):
-    with RunStore(tmp_path, CONFIG) as store, pytest.raises(StoreError, match="no name for a shard"):
+    with RunStore(tmp_path, CONFIG) as store, pytest.raises(StoreError, match="not a valid name for a shard"):
         store.write_shard("candidates", key, candidates(0))
 
 
