@@ -34,7 +34,7 @@ def time_over_n(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]
     whole = whole[whole["generator"].isin(NAMES) & (whole["steps"] == 1) & whole["verifier"].isin(VERIFIERS)]
     keys = ["generator", "verifier", "batch", "n"]
     data = whole.groupby(keys)["wall_ms"].agg(["median", "min", "max"]).reset_index()
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(TWO_COLUMNS, 2.9)
         for axes, (generator, title) in zip(fig.subplots(1, 2), NAMES.items(), strict=True):
             for (verifier, batch), part in data[data["generator"] == generator].groupby(
@@ -63,7 +63,7 @@ def stages(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
     rows = costs[(costs["variant"] == "") & costs["generator"].isin(NAMES) & (costs["steps"] == 1)]
     rows = rows[rows["stage"].isin(STAGES) & rows["verifier"].isin(VERIFIERS)]
     data = rows.groupby(["generator", "verifier", "stage"])["wall_ms"].min().reset_index()
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(TWO_COLUMNS, 2.4)
         bars = [(g, v) for g in NAMES for v in VERIFIERS][::-1]
         axes = fig.subplots()
@@ -98,7 +98,7 @@ def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
     rows = rows[(rows["stage"] == "end_to_end") & rows["n"].isin([4, 9, 15])]
     times = rows.groupby(["variant", "batch", "n"])["wall_ms"].agg(["median", "min", "max"]).reset_index()
     parts = []
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(COLUMN * 1.35, 2.8)
         axes = fig.subplots()
         for i, ((variant, batch), (text, color)) in enumerate(ways.items()):

@@ -1,4 +1,4 @@
-"""From finished runs to tables, figures and the report: everything here is derived, nothing is measured."""
+"""Tables, figures and the HTML page of finished runs; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
 
 def build(*paths: Path, out: Path | None = None, with_published: bool = False) -> dict[str, Any]:
-    """Write tables/, figures/ and report.html of one run, or of several as one; returns a summary for JSON.
+    """Write tables/, figures/ and report.html of one run, or of several combined, and return a summary for JSON.
 
-    They go to `out`, by default into the run. `with_published` adds tables that have the paper's
-    values beside the measured ones. Raises StoreError for a run that cannot be read or combined,
-    and DiskFullError before anything is written where there is no room.
+    They go to `out`, by default the run's folder. `with_published` adds tables with the paper's values beside the
+    measured ones. Raises StoreError for a run that cannot be read or combined, and DiskFullError, before anything
+    is written, if there is not enough room.
     """
     if len(paths) > 1 and out is None:
         raise StoreError("several runs make one report; say with --out where it goes.")
@@ -52,7 +52,7 @@ def build(*paths: Path, out: Path | None = None, with_published: bool = False) -
 
 
 def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable | pd.DataFrame]:
-    """Every table by the name of its files."""
+    """Collect the tables by the name of their files."""
     accuracies, headline = derived.tables, {"headline": derived.headline}
     if with_published:
         accuracies = accuracies + [published.beside(table, derived.names) for table in accuracies]
@@ -62,7 +62,7 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable |
 
 
 def draw_captions(run: Run, folder: Path) -> Path | None:
-    """The figure of what `vhsbench captions` found, in `folder`; returns its stem, None without captions."""
+    """Draw the captions that `vhsbench captions` wrote into a run; returns the figure's stem, None without captions."""
     rows = read_captions(run.path)
     if rows is None:
         return None
@@ -153,7 +153,7 @@ class _Figures:
 def _cost_points(
     verified: pd.DataFrame, derived: Derived, generator: str, steps: int
 ) -> list[tuple[str, str, pd.DataFrame]]:
-    """(name, unit, points) of accuracy over time, GFLOP or TFLOP, and memory, where measured."""
+    """Collect (name, unit, points) of accuracy over time, GFLOP or TFLOP, and memory, where measured."""
     columns = ["verifier", "n", "cost", "accuracy", "low", "high"]
 
     def modelled(column: str) -> pd.DataFrame:

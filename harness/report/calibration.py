@@ -1,4 +1,4 @@
-"""How well P(yes) tells the share of right candidates."""
+"""Calibration: P(yes) against the share of right candidates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vhsbench.verifiers.metrics import BINS, calibration_error
 
 
 def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """Candidates in equal bins of P(yes) / (P(yes) + P(no)), by verifier.
+    """Sort each verifier's candidates into equal bins of P(yes) / (P(yes) + P(no)).
 
-    Columns verifier, low, high (the bin), confidence (mean P(yes) in it), right (share of right ones),
+    Returns columns verifier, low, high (the bin), confidence (mean P(yes) in it), right (share of right ones),
     share_low, share_high (its 95% interval by prompt), n, ece (expected calibration error of the verifier).
     A bin without candidates has n = 0 and is empty otherwise. Scores without probabilities are left out.
     """

@@ -34,12 +34,11 @@ def caption_winners(
     batch: int = 8,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> pd.DataFrame:
-    """Caption the best of n of the run in `path` by the verifier that `aligned` is the first stage of.
+    """Caption a run's winners (best of n) whose picture it kept, and write captions.csv into the run for its report.
 
-    Those whose picture the run kept. What the model reads is made again from the candidate's seed. Writes
-    captions.csv into the run (COLUMNS; the checkpoint by its SHA-256), for the report. Raises
-    CaptionError, ConfigError for a run.json that cannot be read any more, or CheckpointError for a folder
-    that is no checkpoint.
+    `aligned` is the checkpoint of the first training stage of a verifier that scored the run; the winners are that
+    verifier's. What the model reads is computed again from each candidate's seed. Raises CaptionError, ConfigError
+    for a run.json that this version cannot read, or CheckpointError for a folder that is not a checkpoint.
     """
     as_device(device)
     run = load_run(path)
@@ -54,7 +53,7 @@ def caption_winners(
         model = verifiers.create(kind, checkpoint=str(aligned), device=device, generator=entry.name)
         model.check_host(host)
         if not isinstance(model, MllmVerifier):
-            raise CaptionError(f"'{kind}' is not an MLLM, and so writes no captions.")
+            raise CaptionError(f"'{kind}' is not an MLLM, so it cannot write captions.")
         for start in range(0, len(part), batch):
             rows.append(_captioned(host, model, part.iloc[start : start + batch]))
             progress(sum(map(len, rows)), len(picks))
@@ -65,7 +64,7 @@ def caption_winners(
 
 def _kind(aligned: Path) -> str:
     if not (aligned / "config.json").is_file():
-        raise CaptionError(f"{aligned} is no checkpoint of the alignment stage: it has no config.json.")
+        raise CaptionError(f"{aligned} is not a checkpoint of the alignment stage: it has no config.json.")
     return kind_of(aligned)
 
 
@@ -74,12 +73,10 @@ def _picks(run: Run, kind: str, n: int) -> pd.DataFrame:
     if mine.empty:
         known = ", ".join(sorted(run.scores["verifier"].unique())) or "none"
         raise CaptionError(
-            f"the run {run.path} has no scores by '{kind}' (it has {known}), so no winners of it."
+            f"the run {run.path} has no scores by '{kind}' (it has {known}), so there are no winners to caption."
         )
     if n > (pool := int(mine["index"].max()) + 1):
-        raise CaptionError(
-            f"best of {n} needs as many candidates, but the run {run.path} has {pool} a prompt."
-        )
+        raise CaptionError(f"best of {n} needs {n} candidates per prompt, but the run {run.path} has {pool}.")
     picks = Pictures(run).kept(winners(run.candidates, mine, n))
     if picks.empty:
         raise CaptionError(
@@ -89,11 +86,11 @@ def _picks(run: Run, kind: str, n: int) -> pd.DataFrame:
 
 
 def _entry(run: Path, config: RunConfig, shown: str, steps: int) -> GeneratorConfig:
-    """The configuration's entry of a pool; of several numbers of steps, the one that names it."""
+    """Find the configuration's entry of a pool; among several numbers of steps, the one that names it."""
     entries = [e for e in config.generators if e.shown == shown]
     if not entries:
         raise CaptionError(
-            f"{run}/run.json, key 'config.generators': lacks '{shown}', which the run's tables have."
+            f"{run}/run.json, key 'config.generators': lacks '{shown}', which is in the run's tables."
         )
     return next((e for e in entries if e.options.get("steps") == steps), entries[0])
 

@@ -1,4 +1,4 @@
-"""captions.csv, which `vhsbench captions` writes into a run: what an aligned verifier says of its winners."""
+"""captions.csv, which `vhsbench captions` writes into a run: an aligned verifier's captions of its winners."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_captions(run: Path, rows: pd.DataFrame) -> None:
 
 
 def read_captions(run: Path) -> pd.DataFrame | None:
-    """The rows in a run; None if it has none. Raises StoreError."""
+    """Read the rows from a run; None if it has none. Raises StoreError if the file is damaged."""
     file = run / FILE
     if not file.exists():
         return None
@@ -32,5 +32,5 @@ def read_captions(run: Path) -> pd.DataFrame | None:
         text = read_text(file, LARGE)
     try:
         return pd.read_csv(io.StringIO(text), keep_default_na=False)
-    except ValueError as error:  # pandas' errors of parsing are
-        raise StoreError(f"{file} is no table of captions: {first_line(error)}.") from error
+    except ValueError as error:  # of which pandas' parser errors are
+        raise StoreError(f"{file} is not a table of captions: {first_line(error)}.") from error

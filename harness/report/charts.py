@@ -1,4 +1,4 @@
-"""The report's interactive charts, by plotly. Each has a value to read at every point."""
+"""The page's interactive charts (plotly), with a value to read at every point."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE, of_pipeline
 
-BINS = np.linspace(-1, 1, 41)  # 5% of the range, as the paper's Fig. 6
+BINS = np.linspace(-1, 1, 41)  # 5% bins, as in the paper's Fig. 6
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
             "P": "cross", "X": "x", "x": "x-thin-open"}  # fmt: skip
 
 
 def pipelines(derived: Derived) -> list[dict[str, Any]]:
-    """Everything that the budget slider needs: T(N) and the accuracies by N of each pipeline."""
+    """Collect what the budget slider needs: T(N) and the accuracies by N of each pipeline."""
     found = []
     for (generator, steps, verifier), model in derived.models["wall_ms"].items():
         if verifier == "none":
@@ -46,7 +46,7 @@ def pipelines(derived: Derived) -> list[dict[str, Any]]:
 
 
 def accuracy_over_time(lines: Sequence[dict[str, Any]]) -> go.Figure:
-    """Overall accuracy over what best-of-N takes; the last trace is where the slider's budget stands."""
+    """Plot overall accuracy over the time of best-of-N; the last trace marks the slider's budget."""
     fig = _figure("wall-clock of best-of-N (ms)", "overall accuracy (%)")
     for line in lines:
         overall = line["tasks"][OVERALL]
@@ -68,7 +68,7 @@ def accuracy_over_time(lines: Sequence[dict[str, Any]]) -> go.Figure:
 
 
 def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict[str, list[list[float]]]]:
-    """Accuracy over N for one task, and the values of all tasks by trace, to switch between."""
+    """Plot accuracy over N for one task; also return the values of all tasks by trace, to switch between."""
     fig = _figure("N", "accuracy (%)", log_x=True)
     values: dict[str, list[list[Any]]] = {str(t): [] for t in derived.curves["tag"].unique()}
     keys: Any
@@ -90,7 +90,7 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
 
 
 def score_histograms(derived: Derived) -> go.Figure:
-    """Share of candidates by score in 5% bins, over all pools."""
+    """Plot the share of candidates by score in 5% bins, over all pools."""
     fig = _figure("score", "candidates (%)")
     centres = [round(float(c), 4) for c in (BINS[:-1] + BINS[1:]) / 2]
     for verifier, part in derived.run.scores.groupby("verifier", sort=True):
@@ -105,7 +105,7 @@ def score_histograms(derived: Derived) -> go.Figure:
 
 
 def reliability_chart(derived: Derived) -> go.Figure:
-    """Share of right candidates over P(yes), all pools."""
+    """Plot the share of right candidates over P(yes), over all pools."""
     fig = _figure("P(yes)", "right by GenEval (%)")
     fig.add_scatter(x=[0, 1], y=[0, 100], mode="lines", line={"color": "#888888", "dash": "dash"},
                     name="perfect", hoverinfo="skip")  # fmt: skip
@@ -123,7 +123,7 @@ def reliability_chart(derived: Derived) -> go.Figure:
 
 
 def stage_times(derived: Derived) -> go.Figure:
-    """Median time of every stage: what each candidate pays, and what the winner alone does."""
+    """Plot the median time of every stage, of each candidate and of the winner alone."""
     fig = _figure("wall-clock (ms, median)", "")
     parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
     costs = pd.concat(parts, ignore_index=True)
@@ -148,13 +148,13 @@ def _row_name(derived: Derived, row: pd.Series) -> str:
 
 
 def task_names(derived: Derived) -> dict[str, str]:
-    """Task -> its name for people, the overalls first."""
+    """Map each task to its displayed name, the overalls first."""
     names = {"overall": "overall (mean over prompts)", "geneval_overall": "GenEval overall (mean of tasks)"}
     return {t: n for t, n in (names | TASK_NAMES).items() if t in set(derived.curves["tag"])}
 
 
 def _name(derived: Derived, generator: str, steps: int, label: str) -> str:
-    """A pipeline's name: the verifier's alone where there is one pool."""
+    """Name a pipeline: by its verifier alone if there is one pool."""
     if len(derived.pools) == 1:
         return label
     several = len({g for g, _ in derived.pools}) != len(derived.pools)
@@ -175,5 +175,5 @@ def _figure(x: str, y: str, log_x: bool = False) -> go.Figure:
 
 
 def _round(value: Any, digits: int = 3) -> float | None:
-    """Short in the file; None where unknown (one prompt has no interval)."""
+    """Round for the page; None where unknown (one prompt has no interval)."""
     return None if pd.isna(value) else round(float(value), digits)

@@ -1,4 +1,4 @@
-"""Several runs as one: more seeds, generators or machines, where they may be put together."""
+"""Several runs as one, of more seeds, generators or machines, where they are comparable."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vhsbench.harness.store.keys import PIPELINE, POOL, distinct, of_pipeline, o
 from vhsbench.harness.store.tables import Run, StoreError, environments, load_run
 from vhsbench.harness.sweep.identity import differences
 
-# what decides the meaning of a number, and so must be the same in all of them
+# settings that change what a number means, and so must be equal in all runs
 _SAME = ("pool", "prompts", "tolerance", "budgets_ms")
-# of an entry's identity: of candidates of one generator, and of those of any two
+# parts of an identity that must be equal: of candidates of one generator, and of different ones
 _MADE_OF, _JUDGED_BY = ("results", "generator", "verifiers", "detector"), ("results", "detector")
 _Pipeline = tuple[Any, ...]
 
 
 def load_runs(paths: Sequence[Path]) -> Run:
-    """The runs in `paths` as one, found at the first path. Raises StoreError where they may not be combined."""
+    """Load the runs in `paths` as one, at the first path. Raises StoreError if they cannot be combined."""
     if not paths:
-        raise StoreError("no run to report on; name at least one run directory.")
+        raise StoreError("there is no run to report on; name at least one run directory.")
     if twice := [p for i, p in enumerate(paths) if p.resolve() in [q.resolve() for q in paths[:i]]]:
         raise StoreError(f"{twice[0]} is named twice.")
     runs = [load_run(path) for path in paths]
@@ -63,7 +63,7 @@ def _check(first: Run, other: Run) -> None:
 
 
 def _other_models(mine: dict[str, Any], its: dict[str, Any]) -> str:
-    """The first of what two runs loaded under one name that is not the same, in words; "" if all is."""
+    """Describe the first model that two runs loaded under one name but that differs; "" if none does."""
     for kind, said in (
         ("checkpoints", "the verifier '{}' is another checkpoint"),
         ("generators", "the generator '{}' is of another revision"),
@@ -81,7 +81,7 @@ def _other_models(mine: dict[str, Any], its: dict[str, Any]) -> str:
 
 
 def _made_otherwise(mine: dict[str, Any], its: dict[str, Any]) -> str:
-    """What differs between what two runs know to have been made of, where both know; "" if nothing."""
+    """Describe how the recorded identities of two runs differ; "" if they agree or one has none."""
     for key, inputs in its.get("generators", {}).items():
         for name, known in mine.get("generators", {}).items():
             parts = _MADE_OF if name == key else _JUDGED_BY
@@ -96,7 +96,7 @@ def _said(value: Any) -> str:
 
 
 def _refuse_overlap(runs: Sequence[Run]) -> None:
-    """Each candidate is of one run, so that nothing counts twice."""
+    """Refuse runs that hold the same candidates, which would count twice."""
     seen: dict[tuple[Any, ...], Path] = {}
     for run in runs:
         for generator, steps, seed in distinct(run.candidates, [*POOL, "seed"]):
@@ -109,7 +109,7 @@ def _refuse_overlap(runs: Sequence[Run]) -> None:
 
 
 def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
-    """A verifier that scored only some of a generator's candidates cannot be compared on all."""
+    """Refuse a verifier that scored only some of a generator's candidates: it cannot be compared on all."""
     for generator, steps, verifier in distinct(scores, PIPELINE):
         scored = len(of_pipeline(scores, generator, steps, verifier))
         if scored != (judged := len(of_pool(candidates, generator, steps))):
@@ -120,11 +120,11 @@ def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
 
 
 def _costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """The costs of one device: the first on which every pipeline was measured. Times of two never mix.
+    """Select the costs of one device, the first on which every pipeline was measured; times of two never mix.
 
-    A pipeline that was measured nowhere keeps the rows that say why.
+    A pipeline that was measured on no device keeps the rows that say why.
     """
-    tried: dict[_Pipeline, int] = {}  # the first run that has rows of it
+    tried: dict[_Pipeline, int] = {}  # the first run with rows of it
     measured: dict[Any, dict[_Pipeline, int]] = {}  # by device, the first run that measured it there
     for i, run in enumerate(runs):
         for pipeline in distinct(run.costs, PIPELINE):
@@ -142,18 +142,18 @@ def _costs(runs: Sequence[Run]) -> pd.DataFrame:
             return pd.concat(parts, ignore_index=True)
     devices = ", ".join(sorted(map(str, measured)))
     raise StoreError(
-        f"the runs cannot be combined: no one device measured the cost of every pipeline (there are {devices})."
+        f"the runs cannot be combined: no single device measured the cost of every pipeline (there are {devices})."
     )
 
 
 def _costs_of(costs: pd.DataFrame, pipelines: set[_Pipeline], device: Any) -> pd.DataFrame:
-    """Rows of some pipelines, measured on `device` or nowhere."""
+    """Select the rows of some pipelines that were measured on `device`, or on none."""
     mine = pd.MultiIndex.from_frame(costs[PIPELINE]).isin(pipelines)
     return costs[mine & (costs["device"].isna() | (costs["device"] == device))]
 
 
 def _info(runs: Sequence[Run]) -> dict[str, Any]:
-    """The first run's record, with all generators, verifiers and seeds."""
+    """Merge the records: the first run's, with the generators, verifiers and seeds of all."""
     config = dict(runs[0].info["config"])
     for key, name in (("generators", _key), ("verifiers", lambda v: v["name"])):
         config[key] = list({name(e): e for r in reversed(runs) for e in r.info["config"][key]}.values())

@@ -18,16 +18,16 @@ from vhsbench.harness.store.keys import PIPELINE, POOL, distinct, of_pipeline, o
 from vhsbench.harness.store.tables import Run
 
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
-VHS, CLIP = "vhs", "mllm-clip"  # whom the paper's headline numbers compare
+VHS, CLIP = "vhs", "mllm-clip"  # compared by the paper's headline numbers
 TOKEN_PROBABILITY, NO_SCORING = "token_probability", "none"
 
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """Accuracies by task with intervals, ready to be laid out.
+    """Accuracies by task with intervals, ready for layout.
 
-    rows has `keys`, the tasks and both overalls with `_low` and `_high`; best and second are marked
-    among the rows that agree in `groups`; `published` names the paper's table of the same layout.
+    rows have `keys`, the tasks and both overalls with `_low` and `_high`; the best and second best are marked
+    among rows that agree in `groups`; `published` names the paper's table of the same layout.
     """
 
     name: str
@@ -39,7 +39,7 @@ class AccuracyTable:
 
 
 def main_comparison(budget_rows: pd.DataFrame) -> AccuracyTable:
-    """The paper's Table 1."""
+    """Lay out the paper's Table 1: every pipeline at every budget."""
     keys = ("budget_ms", *PIPELINE, "best_of_n", "time_ms")
     return AccuracyTable(
         "budgets", "Accuracy (%) by time budget", budget_rows, keys, ("budget_ms",), "table1"
@@ -47,7 +47,7 @@ def main_comparison(budget_rows: pd.DataFrame) -> AccuracyTable:
 
 
 def other_generators(budget_rows: pd.DataFrame) -> AccuracyTable | None:
-    """The paper's Table 6: best-of-N of several generators at one budget. None for a single generator."""
+    """Lay out the paper's Table 6: several generators at one budget. None for a single generator."""
     rows = budget_rows[budget_rows["verifier"] != "none"].reset_index(drop=True)
     if len(distinct(rows, POOL)) < 2:
         return None
@@ -63,7 +63,7 @@ def scoring_ablation(
     budgets: Sequence[float],
     tolerance: float,
 ) -> AccuracyTable | None:
-    """The paper's Table 5: the highest score against any candidate judged yes. None without verifiers."""
+    """Derive the paper's Table 5: the highest score against any candidate judged yes. None without verifiers."""
     judged = {key: model for key, model in models.items() if key[2] != "none"}
     if not judged:
         return None
@@ -80,12 +80,12 @@ def scoring_ablation(
 
 
 def judged_yes_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """The paper's "no scoring" (Table 5, B.2): the verdict alone, so that candidates judged yes tie."""
+    """Reduce scores to verdicts, the paper's "no scoring" (Table 5, B.2): all candidates judged yes tie."""
     return scores.assign(score=(scores["score"] > 0).astype(float))
 
 
 def drift(budget_rows: pd.DataFrame, drifts: Mapping[str, float], run: Run) -> AccuracyTable | None:
-    """The paper's Table 7: accuracy as the generator's weights move. None if no weights were moved.
+    """Derive the paper's Table 7: accuracy under drift of the generator's weights. None without drift.
 
     drifts: generator -> share of a LoRA epoch. delta is VHS less MLLM w/ CLIP, paired by prompt.
     """
@@ -102,7 +102,7 @@ def drift(budget_rows: pd.DataFrame, drifts: Mapping[str, float], run: Run) -> A
 
 
 def _delta(row: pd.Series, rows: pd.DataFrame, run: Run) -> list[float]:
-    """The gain of VHS in points with its interval; NaN in the rows of others, and where one has no N."""
+    """Compute VHS's gain in points with its interval; NaN in other verifiers' rows, and where one has no N."""
     pool = (row["generator"], row["steps"])
     clip = of_pipeline(rows[rows["budget_ms"] == row["budget_ms"]], *pool, CLIP)
     if row["verifier"] != VHS or clip.empty or pd.isna(row["best_of_n"]) or clip["best_of_n"].isna().any():
@@ -113,7 +113,7 @@ def _delta(row: pd.Series, rows: pd.DataFrame, run: Run) -> list[float]:
 
 
 def paired_gain(run: Run, pool: tuple[str, int], ns: Mapping[str, int]) -> Interval:
-    """Overall accuracy of the first verifier in `ns` (name -> N) less that of the second, paired by prompt."""
+    """Compute the overall accuracy of the first verifier in `ns` (name -> N) less the second's, paired by prompt."""
     grid = Grid(of_pool(run.candidates, *pool))
     (a, n_a), (b, n_b) = ((grid.of(of_pipeline(run.scores, *pool, name)), n) for name, n in ns.items())
     first, second = (expected_accuracy(s, grid.correct)[:, n - 1] for s, n in ((a, n_a), (b, n_b)))
@@ -156,14 +156,14 @@ def headline(
 
 
 def percent(new: float, old: float) -> float:
-    """How much `new` is above `old`, in percent of it; NaN where one is unknown."""
+    """Compute by how many percent `new` exceeds `old`; NaN where one is unknown."""
     return 100 * (new / old - 1) if np.isfinite([new, old]).all() and old > 0 else math.nan
 
 
 def time_saving(curves: pd.DataFrame, models: Mapping[str, CostModel]) -> tuple[float, float, float] | None:
-    """(accuracy, ms of MLLM w/ CLIP, ms of VHS) at the highest accuracy that both reach.
+    """Compute (accuracy, ms of MLLM w/ CLIP, ms of VHS) at the highest accuracy that both reach.
 
-    curves: overall rows of one generator. None where one of the two is not there.
+    curves: overall rows of one generator. None if one of the two is missing.
     """
     if not {VHS, CLIP} <= models.keys():
         return None

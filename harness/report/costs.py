@@ -1,4 +1,4 @@
-"""The table of costs: what the repeats of every stage and run say, with memory, energy and status."""
+"""The table of costs: a summary of the repeats of every stage and run, with memory, energy and status."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WORST = ("oom", "timeout", "tainted", "ok")
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """One row per stage or run: median and its 95% interval, percentiles where there are repeats enough,
-    FLOPs, memory, energy, the worst status of its repeats, and how many were tainted and left out."""
+    """Summarize each stage or run in a row: median with its 95% interval, percentiles if there are enough repeats,
+    FLOPs, memory, energy, the worst status of the repeats, and how many were tainted and so left out."""
     rows = [
         dict(zip(COST, key, strict=True)) | _row(repeats)
         for key, repeats in sound(costs).groupby(COST, sort=True)
@@ -39,13 +39,13 @@ def _row(repeats: pd.DataFrame) -> dict[str, Any]:
 
 
 def _known(values: pd.Series) -> Any:
-    """The first that is known, or None."""
+    """Return the first known value, or None."""
     known = values.dropna()
     return known.iloc[0] if len(known) else None
 
 
 def _bound(row: dict[str, Any]) -> dict[str, float | None]:
-    """The device's roofline and how far above it the median is; empty for a device without a data sheet."""
+    """Compute the device's roofline and the median relative to it; None for a device without a data sheet."""
     sheet = measured_on(row["device"]) if row["device"] else None
     if sheet is None or row["tflop"] is None or row["moved_gb"] is None:
         return {"bound_ms": None, "measured_to_bound": None}

@@ -1,4 +1,4 @@
-"""All numbers of a report, derived from a run; nothing is measured and nothing is drawn here."""
+"""All numbers of a report, derived from a run's tables."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Models = dict[Pipeline, CostModel]
 
 @dataclass(frozen=True)
 class Derived:
-    """A run and what follows from it.
+    """A run and the numbers derived from it.
 
-    run: its texts printable, its costs the sound rows without named speed-ups; all_costs: with those; failed: the
-    pools that no table counts, with their prompts and reasons; needs: what each verifier reads; models: cost
-    models by column ("wall_ms", "tflop") and pipeline; unmeasured: why others have none; budgets: in ms;
-    budget_rows: the N and accuracies that each affords.
+    run: with printable texts, and of its costs the sound rows without named speed-ups. all_costs: all sound rows.
+    failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. models: cost models
+    by column ("wall_ms", "tflop") and pipeline. unmeasured: why a pipeline has none. budgets: in ms. budget_rows: the
+    N that each budget affords, with its accuracies.
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Derived:
     budgets: list[float]
     budget_rows: pd.DataFrame
 
-    @cached_property  # every row of the page asks
+    @cached_property  # every row of the page uses it
     def pools(self) -> list[tuple[str, int]]:
         """The (generator, steps) of the run's pools of candidates."""
         return [(generator, steps) for generator, steps in distinct(self.run.candidates, POOL)]
@@ -59,21 +59,21 @@ class Derived:
 
     @property
     def names(self) -> dict[str, str]:
-        """Generators as shown -> as registered."""
+        """The registered name of each generator as shown."""
         return {entry.shown: entry.name for entry in self.config.generators}
 
     @property
     def left_out(self) -> str:
-        """How many rows of costs do not count, and why."""
+        """How many rows of costs were left out, and why."""
         return left_out(self.all_costs)
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what is not as it should be."""
+        """Sentences about what a reader should know of the run and its tables."""
         return [*self.run.notes, *self.pictures.notes(), *self._about_intervals()]
 
     def _about_intervals(self) -> list[str]:
-        """What the tables' intervals leave out."""
+        """Say what the tables' intervals do not cover."""
         found = []
         if lone := list(dict.fromkeys(self.curves.loc[self.curves["n_prompts"] == 1, "tag"])):
             found.append(f"no interval of {', '.join(lone)}: one prompt says nothing about how prompts vary.")
@@ -86,12 +86,12 @@ class Derived:
         return found
 
     def models_of(self, generator: str, steps: int, column: str = "wall_ms") -> dict[str, CostModel]:
-        """Cost models of one pool by verifier, without "none"."""
+        """Select the cost models of one pool by verifier, without "none"."""
         found = self.models[column].items()
         return {v: model for (g, s, v), model in found if (g, s) == (generator, steps) and v != "none"}
 
     def costs_of(self, generator: str, steps: int) -> pd.DataFrame:
-        """The measured cost rows of one pool."""
+        """Select the cost rows of one pool."""
         return of_pool(self.run.costs, generator, steps)
 
     def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
@@ -111,7 +111,7 @@ class Derived:
 
     @cached_property
     def tables(self) -> list[AccuracyTable]:
-        """The paper's comparisons, of those that the run has rows for."""
+        """The paper's comparisons that the run has rows for."""
         moved = [entry.shown for entry in self.config.generators if entry.moved]
         settled = self.budget_rows[~self.budget_rows["generator"].isin(moved)].reset_index(drop=True)
         still = {key: model for key, model in self.models["wall_ms"].items() if key[0] not in moved}
@@ -125,7 +125,7 @@ class Derived:
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """VHS against MLLM w/ CLIP, of every pool that both were measured on."""
+        """VHS against MLLM w/ CLIP, for every pool on which both were measured."""
         times, rows = self.models["wall_ms"], self.budget_rows
         both = [
             (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
@@ -135,7 +135,7 @@ class Derived:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
     def _peak_vram(self, generator: str, steps: int) -> dict[str, float]:
-        """Peak VRAM (GB) of whole best-of-N runs, by verifier; empty where none was measured."""
+        """Find the peak VRAM (GB) of whole best-of-N runs by verifier; empty where none was measured."""
         here = self.costs_of(generator, steps)
         peaks = here[here["stage"] == budgeting.END_TO_END].groupby("verifier")["peak_vram_gb"].max()
         return {str(verifier): float(peak) for verifier, peak in peaks.dropna().items()}
@@ -152,17 +152,17 @@ class Derived:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What was measured of every stage."""
+        """The table of every stage's costs."""
         return cost_table(self.all_costs)
 
     @cached_property
     def auc(self) -> pd.DataFrame:
-        """How well every verifier's scores tell right candidates from wrong ones."""
+        """The area under every verifier's ROC curve."""
         return separation(self.run.candidates, self.run.scores)
 
 
 def derive(run: Run) -> Derived:
-    """Derive everything. Raises StoreError if no pipeline of the run has a cost, or all prompts failed."""
+    """Derive a report's numbers. Raises StoreError if no pipeline has a measured time, or all prompts failed."""
     run = _shown(run)
     config = kept_config(run)
     failed = failed_prompts(run)
@@ -170,7 +170,7 @@ def derive(run: Run) -> Derived:
         reason = failed["reason"].iloc[0] if len(failed) else "it has no rows"
         raise StoreError(f"the run in {run.path} has no candidates to report on: {reason.rstrip('.')}.")
     costs = sound(run.costs)
-    # named speed-ups are no part of the paper's comparison
+    # the paper's comparison has no named speed-ups
     run = replace(run, costs=costs[costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores)
     needs = _needs(run, config)
@@ -185,14 +185,14 @@ def derive(run: Run) -> Derived:
 
 
 def _shown(run: Run) -> Run:
-    """The run with its texts as they are shown: control characters escaped."""
+    """Escape control characters in the run's prompts and reasons."""
     prompts = [{**p, "prompt": printable(p["prompt"])} for p in run.prompts]
     reasons = run.candidates["reason"].map(printable)
     return replace(run, prompts=prompts, candidates=run.candidates.assign(reason=reasons))
 
 
 def failed_prompts(run: Run) -> pd.DataFrame:
-    """The pools that failed: generator, seed, prompt_id, prompt, reason. Raises StoreError if run.json is damaged."""
+    """Collect the failed pools: generator, seed, prompt_id, prompt, reason. Raises StoreError if run.json is damaged."""
     prompts = dict(enumerate(run.prompts))
     try:
         rows = [
@@ -208,8 +208,8 @@ def failed_prompts(run: Run) -> pd.DataFrame:
 
 
 def _as_unmoved(models: Models, config: RunConfig) -> Models:
-    """A generator that a LoRA moved has the cost of the same one unmoved: what it was measured to differ by
-    is noise, which would give one verifier another N, and so no drift."""
+    """Price a generator that a LoRA moved like the same one unmoved: a measured difference is noise, and would give a
+    verifier another N, which is not drift."""
     of = {entry.shown: entry for entry in config.generators}
     unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
     pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}
@@ -217,7 +217,7 @@ def _as_unmoved(models: Models, config: RunConfig) -> Models:
 
 
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
-    """What each verifier reads, as the run recorded. Raises StoreError if it did not."""
+    """Look up what each verifier reads, as recorded in the run. Raises StoreError if it is not."""
     recorded = run.info.get("needs", {})
     if missing := [v.name for v in config.verifiers if v.name not in recorded]:
         raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
@@ -225,7 +225,7 @@ def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
 
 
 def _models(run: Run, needs: Mapping[str, str | None]) -> tuple[dict[str, Models], list[str]]:
-    """Cost models by column and pipeline, plain generation among them, and why some pipelines have none."""
+    """Fit cost models by column and pipeline, also of plain generation; and say why some pipelines have none."""
     models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
     unmeasured = []
     for generator, steps in distinct(run.candidates, POOL):
@@ -241,19 +241,19 @@ def _models(run: Run, needs: Mapping[str, str | None]) -> tuple[dict[str, Models
 
 
 def _default_budgets(models: Models, tolerance: float) -> list[float]:
-    """CLIP's T(2), T(4), T(6), as in the paper; without CLIP, those of the slowest pipeline."""
+    """Take CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the slowest pipeline's."""
     pool = {k: m for k, m in models.items() if k[2] == comparisons.CLIP} or models
     return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), tolerance)
 
 
 def _drifts(config: RunConfig) -> dict[str, float]:
-    """How far each generator was moved, of those that were also run at another strength or say their drift."""
+    """Map the entries of every generator that drifts to how far each was moved."""
     drifting = {entry.name for entry in config.generators if entry.moved or entry.drift is not None}
     return {entry.shown: entry.moved for entry in config.generators if entry.name in drifting}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python, None where unknown."""
+    """Convert rows to plain Python, None where unknown."""
     objects = frame.astype(object).where(frame.notna(), None)
     return [
         {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}

@@ -1,4 +1,4 @@
-"""Figures from derived data: each takes a DataFrame and returns a Figure that `style.save` writes."""
+"""Figures of derived data: each function takes a DataFrame and returns a Figure for `style.save`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vhsbench.harness.stats.intervals import Floats
 
 
 def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Sequence[float] = ()) -> Figure:
-    """The paper's Fig. 5: overall accuracy (%) over what best-of-N costs.
+    """Draw the paper's Fig. 5: overall accuracy (%) over the cost of best-of-N.
 
     points: verifier, n, cost, accuracy, low, high. The band is the 95% interval; numbers are N.
     """
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(COLUMN * 1.35, 2.9)
         axes = fig.subplots()
         for verifier, part in points.groupby("verifier", sort=True):
@@ -41,8 +41,8 @@ def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Seq
 
 
 def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
-    """Accuracy over N by task. curves: verifier, tag, n, accuracy, low, high."""
-    with styled():  # type: ignore[attr-defined]
+    """Draw accuracy over N by task. curves: verifier, tag, n, accuracy, low, high, n_prompts."""
+    with styled():
         fig = figure(TWO_COLUMNS, 4.0)
         panels = fig.subplots(2, 3, sharex=True).ravel()
         for axes, tag in zip(panels, TAGS, strict=True):
@@ -72,13 +72,13 @@ _DENSITY_BINS = 1000
 
 
 def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
-    """The paper's Fig. 6: share of candidates by score in 5% bins, density, and box plots above.
+    """Draw the paper's Fig. 6: the share of candidates by score in 5% bins, density, and box plots above.
 
     scores: verifier, score (in -1..1), correct.
     """
     names = sorted(scores["verifier"].unique())
     bins = np.linspace(-1, 1, 41)
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(TWO_COLUMNS, 2.8)
         grid = fig.subplots(2, len(names), sharex=True, sharey="row", squeeze=False,
                             gridspec_kw={"height_ratios": [1, 4]})  # fmt: skip
@@ -108,9 +108,9 @@ def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
 
 
 def _density(scores: Floats, x: Floats) -> Floats:
-    """Smoothed density on [-1, 1]; mirrored at the ends, so that none of it leaks out.
+    """Smooth the density on [-1, 1], mirrored at the ends so that none leaks out.
 
-    Of scores counted in bins a thirtieth of its own width: the time it takes does not grow with their number.
+    Scores are first counted in bins of a thirtieth of the kernel's width, so that time does not grow with their number.
     """
     counts, edges = np.histogram(scores, bins=_DENSITY_BINS, range=(-1, 1))
     middles = (edges[:-1] + edges[1:]) / 2
@@ -121,10 +121,10 @@ def _density(scores: Floats, x: Floats) -> Floats:
 
 
 def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
-    """Where the time goes. stages: verifier, part ("per candidate" or "fixed"), stage, wall_ms."""
+    """Draw the time of each stage. stages: verifier, part ("per candidate" or "fixed"), stage, wall_ms."""
     names = sorted(stages["verifier"].unique())
     parts = ("per candidate", "fixed")
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(COLUMN * 1.35, 0.9 + 0.5 * len(names))
         axes = fig.subplots()
         labels = [f"{look(n).label}, {p}" for n in names for p in parts]
@@ -146,16 +146,16 @@ def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
 
 
 def overall(curves: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the prompt-weighted overall, as the paper's."""
+    """Select the rows of the prompt-weighted overall, the paper's."""
     return curves[curves["tag"] == OVERALL]
 
 
 def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, title: str) -> Figure:
-    """The paper's first figure: accuracy over time, and the time that VHS saves at equal accuracy.
+    """Draw the paper's first figure: accuracy over time, and the time that VHS saves at equal accuracy.
 
     points: verifier, n, cost (ms), accuracy, low, high; saving: accuracy, ms of MLLM w/ CLIP, ms of VHS.
     """
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(COLUMN, 2.6)
         axes = fig.subplots()
         for verifier, part in points.groupby("verifier", sort=True):
@@ -177,7 +177,7 @@ def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, titl
 def n_per_budget(
     models: Mapping[str, CostModel], pool: int, budgets: Sequence[float], tolerance: float, title: str
 ) -> tuple[Figure, pd.DataFrame]:
-    """How many candidates a budget affords; the data behind it: verifier, budget_ms, n."""
+    """Draw how many candidates a budget affords; also return the data: verifier, budget_ms, n."""
     longest = max(m.predict(pool) for m in models.values())
     grid = np.unique([*np.linspace(0, longest, 200)[1:], *budgets])
     rows = [
@@ -187,7 +187,7 @@ def n_per_budget(
     ]
     data = pd.DataFrame(rows, columns=["verifier", "budget_ms", "n"])
     data["n"] = data["n"].clip(upper=pool)
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(COLUMN * 1.35, 2.7)
         axes = fig.subplots()
         for verifier, part in data.groupby("verifier", sort=True):
@@ -205,10 +205,12 @@ def n_per_budget(
 
 
 def reliability(bins: pd.DataFrame, title: str) -> Figure:
-    """Share of right candidates over P(yes). bins: verifier, low, high, confidence, right, share_low,
-    share_high, n, ece (the same in all rows of a verifier)."""
+    """Draw the share of right candidates over P(yes).
+
+    bins: verifier, low, high, confidence, right, share_low, share_high, n, ece (equal in all rows of a verifier).
+    """
     names = sorted(bins["verifier"].unique())
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(TWO_COLUMNS, 2.9)
         grid = fig.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, names, strict=True):

@@ -18,16 +18,16 @@ RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block
 _CAPTIONED, _CAPTIONED_ACROSS = 12, 4
 
-Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if that is lost
+Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if it is lost
 
 
 def disagreements(
     candidates: pd.DataFrame, scores: pd.DataFrame, pictures: Pictures, each: int = 3
 ) -> pd.DataFrame:
-    """By verifier, the surest of its verdicts that GenEval contradicts, of the pictures that were kept.
+    """Select each verifier's most confident verdicts that GenEval contradicts, among the pictures that were kept.
 
-    `each` accepted though wrong and `each` refused though right, one a prompt. Columns: the candidate's,
-    verifier, score, correct, reason, kind.
+    `each` that it accepted though wrong and `each` that it refused though right, one per prompt. Returns the
+    candidate's columns, verifier, score, correct, reason, kind.
     """
     joined = scores.merge(candidates, on=CANDIDATE, validate="many_to_one")
     joined = joined[(joined["score"] > 0) != joined["correct"]]
@@ -43,14 +43,14 @@ def disagreements(
 
 
 def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figure:
-    """Each verifier's pick by prompt, marked right or wrong by GenEval; many prompts stand in two blocks.
+    """Draw each verifier's pick by prompt, marked right or wrong by GenEval; many prompts fill two blocks.
 
     winners: a candidate's columns, prompt, verifier, score, correct.
     """
     ids = list(winners["prompt_id"].unique())
     half = -(-len(ids) // 2) if len(ids) > _ROWS else len(ids)
     blocks = [part for part in (ids[:half], ids[half:]) if part]
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         names = winners["verifier"].nunique()
         width = min(TWO_COLUMNS, max(COLUMN, len(blocks) * (0.95 + 0.9 * names)))
         fig = figure(width, 0.5 + 0.98 * half)
@@ -80,10 +80,10 @@ def _winners_block(fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, p
 
 
 def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> Figure:
-    """What `disagreements` found, a row a verifier; cases also has prompt."""
+    """Draw the rows of `disagreements`, which also need the prompt, one line per verifier."""
     names, kinds = sorted(cases["verifier"].unique()), sorted(cases["kind"].unique())
     each = int(cases.groupby(["verifier", "kind"]).size().max())
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(TWO_COLUMNS if len(kinds) > 1 else COLUMN, 0.7 + 1.5 * len(names))
         parts = fig.subfigures(1, len(kinds), squeeze=False, width_ratios=[1.12, 1][: len(kinds)])[0]
         for part, kind in zip(parts, kinds, strict=True):
@@ -105,13 +105,13 @@ def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> F
 
 
 def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
-    """Winners, each under its prompt and above the caption of the aligned model (the paper's Fig. 7); at most twelve.
+    """Draw at most twelve winners, each between its prompt and the aligned model's caption (the paper's Fig. 7).
 
     rows: a candidate's columns, prompt, verifier, caption.
     """
     rows = rows.head(_CAPTIONED)
     down = -(-len(rows) // _CAPTIONED_ACROSS)
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         fig = figure(TWO_COLUMNS, 0.4 + 2.35 * down)
         grid = fig.subplots(down, _CAPTIONED_ACROSS, squeeze=False).ravel()
         for axes in grid[len(rows) :]:
@@ -132,12 +132,12 @@ def _shortened(text: str, width: int, lines: int) -> str:
 
 
 def _headed(fig: Figure, title: str) -> None:
-    """The figure's title, on as many lines as its width asks."""
+    """Set the figure's title, wrapped to its width."""
     fig.suptitle("\n".join(textwrap.wrap(title, int(15 * fig.get_figwidth()))), fontsize=8.5)
 
 
 def _draw(axes: Any, image: Image.Image | None) -> None:
-    """A picture, or a hole that says so."""
+    """Draw a picture, or the words "picture lost"."""
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     if image is None:
@@ -148,7 +148,7 @@ def _draw(axes: Any, image: Image.Image | None) -> None:
 
 
 def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
-    """One candidate with its score, framed and marked by GenEval's verdict."""
+    """Draw a candidate with its score, framed and marked by GenEval's verdict."""
     _draw(axes, picture(row))
     mark, color = RIGHT if row["correct"] else WRONG
     axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=1)

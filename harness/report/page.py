@@ -1,4 +1,4 @@
-"""report.html: one file that opens from disk, with charts to move and a gallery to search."""
+"""report.html: one file that opens from disk, with interactive charts and a gallery to search."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GALLERY_N = 4
 
 
 def write_page(derived: Derived, file: Path, with_published: bool = False) -> None:
-    """Write the report. Everything in it that comes from the run is escaped; it loads nothing."""
+    """Write the page. Everything from the run is escaped; the page loads nothing."""
     assets = files("vhsbench.harness.report").joinpath("assets")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(assets.joinpath("report.html.j2").read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
 
 
 def _data(derived: Derived) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Collect what the page's script reads."""
     lines = charts.pipelines(derived)
     by_n, values = charts.accuracy_by_n(derived)
     figures = {"by-n": by_n, "stages": charts.stage_times(derived)}
@@ -83,7 +83,7 @@ def _data(derived: Derived) -> dict[str, Any]:
 
 
 def _budget_range(derived: Derived, lines: list[dict[str, Any]]) -> dict[str, float]:
-    """The slider's: from under the cheapest single candidate to the dearest whole pool."""
+    """Compute the slider's range: from below the cheapest single candidate to the most expensive whole pool."""
     if not lines:
         return {}
     ends = [(p["fixed_ms"], p["per_candidate_ms"], len(p["tasks"]["overall"]["accuracy"])) for p in lines]
@@ -140,7 +140,7 @@ def _environment(derived: Derived) -> Any:
 
 
 def _gallery(derived: Derived) -> list[dict[str, Any]]:
-    """Each verifier's winners among the pictures that were kept."""
+    """Collect each verifier's winners among the pictures that were kept."""
     run, pictures = derived.run, derived.pictures
     if run.scores.empty:
         return []
@@ -167,12 +167,12 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
 
 
 def _candidate(row: Any) -> tuple[Any, ...]:
-    """What tells a candidate and the verifier that picked it."""
+    """The key of a candidate and the verifier that picked it."""
     return tuple(row[k] for k in SCORE)
 
 
 def _data_uri(pictures: Pictures, row: Any) -> str:
-    """A small copy of the picture; "" for a lost one."""
+    """Encode a small copy of the picture; "" for a lost one."""
     image = pictures.image(row)
     if image is None:
         return ""

@@ -1,4 +1,4 @@
-"""The paper's numbers beside measured ones: rows that say which they are, and the difference."""
+"""The paper's numbers beside measured ones, each row labelled, with their difference."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MATCHED = ("budget_ms", *PIPELINE, "scoring", "drift")
 
 
 def beside(table: AccuracyTable, names: Mapping[str, str]) -> AccuracyTable:
-    """The table with each published row under its measured one, and their difference under both.
+    """Add to a table each published row below its measured one, and their difference below both.
 
-    names: generator as shown -> its registered name, by which rows are matched (budget, generator,
-    steps, verifier and what else the table tells apart). Rows that only one side has stand alone.
+    names: generator as shown -> its registered name, by which rows are matched, as by budget, steps, verifier and the
+    table's other keys. Rows that only one side has are kept.
     """
     printed = readers.published_rows(table.published)
     measured = table.rows.assign(registered=table.rows["generator"].replace(dict(names)))
@@ -52,7 +52,7 @@ def beside(table: AccuracyTable, names: Mapping[str, str]) -> AccuracyTable:
 
 
 def headline_beside(headline: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The headline numbers with the published value, and the difference where they are of one generator."""
+    """Add to the headline numbers the published values, and the difference if they are of the same generator."""
     claims = readers.claims().set_index("key")["value"]
     frame = headline.assign(published=headline["key"].map(claims))
     same = frame["generator"].replace(dict(names)) == "sana-sprint"
@@ -65,7 +65,7 @@ def _labelled(row: pd.Series, source: str) -> pd.Series:
 
 
 def _difference(measured: pd.Series, printed: pd.Series) -> pd.Series:
-    """Measured less published, of every accuracy that both have."""
+    """Subtract published from measured in every accuracy that both have."""
     keep = {k: measured[k] for k in _MATCHED if k in measured}
     numbers = {
         c: measured[c] - printed[c] for c in (*TAGS, OVERALL, "delta") if c in measured and c in printed

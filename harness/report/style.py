@@ -1,4 +1,4 @@
-"""One look for all figures: Okabe-Ito colours, which colour-blind readers can tell apart."""
+"""The style of all figures: Okabe-Ito colours, which colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _said_missing = False
 
 COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
-# tried in this order for characters that matplotlib's own font lacks
+# tried in this order for characters that matplotlib's default font lacks
 _WIDER_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
     "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS",
@@ -33,7 +33,7 @@ _WIDER_FONTS = (
 
 
 def fonts() -> list[str]:
-    """matplotlib's own font, then those that are installed of the ones with more characters."""
+    """List matplotlib's default font, then the installed fonts with more characters."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in _WIDER_FONTS if name in installed)]
 
@@ -76,7 +76,7 @@ _SPARE_MARKERS = ("D", "v", "P", "X")
 
 
 def look(verifier: str) -> Look:
-    """How a verifier is drawn; an unknown one gets a spare colour by its name."""
+    """Return a verifier's label, colour and marker; an unknown one gets a spare colour by its name."""
     if verifier in _LOOKS:
         return _LOOKS[verifier]
     i = sum(verifier.encode()) % len(_SPARE)
@@ -88,30 +88,30 @@ def label(verifier: str) -> str:
 
 
 def figure(width: float, height: float) -> Figure:
-    """A new figure of the given size in inches, apart from pyplot's global state."""
+    """Make a figure of the given size in inches, without pyplot's global state."""
     with matplotlib.rc_context(_RC):
         return Figure(figsize=(width, height))
 
 
-def styled() -> matplotlib.RcParams:
-    """A context in which axes are made and saved in this style."""
-    return matplotlib.rc_context(_RC)  # type: ignore[return-value]
+def styled() -> AbstractContextManager[None]:
+    """Make a context in which axes are drawn and saved in this style."""
+    return matplotlib.rc_context(_RC)
 
 
 def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
-    with styled(), _one_warning_of_missing_characters():  # type: ignore[attr-defined]
+    with styled(), _one_warning_of_missing_characters():
         _lay_out(fig, _PNG_DPI)
         png = drawn(fig, "png", dpi=_PNG_DPI)
         # no date in the file, so that the same run gives the same bytes
         pdf = drawn(fig, "pdf", metadata={"CreationDate": None})
     for kind, content in (("png", png), ("pdf", pdf), ("csv", csv_bytes(data))):
-        # not with_suffix: a generator's name may have a point in it
+        # not with_suffix: a generator's name may contain a dot
         write_output(stem.with_name(f"{stem.name}.{kind}"), content)
 
 
 def _lay_out(fig: Figure, dpi: int) -> None:
-    """Place what is in a figure, once for all files: savefig would draw it first only to lay it out."""
+    """Lay out a figure once for all files; savefig would draw it each time only to lay it out."""
     before = fig.dpi
     fig.dpi = dpi
     if (engine := fig.get_layout_engine()) is not None:
@@ -121,7 +121,7 @@ def _lay_out(fig: Figure, dpi: int) -> None:
 
 
 def drawn(fig: Figure, kind: str, **options: Any) -> bytes:
-    """A figure as the bytes of a file of that kind."""
+    """Render a figure as the bytes of a file of that kind."""
     stream = io.BytesIO()
     fig.savefig(stream, format=kind, **options)
     return stream.getvalue()
@@ -129,7 +129,7 @@ def drawn(fig: Figure, kind: str, **options: Any) -> bytes:
 
 @contextmanager
 def _one_warning_of_missing_characters() -> Iterator[None]:
-    """Say once a process that no installed font has some characters, instead of once a character and figure."""
+    """Warn once per process of characters that no installed font has, not once per character and figure."""
     global _said_missing
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""Tables as CSV, Markdown, LaTeX and HTML; best in bold, second underlined; unknown is empty."""
+"""Tables as CSV, Markdown, LaTeX and HTML: the best in bold, the second underlined, the unknown empty."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def latex_escape(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Format:
-    """How one kind of file escapes a cell, marks the best and the second, and lays out a table."""
+    """How a kind of file escapes cells, marks the best and second best, and lays out a table."""
 
     suffix: str
     escape: Callable[[str], str]
@@ -52,7 +52,7 @@ class _Format:
 
 
 def write(table: AccuracyTable | pd.DataFrame, stem: Path) -> None:
-    """A table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
+    """Write a table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
     rows = table.rows if isinstance(table, AccuracyTable) else table
     write_output(stem.with_name(f"{stem.name}.csv"), csv_bytes(rows))
     for kind in (_MARKDOWN, _LATEX, _HTML):
@@ -60,12 +60,12 @@ def write(table: AccuracyTable | pd.DataFrame, stem: Path) -> None:
 
 
 def markdown(table: AccuracyTable | pd.DataFrame) -> str:
-    """A table as Markdown; everything in it is escaped."""
+    """Render a table as Markdown, with everything escaped."""
     return _rendered(table, _MARKDOWN)
 
 
 def html(table: AccuracyTable | pd.DataFrame) -> str:
-    """A table as an HTML fragment; everything in it is escaped."""
+    """Render a table as an HTML fragment, with everything escaped."""
     return _rendered(table, _HTML)
 
 
@@ -74,7 +74,7 @@ def _rendered(table: AccuracyTable | pd.DataFrame, kind: _Format) -> str:
 
 
 def places(values: pd.Series) -> dict[int, int]:
-    """Row -> 1 for the best values, 2 for the second best, by what is printed (one decimal)."""
+    """Map rows to 1 for the best values and 2 for the second best, as printed (one decimal)."""
     rounded = values.astype(float).round(1)
     ranked = sorted(set(rounded.dropna()), reverse=True)[:2]
     return {i: ranked.index(v) + 1 for i, v in rounded.items() if v in ranked}  # type: ignore[misc]

@@ -73,11 +73,11 @@ def test_the_figure_and_the_report_show_them(captioned, tmp_path):
 
 
 def test_what_cannot_be_captioned_is_one_sentence(made, make_run, tmp_path):
-    with pytest.raises(CaptionError, match="is no checkpoint of the alignment stage"):
+    with pytest.raises(CaptionError, match="is not a checkpoint of the alignment stage"):
         caption_winners(made, tmp_path)
     only = make_run(tmp_path / "clip", verifiers=[{"name": "mllm-clip"}])
     with pytest.raises(
-        CaptionError, match=r"best of 99 needs as many candidates, but the run .* has \d+ a prompt"
+        CaptionError, match=r"best of 99 needs 99 candidates per prompt, but the run .* has \d+"
     ):
         caption_winners(made, WEIGHTS / "vhs", 99)
     with pytest.raises(CaptionError, match=r"has no scores by 'vhs' \(it has mllm-clip\)"):
@@ -93,7 +93,7 @@ def test_what_cannot_be_captioned_is_one_sentence(made, make_run, tmp_path):
         ({"pool": "many"}, "key 'config.pool': input should be a valid integer"),
         ({"generators": [{"name": "nanno"}]}, "key 'config.generators.0.name': unknown generator 'nanno'; did you mean 'nano'?"),
         ({"generators": [{"name": "nano", "options": {"stepz": 1}}]}, "key 'config.generators.0.options': generator 'nano' has no"),
-        ({"generators": [{"name": "nano", "label": "x"}]}, "key 'config.generators': lacks 'nano', which the run's tables have."),
+        ({"generators": [{"name": "nano", "label": "x"}]}, "key 'config.generators': lacks 'nano', which is in the run's tables."),
         (None, "key 'config': input should be a valid dictionary"),
     ],
 )  # fmt: skip

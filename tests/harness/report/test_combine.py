@@ -172,7 +172,7 @@ def test_times_of_two_machines_never_mix(make_run, tmp_path, made):
     apart = make_run(
         tmp_path / "apart", seeds=[1], device="faster", generators=[{"name": "nano", "label": "b"}]
     )
-    with pytest.raises(StoreError, match="no one device measured the cost of every pipeline"):
+    with pytest.raises(StoreError, match="no single device measured the cost of every pipeline"):
         load_runs([made, apart])
 
 

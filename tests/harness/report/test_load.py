@@ -48,7 +48,7 @@ def test_a_figure_that_is_laid_out_once_is_the_same_picture(tmp_path):
         }
     )
     save(score_distributions(scores, "a title"), tmp_path / "figure", scores)
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         plain = drawn(score_distributions(scores, "a title"), "png", dpi=300)
     with Image.open(io.BytesIO(plain)) as expected, Image.open(tmp_path / "figure.png") as found:
         assert found.size == expected.size
