@@ -1,4 +1,4 @@
-"""Do the published numbers agree with each other? Every check, with what it found."""
+"""Checks of whether the published numbers agree with each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROUNDING = 0.051
 
 
 def audit() -> pd.DataFrame:
-    """One row a check: check, source, what, printed, expected, difference, agrees."""
+    """Run all checks, a row each: check, source, what, printed, expected, difference, agrees."""
     rows = [*_overalls(), *_repeated_rows(), *_gains(), _smallest_budget()]
     frame = pd.DataFrame(rows, columns=["check", "source", "what", "printed", "expected", "tolerance"])
     frame["difference"] = (frame["printed"] - frame["expected"]).round(3)
@@ -23,7 +23,7 @@ def audit() -> pd.DataFrame:
 
 
 def _overalls() -> list[tuple[Any, ...]]:
-    """Every printed Overall against the prompt-weighted mean of its row."""
+    """Check every printed Overall against the prompt-weighted mean of its row."""
     rows: list[tuple[Any, ...]] = []
     for name in TABLES:
         printed = table(name)
@@ -34,7 +34,7 @@ def _overalls() -> list[tuple[Any, ...]]:
 
 
 def _repeated_rows() -> list[tuple[Any, ...]]:
-    """SANA-Sprint's pipelines are printed in several tables: the same Overall as in Table 1?"""
+    """Check that SANA-Sprint's pipelines have the same Overall in other tables as in Table 1."""
     keys = ["budget_ms", "verifier"]
     first = table("table1").query("generator == 'SANA-Sprint' and steps == 1").set_index(keys)["overall"]
     others = [
@@ -51,7 +51,7 @@ def _repeated_rows() -> list[tuple[Any, ...]]:
 
 
 def _gains() -> list[tuple[Any, ...]]:
-    """Differences that the text or a column states, recomputed from the printed tables."""
+    """Check differences that the text or a column states against the printed tables."""
     at = table("table1").query("steps == 1").set_index(["budget_ms", "verifier"])["overall"]
     scoring = table("table5").query("verifier == 'VHS'").set_index("scoring")["overall"]
     rows = [

@@ -19,23 +19,23 @@ _GENERATORS = {
     "SD3.5-Turbo": "sd3.5-turbo", "PixArt-alpha-DMD": "pixart-alpha-dmd",
 }  # fmt: skip
 _VERIFIERS = {"VHS": "vhs", "MLLM w/ CLIP": "mllm-clip", "MLLM w/ AE": "mllm-ae"}
-# what a table's caption says in place of a column
+# columns that a table's caption stands for
 _IMPLIED: dict[str, Any] = {"generator": "sana-sprint", "steps": 1}
 
 
 class PublishedError(VhsbenchError):
-    """A published table that there is not; the message is one sentence for a user."""
+    """A published table that does not exist; the message is one sentence for a user."""
 
 
 def table(name: str) -> pd.DataFrame:
-    """A published table as printed, in percent. Raises PublishedError for an unknown name."""
+    """Read a published table as printed, in percent. Raises PublishedError for an unknown name."""
     if name not in TABLES:
         raise PublishedError(f"no published table '{name}'; known: {', '.join(TABLES)}.")
     return _read(name)
 
 
 def published_rows(name: str) -> pd.DataFrame:
-    """A published table in this project's names and columns; `place` says where it is printed.
+    """Read a published table in this project's names and columns; `place` says where it is printed.
 
     Raises PublishedError for an unknown name.
     """
@@ -48,39 +48,39 @@ def published_rows(name: str) -> pd.DataFrame:
 
 
 def claims() -> pd.DataFrame:
-    """Numbers that the paper's text states: key, value, unit, about, source."""
+    """Read the numbers that the paper's text states: key, value, unit, about, source."""
     return _read(CLAIMS)
 
 
 def claim(key: str) -> float:
-    """The value of one claim. Raises KeyError for an unknown key."""
+    """Look up the value of one claim. Raises KeyError for an unknown key."""
     return float(claims().set_index("key")["value"].loc[key])
 
 
 def shares() -> pd.DataFrame:
-    """Percent of scores at the extremes (Fig. 6): verifier, scores, percent, about, source."""
+    """Read the percentages of scores at the extremes (Fig. 6): verifier, scores, percent, about, source."""
     return _read(SHARES)
 
 
 def sources() -> pd.DataFrame:
-    """Where each published table stands: table, paper, place."""
+    """Read where each published table is printed: table, paper, place."""
     return _read("sources")
 
 
 def a100_timings() -> pd.DataFrame:
-    """Published A100 time of best-of-N, T(N) = fixed_s + N x per_candidate_s, read off figure and tables."""
+    """Read the A100 times of best-of-N, T(N) = fixed_s + N x per_candidate_s, taken from the paper's figure and tables."""
     with files("vhsbench.results").joinpath("published/a100_timings.csv").open(encoding="utf-8") as stream:
         return pd.read_csv(stream)
 
 
 def devices() -> pd.DataFrame:
-    """Peak dense bf16 TFLOP/s, bandwidth (GB/s) and memory (GB) of GPUs, with where each is from."""
+    """Read the peak dense bf16 TFLOP/s, bandwidth (GB/s) and memory (GB) of GPUs, with their sources."""
     with files("vhsbench.results").joinpath("devices.csv").open(encoding="utf-8") as stream:
         return pd.read_csv(stream)
 
 
 def recomputed_overall(rows: pd.DataFrame) -> pd.Series:
-    """The prompt-weighted mean of the six printed task accuracies."""
+    """Average the six printed task accuracies, weighted by their numbers of prompts."""
     weights = pd.Series(PROMPTS)
     return rows[list(PROMPTS)].mul(weights).sum(axis=1) / weights.sum()
 

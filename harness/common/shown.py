@@ -1,4 +1,4 @@
-"""Text of others as it is shown: in a terminal, a table or a figure it is only text."""
+"""Text from elsewhere made safe to show in a terminal, a table or a figure; errors on one line; CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-# what a spreadsheet takes for a formula where a cell begins with it
+# a cell that begins with one of these is a formula to a spreadsheet
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _GUARD = "'"
 _CELLS = 10_000
@@ -18,45 +18,45 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\
 
 
 def printable(text: str) -> str:
-    """Text on one line with control characters escaped, such as ESC as \\x1b and a line feed as \\n.
+    """Escape control characters, such as ESC to \\x1b and a line feed to \\n; the result is one line.
 
-    Marks that turn the direction of writing and halves of surrogate pairs are escaped too.
+    Marks that change the direction of writing and halves of surrogate pairs are escaped too.
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, with line feeds and tabs kept."""
+    """Escape as `printable` does, but keep line feeds and tabs."""
     kept = re.split("([\n\t])", text)
     return "".join(part if part in ("\n", "\t") else printable(part) for part in kept)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message without its period, printable; its kind where it says nothing."""
+    """Return the first line of an error's message, printable and without its period; without a message, its kind."""
     said = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
     return printable(said) or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
-    """An error as its kind and its first line, such as "ValueError: no such prompt"."""
+    """Return an error's kind and first line, such as "ValueError: no such prompt"."""
     kind, said = type(error).__name__, first_line(error)
     return kind if said == kind else f"{kind}: {said}"
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose cells are Markdown already."""
+    """Lay out a table whose cells are Markdown already."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def csv_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula, with control characters escaped; see `from_csv_cell`."""
+    """Escape control characters, and guard text that a spreadsheet would take for a formula; see `from_csv_cell`."""
     text = printable(text)
     return _GUARD + text if text.startswith(_FORMULA) else text
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
-    """A table as CSV in UTF-8, every text in it as `csv_cell` has it."""
+    """Encode a table as CSV in UTF-8, its texts as `csv_cell` writes them."""
     from pandas.api.types import is_numeric_dtype
 
     cell = lru_cache(_CELLS)(csv_cell)  # long tables repeat few texts
@@ -68,5 +68,5 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def from_csv_cell(cell: str) -> str:
-    """The text of a cell that `csv_cell` guarded."""
+    """Return the text of a cell that `csv_cell` guarded."""
     return cell[1:] if cell.startswith(_GUARD) and cell[1:].startswith(_FORMULA) else cell

@@ -1,3 +1,3 @@
-"""GenEval's six tasks, in the order of its tables. A leaf: statistics, costs and figures know tasks by name alone."""
+"""GenEval's six tasks, in the order of its tables."""
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
