@@ -82,13 +82,15 @@ def _accuracy(row: Difference, gate: GateConfig) -> Check:
         return Check(name, FAIL, (f"{where} is worse by {-row.difference:.2f} points {interval}.",), row)
     if not row.is_overall:
         return Check(name, PASS, (), row)
-    reason = f"{where} differs by {row.difference:+.2f} points {interval}"
-    if row.n_prompts < 2:
-        reason += ": one prompt says nothing about how prompts vary."
-    else:
-        more = f"; about {row.prompts_needed} prompts would show it" if row.prompts_needed else ""
-        reason += f", which may be more than {gate.margin_points:g} points worse: too few prompts ({row.n_prompts}){more}."
+    reason = f"{where} differs by {row.difference:+.2f} points {interval}{_too_few(row, gate)}."
     return Check(name, INCONCLUSIVE, (reason,), row)
+
+
+def _too_few(row: Difference, gate: GateConfig) -> str:
+    if row.n_prompts < 2:
+        return ": one prompt says nothing about how prompts vary"
+    enough = f"; about {row.prompts_needed} prompts would show it" if row.prompts_needed else ""
+    return f", which may be more than {gate.margin_points:g} points worse: too few prompts ({row.n_prompts}){enough}"
 
 
 def _auc(row: Separation, gate: GateConfig) -> Check:
