@@ -1,4 +1,4 @@
-"""LoRA weights that others made: found, checked key by key against the pipeline, and put on it or merged into it."""
+"""LoRA weights that others made: found, checked key by key against the pipeline, and merged into it."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def find_lora(name: str, lora: str | Path) -> Path:
     raise GeneratorError(f"{name}: the LoRA at '{lora}' does not fit: the folder {said}.")
 
 
-def add_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str, int]:
-    """Put LoRA weights beside those of a pipeline, at `strength` (0: none, 1: as trained).
+def merge_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str, int]:
+    """Merge LoRA weights into a pipeline's at `strength` (0: none, 1: as trained), so that they cost nothing.
 
     Returns the number of keys applied, by component. Raises GeneratorError unless every key of `file` fits.
     """
@@ -74,15 +74,9 @@ def add_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str,
     except ReadError as error:
         raise GeneratorError(f"{name}: the LoRA at '{file}' does not fit: {reason(error)}.") from error
     pipeline.set_adapters([ADAPTER], adapter_weights=[strength])
-    return {part: len(keys) for part, keys in wanted.items()}
-
-
-def merge_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[str, int]:
-    """`add_lora`, merged into the weights of every component it is for, so that it costs nothing."""
-    applied = add_lora(pipeline, name, file, strength)
-    pipeline.fuse_lora(components=list(applied))  # by default FLUX's text encoder is left out
+    pipeline.fuse_lora(components=list(wanted))  # by default FLUX's text encoder is left out
     pipeline.unload_lora_weights()
-    return applied
+    return {part: len(keys) for part, keys in wanted.items()}
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from torch import nn
 
 from vhsbench.generators.checks import check_resolution
-from vhsbench.generators.lora import ADAPTER, add_lora, find_lora
 from vhsbench.generators.noise import gaussian
 from vhsbench.generators.protocol import (
     Block,
@@ -180,11 +178,6 @@ class StagedPipeline:
     def modules(self) -> dict[str, nn.Module]:
         """See Generator.modules."""
         return {n: part for n, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
-
-    def add_lora(self, lora: str | Path) -> Callable[[float], None]:
-        """See Generator.add_lora."""
-        add_lora(self.pipeline, self.name, find_lora(self.name, lora), 0.0)
-        return lambda strength: self.pipeline.set_adapters([ADAPTER], [float(strength)])
 
     def info(self) -> GeneratorInfo:
         transformer = self.pipeline.transformer

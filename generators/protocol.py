@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vhsbench.harness.common.errors import VhsbenchError
@@ -164,13 +163,6 @@ class Generator(Protocol):
         """What stays loaded, by name: among others `transformer` and `vae`, which speed-ups change."""
         ...
 
-    def add_lora(self, lora: str | Path) -> Callable[[float], None]:
-        """Put a LoRA (a safetensors file, its folder, "bundled") beside the weights, and return what sets its strength.
-
-        At first it is 0, the generator itself. Raises GeneratorError for one that does not fit.
-        """
-        ...
-
 
 class GeneratorDefaults:
     """What a generator need not say. One that leaves a member out gets it from here when it is created."""
@@ -181,7 +173,3 @@ class GeneratorDefaults:
     def modules(self) -> Mapping[str, nn.Module]:
         """None that can be counted or changed."""
         return {}
-
-    def add_lora(self, lora: str | Path) -> Callable[[float], None]:
-        """Raises GeneratorError."""
-        raise GeneratorError(f"{self.name}: the generator takes no LoRA.")

@@ -188,7 +188,7 @@ app.command()(captions)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")
-regress_commands.register(app, train_app)
+regress_commands.register(app)
 app.add_typer(train_app, name="train")
 app.command()(status)
 

@@ -1,4 +1,4 @@
-"""`vhsbench pool`, `regress`, `drift`, `baseline` and `train lora`: test a verifier's checkpoint."""
+"""`vhsbench pool`, `regress` and `baseline`: test a verifier's checkpoint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vhsbench.harness.common.limits import (
-    LARGEST_SEED,
-    LARGEST_TRAINING_SEED,
-    MOST,
-    MOST_CANDIDATES,
-    MOST_THREADS,
-)
+from vhsbench.harness.common.limits import MOST, MOST_CANDIDATES
 from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
 baseline_app = typer.Typer(
@@ -24,12 +18,11 @@ Baselines = Annotated[Path, typer.Option("--dir", parser=path, help="The folder 
 _DIR = Path("results/baselines")
 
 
-def register(app: typer.Typer, train_app: typer.Typer) -> None:
+def register(app: typer.Typer) -> None:
     """Add this area's commands to the command line."""
-    for command in (pool, regress, drift):
+    for command in (pool, regress):
         app.command()(command)
     app.add_typer(baseline_app, name="baseline")
-    train_app.command("lora")(train_lora)
 
 
 def pool(
@@ -106,76 +99,6 @@ def regress(
     else:
         show(found, console())
     raise typer.Exit(found.verdict.exit_code)
-
-
-def drift(
-    out: Annotated[
-        Path | None, typer.Option(parser=path, help="Where to write drift.csv, .md and .json.")
-    ] = None,
-    generator: Annotated[str, typer.Option(help="Whose weights the LoRA moves.")] = "nano",
-    lora: Annotated[
-        Path | None, typer.Option(help="LoRA in diffusers' format, file or folder; default: nano's bundled.")
-    ] = None,
-    strength: Annotated[
-        list[float] | None, typer.Option(min=0, max=1000, help="Once each; default: 0, 0.5, 1.")
-    ] = None,
-    verifier: Annotated[
-        list[str] | None, typer.Option(help="NAME or NAME=N (best of N); default: vhs=9, mllm-clip=4.")
-    ] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most this many prompts.")] = None,
-    split: Annotated[
-        str, typer.Option(help="Of nano's prompts; other generators get GenEval's 553.")
-    ] = "evaluation",
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the candidates' noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    as_json: Json = False,
-) -> None:
-    """The paper's Table 7: verifiers against a generator that a LoRA has moved away from them."""
-    from vhsbench.harness.regress.drift import as_json as to_json
-    from vhsbench.harness.regress.drift import markdown, measure, write
-
-    quiet()
-    with Bars() as bars:
-        table, about = measure(
-            generator, lora, strength or None, verifier or None, prompts, split, seed, device,
-            (lambda *_: None) if as_json else bars.update,
-        )  # fmt: skip
-    if out is not None:
-        write(table, out, about)
-    print(to_json(table, about) if as_json else markdown(table))
-
-
-def train_lora(
-    out: Annotated[Path, typer.Option(parser=path, help="The folder for the LoRA.")] = Path(
-        "runs/train-lora"
-    ),
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of everything random.")
-    ] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, max=MOST, help="Default: the bundled LoRA's.")] = None,
-    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
-) -> None:
-    """Train the LoRA that moves nano to another style of picture (for `nano-table7`)."""
-    from dataclasses import replace
-
-    quiet()
-    import torch
-
-    from vhsbench.generators.nano.lora import LoraRecipe
-    from vhsbench.generators.nano.lora import train_lora as train
-    from vhsbench.generators.sana import nano
-    from vhsbench.harness.geneval.nano_prompts import nano_prompts
-
-    torch.set_num_threads(threads)
-    recipe = replace(LoraRecipe(), seed=seed)
-    recipe = replace(recipe, steps=steps) if steps else recipe
-    pipeline = nano().pipeline
-    with Bars() as bars:
-        folder = train(
-            pipeline, nano_prompts()["train"], out, recipe,
-            lambda p: bars.update(f"{p.name} (loss {p.loss:.3f})", p.step, p.steps, key=p.name),
-        )  # fmt: skip
-    print(f"LoRA: {folder}")
 
 
 @baseline_app.command("accept")

@@ -1,4 +1,4 @@
-"""`vhsbench train`: nano's world, and verifiers of any one-step generator."""
+"""`vhsbench train`: nano's world and its LoRA, and verifiers of any one-step generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
+from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST, MOST_THREADS
 from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
 
 if TYPE_CHECKING:
@@ -56,6 +56,35 @@ def nano(
         recipe = recipe.scaled(scale) if scale != 1.0 else recipe
         weights = train(out, recipe, _shown(bars), threads, device, bars.say)
     print(f"weights: {weights}")
+
+
+@app.command()
+def lora(
+    out: Annotated[Path, typer.Option(parser=path, help="The folder for the LoRA.")] = Path(
+        "runs/train-lora"
+    ),
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_TRAINING_SEED, help="Seed of everything random.")
+    ] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, max=MOST, help="Default: the bundled LoRA's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
+) -> None:
+    """Train the LoRA that moves nano to another style of picture (for `nano-table7`)."""
+    quiet()
+    from dataclasses import replace
+
+    import torch
+
+    from vhsbench.generators.nano.lora import LoraRecipe, train_lora
+    from vhsbench.generators.sana import nano as generator
+    from vhsbench.harness.geneval.nano_prompts import nano_prompts
+
+    torch.set_num_threads(threads)
+    recipe = replace(LoraRecipe(), seed=seed)
+    recipe = replace(recipe, steps=steps) if steps else recipe
+    with Bars() as bars:
+        folder = train_lora(generator().pipeline, nano_prompts()["train"], out, recipe, _shown(bars))
+    print(f"LoRA: {folder}")
 
 
 @app.command()

@@ -115,7 +115,6 @@ def test_version():
         (("generate", "nano", "a", "--device", "meta"), "--device meta holds no pictures"),
         (("generate", "nano", "a", "--device", "tpu"), "error: unknown device 'tpu'"),
         (("geneval", "prompts", "-n", "-1"), "Invalid value for '-n'"),
-        (("drift", "--strength", "-1"), "Invalid value for '--strength'"),
     ],
 )
 def test_a_users_mistake_is_a_sentence_and_exit_code_2(arguments, said, monkeypatch, capsys):

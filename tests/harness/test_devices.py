@@ -13,7 +13,6 @@ from vhsbench.generators.protocol import GeneratorError
 from vhsbench.harness.cli import app
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.geneval import detector
-from vhsbench.harness.regress.drift import measure
 from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.pool import make_pool
 from vhsbench.harness.regress.run import regress
@@ -52,7 +51,6 @@ def a_training():
         lambda out: collect_data(a_training(), out),
         lambda out: train(a_training(), out),
         lambda out: regress(resolve("vhs"), resolve("mllm-ae"), None, GateConfig(device="cuda")),
-        lambda out: measure("nano", None, None, None, 6, "evaluation", 0, "cuda"),
         lambda out: caption_winners(out, out, device="cuda"),
     ],
 )

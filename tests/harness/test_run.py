@@ -164,6 +164,8 @@ def test_a_drifted_generator_stands_beside_the_plain_one(tmp_path, monkeypatch):
     found = load_run(run(parse(DRIFT, "drift.yaml"), tmp_path / "drift"))
     assert set(found.candidates["generator"]) == {"nano", "nano+lora-1"}
     assert found.info["generators"]["nano+lora-1"] == "bundled with LoRA bundled at 1"
+    correct = found.candidates.groupby("generator")["correct"].mean()
+    assert correct["nano+lora-1"] < correct["nano"] - 0.05
     plain, moved = (
         rows.set_index(["prompt_id", "index", "verifier"])["score"]
         for _, rows in found.scores.groupby("generator")

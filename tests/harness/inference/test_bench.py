@@ -1,4 +1,4 @@
-"""What a sweep, a pool and a drift check share: candidates, their verdicts and their scores, as rows of the tables."""
+"""What a sweep and a pool share: candidates, their verdicts and their scores, as rows of the tables."""
 
 from __future__ import annotations
 
