@@ -73,7 +73,7 @@ class Manifest(Strict):
 
     @property
     def kinds(self) -> list[tuple[Needs, Block | None]]:
-        """What is kept, as verifiers need it: the kind, and of hidden states the block."""
+        """What is kept, as verifiers need it: the kind, with the block of hidden states."""
         return kinds(self.keep, self.blocks)
 
 
@@ -103,7 +103,7 @@ class Pool:
             raise PoolError(str(error)) from error
 
     def batches(self, needs: Needs, block: Block | None) -> Iterator[tuple[list[str], Any]]:
-        """(prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
+        """Yield (prompts, what a verifier reads) batch by batch, in order of rows. Raises PoolError if not kept."""
         kept = self.manifest.kinds
         if (needs, block) not in kept:
             said = ", ".join(in_words(*kind) for kind in kept)
@@ -156,7 +156,7 @@ def feature_name(needs: Needs, block: Block | None, start: int) -> str:
 
 
 def kinds(keep: Sequence[Needs], blocks: Sequence[Block]) -> list[tuple[Needs, Block | None]]:
-    """Of each kind to keep, and of hidden states of each block."""
+    """The kinds to keep, hidden states once for each block."""
     others: list[tuple[Needs, Block | None]] = [(needs, None) for needs in keep if needs != "hidden"]
     return others + [("hidden", block) for block in blocks if "hidden" in keep]
 
@@ -266,13 +266,12 @@ class _Maker:
         self.identity = {key: made_of[key] for key in ("results", "generator", "detector", "prompts")}
         self.detector = load_detector(config, self.prompts)
         self.bench = load_bench(config, entry, self.prompts, self.detector)
-        judges = self.bench.verifiers
-        self.blocks = blocks_read(judges)
-        self.keep: list[Needs] = list(keep or dict.fromkeys([*(v.needs for v in judges), "images"]))
+        self.blocks = blocks_read(self.bench.verifiers)
+        self.keep: list[Needs] = list(
+            keep or dict.fromkeys([*(v.needs for v in self.bench.verifiers), "images"])
+        )
         if "hidden" in self.keep and not self.blocks:
-            raise PoolError(
-                "hidden states are kept for a verifier that reads them; the configuration has none."
-            )
+            raise PoolError("hidden states need a verifier that reads them; the configuration has none.")
         self.kinds = kinds(self.keep, self.blocks)
         self.blocks = [block for _, block in self.kinds if block is not None]
         self.files: dict[str, PoolFile] = {}

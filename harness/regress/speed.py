@@ -1,4 +1,4 @@
-"""Scoring time and memory of two verifiers, side by side, as candidate over baseline."""
+"""Compare the scoring time and memory of two verifiers side by side, as candidate over baseline."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Speed:
-    """Per candidate and in whole. The time ratio is the median over rounds, with its 95% interval (0 to
-    infinity below six rounds, which say nothing).
+    """Times in ms per candidate, memory in GB. The time ratio is the median over rounds, with its 95% interval
+    (0 to infinity for fewer than six rounds, which are too few).
 
-    Rounds in which the GPU was throttled or another process computed on it are left out: `tainted` of
-    `repeats`, `taint` says why. Times are None where no round is left. Memory is weights and the peak of what scoring one
-    batch allocates beside them.
+    Rounds in which the GPU was throttled or another process used it are left out: `tainted` of `repeats`, for the
+    reasons in `taint`. Times are None if no round is left. Memory is the weights and the peak of what scoring one
+    batch allocates on top.
     """
 
     device: str
@@ -90,7 +90,7 @@ def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, floa
 
 
 def scoring(verifier: Verifier, pool: Pool, batch: int = 1) -> Call:
-    """A call that scores the pool's first `batch` candidates, everything it reads being at hand."""
+    """A call that scores the pool's first `batch` candidates, which are loaded before."""
     import torch
 
     prompts: list[str] = []
@@ -114,7 +114,7 @@ def _wall_ms(call: Call, verifier: Verifier) -> float:
 
 
 def _wait(verifier: Verifier) -> None:
-    """Until its device has done all that was asked of it."""
+    """Wait until its device has finished."""
     if verifier.device.type == "cuda":
         import torch
 
