@@ -27,13 +27,16 @@ from vhsbench.harness.commands.status import status
 from vhsbench.harness.commands.stopping import stopping
 from vhsbench.harness.commands.train import app as train_app
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.exit_codes import FAILURES, INTERRUPTED, MISTAKE
+from vhsbench.harness.common.exit_codes import FAILURES, INCONCLUSIVE, INTERRUPTED, MISTAKE
 from vhsbench.harness.common.limits import MOST_THREADS
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
 from vhsbench.harness.common.terminal import Json, any_text, console, quiet
 
 DEBUG = "--debug"
+RequireReliable = Annotated[
+    bool, typer.Option("--require-reliable", help="Exit with 3 if the measured times cannot be trusted.")
+]
 
 app = typer.Typer(
     name="vhsbench",
@@ -110,6 +113,7 @@ def run(
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="Of each Ray worker, may be a fraction; default: 1 on CUDA.")
     ] = None,
+    require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Do a whole sweep: candidates, verdicts, scores, costs; then tables and figures. Resumes, and mends.
@@ -128,7 +132,7 @@ def run(
     where = out or str(Path("runs") / chosen.name)
     quiet()
     failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, not as_json, redo)
-    _report([where], as_json, again=["report", where])
+    _report([where], as_json, again=["report", where], require_reliable=require_reliable)
     if failed:
         print(failed, file=sys.stderr)
         raise typer.Exit(FAILURES)
@@ -145,11 +149,26 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="The paper's values beside the measured ones.")
     ] = False,
+    require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet()
-    _report(runs, as_json, out, published, again=sys.argv[1:])
+    _report(runs, as_json, out, published, again=sys.argv[1:], require_reliable=require_reliable)
+
+
+@app.command()
+def measure(
+    run: Annotated[str, typer.Argument(help="A finished run's directory, or its fsspec URL.")],
+    require_reliable: RequireReliable = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the costs of a finished run again, without its candidates, and make its report anew."""
+    from vhsbench.harness.commands.run import costs_again
+
+    quiet()
+    costs_again(run, not as_json)
+    _report([run], as_json, again=["report", run], require_reliable=require_reliable)
 
 
 @app.command("list")
@@ -194,7 +213,13 @@ app.command()(status)
 
 
 def _report(
-    runs: list[str], as_json: bool, out: str | None = None, published: bool = False, *, again: list[str]
+    runs: list[str],
+    as_json: bool,
+    out: str | None = None,
+    published: bool = False,
+    *,
+    again: list[str],
+    require_reliable: bool = False,
 ) -> None:
     """Make the report of runs; `again` are the arguments that do so, for a user who stopped it."""
     told = f"stopped while the report was made; no measurement is lost: make it with `{shlex.join(['vhsbench', *again])}`."
@@ -211,10 +236,12 @@ def _report(
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
     if as_json:
         print(json.dumps(summary, indent=1))
-        return
-    from vhsbench.harness.commands.listing import show_summary
+    else:
+        from vhsbench.harness.commands.listing import show_summary
 
-    show_summary(summary, console())
+        show_summary(summary, console())
+    if require_reliable and summary["timing_reasons"]:
+        raise typer.Exit(INCONCLUSIVE)
 
 
 if __name__ == "__main__":

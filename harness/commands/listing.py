@@ -14,6 +14,7 @@ from vhsbench import generators, verifiers
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import RegistryError, nearest
 from vhsbench.harness.common.shown import one_line
+from vhsbench.harness.cost.reliability import in_one_line
 from vhsbench.harness.stats.intervals import brackets
 
 _KINDS = {"generators": generators, "verifiers": verifiers}
@@ -75,7 +76,9 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; measured here"
     )
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for heading in _HEADINGS.values():
+    one_pool = len({(row["generator"], row["steps"]) for row in summary["budgets"]}) == 1
+    headings = {c: heading for c, heading in _HEADINGS.items() if not (c == "generator" and one_pool)}
+    for heading in headings.values():
         words = heading in ("generator", "verifier")
         table.add_column(
             heading, justify="left" if words else "right", overflow="fold", no_wrap="[" in heading
@@ -85,13 +88,15 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         if last is not None and row["budget_ms"] != last:
             table.add_section()
         last = row["budget_ms"]
-        table.add_row(*(_cell(row, column) for column in _HEADINGS))
+        table.add_row(*(_cell(row, column) for column in headings))
     console.print(table)
     for row in summary["auc"]:
         console.print(_auc(row), highlight=False, markup=False)
     errors = [abs(row["error_percent"]) for row in summary["latency"] if row["error_percent"] is not None]
     if errors:
         console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
+    if summary["timing_reasons"]:
+        console.print(in_one_line(summary["timing_reasons"]), style="bold red", highlight=False, markup=False)
     if summary["left_out"]:
         console.print(f"costs left out: {summary['left_out']}", highlight=False, markup=False)
     for reason in summary["unmeasured"]:
@@ -125,8 +130,19 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     if column == "generator" and row["steps"] > 1:
         return f"{value}, {row['steps']} steps"
     if column == "best_of_n":
-        return f"{value}{'+' if row['pool_limited'] else ''}"
+        limited = "+" if row["pool_limited"] else ""
+        same = row["n_low"] == row["n_high"]
+        return f"{value}{limited}{'' if same else brackets(row['n_low'], row['n_high'], 'd')}"
+    if column == "time_ms":
+        return f"{value:.1f}{_plus_minus(value, row['time_low'], row['time_high'])}"
     return _text(value)
+
+
+def _plus_minus(value: float, low: float | None, high: float | None) -> str:
+    """The farther end of an interval, in percent."""
+    if low is None or high is None:
+        return ""
+    return f" ±{100 * max(high - value, value - low) / value:.0f}%"
 
 
 def _text(value: Any) -> str:

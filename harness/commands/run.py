@@ -57,6 +57,18 @@ def sweep(
     return _failures(out)
 
 
+def costs_again(out: str, bars: bool) -> None:
+    """Measure a finished run's costs again."""
+    from vhsbench.harness.sweep.costs import measure_again
+
+    with stopping("stopped; the run keeps the costs that it had."):
+        if bars:
+            with Bars() as shown:
+                measure_again(out, shown.update)
+        else:
+            measure_again(out)
+
+
 def _failures(out: str) -> str:
     from vhsbench.harness.store.folder import Folder
     from vhsbench.harness.store.tables import read_info

@@ -14,13 +14,14 @@ from vhsbench.harness.common.shown import first_line
 ROWS = 1 << 25  # of a table: 33 million, three times the largest sweep there is
 COLUMNS = 200
 GROUPS = 100_000  # of rows, in a file
+LATER = b"later"  # in the metadata of a field that files of earlier versions lack: empty there
 BYTES = 8 << 30  # of a table's columns as the file declares them, and of its text once written out
 
 
 def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` in a Parquet file's bytes, as its types; other columns are not read.
 
-    `name` names the file in errors, `kind` the table. Raises ReadError: damaged, beyond the bounds, or of other columns or types.
+    Columns marked LATER may be missing. `name` names the file in errors, `kind` the table. Raises ReadError: damaged, beyond the bounds, or of other columns or types.
     """
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     source = pa.BufferReader(data)
@@ -30,12 +31,15 @@ def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table
             _check_columns(file.schema_arrow, schema, f"{name} is no {kind} table of this version")
         # text stays a dictionary until its size is known: a few bytes can stand for a long text in each row
         with pq.ParquetFile(source, read_dictionary=texts) as file:
-            rows = file.read(schema.names)
+            rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
         _check_text(rows, texts, name)
     except ReadError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ReadError(f"{name} is damaged: {first_line(error)}.") from error
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
     try:
         return rows.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
@@ -59,6 +63,8 @@ def _check_size(found: pq.FileMetaData, name: str) -> None:
 def _check_columns(found: pa.Schema, schema: pa.Schema, said: str) -> None:
     for field in schema:
         if found.get_field_index(field.name) < 0:
+            if field.name not in found.names and LATER in (field.metadata or {}):
+                continue
             raise ReadError(f"{said}: it has not one column '{field.name}'.")
         if pa.types.is_nested(found.field(field.name).type):
             raise ReadError(f"{said}: its column '{field.name}' is nested.")

@@ -11,6 +11,7 @@ import pandas as pd
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import OK, left_out, sound
+from vhsbench.harness.cost.uncertainty import draw_models, interval, range_of_n
 from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.store.keys import POOL, distinct, of_pipeline
@@ -37,15 +38,33 @@ def fit(
 ) -> CostModel:
     """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
 
-    costs: rows of one generator. statistic: "min" instead tells what a host that others slow down
-    at times can do. Raises CostError for more than one, UnmeasuredError for a stage without a row that counts.
+    costs: rows of one generator, whose own the pipeline shares where it has no rows of a stage. statistic: "min"
+    shows what a host that others slow down at times can do. Raises CostError for more than one, UnmeasuredError for a stage without a row that counts.
     """
-    rows = _sequential(costs, verifier, variant)
+    rows = _with_shared(costs, verifier, variant, needs)
+    fixed, each = _medians(rows, verifier, needs, column, statistic)
+    drawn = column == "wall_ms" and statistic == "median" and "visit" in rows
+    draws = draw_models(rows, column, fixed, each) if drawn else None
+    return CostModel(sum(fixed.values()), sum(each.values()), draws)
+
+
+def breakdown(
+    costs: pd.DataFrame, verifier: str, needs: str | None, variant: str = ""
+) -> dict[str, dict[str, float]]:
+    """Median ms of the stages of one pipeline, by "per candidate" and "fixed"; arguments and errors as of `fit`."""
+    rows = _with_shared(costs, verifier, variant, needs)
+    fixed, each = _medians(rows, verifier, needs, "wall_ms", "median")
+    return {"per candidate": each, "fixed": fixed}
+
+
+def _medians(
+    rows: pd.DataFrame, verifier: str, needs: str | None, column: str, statistic: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The medians of the stages that the winner pays, and of those that each candidate does."""
     if len(distinct(rows, POOL)) > 1:
         raise CostError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].agg(statistic).dropna()
-    route = ROUTES[needs]
-    missing = sorted({*route.fixed, *route.per_candidate} - set(medians.index))
+    missing = sorted(_wanted(needs) - set(medians.index))
     if missing:
         lost = rows[rows["stage"].isin(missing)]
         lost = rows if lost.empty else lost  # a cell that failed has rows of whole runs alone
@@ -53,18 +72,21 @@ def fit(
             f"no {column} was measured for {', '.join(missing)} of verifier '{verifier}'",
             left_out(lost[~lost["stage"].isin(lost.loc[lost["status"] == OK, "stage"])]),
         )
-    return CostModel(
-        float(sum(medians[s] for s in route.fixed)),
-        float(sum(medians[s] for s in route.per_candidate)),
-    )
+    route = ROUTES[needs]
+    fixed, each = ({s: float(medians[s]) for s in part} for part in (route.fixed, route.per_candidate))
+    return fixed, each
+
+
+def _wanted(needs: str | None) -> set[str]:
+    return {*ROUTES[needs].fixed, *ROUTES[needs].per_candidate}
 
 
 def is_measured(
     costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms", variant: str = ""
 ) -> bool:
     """Whether `fit` has all the stages it needs: not so for a cell that ran out of memory or time."""
-    rows, route = _sequential(costs, verifier, variant), ROUTES[needs]
-    return {*route.fixed, *route.per_candidate} <= set(rows.loc[rows[column].notna(), "stage"])
+    rows = _with_shared(costs, verifier, variant, needs)
+    return _wanted(needs) <= set(rows.loc[rows[column].notna(), "stage"])
 
 
 def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "") -> CostModel:
@@ -106,6 +128,13 @@ def _sequential(costs: pd.DataFrame, verifier: str, variant: str) -> pd.DataFram
     return sound(rows[rows["variant"] == variant])
 
 
+def _with_shared(costs: pd.DataFrame, verifier: str, variant: str, needs: str | None) -> pd.DataFrame:
+    """The rows of a pipeline, and its generator's of the stages of T(N) that it has none of."""
+    own = _sequential(costs, verifier, variant)
+    shared = _sequential(costs, "", variant)
+    return pd.concat([own, shared[shared["stage"].isin(_wanted(needs) - set(own["stage"]))]])
+
+
 def default_budgets(model: CostModel, tolerance: float, ns: Sequence[int] = (2, 4, 6)) -> list[float]:
     """Time budgets at which the pipeline of `model` gets exactly `ns` (CLIP's 2, 4, 6 in the paper)."""
     return [_readable_budget(model, n, tolerance) for n in ns]
@@ -131,6 +160,9 @@ def budget_table(
 ) -> pd.DataFrame:
     """Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
 
+    Times and N have 95% intervals (`time_low`, `n_low` ...) where turns of measuring were resampled, and those of
+    accuracies are of both kinds, prompts and N.
+
     A budget below one candidate leaves best_of_n and all accuracies empty and is marked in `below_one`; a
     pipeline without a model (its measuring ran out of memory or time) leaves them empty too. An N beyond
     the pool is cut to it and marked in `pool_limited`. Verifier "none" is one image without a choice.
@@ -148,22 +180,49 @@ def budget_table(
             if verifier == "none" and affordable is not None:
                 affordable = 1
             n = None if affordable is None else min(affordable, pool)
+            most = 1 if verifier == "none" else pool
+            n_low, n_high = _n_range(model, n, budget, tolerance, most)
+            low, high = (interval(model, n) if model and n is not None else None) or (None, None)
             row: dict[str, object] = {
                 "budget_ms": budget, "generator": generator, "steps": steps, "verifier": verifier,
-                "best_of_n": n, "time_ms": model.predict(n) if model and n is not None else None,
+                "best_of_n": n, "n_low": n_low, "n_high": n_high,
+                "time_ms": model.predict(n) if model and n is not None else None,
+                "time_low": low, "time_high": high,
                 "pool_limited": affordable is not None and affordable > pool,
                 "below_one": model is not None and affordable is None,
             }  # fmt: skip
-            rows.append(row | _accuracies(curve, n))
+            rows.append(row | _accuracies(curve, n, n_low, n_high))
     frame = pd.DataFrame(rows)
-    frame["best_of_n"] = frame["best_of_n"].astype("Int64")
+    integers = ["best_of_n", "n_low", "n_high"]
+    frame[integers] = frame[integers].astype("Int64")
+    frame[["time_low", "time_high"]] = frame[["time_low", "time_high"]].astype(float)
     return frame
 
 
-def _accuracies(curve: pd.DataFrame, n: int | None) -> dict[str, float]:
+def _n_range(
+    model: CostModel | None, n: int | None, budget: float, tolerance: float, most: int
+) -> tuple[int | None, int | None]:
+    """The interval of N, within 0 (no candidate) and the pool."""
+    if model is None or n is None or (found := range_of_n(model, budget, tolerance)) is None:
+        return None, None
+    return min(found[0], n, most), min(max(found[1], n), most)
+
+
+def _accuracies(
+    curve: pd.DataFrame, n: int | None, n_low: int | None = None, n_high: int | None = None
+) -> dict[str, float]:
+    """Accuracies at N by column. Their intervals add what prompts and what other N within its own vary, squared."""
     at = curve[curve["n"] == n].set_index("tag")
-    return {
-        name: float(at[column].get(tag, math.nan))
-        for tag in (*TAGS, OVERALL, GENEVAL_OVERALL)
-        for name, column in ((tag, "accuracy"), (f"{tag}_low", "low"), (f"{tag}_high", "high"))
-    }
+    within = (
+        (curve["n"] == n) if n_low is None or n_high is None else curve["n"].between(max(1, n_low), n_high)
+    )
+    others = curve[within]
+    least, most = (getattr(others.groupby("tag")["accuracy"], which)() for which in ("min", "max"))
+    found = {}
+    for tag in (*TAGS, OVERALL, GENEVAL_OVERALL):
+        value, low, high = (float(at[column].get(tag, math.nan)) for column in ("accuracy", "low", "high"))
+        found[tag] = value
+        below, above = value - float(least.get(tag, math.nan)), float(most.get(tag, math.nan)) - value
+        found[f"{tag}_low"] = max(0.0, value - math.hypot(value - low, below)) if below else low
+        found[f"{tag}_high"] = min(100.0, value + math.hypot(high - value, above)) if above else high
+    return found

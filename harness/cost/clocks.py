@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.cost.stages import Call, Watched
 
@@ -99,8 +100,6 @@ def _round(
     return times
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
 
 def phases_percent(

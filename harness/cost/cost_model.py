@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from vhsbench.harness.common.errors import VhsbenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # The paper's N at 550/1100/1650 ms are the largest with T(N) <= 1.05 x budget. The default of a configuration
 # and of a plan from no run; all else takes the tolerance of its run.
@@ -21,10 +26,15 @@ class CostError(VhsbenchError):
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost of best-of-N in ms or TFLOP: fixed + n x per_candidate."""
+    """Cost of best-of-N in ms or TFLOP: fixed + n x per_candidate.
+
+    draws: [B, 2], both numbers as resampled turns of measuring give them (cost/uncertainty.py); None where
+    there is nothing to resample. Models of one run are drawn together, so that a ratio is of paired draws.
+    """
 
     fixed: float
     per_candidate: float
+    draws: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
     def predict(self, n: float) -> float:
         return self.fixed + n * self.per_candidate

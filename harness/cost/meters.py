@@ -12,6 +12,7 @@ from vhsbench.harness.cost.stages import Call
 if TYPE_CHECKING:
     import torch
 
+_CONTEXT_GB = 0.6  # of CUDA itself, beside what its allocator reserves
 _IDLE_S, _ENERGY_S = 1.0, 1.0  # NVML's counter moves every 20 to 100 ms
 
 
@@ -59,6 +60,27 @@ def idle_power(gpu: Gpu) -> float | None:
     time.sleep(_IDLE_S)
     after = gpu.energy_j()
     return None if after is None else (after - before) / (time.perf_counter() - started)
+
+
+def footprint_gb(device: torch.device) -> float:
+    """What this process takes of the memory that its models are in: the GPU's, or the machine's."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return (torch.cuda.max_memory_reserved(device) / 1e9) + _CONTEXT_GB
+    return float(psutil.Process().memory_info().rss) / 1e9
+
+
+def room_gb(device: torch.device) -> float:
+    """What is free there for others."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return float(torch.cuda.mem_get_info(device)[0]) / 1e9
+    return float(psutil.virtual_memory().available) / 1e9
 
 
 def _synchronize() -> None:

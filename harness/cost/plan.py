@@ -100,9 +100,9 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
 def from_run(path: Path) -> list[Priced]:
     """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
-    from vhsbench.harness.cost.measure import cell_name
+    from vhsbench.harness.cost.rounds import cell_name
     from vhsbench.harness.cost.variants import LOOPS
-    from vhsbench.harness.store.keys import CELL, distinct, of_pipeline
+    from vhsbench.harness.store.keys import CELL, distinct, of_pool
     from vhsbench.harness.store.tables import load_costs
 
     costs, info = load_costs(path)
@@ -111,10 +111,10 @@ def from_run(path: Path) -> list[Priced]:
     found = []
     pipelines = (costs["batch"] == 1) & ~costs["variant"].isin(LOOPS)
     for generator, steps, verifier, variant in distinct(costs[pipelines], CELL):
-        rows = of_pipeline(costs, generator, steps, verifier)
+        rows = of_pool(costs, generator, steps)
         # one that failed has no cell, and so is of unknown cost
         cell = cells.get(cell_name(generator, steps, verifier, variant), {})
-        found.append(_priced(rows[rows["variant"] == variant], cell, tolerance))
+        found.append(_priced(rows[rows["variant"] == variant], verifier, cell, tolerance))
     return found
 
 
@@ -129,20 +129,21 @@ def _tolerance(path: Path, info: dict[str, Any]) -> float:
     return float(said)
 
 
-def _priced(costs: pd.DataFrame, cell: dict[str, Any], tolerance: float) -> Priced:
-    """One pipeline from its own rows; `cell` is what run.json says of it, empty if it was not measured."""
+def _priced(pool: pd.DataFrame, verifier: str, cell: dict[str, Any], tolerance: float) -> Priced:
+    """One pipeline from the rows of its pool and variant; `cell` is its entry in run.json, empty if it was not measured."""
     from vhsbench.harness.cost import budgets as budgeting
     from vhsbench.harness.cost.sound import OK, left_out, sound
 
+    costs = pool[pool["verifier"] == verifier]
     why, costs = left_out(costs), sound(costs)
     first = costs.iloc[0]
-    verifier, variant, needs = str(first["verifier"]), str(first["variant"]), cell.get("needs")
+    variant, needs = str(first["variant"]), cell.get("needs")
     device = next(iter(costs["device"].dropna()), "")
     models, basis = {}, {}
     lost = {} if cell or not why else dict.fromkeys(WHAT, why)
     for unit, column in _COLUMN.items() if cell else ():
         try:
-            models[unit] = budgeting.fit(costs, verifier, needs, column, variant)
+            models[unit] = budgeting.fit(pool, verifier, needs, column, variant)
             basis[unit] = "counted" if unit == "TFLOP" else f"measured on {device}"
         except budgeting.UnmeasuredError as error:
             lost |= {unit: error.why} if error.why else {}

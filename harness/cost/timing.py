@@ -26,6 +26,9 @@ class TimingConfig(Strict):
         Annotated[CandidateCount, Field(ge=2)], ...
     ] = ()  # of batched runs, beside one at a time
     repeats: Amount = 15
+    visits: Amount | None = (
+        None  # turns that a pipeline has; None: as many as repeats, or VISITS (see rounds.py)
+    )
     min_seconds: Seconds = 0.0
     warm_up: AmountOrNone = 3
     timeout_s: Annotated[Seconds, Field(gt=0)] = 3600.0

@@ -194,6 +194,8 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "latency": records(derived.latency),
         "auc": records(derived.auc),
         "at_n": records(at[keep]),
+        "timing": "unreliable" if derived.unreliable else "reliable",
+        "timing_reasons": derived.unreliable,
         "unmeasured": derived.unmeasured,
         "notes": derived.notes,
         "left_out": derived.left_out,

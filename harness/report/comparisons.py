@@ -11,6 +11,7 @@ import pandas as pd
 
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.cost.uncertainty import ratio_interval
 from vhsbench.harness.stats.curves import OVERALL, Grid, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
@@ -128,7 +129,9 @@ def headline(
     budget_rows: pd.DataFrame,
     peak_gb: Mapping[str, float],
 ) -> pd.DataFrame:
-    """VHS against MLLM w/ CLIP, as the paper's headline: key, about, unit, measured (NaN if unknown).
+    """VHS against MLLM w/ CLIP, as the paper's headline: key, about, unit, measured, low and high (NaN if unknown).
+
+    The interval of the time is of ratios paired by turn of measuring.
 
     models: cost models by column (wall_ms, tflop); peak_gb: VRAM by verifier at the largest N measured.
     """
@@ -150,6 +153,9 @@ def headline(
         ("overall_gain", f"overall accuracy {at}".strip(), "points", gain),
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["key", "about", "unit", "measured"])
+    vhs, clip = (models["wall_ms"][p] for p in pair)
+    ratio = ratio_interval(vhs, clip) or (math.nan, math.nan)
+    frame.loc[frame["key"] == "time_per_candidate", ["low", "high"]] = [100 * (end - 1) for end in ratio]
     frame.insert(0, "generator", generator)
     frame.insert(1, "steps", steps)
     return frame

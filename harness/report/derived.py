@@ -13,8 +13,8 @@ from vhsbench.harness.common.shown import printable
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostError, CostModel
+from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.sound import left_out, sound
-from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.report import comparisons
 from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
 from vhsbench.harness.report.costs import cost_table
@@ -97,15 +97,11 @@ class Derived:
     def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
         """Median time of what each candidate and what the winner alone pays: verifier, part, stage, wall_ms."""
         costs = self.costs_of(generator, steps)
-        median = costs[costs["batch"] == 1].groupby(["verifier", "stage"])["wall_ms"].median()
         rows = [
-            (verifier, part, stage, median[verifier, stage])
+            (verifier, part, stage, wall_ms)
             for verifier in self.models_of(generator, steps)
-            for part, stages in (
-                ("per candidate", ROUTES[self.needs[verifier]].per_candidate),
-                ("fixed", ROUTES[self.needs[verifier]].fixed),
-            )
-            for stage in stages
+            for part, stages in budgeting.breakdown(costs, verifier, self.needs[verifier]).items()
+            for stage, wall_ms in stages.items()
         ]
         return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
 
@@ -131,7 +127,7 @@ class Derived:
             (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
         ]  # fmt: skip
         frames = [comparisons.headline(*pool, self.models, rows, self._peak_vram(*pool)) for pool in both]
-        columns = [*POOL, "key", "about", "unit", "measured"]
+        columns = [*POOL, "key", "about", "unit", "measured", "low", "high"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
     def _peak_vram(self, generator: str, steps: int) -> dict[str, float]:
@@ -149,6 +145,11 @@ class Derived:
             rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
             checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
         return pd.concat(checks, ignore_index=True)
+
+    @cached_property
+    def unreliable(self) -> list[str]:
+        """What speaks against the measured times."""
+        return unreliable(self.all_costs, self.needs)
 
     @cached_property
     def costs(self) -> pd.DataFrame:

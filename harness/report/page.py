@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 from vhsbench import __version__
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.images import encode_image
+from vhsbench.harness.cost.reliability import in_one_line
 from vhsbench.harness.report import charts, published, tables
 from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.derived import Derived
@@ -44,6 +45,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         facts=_facts(derived),
         tables=_tables(derived, with_published),
         notes=derived.notes,
+        unreliable=in_one_line(derived.unreliable),
         headline=Markup(tables.html(_headline(derived, with_published))),
         plain=_plain(derived),
         unmeasured=derived.unmeasured,
@@ -119,7 +121,7 @@ def _tables(derived: Derived, with_published: bool) -> list[dict[str, Any]]:
 
 
 def _headline(derived: Derived, with_published: bool) -> pd.DataFrame:
-    frame = derived.headline.round({"measured": 1})
+    frame = derived.headline.round({"measured": 1, "low": 1, "high": 1})
     frame = published.headline_beside(frame, derived.names) if with_published else frame
     return frame.drop(columns=["key", "steps"])
 

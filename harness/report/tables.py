@@ -25,6 +25,7 @@ HEADINGS = {
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
     GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP",
 }  # fmt: skip
+_ENDS = {"best_of_n": ("n_low", "n_high"), "time_ms": ("time_low", "time_high")}
 BELOW_ONE = "below one candidate"
 ACCURACIES = (*TAGS, OVERALL, GENEVAL_OVERALL)
 _WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, "delta")
@@ -126,7 +127,17 @@ def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
     if column == "scoring":
         return kind.escape(str(value).replace("_", " "))
     limited = column == "best_of_n" and row.get("pool_limited") is True
-    return kind.escape(_text(value) + ("+" if limited else ""))
+    return kind.escape(_text(value) + ("+" if limited else "") + _ends(row, column))
+
+
+def _ends(row: pd.Series, column: str) -> str:
+    """The interval of a time or of N, where it has one of more than one value."""
+    if column not in _ENDS:
+        return ""
+    low, high = (row.get(name) for name in _ENDS[column])
+    if low is None or pd.isna(low) or low == high:
+        return ""
+    return f" [{_text(low)}, {_text(high)}]"
 
 
 def _text(value: object) -> str:

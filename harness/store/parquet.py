@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.shown import first_line
-from vhsbench.harness.common.tables import read_table
+from vhsbench.harness.common.tables import LATER, read_table
 from vhsbench.harness.common.text import parse_json
 from vhsbench.harness.store.keys import CANDIDATE, COST, INCIDENT, SCORE
 from vhsbench.verifiers.checks import outside_0_1
@@ -33,6 +33,11 @@ def _known(kind: pa.DataType, *names: str) -> list[pa.Field]:
 def _unknown(kind: pa.DataType, *names: str) -> list[pa.Field]:
     """Declare columns that are empty where a value is unknown."""
     return [pa.field(name, kind) for name in names]
+
+
+def _later(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    """Columns that tables of earlier versions lack: unknown there."""
+    return [pa.field(name, kind, metadata={LATER: b"yes"}) for name in names]
 
 
 _S, _I = pa.string(), pa.int32()
@@ -57,7 +62,8 @@ SCHEMAS: dict[str, pa.Schema] = {
          *_known(_I, "n", "batch", "repeat"),
          *_unknown(pa.float64(), "wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb",
                    "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb", "energy_j"),
-         *_unknown(_S, "device"), *_known(_S, "status", "note")]
+         *_unknown(_S, "device"), *_known(_S, "status", "note"),
+         *_later(_I, "visit"), *_later(pa.float64(), "others_percent")]
     ),
 }  # fmt: skip
 ORDER = {

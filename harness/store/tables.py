@@ -41,7 +41,7 @@ PROMPTS = "prompts.jsonl"
 Difference = Callable[[Any, Any], str]
 
 LOCK = ".lock"  # held by the driver
-MEASURING = ".measuring"  # held by the process that measures, which may outlive a driver
+MEASURING = ".measuring"  # how files begin that processes hold which measure, and may outlive a driver
 _STRANGER_S = 10.0  # that it is given to end
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+")
 
@@ -104,7 +104,7 @@ class RunStore:
 
     @property
     def measuring(self) -> Path | None:
-        """The file that a process locks while it measures for this run; None at a URL."""
+        """How the names of the files begin that processes lock while they measure for this run; None at a URL."""
         return self.folder.local / MEASURING if self.folder.local else None
 
     def update(self, **info: Any) -> None:
@@ -164,10 +164,10 @@ class RunStore:
     def consolidate(self, expected: Mapping[str, Sequence[str]] | None = None) -> None:
         """Write each table from its shards, in the fixed order of its rows.
 
-        `expected` are the keys that each table must have, by default the existing ones. Raises StoreError if a
-        shard is missing or damaged (running again makes it) or a row appears twice.
+        `expected` are the tables to write, with the keys that each must have; by default all, with the existing
+        ones. Raises StoreError if a shard is missing or damaged (running again makes it) or a row appears twice.
         """
-        for table in SCHEMAS:
+        for table in SCHEMAS if expected is None else expected:
             there = self.keys(table)
             keys = sorted(there if expected is None else expected[table])
             if missing := [key for key in keys if key not in there]:
@@ -272,7 +272,8 @@ def _lock(path: Path) -> IO[str]:
         path.mkdir(parents=True, exist_ok=True)
         held = hold(path / LOCK)
         try:
-            hold(path / MEASURING, _STRANGER_S).close()
+            for file in path.glob(f"{MEASURING}*"):
+                hold(file, _STRANGER_S).close()
         except HeldError as stranger:
             held.close()
             raise StoreError(

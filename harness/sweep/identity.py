@@ -19,7 +19,7 @@ from vhsbench.harness.cost.environment import device_name, package_version
 from vhsbench.harness.geneval import detector
 
 RESULTS = 1  # raise it when the same inputs give other candidates, verdicts or scores than before
-COSTS = 1  # raise it when a pipeline's costs are measured otherwise than before
+COSTS = 2  # raise it when a pipeline's costs are measured otherwise than before
 # a new major or minor version of these may compute other bits; a patch may not
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
 

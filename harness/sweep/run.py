@@ -8,19 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from vhsbench.generators.checks import as_device
 from vhsbench.generators.lora import find_lora
 from vhsbench.harness.common.files import ReadError, read_errors_as
 from vhsbench.harness.common.text import parse_json_lines, read_text
-from vhsbench.harness.config.models import chosen_detector, generator_options, verifier_options
+from vhsbench.harness.config.models import chosen_detector
 from vhsbench.harness.config.models import load_detector as load_detector
 from vhsbench.harness.config.run import ConfigError, RunConfig
 from vhsbench.harness.cost.environment import environment
-from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
-from vhsbench.harness.cost.measure import Cell, cell_name
 from vhsbench.harness.geneval import prompts as geneval_prompts
 from vhsbench.harness.geneval.detector import check_classes, vocabulary
 from vhsbench.harness.geneval.metadata import check as check_metadata
@@ -30,6 +27,7 @@ from vhsbench.harness.store.folder import StorageError
 from vhsbench.harness.store.parquet import sha256
 from vhsbench.harness.store.tables import RunStore, environments
 from vhsbench.harness.sweep.config_changes import difference
+from vhsbench.harness.sweep.costs import measure_costs
 from vhsbench.harness.sweep.disk import check_room, run_gb
 from vhsbench.harness.sweep.identity import Identity
 from vhsbench.harness.sweep.progress import Journal
@@ -86,7 +84,7 @@ def run(
         journal = Journal(store.folder, progress)
         try:
             _candidates(expected, store, found, engine, journal)
-            pipelines = _costs(expected, store, found, journal) or []
+            pipelines = measure_costs(expected, store, found.measured, journal) or []
         except BaseException:
             with suppress(OSError, StorageError):  # a full disk must not hide why it stopped
                 journal.close("stopped")
@@ -195,41 +193,6 @@ def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str,
 
 def _phase(config: RunConfig, entry: int) -> str:
     return f"candidates of {config.generators[entry].key}"
-
-
-def _costs(expected: Expected, store: RunStore, found: Found, journal: Journal) -> list[str]:
-    """Measure every pipeline, each in a fresh process, after all generation: alone on the machine.
-
-    Returns the keys of all pipelines' shards.
-    """
-    torch.cuda.empty_cache()  # what this process keeps would be missing there
-    config, pipelines = expected.config, expected.pipelines
-    for done, pipeline in enumerate(pipelines):
-        journal.update("costs", done, len(pipelines))
-        if pipeline.key in found.measured:
-            continue
-        entry, verifier, variant = pipeline.entry, pipeline.verifier, pipeline.variant
-        measured = measure_in_fresh_process(
-            Cell(
-                entry.name,
-                generator_options(entry, config.device),
-                verifier.name if verifier else None,
-                verifier_options(verifier, config.device, entry.name) if verifier else {},
-                expected.prompts[0]["prompt"],
-                config.timing,
-                config.timing.threads or config.threads,
-                variant,
-            ),
-            store.measuring,
-        )
-        expected.check_unchanged()
-        name = cell_name(entry.shown, measured.rows[0]["steps"], verifier.name if verifier else "", variant)
-        about = measured.about | {"environment": len(store.info["environments"]) - 1}
-        store.update(cells=store.info.get("cells", {}) | {name: about})
-        rows = pd.DataFrame(measured.rows).assign(generator=entry.shown)
-        store.write_shard("costs", pipeline.key, rows, pipeline.identity.about())
-    journal.update("costs", len(pipelines), len(pipelines))
-    return [pipeline.key for pipeline in pipelines]
 
 
 def _now() -> str:

@@ -108,7 +108,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), str(ROOT)]))
     for registry in (generators.REGISTRY, verifiers.REGISTRY):
         monkeypatch.setattr(registry, "_targets", None)
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", lambda *_: None)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", lambda *_: None)
     yield Faults(tmp_path / "faults")
     sys.modules.pop("vhsbench_fakes", None)
 

@@ -235,7 +235,7 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
         pids = {int(name.rsplit("-", 2)[1]) for name in faults.loads()}
         alive_at_costs.append([pid for pid in pids if psutil.pid_exists(pid)])
 
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", costs)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", costs)
     faults.set(slow=0.5)
     config = faults.config().model_copy(update={"device": "cuda"})
     try:
@@ -251,7 +251,9 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
 def test_costs_are_not_measured_beside_a_worker_that_does_not_end(faults, tmp_path, cluster, monkeypatch):
     monkeypatch.setattr(ray_engine, "_END_S", 0.2)
     monkeypatch.setattr(ray_engine, "lives", lambda process: True)
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", lambda *_: pytest.fail("costs were measured"))
+    monkeypatch.setattr(
+        vhsbench.harness.sweep.run, "measure_costs", lambda *_: pytest.fail("costs were measured")
+    )
     with pytest.raises(ValueError, match=r"worker process \d+ has not ended within 0.2 s"):
         run(faults.config(limit=8, seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 1, None))
 

@@ -160,7 +160,7 @@ gallery_prompts: 0
 
 
 def test_a_drifted_generator_stands_beside_the_plain_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", lambda *_: None)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", lambda *_: None)
     found = load_run(run(parse(DRIFT, "drift.yaml"), tmp_path / "drift"))
     assert set(found.candidates["generator"]) == {"nano", "nano+lora-1"}
     assert found.info["generators"]["nano+lora-1"] == "bundled with LoRA bundled at 1"

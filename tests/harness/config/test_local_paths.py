@@ -89,7 +89,7 @@ def test_it_is_the_same_run_from_any_directory_and_through_a_link(project, tmp_p
 def test_a_run_goes_on_from_another_directory(project, tmp_path, monkeypatch):
     from vhsbench.harness.sweep import run as sweep
 
-    monkeypatch.setattr(sweep, "_costs", lambda *_: None)
+    monkeypatch.setattr(sweep, "measure_costs", lambda *_: None)
     text = "generators: [{name: nano}]\nprompts: {source: prompts.jsonl}\npool: 1\ngallery_prompts: 0\n"
     (project / "run.yaml").write_text(text)
     run(load_config(Path("../project/run.yaml")), tmp_path / "out")

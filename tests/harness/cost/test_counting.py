@@ -13,8 +13,9 @@ from vhsbench.harness.cli import app
 from vhsbench.harness.config.run import bundled, load_config
 from vhsbench.harness.cost.budgets import fit
 from vhsbench.harness.cost.counting import count_pipeline, usual_prompt
-from vhsbench.harness.cost.measure import Cell, measure
+from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.plan import from_device
+from vhsbench.harness.cost.rounds import measure
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.sweep.run import load_prompts
 

@@ -8,9 +8,9 @@ import torch
 
 from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.cost import meters
-from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
 from vhsbench.harness.cost.graphs import Graphed
-from vhsbench.harness.cost.measure import Cell, measure
+from vhsbench.harness.cost.measure import Cell
+from vhsbench.harness.cost.rounds import measure, measure_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -24,7 +24,7 @@ def cell(**changes) -> Cell:
 
 
 def test_both_clocks_memory_and_energy_are_there_and_agree():
-    rows = pd.DataFrame(measure_in_fresh_process(cell()).rows)
+    rows = pd.DataFrame(measure_in_turns([cell()])[0].rows)
     assert (rows["status"] != "oom").all()
     assert (rows["event_ms"] > 0).all()
     assert (rows["event_ms"] <= rows["wall_ms"] * 1.05).all()

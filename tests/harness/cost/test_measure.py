@@ -13,12 +13,12 @@ import torch
 
 from vhsbench import generators, verifiers
 from vhsbench.harness.common.registry import RegistryError
-from vhsbench.harness.cost import fresh_process, meters, variants
 from vhsbench.harness.cost import measure as measuring
+from vhsbench.harness.cost import meters, process, variants
 from vhsbench.harness.cost.flops import count
-from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
-from vhsbench.harness.cost.measure import Cell, measure
+from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.cost.rounds import failed, measure, measure_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.inference.best_of_n import best_of_n
 from vhsbench.harness.report.costs import cost_table
@@ -53,6 +53,12 @@ def cell(**changes) -> Cell:
     timing = TimingConfig(best_of_n=(1, 2), repeats=2, warm_up=0, **changes.pop("timing", {}))
     options = {"generator": "nano", "generator_options": {}, "verifier": "vhs", "verifier_options": {}}
     return Cell(**options | {"prompt": "a photo of a red heart", "timing": timing} | changes)
+
+
+def measure_one(one: Cell):
+    """In a process of its own."""
+    (measured,) = measure_in_turns([one])
+    return measured
 
 
 def table(rows):
@@ -90,7 +96,7 @@ def test_longer_runs_cost_what_counting_them_says(nano, kind, n, batch):
     def run(n, batch=1):
         return count(lambda: best_of_n(nano, verifier, "a photo of a red heart", range(n), batch))
 
-    extended, counted = measuring._extended(run(1), run(2), n, batch), run(n, batch)
+    extended, counted = measuring.extended(run(1), run(2), n, batch), run(n, batch)
     assert extended.tflop == pytest.approx(counted.tflop, rel=1e-9)
     # what a batch reads of a weight by look-up grows with it, which a lower bound may leave out
     assert 0.9 * counted.weight_bytes <= extended.weight_bytes <= counted.weight_bytes
@@ -133,7 +139,7 @@ def test_a_call_that_runs_out_of_memory_has_a_row_and_the_others_are_measured(mo
     rows = table(measure(cell()).rows)
     lost = rows[(rows["stage"] == "end_to_end") & (rows["n"] == 2)]
     assert lost[["status", "note"]].to_numpy().tolist() == [
-        ["oom", "CUDA out of memory. Tried to allocate 80 GiB."]
+        ["oom", "CUDA out of memory. Tried to allocate 80 GiB"]
     ]
     assert lost["wall_ms"].isna().all()
     assert (rows.drop(lost.index)["status"] == "ok").all()
@@ -144,8 +150,8 @@ def test_a_call_that_runs_out_of_memory_has_a_row_and_the_others_are_measured(mo
 
 
 def test_a_throttled_round_taints_its_repeats(monkeypatch):
-    answers = iter(["", "thermal slowdown"])
-    monkeypatch.setattr(measuring, "_watch", lambda gpu, found: next(answers))
+    answers = iter([[], ["thermal slowdown"]])
+    monkeypatch.setattr(measuring, "taints", lambda gpu: next(answers))
     rows = table(measure(cell(verifier=None)).rows)
     by_repeat = rows.groupby("repeat")[["status", "note"]].first().to_numpy().tolist()
     assert [status for status, _ in by_repeat] == ["ok", "tainted"]
@@ -156,7 +162,7 @@ def test_a_throttled_round_taints_its_repeats(monkeypatch):
 
 
 def test_a_cell_over_time_has_rows_that_say_so():
-    rows = table(measure_in_fresh_process(cell(timing={"timeout_s": 0.05})).rows)
+    rows = table(measure_one(cell(timing={"timeout_s": 0.05})).rows)
     assert rows["n"].tolist() == [1, 2]
     assert set(rows["status"]) == {"timeout"}
     assert rows[["wall_ms", "tflop", "device"]].isna().all().all()
@@ -173,13 +179,13 @@ def test_a_cell_over_time_has_rows_that_say_so():
     ],
 )
 def test_a_failed_cell_has_the_steps_that_its_generator_takes(name, options, steps):
-    failed = measuring.failed(cell(generator=name, generator_options=options), "oom", "too large")
-    assert {row["steps"] for row in failed.rows} == {steps}
+    lost = failed(cell(generator=name, generator_options=options), "oom", "too large")
+    assert {row["steps"] for row in lost.rows} == {steps}
 
 
 def test_a_users_mistake_comes_back_from_the_fresh_process_as_it_is():
     with pytest.raises(RegistryError, match="did you mean 'nano'") as error:
-        measure_in_fresh_process(cell(generator="nanno"))
+        measure_one(cell(generator="nanno"))
     assert "Traceback" in "".join(error.value.__notes__)
 
 
@@ -187,17 +193,17 @@ def test_a_process_that_the_system_kills_is_out_of_memory(monkeypatch, tmp_path)
     # a module of its own, which the fresh process can import by name
     (tmp_path / "endings.py").write_text(
         "import os, signal\n"
-        "def killed(cell, sender): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def ends(cell, sender): os._exit(3)\n"
+        "def killed(cell, pipe, passes): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def ends(cell, pipe, passes): os._exit(3)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     endings = importlib.import_module("endings")
-    monkeypatch.setattr(fresh_process, "_report", endings.killed)
-    measured = measure_in_fresh_process(cell())
+    monkeypatch.setattr(process, "serve", endings.killed)
+    measured = measure_one(cell())
     assert {row["status"] for row in measured.rows} == {"oom"}
-    monkeypatch.setattr(fresh_process, "_report", endings.ends)
+    monkeypatch.setattr(process, "serve", endings.ends)
     with pytest.raises(measuring.MeasureError, match="exit code 3"):
-        measure_in_fresh_process(cell())
+        measure_one(cell())
 
 
 class Card(Gpu):

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.cost import nvml
 from vhsbench.harness.cost.environment import environment, gpus
-from vhsbench.harness.cost.measure import taints
+from vhsbench.harness.cost.measure import remarks, taints
 from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 
 
@@ -191,9 +190,8 @@ def test_work_on_the_other_cards_of_the_machine_is_remarked_and_taints_nothing(g
     monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetCount", lambda: 3)
     mine = Gpu("0000:01")
     assert mine.neighbours() == [2]  # not itself, whatever its number, and not one that idles
-    found = measuring._Passes()
-    assert measuring._watch(mine, found) == ""
-    assert found.remarks == ["GPU 2 of this machine was at work too"]
+    assert taints(mine) == []
+    assert remarks(mine) == ["GPU 2 of this machine was at work too"]
     assert gpu().neighbours() == []  # a driver that does not say
 
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from vhsbench.harness.cli import app
 from vhsbench.harness.cost import roofline
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.cost.measure import cell_name
 from vhsbench.harness.cost.plan import PAPER, PlanError, Priced, from_device, from_run, plan
 from vhsbench.harness.cost.roofline import DeviceError, device, measured_on
+from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.variants import LOOPS
 from vhsbench.harness.store.tables import SCHEMAS, RunStore, StoreError
 

@@ -13,7 +13,7 @@ from vhsbench.harness.config.run import load_config
 
 if __name__ == "__main__":
     config, out, engine, *address = sys.argv[1:]
-    vhsbench.harness.sweep.run._costs = lambda *_: None
+    vhsbench.harness.sweep.run.measure_costs = lambda *_: None
     workers = 2 if engine == "ray" else None
     try:
         failed = sweep(

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from vhsbench import verifiers
 from vhsbench.harness.cli import app
 from vhsbench.harness.config.run import ConfigError
-from vhsbench.harness.cost.measure import cell_name
 from vhsbench.harness.cost.plan import PlanError
 from vhsbench.harness.cost.roofline import DeviceError
+from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.regress.compare import ComparisonError, compare
 from vhsbench.harness.regress.gate import decide
 from vhsbench.harness.regress.gate_config import GateConfig, load_gate

@@ -5,36 +5,37 @@ from __future__ import annotations
 import pytest
 
 import vhsbench.harness.sweep.run
+from vhsbench.harness.sweep.costs import measure_again
 from vhsbench.harness.store.tables import StoreError, load_run
 from vhsbench.harness.sweep import identity
 from vhsbench.harness.sweep.run import run
 
-MEASURE = vhsbench.harness.sweep.run._costs  # which the fixture `faults` takes away
+MEASURE = vhsbench.harness.sweep.run.measure_costs  # which the fixture `faults` takes away
 
 
 def measured(device="cpu", keep=None):
-    """Stands for the measuring of a pipeline: one row a stage that T(N) is of."""
-    from vhsbench.harness.cost.measure import Measured, _row
+    """Stands for the measuring of pipelines: one row a stage that T(N) is of."""
+    from vhsbench.harness.cost.rounds import Measured, row
     from vhsbench.harness.inference.route import ROUTES
 
-    def measure(cell, *_):
+    def measure(cell):
         if keep is not None:
             keep.append((cell.verifier or "none", cell.timing.repeats))
         needs = "latents" if cell.verifier else None
         stages = [*ROUTES[needs].fixed, *ROUTES[needs].per_candidate]
         keys = [(stage, 1, 1) for stage in stages] + [("end_to_end", n, 1) for n in (1, 2)]
-        rows = [_row(cell, cell.generator, 1, key, wall_ms=1.0, device=device) for key in keys]
+        rows = [row(cell, cell.generator, 1, key, wall_ms=1.0, device=device) for key in keys]
         return Measured(rows, {"needs": needs})
 
-    return measure
+    return lambda cells, *_: [measure(cell) for cell in cells]
 
 
 @pytest.fixture
 def costs(monkeypatch):
     """Lets runs measure, but nothing real; returns what was measured."""
     kept = []
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", MEASURE)
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_in_fresh_process", measured(keep=kept))
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", MEASURE)
+    monkeypatch.setattr(vhsbench.harness.sweep.costs, "measure_in_turns", measured(keep=kept))
     return kept
 
 
@@ -49,41 +50,48 @@ def test_costs_are_of_one_timing_and_measured_again_alone(runs, faults, tmp_path
     assert load_run(out).info["cells"]["fake_steps=1_none"]["environment"] == 1
 
 
-def test_costs_of_two_devices_never_stand_in_one_run(runs, faults, tmp_path, costs, monkeypatch):
-    out = tmp_path / "r"
-    first = measured(keep=costs)
-
-    def killed(cell, *_):
-        if cell.verifier:
-            raise KeyboardInterrupt
-        return first(cell)
-
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_in_fresh_process", killed)
+def test_pipelines_are_measured_together_or_not_at_all(faults, tmp_path, costs, monkeypatch):
+    out, both = tmp_path / "r", ["none", "fake-verifier"]
     monkeypatch.setattr(identity, "device_name", lambda _: "A100")
-    with pytest.raises(KeyboardInterrupt):
-        run(faults.config(), out)
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_in_fresh_process", first)
+    run(faults.config(), out)
     monkeypatch.setattr(identity, "device_name", lambda _: "H100")
-    assert "1 of its 2 measured pipelines, first fake_none, were not made with" in runs.refused(
-        faults.config(), out
-    )
-    assert "the device (A100 then, H100 now)" in runs.refused(faults.config(), out)
-    run(faults.config(), out, redo=True)
-    assert [name for name, _ in costs] == ["none", "none", "fake-verifier"]
+    run(faults.config(), out)  # whole: nothing is measured
+    assert [name for name, _ in costs] == both
+    (out / "costs.parquet").unlink()
+    (out / "shards/costs/fake_none.parquet").unlink()
+    run(faults.config(), out)  # one is lost: both are measured, side by side
+    assert [name for name, _ in costs] == [*both, *both]
+
+
+def test_a_finished_runs_costs_are_measured_again_and_its_candidates_stay(faults, tmp_path, costs):
+    out = tmp_path / "r"
+    run(faults.config(), out)
+    kept = {name: (out / f"{name}.parquet").read_bytes() for name in ("candidates", "scores")}
+    before = load_run(out)
+    measure_again(out)
+    after = load_run(out)
+    assert costs == [("none", 15), ("fake-verifier", 15)] * 2
+    assert {name: (out / f"{name}.parquet").read_bytes() for name in kept} == kept
+    assert len(after.info["environments"]) == len(before.info["environments"]) + 1
+    assert {cell["environment"] for cell in after.info["cells"].values()} == {1}
+    assert after.info["timing"] == "reliable"
+    run(faults.config(), out, engine=lambda *_: pytest.fail("an engine was asked"))  # still whole
+    with pytest.raises(StoreError, match="no finished run|has no run"):
+        measure_again(tmp_path / "none")
 
 
 def test_costs_that_are_lost_keep_a_run_from_being_complete(faults, tmp_path, costs, monkeypatch):
     out = tmp_path / "r"
-    honest = vhsbench.harness.sweep.run._costs
+    honest = vhsbench.harness.sweep.run.measure_costs
 
     def losing(expected, store, found, journal):
         keys = honest(expected, store, found, journal)
         (out / "shards/costs/fake_none.parquet").unlink()
         return keys
 
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", losing)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", losing)
     with pytest.raises(StoreError, match=r"lacks 1 of its 2 shards of costs, first fake_none"):
         run(faults.config(), out)
-    monkeypatch.setattr(vhsbench.harness.sweep.run, "_costs", honest)
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", honest)
     run(faults.config(), out)
     assert set(load_run(out).costs["verifier"]) == {"", "fake-verifier"}

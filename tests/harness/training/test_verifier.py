@@ -83,7 +83,7 @@ def test_a_run_reads_a_checkpoint_by_path(swept, folder, tmp_path, monkeypatch):
             "prompts": {"limit": 2}, "pool": 2, "timing": {"repeats": 1, "warm_up": 0, "best_of_n": [1]},
         }
     )  # fmt: skip
-    monkeypatch.setattr(sweep, "_costs", lambda *_: None)  # measured elsewhere
+    monkeypatch.setattr(sweep, "measure_costs", lambda *_: None)  # measured elsewhere
     sweep.run(parse(text, "run.yaml"), str(tmp_path / "run"))
     scores = load_run(tmp_path / "run").scores
     assert len(scores) == 4

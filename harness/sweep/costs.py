@@ -1,0 +1,91 @@
+"""What a run's pipelines cost: all measured side by side, with the run or again later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vhsbench.harness.config.models import generator_options, verifier_options
+from vhsbench.harness.config.run import kept_config
+from vhsbench.harness.cost.environment import environment
+from vhsbench.harness.cost.measure import Cell
+from vhsbench.harness.cost.reliability import unreliable
+from vhsbench.harness.cost.rounds import cell_name, measure_in_turns
+from vhsbench.harness.store.tables import RunStore, environments, load_run
+from vhsbench.harness.sweep.progress import Journal
+from vhsbench.harness.sweep.survey import Expected, Pipeline
+
+
+def measure_again(out: Path | str, progress: Callable[[str, int, int], None] = lambda *_: None) -> None:
+    """Measure the costs of a finished run in `out` once more, in place of those it has; its candidates stay.
+
+    Raises StoreError for a run that is not finished, and what building its models does.
+    """
+    run = load_run(out)
+    config = kept_config(run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with RunStore(out, run.info["config"], difference=lambda *_: "") as store:
+        expected = Expected(config, run.prompts)
+        here = environment(config.threads or torch.get_num_threads())
+        here["opened"] = datetime.now(UTC).isoformat(timespec="seconds")
+        store.update(environments=[*environments(store.info), here])
+        journal = Journal(store.folder, progress)
+        keys = measure_costs(expected, store, (), journal)
+        store.consolidate({"costs": keys})
+        costs = {"costs": expected.record()["costs"]}
+        store.update(
+            digests=store.info.get("digests", {}) | store.digests,
+            **({"identity": store.info["identity"] | costs} if "identity" in store.info else {}),
+        )
+        journal.close("complete")
+
+
+def measure_costs(
+    expected: Expected, store: RunStore, measured: Collection[str], journal: Journal
+) -> list[str]:
+    """Measure all pipelines side by side, after all generation: alone on the machine.
+
+    They are measured together or not at all, since times of different hours cannot be compared.
+    measured: keys of pipelines that need not be. Returns the keys of all pipelines' shards.
+    """
+    keys = [pipeline.key for pipeline in expected.pipelines]
+    if set(keys) <= set(measured):
+        return keys
+    torch.cuda.empty_cache()  # what this process keeps would be missing there
+    found = measure_in_turns(
+        [_cell(expected, pipeline) for pipeline in expected.pipelines],
+        store.measuring,
+        lambda done, of: journal.update("costs", done, of),
+    )
+    expected.check_unchanged()
+    cells = dict[str, dict[str, Any]]()
+    for pipeline, each in zip(expected.pipelines, found, strict=True):
+        shown, verifier = pipeline.entry.shown, pipeline.verifier.name if pipeline.verifier else ""
+        name = cell_name(shown, each.rows[0]["steps"], verifier, pipeline.variant)
+        cells[name] = each.about | {"environment": len(store.info["environments"]) - 1}
+        rows = pd.DataFrame(each.rows).assign(generator=shown)
+        store.write_shard("costs", pipeline.key, rows, pipeline.identity.about())
+    reasons = unreliable(store.read_shards("costs", keys), store.info.get("needs", {}))
+    store.update(cells=cells, timing="unreliable" if reasons else "reliable", timing_reasons=reasons)
+    return keys
+
+
+def _cell(expected: Expected, pipeline: Pipeline) -> Cell:
+    config, entry, verifier = expected.config, pipeline.entry, pipeline.verifier
+    return Cell(
+        entry.name,
+        generator_options(entry, config.device),
+        verifier.name if verifier else None,
+        verifier_options(verifier, config.device, entry.name) if verifier else {},
+        expected.prompts[0]["prompt"],
+        config.timing,
+        config.timing.threads or config.threads,
+        pipeline.variant,
+        shares=verifier is not None,
+    )
