@@ -2,9 +2,9 @@
 
     python benchmarks/full_size.py --out results/h200 [--seconds 540] [--only sana-sprint] [--tiny]
 
-Time, FLOPs and memory do not depend on what weights say. Each pipeline is measured in a process of its own and
-written as it is done; started again with the same --out, the rest is done. `--seconds` starts no new
-pipeline after that long. `--tiny` measures nano on the CPU instead: a dry run of this very script.
+Time, FLOPs and memory do not depend on what weights say. The pipelines of one generator are
+measured side by side, each in a process of its own, and written when they are done; started again with the same --out,
+the rest is done. `--seconds` starts no new group after that long. `--tiny` measures nano on the CPU instead: a dry run of this very script.
 Every start that measures adds its environment to run.json, and a cell there names its own by number.
 Writes the run's tables (costs, run.json) and summary.csv, stages.csv, naive.csv.
 """
@@ -32,8 +32,8 @@ from vhsbench.harness.cost import budgets
 from vhsbench.harness.cost.clocks import interleaved
 from vhsbench.harness.cost.cost_model import TOLERANCE
 from vhsbench.harness.cost.environment import environment
-from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
-from vhsbench.harness.cost.measure import Cell, cell_name
+from vhsbench.harness.cost.measure import Cell
+from vhsbench.harness.cost.rounds import cell_name, measure_in_turns
 from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.cost.variants import LOOPS
@@ -50,28 +50,33 @@ VERIFIERS = ("vhs", "mllm-clip", "mllm-ae")
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Group:
+    """Pipelines of one generator that are measured side by side, each verifier with each variant."""
+
     generator: str
     steps: int
-    verifier: str | None
-    best_of_n: tuple[int, ...]
+    verifiers: tuple[str, ...]  # beside the generator alone
+    best_of_n: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = ()
     variants: tuple[str, ...] = ("",)
+
+    def cells(self) -> list[tuple[str, str]]:
+        """(verifier, variant) of each pipeline; "" is the generator alone."""
+        return [(verifier, variant) for variant in self.variants for verifier in ("", *self.verifiers)]
 
 
 # In the order of what is missed most if time runs out.
 MATRIX = (
-    *(Pipeline("sana-sprint", 1, v, PAPER_N, (4,)) for v in VERIFIERS),
-    *(Pipeline("sana-sprint", 1, v, (1, 4), (4,), ("cuda-graphs", "channels-last"))
-      for v in ("vhs", "mllm-clip")),
-    *(Pipeline("pixart-alpha-dmd", 1, v, PAPER_N, (4,)) for v in VERIFIERS),
-    *(Pipeline("flux-schnell", steps, "mllm-clip", (1, 2, 3)) for steps in (1, 2)),
-    Pipeline("sd3.5-turbo", 1, "mllm-clip", (1, 2, 3)),
-    *(Pipeline("sana-1.5", steps, None, (1,)) for steps in (4, 12, 16)),
-    *(Pipeline("sana-sprint", steps, None, (1,)) for steps in (1, 8, 20, 30)),
-    Pipeline("sana-sprint", 1, "vhs", (1, 4), (4,), ("torch-compile",)),
-)  # fmt: skip
-TINY = (Pipeline("nano", 1, "vhs", (1, 2), (2,)), Pipeline("nano", 1, None, (1,)))
+    Group("sana-sprint", 1, VERIFIERS, PAPER_N, (4,)),
+    Group("sana-sprint", 1, ("vhs", "mllm-clip"), (1, 4), (4,), ("cuda-graphs", "channels-last")),
+    Group("pixart-alpha-dmd", 1, VERIFIERS, PAPER_N, (4,)),
+    *(Group("flux-schnell", steps, ("mllm-clip",), (1, 2, 3)) for steps in (1, 2)),
+    Group("sd3.5-turbo", 1, ("mllm-clip",), (1, 2, 3)),
+    *(Group("sana-1.5", steps, ()) for steps in (4, 12, 16)),
+    *(Group("sana-sprint", steps, ()) for steps in (8, 20, 30)),
+    Group("sana-sprint", 1, ("vhs",), (1, 4), (4,), ("torch-compile",)),
+)
+TINY = (Group("nano", 1, ("vhs",), (1, 2), (2,)),)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def wanted(tiny: bool) -> list[str]:
     """The cells that a whole measurement has."""
     matrix = TINY if tiny else MATRIX
-    plain = [cell_name(p.generator, p.steps, p.verifier or "", v) for p in matrix for v in p.variants]
+    plain = [cell_name(g.generator, g.steps, *cell) for g in matrix for cell in g.cells()]
     return plain + [cell_name(generator, 1, verifier, "naive") for generator, verifier in naive_loops(tiny)]
 
 
@@ -115,15 +120,12 @@ def naive_loops(tiny: bool) -> list[tuple[str, str]]:
     return [("nano", "vhs")] if tiny else [("sana-sprint", "vhs"), ("sana-sprint", "mllm-clip")]
 
 
-def measure_all(
-    store: RunStore, matrix: Sequence[Pipeline], device: str, options: argparse.Namespace
-) -> None:
-    """Every pipeline of the matrix and the naive loops that are not done yet, while there is time."""
+def measure_all(store: RunStore, matrix: Sequence[Group], device: str, options: argparse.Namespace) -> None:
+    """Every group of the matrix and the naive loops that are not done yet, while there is time."""
     started = time.monotonic()
-    for pipeline in matrix:
-        for variant in pipeline.variants:
-            if time.monotonic() - started < options.seconds:
-                one(store, pipeline, variant, device, options)
+    for group in matrix:
+        if time.monotonic() - started < options.seconds:
+            side_by_side(store, group, device, options)
     for generator, verifier in naive_loops(options.tiny):
         if options.only in generator and time.monotonic() - started < options.seconds:
             naive(store, generator, verifier, device, (2,) if options.tiny else NAIVE_N, options.repeats)
@@ -136,46 +138,50 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(function, *arguments).result()
 
 
-def options_of(pipeline: Pipeline, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def options_of(generator: str, steps: int, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the generator and of its verifier."""
-    if pipeline.generator == "nano":
-        return {"device": device, "steps": pipeline.steps}, {"device": device, "generator": "nano"}
+    if generator == "nano":
+        return {"device": device, "steps": steps}, {"device": device, "generator": "nano"}
     random = {"device": device, "dtype": "bfloat16"}
     return (
-        random | {"weights": "random", "steps": pipeline.steps},
-        random | {"checkpoint": "random", "generator": pipeline.generator},
+        random | {"weights": "random", "steps": steps},
+        random | {"checkpoint": "random", "generator": generator},
     )
 
 
-def one(store: RunStore, pipeline: Pipeline, variant: str, device: str, options: argparse.Namespace) -> None:
-    """Measure one pipeline, unless that is done; a failure is noted in run.json and the rest goes on."""
-    name = cell_name(pipeline.generator, pipeline.steps, pipeline.verifier or "", variant)
-    if store.has("costs", name):
+def side_by_side(store: RunStore, group: Group, device: str, options: argparse.Namespace) -> None:
+    """Measure a group, unless that is done; a failure is noted in run.json and the rest goes on."""
+    names = [cell_name(group.generator, group.steps, *cell) for cell in group.cells()]
+    if all(store.has("costs", name) for name in names):
         return
     started = time.monotonic()
-    generator, verifier = options_of(pipeline, device)
+    generator, verifier = options_of(group.generator, group.steps, device)
     timing = TimingConfig(
-        best_of_n=pipeline.best_of_n,
-        batch_sizes=pipeline.batch_sizes,
+        best_of_n=group.best_of_n,
+        batch_sizes=group.batch_sizes,
         repeats=options.repeats,
         warm_up=0,  # the memory pass has called everything
         timeout_s=options.timeout,
     )
-    cell = Cell(
-        pipeline.generator, generator, pipeline.verifier, verifier if pipeline.verifier else {}, PROMPT, timing,
-        variant=variant,
-    )  # fmt: skip
+    cells = [
+        Cell(
+            group.generator, generator, judge or None, verifier if judge else {}, PROMPT, timing, variant=variant,
+            shares=bool(judge),
+        )
+        for judge, variant in group.cells()
+    ]  # fmt: skip
     try:
-        measured = measure_in_fresh_process(cell, store.measuring)
+        measured = measure_in_turns(cells, store.measuring)
     except Exception as error:
         failures = store.info.get("failures", {})
-        store.update(failures=failures | {name: f"{type(error).__name__}: {error}"})
-        print(f"{name}: {error}", flush=True)
+        store.update(failures=failures | {names[0]: f"{type(error).__name__}: {error}"})
+        print(f"{', '.join(names)}: {error}", flush=True)
         return
-    note(store, name, measured.about)
-    store.write_shard("costs", name, pd.DataFrame(measured.rows))
-    passes = measured.about.get("seconds", {})
-    print(f"{name}: {time.monotonic() - started:.0f} s, of it {passes}", flush=True)
+    for name, each in zip(names, measured, strict=True):
+        note(store, name, each.about)
+        store.write_shard("costs", name, pd.DataFrame(each.rows))
+        print(f"{name}: passes took {each.about.get('seconds', {})} s", flush=True)
+    print(f"together {time.monotonic() - started:.0f} s", flush=True)
 
 
 def note(store: RunStore, name: str, about: dict[str, Any]) -> None:
@@ -191,14 +197,15 @@ def naive(
     name = cell_name(generator, 1, verifier, "naive")
     if store.has("costs", name):
         return
-    pipeline = Pipeline(generator, 1, verifier, tuple(ns))
-    rows = alone(naive_rows, pipeline, device, repeats)
+    rows = alone(naive_rows, generator, verifier, tuple(ns), device, repeats)
     note(store, name, {})
     store.write_shard("costs", name, pd.DataFrame(rows))
     print(f"{name}: done", flush=True)
 
 
-def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, Any]]:
+def naive_rows(
+    generator: str, verifier: str, ns: tuple[int, ...], device: str, repeats: int
+) -> list[dict[str, Any]]:
     from naive import naive_best_of_n
 
     from vhsbench import generators, verifiers
@@ -207,13 +214,11 @@ def naive_rows(pipeline: Pipeline, device: str, repeats: int) -> list[dict[str, 
     from vhsbench.harness.inference.best_of_n import best_of_n
     from vhsbench.harness.store.tables import SCHEMAS
 
-    for_generator, for_verifier = options_of(pipeline, device)
-    g = generators.create(pipeline.generator, **for_generator)
-    v = verifiers.create(str(pipeline.verifier), **for_verifier)
-    calls = {("naive", n): lambda n=n: naive_best_of_n(g, v, PROMPT, range(n)) for n in pipeline.best_of_n}
-    calls |= {
-        ("staged", n): lambda n=n: best_of_n(g, v, PROMPT, range(n), batch=n) for n in pipeline.best_of_n
-    }
+    for_generator, for_verifier = options_of(generator, 1, device)
+    g = generators.create(generator, **for_generator)
+    v = verifiers.create(verifier, **for_verifier)
+    calls = {("naive", n): lambda n=n: naive_best_of_n(g, v, PROMPT, range(n)) for n in ns}
+    calls |= {("staged", n): lambda n=n: best_of_n(g, v, PROMPT, range(n), batch=n) for n in ns}
     gpu = Gpu.of(g.device)
     times = interleaved(calls, g.device, repeats=repeats, warm_up=1, taint=lambda: "; ".join(taints(gpu)))
     empty = dict.fromkeys(SCHEMAS["costs"].names)

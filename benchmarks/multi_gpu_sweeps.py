@@ -14,8 +14,8 @@ import yaml
 from multi_gpu_bench import CLI, Bench, Facts
 from processes import Command
 
-from vhsbench.harness.cost.fresh_process import measure_in_fresh_process
 from vhsbench.harness.cost.measure import Cell
+from vhsbench.harness.cost.rounds import measure_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
 
 
@@ -141,8 +141,8 @@ def cell(bench: Bench, until: float) -> list[dict[str, Any]]:
     )
     prompt = "a photo of a red circle above a blue square"
     threads = bench.sizes.sweep["threads"]
-    measured = measure_in_fresh_process(
-        Cell(generator, dict(generator_options), verifier, dict(verifier_options), prompt, timing, threads)
+    (measured,) = measure_in_turns(
+        [Cell(generator, dict(generator_options), verifier, dict(verifier_options), prompt, timing, threads)]
     )
     kept = ("stage", "n", "batch", "repeat", "wall_ms", "event_ms", "energy_j", "status", "note")
     return [{key: row[key] for key in kept} for row in measured.rows]

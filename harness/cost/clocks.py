@@ -100,8 +100,6 @@ def _round(
     return times
 
 
-
-
 def phases_percent(
     generator: Any, verifier: Any, run: Callable[[Any, Any], object], device: torch.device
 ) -> float:

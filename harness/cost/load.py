@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import psutil
 
-LOADED_PERCENT = 10.0  # of all processors, by others: rounds above it do not count while enough others do
+LOADED_PERCENT = 10.0  # of the processors, by others: turns above it do not count while enough others do
 _SHORTEST_S = 0.2  # the system counts in hundredths of a second
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 class OthersLoad:
-    """The share of all processors' time that other processes took since this was made, a hypervisor's included."""
+    """The share that others took since this was made of the processors that this process may run on.
+
+    Others are all other processes, and other guests of the host as far as the system knows of them.
+    """
 
     def __init__(self) -> None:
-        self._before = _now()
+        self._processors = _allowed()
+        self._before = self._now()
 
     def percent(self) -> float | None:
         """None for a span too short to tell."""
-        wall, busy, own = (after - before for after, before in zip(_now(), self._before, strict=True))
+        wall, busy, own = (after - before for after, before in zip(self._now(), self._before, strict=True))
         if wall < _SHORTEST_S:
             return None
-        return 100 * max(0.0, busy - own) / (wall * (psutil.cpu_count() or 1))
+        return 100 * max(0.0, busy - own) / (wall * len(self._processors))
+
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds of the clock, of those processors at work, and of this process at work."""
+        each = psutil.cpu_times(percpu=True)
+        busy = sum(getattr(each[i], name, 0.0) for i in self._processors for name in _BUSY if i < len(each))
+        return time.perf_counter(), busy, time.process_time()
 
 
-def _now() -> tuple[float, float, float]:
-    """Seconds of the clock, of all processors at work, and of this process at work."""
-    times = psutil.cpu_times()
-    return time.perf_counter(), sum(getattr(times, name, 0.0) for name in _BUSY), time.process_time()
+def _allowed() -> list[int]:
+    try:
+        return sorted(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return list(range(psutil.cpu_count() or 1))

@@ -184,10 +184,10 @@ class Measurement:
                 if cost.uncounted:
                     passed.notes.append(f"FLOPs without {', '.join(sorted(cost.uncounted))}")
 
-    def _phases(self, key: Key, _: Call) -> None:
+    def _phases(self, key: Key, call: Call) -> None:
         from vhsbench.harness.inference.best_of_n import best_of_n
 
-        _, n, batch = key
+        n, batch = key[1:]
         prompt, share = self.cell.prompt, math.nan
         for _ in range(_PHASE_TRIES):  # a lasting gap is in every run, an interruption in one
             share = clocks.phases_percent(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import vhsbench.harness.sweep.run
-from vhsbench.harness.sweep.costs import measure_again
 from vhsbench.harness.store.tables import StoreError, load_run
 from vhsbench.harness.sweep import identity
+from vhsbench.harness.sweep.costs import measure_again
 from vhsbench.harness.sweep.run import run
 
 MEASURE = vhsbench.harness.sweep.run.measure_costs  # which the fixture `faults` takes away
