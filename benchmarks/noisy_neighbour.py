@@ -84,7 +84,7 @@ def registered(name: str) -> Iterator[None]:
         (about / "METADATA").write_text(
             "Metadata-Version: 2.1\nName: copy-of-vhs\nVersion: 1\n", encoding="utf-8"
         )
-        entry = f"[vhsbench.verifiers]\n{name} = vhsbench.verifiers.loading:create_vhs\n"
+        entry = f"[vhsbench.verifiers]\n{name} = vhsbench.verifiers.loading:vhs\n"
         (about / "entry_points.txt").write_text(entry, encoding="utf-8")
         path = os.pathsep.join(filter(None, [folder, str(ROOT), os.environ.get("PYTHONPATH", "")]))
         os.environ["PYTHONPATH"] = path
