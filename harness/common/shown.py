@@ -52,7 +52,8 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 def csv_cell(text: str) -> str:
     """Escape control characters, and guard text that a spreadsheet would take for a formula; see `from_csv_cell`."""
     text = printable(text)
-    return _GUARD + text if text.startswith(_FORMULA) else text
+    # what looks guarded already is guarded too, so that every text is read back as it was
+    return _GUARD + text if text.lstrip(_GUARD).startswith(_FORMULA) else text
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -68,5 +69,10 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def from_csv_cell(cell: str) -> str:
+<<<<<<< HEAD
     """Return the text of a cell that `csv_cell` guarded."""
     return cell[1:] if cell.startswith(_GUARD) and cell[1:].startswith(_FORMULA) else cell
+=======
+    """The text of a cell that `csv_cell` guarded."""
+    return cell[1:] if cell.startswith(_GUARD) and cell.lstrip(_GUARD).startswith(_FORMULA) else cell
+>>>>>>> a54126a (A guarded CSV cell is read back whatever it begins with; costs of two kinds of columns are written)

@@ -15,6 +15,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.locks import HeldError, hold
 from vhsbench.harness.common.processes import end_with_parent
 from vhsbench.harness.common.shown import first_line
@@ -32,7 +33,7 @@ _ENDING_S = 5.0  # that a process has to end by itself
 Serving = Callable[["Cell", "Connection", bool], None]
 
 
-class Failure(Exception):
+class Failure(VhsbenchError):
     """A pipeline that has no times: `status` is "oom" or "timeout", and the message says more."""
 
     def __init__(self, status: str, note: str) -> None:

@@ -78,6 +78,8 @@ _ABOUT = b"vhsbench"  # the key of Parquet's metadata that holds a shard's prove
 def encode(rows: pd.DataFrame, table: str, about: Mapping[str, Any] | None = None) -> bytes:
     """Encode a table, always to the same bytes for the same rows. Raises StoreError if the rows do not fit SCHEMAS."""
     schema = SCHEMAS[table]
+    later = [field.name for field in schema if LATER in (field.metadata or {})]
+    rows = rows.assign(**{name: None for name in later if name not in rows})
     if odd := sorted({*schema.names} ^ {*map(str, rows.columns)}):
         raise StoreError(f"rows for {table} lack or add the column '{odd[0]}'.")
     if gaps := [f.name for f in schema if not f.nullable and rows[f.name].isna().any()]:
