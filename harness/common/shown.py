@@ -69,10 +69,5 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def from_csv_cell(cell: str) -> str:
-<<<<<<< HEAD
     """Return the text of a cell that `csv_cell` guarded."""
-    return cell[1:] if cell.startswith(_GUARD) and cell[1:].startswith(_FORMULA) else cell
-=======
-    """The text of a cell that `csv_cell` guarded."""
     return cell[1:] if cell.startswith(_GUARD) and cell.lstrip(_GUARD).startswith(_FORMULA) else cell
->>>>>>> a54126a (A guarded CSV cell is read back whatever it begins with; costs of two kinds of columns are written)
