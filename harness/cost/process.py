@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +118,14 @@ def _in_fresh_process(
         with closing(hold(measuring)) if measuring else nullcontext():
             serving(cell, pipe, passes)
     except HeldError as other:
-        pipe.send(MeasureError(f"measuring {cell}: process {other.pid} measures for the same run."))
+        _tell(pipe, MeasureError(f"measuring {cell}: process {other.pid} measures for the same run."))
     except Exception as error:
-        pipe.send(_sendable(cell, error))
+        _tell(pipe, _sendable(cell, error))
+
+
+def _tell(pipe: Connection, error: Exception) -> None:
+    with suppress(OSError):  # nobody listens any more
+        pipe.send(error)
 
 
 def serve(cell: Cell, pipe: Connection, passes: bool) -> None:

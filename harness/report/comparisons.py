@@ -153,8 +153,8 @@ def headline(
         ("overall_gain", f"overall accuracy {at}".strip(), "points", gain),
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["key", "about", "unit", "measured"])
-    vhs, clip = (models["wall_ms"][p] for p in pair)
-    ratio = ratio_interval(vhs, clip) or (math.nan, math.nan)
+    vhs, clip = (models["wall_ms"].get(p) for p in pair)
+    ratio = (ratio_interval(vhs, clip) if vhs and clip else None) or (math.nan, math.nan)
     frame.loc[frame["key"] == "time_per_candidate", ["low", "high"]] = [100 * (end - 1) for end in ratio]
     frame.insert(0, "generator", generator)
     frame.insert(1, "steps", steps)
