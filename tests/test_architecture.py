@@ -1,0 +1,86 @@
+"""The arrows between rooms, as pyproject.toml's import contracts say them: downwards alone, and in no circle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("generators", "harness", "results", "verifiers")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """The package as it is installed, by links: in a checkout its folders lie beside it."""
+    package = tmp_path_factory.mktemp("tree") / "vhsbench"
+    package.mkdir()
+    (package / "__init__.py").write_bytes((ROOT / "vhsbench/__init__.py").read_bytes())
+    for name in PACKAGES:
+        for file in (ROOT / name).rglob("*.py"):
+            copy = package / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    return package.parent
+
+
+def lint(tree):
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    options = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
+    return subprocess.run(
+        [*command, *options],
+        cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_rooms_import_downwards_and_in_no_circle(tree):
+    done = lint(tree)
+    assert "Contracts: 2 kept, 0 broken." in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("harness/stats/expected.py", "from vhsbench.harness.report import tables", "a room imports rooms below it alone"),
+        ("generators/checks.py", "from vhsbench.harness.store import tables", "a room imports rooms below it alone"),
+        ("harness/store/folder.py", "from vhsbench.harness.store import tables", "no modules import each other in a circle"),
+    ],
+)  # fmt: skip
+def test_an_arrow_upwards_is_seen(tree, file, line, contract):
+    module = tree / "vhsbench" / file
+    before = module.read_text(encoding="utf-8")
+    module.write_text(f"{before}\n{line}\n", encoding="utf-8")
+    try:
+        done = lint(tree)
+    finally:
+        module.write_text(before, encoding="utf-8")
+    assert done.returncode == 1
+    assert f"{contract} BROKEN" in done.stdout
+
+
+def test_every_room_has_its_layer():
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]["layers"]
+    named = {name.strip() for layer in layers for name in layer.split("|")}
+    rooms = {f"vhsbench.harness.{f.parent.name}" for f in (ROOT / "harness").glob("*/__init__.py")}
+    modules = {f"vhsbench.harness.{f.stem}" for f in (ROOT / "harness").glob("*.py")} - {
+        "vhsbench.harness.__init__"
+    }
+    others = {f"vhsbench.{name}" for name in PACKAGES if name != "harness"}
+    assert named == rooms | modules | others
+
+
+def test_every_package_of_the_tree_is_in_the_wheel():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {
+        "vhsbench." + ".".join(f.parent.relative_to(ROOT).parts)
+        for name in PACKAGES
+        for f in (ROOT / name).rglob("__init__.py")
+    }
+    assert set(setuptools["packages"]) == found | {"vhsbench"}
