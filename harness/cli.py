@@ -15,7 +15,6 @@ from typing import Annotated
 
 import typer
 
-from vhsbench import __version__
 from vhsbench.harness.commands import cost as cost_commands
 from vhsbench.harness.commands import generate, paper
 from vhsbench.harness.commands import regress as regress_commands
@@ -32,6 +31,7 @@ from vhsbench.harness.common.limits import MOST_THREADS
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
 from vhsbench.harness.common.terminal import Json, any_text, console, quiet
+from vhsbench.version import __version__
 
 DEBUG = "--debug"
 RequireReliable = Annotated[

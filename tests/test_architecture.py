@@ -19,7 +19,8 @@ def tree(tmp_path_factory):
     """The package as it is installed, by links: in a checkout its folders lie beside it."""
     package = tmp_path_factory.mktemp("tree") / "vhsbench"
     package.mkdir()
-    (package / "__init__.py").write_bytes((ROOT / "vhsbench/__init__.py").read_bytes())
+    for file in (ROOT / "vhsbench").glob("*.py"):
+        (package / file.name).write_bytes(file.read_bytes())
     for name in PACKAGES:
         for file in (ROOT / name).rglob("*.py"):
             copy = package / file.relative_to(ROOT)
@@ -30,7 +31,7 @@ def tree(tmp_path_factory):
 
 def lint(tree):
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
-    options = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
+    options = [str(ROOT / "pyproject.toml"), "--no-cache"]
     return subprocess.run(
         [*command, *options],
         cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False,

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vhsbench.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from vhsbench.generators import create as create_generator
     from vhsbench.harness.common.errors import VhsbenchError
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from vhsbench.harness.store.tables import Run, load_run
     from vhsbench.harness.sweep.run import run
     from vhsbench.verifiers import create as create_verifier
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Run",

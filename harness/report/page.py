@@ -14,7 +14,6 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from vhsbench import __version__
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.images import encode_image
 from vhsbench.harness.cost.reliability import in_one_line
@@ -26,6 +25,7 @@ from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.store.keys import PIPELINE, SCORE
 from vhsbench.harness.store.tables import environments
 from vhsbench.harness.sweep.kept_images import Pictures
+from vhsbench.version import __version__
 
 IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
 GALLERY_N = 4

@@ -96,7 +96,7 @@ def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_pat
 
 
 def test_version():
-    from vhsbench import __version__
+    from vhsbench.version import __version__
 
     assert CliRunner().invoke(app, ["--version"]).output.strip() == __version__
 
