@@ -211,7 +211,7 @@ def test_a_score_that_is_no_number_costs_its_prompt_alone(
     reasons = [row["reason"] for row in run_json(out)["failed_prompts"]]
     assert reasons == [
         f"ScoresError: verifier 'fake-verifier' gave candidate 1 of prompt 11 ('{text}'), seed {seed}, "
-        f"by generator 'fake' the score {value:g}; a score is a finite number."
+        f"by generator 'fake' the score {value:g}; a score is a finite number"
         for seed in (0, 1)
     ]
     without(tmp_path, out, 11)
