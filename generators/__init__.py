@@ -33,14 +33,14 @@ def create(name: str, **options: Any) -> Generator:
 
 
 def describe(name: str) -> GeneratorInfo:
-    """What is known of a generator, from its spec; one without a spec (a plugin's) is built for it."""
+    """Describe a generator from its spec; one without a spec (a plugin's) is built first."""
     return SPECS[name].info() if name in SPECS else create(name).info()
 
 
 def steps_of(name: str, options: Mapping[str, Any]) -> int:
-    """The denoising steps of what `create(name, **options)` builds, without building it.
+    """Return how many denoising steps the generator of `create(name, **options)` takes, without building it.
 
-    One without a spec says them by its factory's default; one whose factory takes no `steps` has one.
+    Without a spec, that is the default of its factory's `steps`, or 1 if the factory takes no such option.
     Raises RegistryError for an unknown name.
     """
     default = SPECS[name].steps if name in SPECS else REGISTRY.default(name, "steps")

@@ -1,4 +1,4 @@
-"""What a user can get wrong about a generator, said in one sentence before anything is loaded."""
+"""Check a generator's options before anything is loaded; an error is one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_options(spec: GeneratorSpec, options: Mapping[str, Any]) -> None:
     if "steps" in given:
         check_steps(spec, given["steps"])
     if "resolution" in given:
-        own = "weights" in given  # whose patches and positions may be others
+        own = "weights" in given  # may have other patches and positions
         multiple, largest = (1, None) if own else (spec.resolution_multiple, spec.max_resolution)
         check_resolution(spec.name, given["resolution"], multiple, largest)
     if "dtype" in given:
@@ -45,13 +45,13 @@ def check_options(spec: GeneratorSpec, options: Mapping[str, Any]) -> None:
 
 
 def check_dtype(dtype: object) -> None:
-    """Raises GeneratorError for what is no name of a dtype of weights."""
+    """Refuse an unknown dtype of weights. Raises GeneratorError."""
     if dtype not in DTYPES:
         raise GeneratorError(f"unknown dtype '{dtype}'; {nearest(str(dtype), list(DTYPES))}")
 
 
 def as_device(name: str | torch.device) -> torch.device:
-    """The device of that name. Raises GeneratorError for what is none, or a GPU that is not here."""
+    """Return the device of that name. Raises GeneratorError for an unknown name, or a GPU that this machine lacks."""
     import torch
 
     try:
@@ -69,14 +69,17 @@ def as_device(name: str | torch.device) -> torch.device:
 
 
 def check_steps(spec: GeneratorSpec, steps: int) -> None:
-    """Raises GeneratorError for a number of steps that the family cannot do."""
+    """Refuse a number of steps that the family cannot do. Raises GeneratorError."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= spec.max_steps:
         can = f"1 to {spec.max_steps} steps" if spec.max_steps > 1 else "1 step only"
         raise GeneratorError(f"steps is {steps!r}, but {spec.name} makes an image in {can}.")
 
 
 def check_resolution(name: str, resolution: int, multiple: int, largest: int | None) -> None:
-    """`multiple` is the pixels that one image token spans; `largest` is None if any size can be done."""
+    """Refuse a size in pixels that the model cannot make. Raises GeneratorError.
+
+    `multiple` is the pixels that one image token spans; `largest` is None if there is no limit.
+    """
     if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < multiple:
         raise GeneratorError(f"resolution is {resolution!r}, but {name} needs at least {multiple} pixels.")
     if resolution > LARGEST_SIDE:
@@ -96,12 +99,12 @@ def check_resolution(name: str, resolution: int, multiple: int, largest: int | N
 
 
 def needed_bytes(spec: GeneratorSpec, itemsize: int, text_encoders: bool = True) -> int:
-    """Bytes of all weights on the device; activations come on top."""
+    """Return the bytes of all weights on the device, without activations."""
     return (spec.total_parameters - (0 if text_encoders else spec.text_parameters)) * itemsize
 
 
 def check_memory(name: str, needed: int, free: int) -> None:
-    """Raises GeneratorError if `needed` bytes of weights do not fit into `free`."""
+    """Refuse weights of `needed` bytes that do not fit into `free`. Raises GeneratorError."""
     if needed > free:
         raise GeneratorError(
             f"{name} does not fit on the GPU: its weights need {needed / 1e9:.1f} GB and "
@@ -110,7 +113,7 @@ def check_memory(name: str, needed: int, free: int) -> None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a GPU; None for a device without memory of its own."""
+    """Return the free memory of a GPU in bytes; None for a device without its own memory."""
     import torch
 
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

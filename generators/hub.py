@@ -1,4 +1,4 @@
-"""The model hub: which commit a revision is, what is cached here, and what keeps a model from us."""
+"""The model hub: the commit of a revision, what is cached here, and why a model is not available."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _INDEX = "model_index.json"
 _KNOWN_FOR_S = 60.0
-_known: dict[str, tuple[float, bool]] = {}  # by hub: when it was asked, and whether it answered
+_known: dict[str, tuple[float, bool]] = {}  # by hub: when we asked, and whether it answered
 
 
 def reachable() -> bool:
-    """Whether the hub answers at all, in the client's HF_HUB_ETAG_TIMEOUT and without its retries.
+    """Ask whether the hub answers at all, within the client's HF_HUB_ETAG_TIMEOUT and without its retries.
 
-    What is to be had from the hub is then asked for with `local_files_only`, or with those retries.
+    If it does not, use only its cache (`local_files_only`): the client would retry for many seconds.
     """
     from huggingface_hub import constants
 
@@ -40,7 +40,7 @@ def reachable() -> bool:
 
 
 def _answers(hub: str, within_s: float) -> bool:
-    """Whether `hub` gives any HTTP answer; one that sends elsewhere (a mirror's root) is one."""
+    """Ask whether `hub` gives any HTTP answer; a redirect (a mirror's root) counts."""
     from huggingface_hub import get_session
 
     answered: list[Any] = []
@@ -51,7 +51,7 @@ def _answers(hub: str, within_s: float) -> bool:
             stay: dict[str, Any] = {"follow_redirects": False} if hasattr(session, "follow_redirects") else {}
             answered.append(session.head(hub, timeout=within_s, **stay))
 
-    # a client's timeout is for each address of the host, and none is for the name's look-up
+    # a client's timeout applies to each address of the host, and not to looking up its name
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(within_s)
@@ -60,8 +60,10 @@ def _answers(hub: str, within_s: float) -> bool:
 
 @contextmanager
 def cached_if_unreachable() -> Iterator[None]:
-    """For a library that asks the hub itself: where the hub does not answer, only its cache is looked at,
-    and the library's log is silent, as the error says the same."""
+    """Let a library that asks the hub itself use only the cache while the hub does not answer.
+
+    The library's log is silent meanwhile, because the error says the same.
+    """
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
@@ -76,7 +78,7 @@ def cached_if_unreachable() -> Iterator[None]:
 
 
 def resolve(hub_id: str, revision: str) -> str:
-    """The commit that `revision` of a hub repository is, from the hub or else from the cache."""
+    """Return the commit of a hub repository's `revision`, from the hub or else from the cache. Raises GeneratorError."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -95,7 +97,7 @@ def resolve(hub_id: str, revision: str) -> str:
 def refusal(
     repository: str, error: BaseException, revision: str | None = None, instead: str = "give a local folder"
 ) -> str | None:
-    """Why the hub did not give a repository's files, as one sentence; None if the error is not about that.
+    """Explain in one sentence why the hub did not give a repository's files; None if the error has another cause.
 
     `instead` is what a user without the hub can do.
     """
@@ -117,9 +119,11 @@ def refusal(
     for cause in causes:
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int) and (said := _of_status(status)):
-            return f"'{repository}' cannot be had: {said}"
+            return f"'{repository}' is not available: {said}"
         if "Timeout" in type(cause).__name__:  # of httpx, requests or the system
-            return f"'{repository}' cannot be had: the hub took too long to answer; try again, or {instead}."
+            return (
+                f"'{repository}' is not available: the hub took too long to answer; try again, or {instead}."
+            )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
         at = f" (revision '{revision}')" if revision else ""
         return f"'{repository}'{at} is not in the hub cache and the hub cannot be reached; {instead}."
@@ -131,7 +135,7 @@ def _any(causes: list[BaseException], kind: type[BaseException]) -> bool:
 
 
 def _of_status(status: int) -> str:
-    """What an HTTP status of the hub means, or "" for one that is no refusal."""
+    """Explain an HTTP status of the hub; "" for one that is not a refusal."""
     if status == 401:
         return "the hub refused your token (401); log in with 'hf auth login' or set HF_TOKEN."
     if status == 403:
@@ -141,7 +145,7 @@ def _of_status(status: int) -> str:
     if status == 429:
         return "the hub takes no more requests for now (429); wait some minutes, or log in."
     if status >= 500:
-        return f"the hub has a fault of its own ({status}); try again later."
+        return f"the hub failed ({status}); try again later."
     return f"the hub answered with status {status}." if status >= 400 else ""
 
 
@@ -155,7 +159,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def download(hub_id: str, commit: str, class_name: str) -> Path:
-    """The snapshot of a pipeline's files at a commit, fetched if they are not cached. Raises GeneratorError."""
+    """Return the snapshot folder of a pipeline at a commit; download what is not cached. Raises GeneratorError."""
     import diffusers
 
     try:
@@ -171,7 +175,7 @@ def download(hub_id: str, commit: str, class_name: str) -> Path:
 
 
 def weights_state(spec: GeneratorSpec) -> str:
-    """Whether the spec's own weights are here: "ready", or what is missing."""
+    """Say whether the spec's own weights are on this machine: "ready", or what is missing."""
     if spec.hub_id is None:
         return "ready"
     from huggingface_hub import try_to_load_from_cache

@@ -1,4 +1,4 @@
-"""A generator from a folder, the hub, or random weights: opened after its options are checked, or identified unopened."""
+"""Open a generator from a folder, the hub or random weights, or identify it without opening it."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def factory(name: str, family: type[Family]) -> Factory[Family]:
-    """The registry's entry of a generator: opens it by `Options` given as keywords, or says its identity."""
+    """Make the registry's entry of a generator, whose options are the fields of `Options`."""
     spec = SPECS[name]
     return Factory(Options, partial(open_generator, family, spec), partial(identity, spec))
 
 
 def open_generator(family: type[Family], spec: GeneratorSpec, options: Options) -> Family:
-    """The generator of `spec`. No code of a folder is run; weights are finite floats.
+    """Load the generator of `spec`. No code from a model's folder runs, and all weights must be finite.
 
     Raises GeneratorError with a sentence for the user.
     """
@@ -91,10 +91,10 @@ def open_generator(family: type[Family], spec: GeneratorSpec, options: Options) 
 
 
 def identity(spec: GeneratorSpec, options: Options) -> dict[str, Any]:
-    """What decides the bits that the generator makes, known without loading it: for runs that are opened again.
+    """Return what decides the generator's output, without loading it; a resumed run compares it.
 
-    Weights and LoRA are known by their content, or by their commit on the hub. Raises GeneratorError or
-    ReadError for weights that are not there.
+    Weights and LoRA are identified by their content, or by their commit on the hub. Raises GeneratorError or
+    ReadError for missing weights.
     """
     weights = _weights_identity(spec, options)
     lora = _lora_identity(spec, options.lora, options.lora_strength)
@@ -124,7 +124,7 @@ def _lora_identity(spec: GeneratorSpec, lora: str | Path | None, strength: float
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A pipeline, where it is from for the user to read, its commit, and the files of each component's weights."""
+    """A pipeline, its source in words for the user, its commit, and the weight files of each component."""
 
     pipeline: Any
     source: str
@@ -135,7 +135,7 @@ class _Loaded:
 def _load(
     spec: GeneratorSpec, options: Options, dtype: torch.dtype, place: torch.device, text_place: torch.device
 ) -> _Loaded:
-    """The pipeline on its devices, in `dtype`."""
+    """Load the pipeline in `dtype` and put it on its devices."""
     if options.weights == "random":
         if spec.hub_id is None:
             raise GeneratorError(f"{spec.name}: its weights are bundled; leave weights='random' out.")
@@ -149,9 +149,9 @@ def _load(
 
 
 def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Files]:
-    """The pipeline saved in `folder`, and the files of each component's weights.
+    """Load the pipeline saved in `folder`; also return the weight files of each component.
 
-    From safetensors only, without reaching for a hub. Raises GeneratorError.
+    Reads safetensors only, and never asks a hub. Raises GeneratorError.
     """
     if not (folder / _INDEX).is_file():
         raise GeneratorError(f"'{folder}' is not a pipeline folder: it has no {_INDEX}.")
@@ -170,7 +170,7 @@ def load_pipeline(folder: Path, class_name: str, dtype: torch.dtype = torch.floa
 
 
 def _files(folder: Path, index: Mapping[str, Any]) -> Files:
-    """The files of each component's weights, checked. Raises ReadError, also for a component that is code."""
+    """Check and return the weight files of each component. Raises ReadError, also for a component that is code."""
     check_folder(folder)
     files: Files = {}
     for part, named in index.items():
@@ -187,7 +187,7 @@ def _files(folder: Path, index: Mapping[str, Any]) -> Files:
 
 
 def _check_finite(name: str, loaded: _Loaded) -> None:
-    """Look at what was loaded and merged. Raises GeneratorError with file and key."""
+    """Refuse weights that are not finite after loading and merging. Raises GeneratorError with file and key."""
     with read_errors_as(GeneratorError):
         for part, found in loaded.files.items():
             module = getattr(loaded.pipeline, part, None)
@@ -196,7 +196,7 @@ def _check_finite(name: str, loaded: _Loaded) -> None:
 
 
 def _find(spec: GeneratorSpec, weights: str | Path | None, revision: str | None) -> tuple[Path, str, str]:
-    """The pipeline's folder, its source for the user to read, and its revision."""
+    """Return the pipeline's folder, its source in words for the user, and its commit."""
     folder = weights_folder(spec, weights)
     if folder is not None:
         return folder, "bundled" if folder == WEIGHTS else str(folder), ""
@@ -205,14 +205,14 @@ def _find(spec: GeneratorSpec, weights: str | Path | None, revision: str | None)
 
 
 def weights_folder(spec: GeneratorSpec, weights: str | Path | None) -> Path | None:
-    """The pipeline folder that `weights` is, or the bundled one; None for what is random or on the hub."""
+    """Return the pipeline folder that `weights` names, or the bundled one; None for random weights or a hub id."""
     if weights is None and spec.hub_id is None:
         return WEIGHTS
     return Path(weights) if weights and weights != "random" and Path(weights).is_dir() else None
 
 
 def hub_commit(spec: GeneratorSpec, weights: str | Path | None, revision: str | None) -> tuple[str, str]:
-    """The hub id that `weights` is, or the spec's own, and the commit that its revision is now. Raises GeneratorError."""
+    """Return the hub id (from `weights` or the spec) and the current commit of its revision. Raises GeneratorError."""
     hub_id = str(weights or spec.hub_id)
     if not _HUB_ID.fullmatch(hub_id):
         raise GeneratorError(
@@ -225,7 +225,7 @@ def _from_pretrained(class_name: str, folder: Path, dtype: torch.dtype) -> Any:
     import diffusers
     from diffusers.utils import logging
 
-    # a folder's tokenizer may be a plain fast tokenizer; diffusers warns that it is not the model's class
+    # diffusers warns if a folder's tokenizer is a plain fast tokenizer and not the model's own class
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

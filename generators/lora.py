@@ -1,4 +1,4 @@
-"""LoRA weights that others made: found, checked key by key against the pipeline, and merged into it."""
+"""Find LoRA weights, check them key by key against the pipeline, and merge them into it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _FOREIGN = ("megatron_config", "layer_replication")  # these import a module by 
 
 
 def find_lora(name: str, lora: str | Path) -> Path:
-    """The safetensors file of a LoRA: that file, the one of a folder, or the one bundled with nano.
+    """Find the safetensors file of a LoRA: a file, the only one in a folder, or nano's bundled one.
 
-    Raises GeneratorError for none, for several, and for a pickle.
+    Raises GeneratorError if there is none, if there are several, or for a pickle.
     """
     if str(lora) == "bundled":
         if name != "nano":
@@ -81,17 +81,17 @@ def merge_lora(pipeline: Any, name: str, file: Path, strength: float) -> dict[st
 
 @contextmanager
 def _library() -> Iterator[None]:
-    """Turn what a library says of a damaged file, or of one of another model, into a ReadError."""
+    """Turn a library's error about a damaged or unsuitable file into a ReadError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # it can be anything
+    except Exception as error:  # of any type
         raise ReadError(reason(error)) from error
 
 
 def _checked(pipeline: Any, file: Path) -> dict[str, set[str]]:
-    """The keys of a LoRA by component, as peft names them. Raises ReadError unless each fits a layer."""
+    """Return the keys of a LoRA by component, as peft names them. Raises ReadError unless each fits a layer."""
     tensors = _read(file)
     converted, unmatched = _convert(pipeline, tensors)
     wanted: dict[str, set[str]] = {}
@@ -128,7 +128,7 @@ def _read(file: Path) -> Tensors:
 
 
 def _convert(pipeline: Any, tensors: Tensors) -> tuple[Tensors, list[str]]:
-    """A LoRA in diffusers' keys, whichever tool wrote it, and the keys of the file that went into nothing."""
+    """Convert a LoRA to diffusers' keys, whichever tool wrote it; also return the file's keys that were not used."""
     read: set[str] = set()
     with _library():
         converted: Tensors = pipeline.lora_state_dict(
@@ -141,7 +141,7 @@ def _convert(pipeline: Any, tensors: Tensors) -> tuple[Tensors, list[str]]:
 
 
 class _Traced(torch.Tensor):
-    """A tensor that remembers the keys it was made from: diffusers' conversions drop some without a word."""
+    """A tensor that remembers the keys it was made from: diffusers' conversions drop some silently."""
 
     sources: frozenset[str]
     read: set[str]  # keys whose value went into a Python number
@@ -186,7 +186,7 @@ def _by_component(converted: Tensors) -> dict[str, Tensors]:
 
 
 def _as_peft(part: str, component: torch.nn.Module, given: Tensors) -> Tensors:
-    """The keys of one component as diffusers hands them to peft, from any of its older formats."""
+    """Convert the keys of one component to those that diffusers gives peft, from any of its older formats."""
     from diffusers.utils import (
         convert_state_dict_to_diffusers,
         convert_state_dict_to_peft,
@@ -203,7 +203,7 @@ def _as_peft(part: str, component: torch.nn.Module, given: Tensors) -> Tensors:
 
 
 def _check_shapes(part: str, modules: Mapping[str, Any], named: Tensors) -> None:
-    """Down [r, in, ...] and up [out, r, ...] of each layer fit its weight [out, in, ...]."""
+    """Check that down [r, in, ...] and up [out, r, ...] of each layer fit its weight [out, in, ...]. Raises ReadError."""
     for key, tensor in named.items():
         module, kind = key.rsplit(".lora_", 1)
         down, up = (named.get(f"{module}.{half}") for half in (_DOWN, _UP))
@@ -219,7 +219,7 @@ def _check_shapes(part: str, modules: Mapping[str, Any], named: Tensors) -> None
 
 
 def _all_applied(pipeline: Any, wanted: Mapping[str, set[str]]) -> None:
-    """Look at what peft holds after loading. Raises ReadError for a key that it left out."""
+    """Check that peft holds every key after loading. Raises ReadError for one that it left out."""
     from peft import get_peft_model_state_dict
 
     for part, keys in wanted.items():

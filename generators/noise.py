@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def candidate_seed(root_seed: int, prompt_id: int, index: int) -> int:
-    """A 63-bit seed for one candidate; index i is the same candidate in every best-of-N."""
+    """Return the 63-bit seed of one candidate; index i is the same candidate in every best-of-N."""
     words = np.random.SeedSequence((root_seed, prompt_id, index)).generate_state(2, np.uint32)
     return (int(words[0]) << 31 | int(words[1]) >> 1) & (2**63 - 1)
 
 
 def gaussian(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal [B, *shape] float32 on the CPU; row i depends on seeds[i] alone."""
+    """Draw standard normal noise [B, *shape], float32 on the CPU; row i depends on seeds[i] alone."""
     import torch
 
     return torch.stack([torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(s)) for s in seeds])
 
 
 def step_generators(noise: torch.Tensor) -> list[torch.Generator]:
-    """What draws the noise that a stochastic sampler adds after its first step; one for each candidate.
+    """Make the generators of the noise that a stochastic sampler adds after its first step, one per candidate.
 
     Row i's generator is seeded by a hash of its z_T `noise[i]`: a function of the candidate's seed, the
     same for head, tail and any batch, with nothing to store.

@@ -1,4 +1,4 @@
-"""How a generator is opened: one record of options, and what they come to for a spec."""
+"""The options of a generator, as one record, and the settings that they give with a spec."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vhsbench.generators.specs import GeneratorSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a generator is opened; an option that is None has the spec's value.
+    """How to open a generator; an option that is None takes the spec's value.
 
-    weights: None for the family's own, "random" (of the true architecture, drawn from `seed`), a
-    pipeline folder, or a hub id, whose `revision` is a branch, tag or commit. device "meta" needs
-    weights="random". text_encoder_device keeps the text encoders elsewhere, as on "cpu". lora is a
-    folder or safetensors file of LoRA weights, or "bundled"; it is merged into the weights of every component
-    that it is for, so that it costs nothing. resolution is in pixels, a side.
+    weights: None for the family's own, "random" (the true architecture, drawn from `seed`), a
+    pipeline folder, or a hub id with a `revision` (branch, tag or commit). device "meta" needs
+    weights="random". text_encoder_device keeps the text encoders elsewhere, for example on "cpu". lora is a
+    folder or safetensors file of LoRA weights, or "bundled"; it is merged into every component that it
+    is for, so that it costs no time. resolution is in pixels, a side.
     """
 
     weights: str | Path | None = None
@@ -40,7 +40,7 @@ class Options:
         return self.text_encoder_device or self.device
 
     def settings(self, spec: GeneratorSpec) -> Settings:
-        """The values that are given, else the spec's. Raises GeneratorError for an unknown dtype."""
+        """Return the given values, else the spec's. Raises GeneratorError for an unknown dtype."""
         return Settings(
             dtype=as_dtype(self.dtype or spec.dtype),
             steps=spec.steps if self.steps is None else self.steps,
@@ -60,7 +60,7 @@ class Settings:
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype of that name. Raises GeneratorError for another."""
+    """Return the dtype of that name. Raises GeneratorError for an unknown name."""
     if isinstance(dtype, torch.dtype):
         return dtype
     check_dtype(dtype)

@@ -34,9 +34,9 @@ Tensors = tuple[torch.Tensor, ...]
 class StagedPipeline:
     """Encode, noise, head, tail, denoise and decode, all by calls of a diffusers pipeline.
 
-    A family says how its pipeline is called: `embeddings` and `settings`, and where it differs from the
-    defaults, the DiT's lists of blocks, the number of streams a block returns (the image's last), and
-    how the pipeline packs latents. `text_device` is where the text encoders stay and run, if elsewhere.
+    A family defines how its pipeline is called: `embeddings` and `settings`, and where it differs from the
+    defaults, the DiT's lists of blocks, the number of streams that a block returns (the image's is the last),
+    and how the pipeline packs latents. `text_device` is where the text encoders stay, if elsewhere.
     """
 
     block_lists: Sequence[str] = ("transformer_blocks",)
@@ -112,7 +112,7 @@ class StagedPipeline:
         return Conditioning(tuple(prompts), kept)
 
     def free_text_encoders(self) -> None:
-        """Give the text encoders' memory back; only prompts already encoded can be used from now on."""
+        """Free the text encoders' memory; from now on only prompts already encoded can be used."""
         self._attach(False)
         self._encoders = {}
 
@@ -159,9 +159,9 @@ class StagedPipeline:
         return pixels
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """RGB images; on the meta device, which has no values, a list of the pixel tensors [3, H, W].
+        """Decode to RGB images; on the meta device, which has no values, to pixel tensors [3, H, W].
 
-        Raises NotFiniteError for NaN, of which the bytes of an image would be black.
+        Raises NotFiniteError for NaN, which would become black pixels.
         """
         pixels = self.pixels(latents)
         kind = "pt" if pixels.is_meta else "pil"
@@ -202,17 +202,17 @@ class StagedPipeline:
 
     @property
     def _token_pixels(self) -> int:
-        """Pixels that one image token spans, a side."""
+        """The pixels that one image token spans, a side."""
         return int(self.pipeline.vae_scale_factor * self.pipeline.transformer.config.patch_size)
 
     def _largest(self) -> int | None:
-        """The largest resolution that the DiT has positions for; None if it has for any."""
+        """Return the largest resolution that the DiT has positions for; None if there is no limit."""
         positions = getattr(self.pipeline.transformer.config, "pos_embed_max_size", None)
         return positions * self._token_pixels if positions else None
 
     @contextmanager
     def _text_encoders(self) -> Iterator[None]:
-        """The text encoders in the pipeline, which must not see them while it denoises elsewhere."""
+        """Attach the text encoders to the pipeline, which must not see them while it denoises on another device."""
         if not self._encoders:
             raise GeneratorError(
                 f"{self.name}: the text encoders were freed; encode all prompts before freeing them."
@@ -229,7 +229,7 @@ class StagedPipeline:
             setattr(self.pipeline, name, encoder if present else None)
 
     def _halves(self, tensors: Tensors) -> Tensors:
-        """Guided: each tensor of 2 B rows as two of B, so that a row is a candidate everywhere."""
+        """Split each guided tensor of 2 B rows into two of B, so that a row is a candidate everywhere."""
         return tuple(h for t in tensors for h in t.chunk(2)) if self.guided else tensors
 
     def _whole(self, tensors: Tensors) -> Tensors:
@@ -239,5 +239,5 @@ class StagedPipeline:
 
 
 def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Summed in float32: the outputs of late blocks are large."""
+    """Average in float32: the outputs of late blocks are large."""
     return torch.stack(list(tensors)).float().mean(0).to(tensors[0].dtype)

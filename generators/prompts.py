@@ -1,4 +1,4 @@
-"""Prompt embeddings kept: one prompt is encoded once for all its candidates and seeds."""
+"""A cache of prompt embeddings: a prompt is encoded once for all its candidates and seeds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class PromptCache:
-    """Embeddings by prompt, of one generator, whose model revision and options they belong to.
+    """The embeddings of one generator, by prompt.
 
-    Each prompt is encoded alone, so that its embedding does not depend on the company it came in. Kept
-    in the CPU's memory, the least recently used let go beyond `capacity` prompts. `generator.encode`
-    itself never caches: its cost can be measured.
+    Each prompt is encoded alone, so that its embedding does not depend on the other prompts of a batch. They stay
+    in the CPU's memory; beyond `capacity` prompts the least recently used is dropped. `generator.encode`
+    itself never caches, so that its cost can be measured.
     """
 
     def __init__(self, generator: Generator, capacity: int = 1024) -> None:
@@ -32,7 +32,7 @@ class PromptCache:
         return len(self._kept)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """As `generator.encode`, with work only for prompts not seen before."""
+        """Encode as `generator.encode` does, but only prompts not seen before."""
         import torch
 
         found = [self._one(prompt) for prompt in prompts]

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
-# A DiT block, 0-based; or several, in ascending order, of whose outputs the mean is read.
+# A DiT block, 0-based; or several, in ascending order, whose mean output is read.
 Block = int | tuple[int, ...]
 
 
 def blocks_of(block: Block) -> tuple[int, ...]:
-    """The blocks that are read; the DiT runs up to the last of them."""
+    """Return the blocks that are read; the DiT runs up to the last of them."""
     return (block,) if isinstance(block, int) else block
 
 
 def read_block(value: Any) -> Block | None:
-    """A block as YAML, JSON or a caller gives it: a number, or a list of them. Raises GeneratorError."""
+    """Check a block from YAML, JSON or a caller: a number, or a list of them. Raises GeneratorError."""
     if value is None:
         return None
     blocks = tuple(value) if isinstance(value, (list, tuple)) else (value,)
@@ -33,7 +33,7 @@ def read_block(value: Any) -> Block | None:
 
 
 def block_name(block: Block) -> str:
-    """For names of files: "7", or "5_7_9"."""
+    """Return the block as part of a file name: "7", or "5_7_9"."""
     return "_".join(map(str, blocks_of(block)))
 
 
@@ -77,7 +77,7 @@ class Conditioning:
         return len(self.prompts)
 
     def select(self, rows: Sequence[int]) -> Conditioning:
-        """The given rows; a row may be named many times (one prompt, N candidates)."""
+        """Return the given rows; a row may be named many times (one prompt, N candidates)."""
         index = list(rows)
         return Conditioning(
             tuple(self.prompts[i] for i in index), {k: v[index] for k, v in self.tensors.items()}
@@ -88,8 +88,8 @@ class Conditioning:
 class HiddenStates:
     """The state of a batch of candidates after DiT block `block` (0-based) of the last denoising step.
 
-    `features` [B, T, D] is the image stream, what VHS reads, or its mean over several blocks; `streams` is
-    everything the (last) block returned (image stream, and text stream where the family has one). `step_outputs`
+    `features` [B, T, D] is what VHS reads: the image stream, or its mean over several blocks; `streams` is
+    all that the (last) block returned (image stream, and text stream where the family has one). `step_outputs`
     are the DiT's outputs at the steps before the last (empty for one-step generation). Under classifier-free
     guidance each tensor is stored as two of B rows, unconditional then conditional; features are conditional.
     """
@@ -134,11 +134,11 @@ class Generator(Protocol):
     def device(self) -> torch.device: ...
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Text-encode prompts, once for all candidates."""
+        """Encode prompts, once for all candidates."""
         ...
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
-        """z_T [B, C, h, w]; row i depends on seeds[i] alone."""
+        """Draw z_T [B, C, h, w]; row i depends on seeds[i] alone."""
         ...
 
     def head(self, cond: Conditioning, noise: torch.Tensor, block: Block) -> HiddenStates:
@@ -150,11 +150,11 @@ class Generator(Protocol):
         ...
 
     def denoise(self, cond: Conditioning, noise: torch.Tensor) -> torch.Tensor:
-        """The whole DiT forward: equal to tail(head(cond, noise, block)) for every block."""
+        """Run the whole DiT: equal to tail(head(cond, noise, block)) for every block."""
         ...
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents to RGB images. Raises NotFiniteError where a picture would be made of NaN."""
+        """Decode latents to RGB images. Raises NotFiniteError for pixels that are NaN."""
         ...
 
     def info(self) -> GeneratorInfo: ...

@@ -1,4 +1,4 @@
-"""Random weights of the true architectures: what a stage costs does not depend on what weights say."""
+"""Random weights of the true architectures: the cost of a stage does not depend on the weights' values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 
 
 class HashTokenizer:
-    """Stands for a tokenizer that is not there: ids from hashes of words, one id a word or sign.
+    """Stands in for a missing tokenizer: one id per word or sign, from its hash.
 
-    Called as diffusers' pipelines call a tokenizer; padded to the true sequence length, so that
-    encoding costs what it costs.
+    Called as diffusers' pipelines call a tokenizer, and padded to the true sequence length, so that
+    encoding has its true cost.
     """
 
     padding_side = "right"
@@ -38,7 +38,7 @@ class HashTokenizer:
         return _PIECE.findall(text)
 
     def encode(self, text: str) -> list[int]:
-        """One id a piece, 3 and up, and an end (2)."""
+        """Return one id per piece, from 3 up, and an end (2)."""
         return [3 + zlib.crc32(p.encode()) % (self.vocabulary - 3) for p in self.tokenize(text)] + [2]
 
     def __call__(
@@ -56,9 +56,9 @@ class HashTokenizer:
 
 
 def build(name: str, device: torch.device, dtype: torch.dtype, seed: int, text_device: torch.device) -> Any:
-    """The diffusers pipeline of generators/configs/<name>.json with random weights.
+    """Build the diffusers pipeline of generators/configs/<name>.json with random weights.
 
-    Parameters are made on the device in `dtype` at once; on "meta" they take no memory.
+    Parameters are created on the device in `dtype`, with no copy elsewhere; on "meta" they take no memory.
     """
     import diffusers
 
@@ -86,7 +86,7 @@ def build(name: str, device: torch.device, dtype: torch.dtype, seed: int, text_d
 
 
 def empty_module(library: str, class_name: str, settings: dict[str, Any]) -> nn.Module:
-    """A diffusers or transformers model whose parameters are on meta and whose buffers are real."""
+    """Build a diffusers or transformers model whose parameters are on meta and whose buffers are real."""
     import diffusers
     import transformers
     from accelerate import init_empty_weights
@@ -98,14 +98,14 @@ def empty_module(library: str, class_name: str, settings: dict[str, Any]) -> nn.
             model_class = getattr(transformers, class_name)
             module = model_class(model_class.config_class(**settings))
     if library == "transformers":
-        module.tie_weights()  # what was moved to meta one by one is no longer shared
+        module.tie_weights()  # moving to meta one by one has untied shared weights
     return module.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def fill(module: nn.Module, device: torch.device, dtype: torch.dtype, seed: int) -> None:
-    """Parameters in `dtype` on `device`: matrices normal with variance 1 / fan-in, biases 0, scales 1.
+    """Create parameters in `dtype` on `device`: matrices normal with variance 1 / fan-in, biases 0, scales 1.
 
-    So activations keep their size, and do not overflow in half precision. Buffers keep their dtype.
+    Activations so keep their size, and do not overflow in half precision. Buffers keep their dtype.
     """
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
     made: dict[int, nn.Parameter] = {}
@@ -125,12 +125,12 @@ def fill(module: nn.Module, device: torch.device, dtype: torch.dtype, seed: int)
 
 
 def _without_mask(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """transformers asks whether a mask masks anything, which meta cannot say; it costs no FLOPs."""
+    """Drop the mask: transformers looks whether it masks anything, which meta cannot say; it costs no FLOPs."""
     return args, kwargs | {"attention_mask": None}
 
 
 def _schedule_without_values(scheduler: Any) -> None:
-    """Let a scheduler run where tensors have no values: it cannot look a timestep up, so it counts."""
+    """Let a scheduler run where tensors have no values: it counts its steps, because it cannot look them up."""
     from diffusers import DDPMScheduler
 
     set_timesteps = scheduler.set_timesteps

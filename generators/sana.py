@@ -15,7 +15,7 @@ _INTERMEDIATE_TIMESTEP = 1.3  # of two-step generation, SANA-Sprint's own defaul
 
 
 def _instruction(pipeline: Any) -> list[str]:
-    """The "complex human instruction" that the pipeline's call puts before every prompt."""
+    """Return the "complex human instruction" that the pipeline's call puts before every prompt."""
     default = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
     return list(default)
 

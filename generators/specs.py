@@ -1,4 +1,4 @@
-"""What is known of each generator without building it: sizes, the paper's settings, licence, where it is."""
+"""The facts of each generator, known without building it: sizes, the paper's settings, licence, source."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ SPECS: dict[str, GeneratorSpec] = {spec.name: spec for spec in _SPECS}
 
 
 def get(name: str) -> GeneratorSpec:
-    """The spec of a generator. Raises RegistryError for an unknown name."""
+    """Return the spec of a generator. Raises RegistryError for an unknown name."""
     if name not in SPECS:
         raise RegistryError(f"unknown generator '{name}'; {nearest(name, list(SPECS))}")
     return SPECS[name]

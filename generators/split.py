@@ -15,11 +15,11 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class _Stopped(Exception):
-    """Ends a forward that goes no further."""
+    """Ends a forward early."""
 
 
 class _Resume(nn.Module):
-    """Stands for the blocks already run: returns what the last of them returned."""
+    """Stands in for the blocks already run: returns what the last of them returned."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class BlockSplit:
 
     The blocks are those of the ModuleLists named in `block_lists`, in the order the forward runs them.
     A block returns one tensor, or a tuple of `streams` of them, the image's last; a block that ends a
-    stream (SD3's last block ends the text's) returns None for it, which is left out of what is stored.
+    stream (SD3's last block ends the text's) returns None for it, which is not stored.
     """
 
     def __init__(self, model: nn.Module, block_lists: Sequence[str], streams: int = 1) -> None:
@@ -87,8 +87,9 @@ class BlockSplit:
 
     @contextmanager
     def resumed(self, block: int, streams: Tensors, outputs: Tensors = ()) -> Iterator[None]:
-        """Within this context the model's first forwards return `outputs`, and compute nothing;
-        the one after them skips blocks 0..block and continues from `streams`.
+        """Let the model's first forwards return `outputs` without computing, and the next one continue from `streams`.
+
+        That one skips blocks 0..block.
         """
         originals = self._lists()
         ended = (None,) * (self._streams - len(streams))
@@ -113,7 +114,7 @@ class BlockSplit:
 
 @contextmanager
 def _replayed(model: nn.Module, outputs: Tensors) -> Iterator[None]:
-    """The model's next forwards return `outputs`, one each; those after them are its own."""
+    """Let the model's next forwards return `outputs`, one each; later ones compute again."""
     if not outputs:
         yield
         return

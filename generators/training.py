@@ -1,4 +1,4 @@
-"""A small training loop that a kill does not set back: seeded by step, checkpointed, resumed."""
+"""A small training loop that survives a kill: seeded by step, checkpointed, resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step reports: the loss is an average over the last steps."""
+    """What a step reports; the loss is averaged over the last steps."""
 
     name: str
     step: int
@@ -34,12 +34,12 @@ class Progress:
 
 
 def trapezoid(progress: float, warm_up: float = 0.03, decay: float = 0.4) -> float:
-    """Rises, stays at 1, falls linearly to 0; progress in 0..1."""
+    """Rise to 1, stay, and fall linearly to 0; progress in 0..1."""
     return min(1.0, (progress + 1e-3) / warm_up, (1.0 - progress) / decay)
 
 
 def cosine(progress: float, warm_up: float = 0.03) -> float:
-    """The paper's schedule (A.3): 3% linear warm-up, then a cosine to 0."""
+    """Follow the paper's schedule (A.3): 3% linear warm-up, then a cosine to 0."""
     if progress < warm_up:
         return (progress + 1e-3) / warm_up
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warm_up) / (1.0 - warm_up)))
@@ -48,7 +48,7 @@ def cosine(progress: float, warm_up: float = 0.03) -> float:
 def muon_and_adamw(
     modules: Iterable[nn.Module], muon_lr: float = 2e-3, adamw_lr: float = 1e-3
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices of at least 32x32, AdamW for all else."""
+    """Use Muon for the hidden matrices of at least 32x32, and AdamW for all else."""
     parameters = {n: p for m in modules for n, p in m.named_parameters() if p.requires_grad}
     outer = ("embed", "proj_out", "scale_shift_table", "norm", "lm_head", "logit_scale")
     hidden = [
@@ -67,7 +67,7 @@ def muon_and_adamw(
 
 
 class Average:
-    """An exponential moving average of the parameters, put in place of them by `apply`."""
+    """An exponential moving average of the parameters; `apply` replaces them by it."""
 
     def __init__(self, modules: Iterable[nn.Module], decay: float) -> None:
         self._parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
@@ -86,7 +86,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The averages in place of the parameters, for as long as this lasts."""
+        """Replace the parameters by their averages within this context."""
         kept = [p.detach().clone() for p in self._parameters]
         self.apply()
         yield
@@ -97,14 +97,14 @@ class Average:
 
 @dataclass(frozen=True)
 class Until:
-    """Ends a training early: `enough` is asked after step `first` and every `every` steps from there."""
+    """Ends a training early: asks `enough` after step `first` and then every `every` steps."""
 
     enough: Callable[[], bool]
     first: int
     every: int
 
     def reached(self, step: int, modules: Sequence[nn.Module], average: Average | None) -> bool:
-        """Asks, if it is time, with the averaged parameters in place and the modules as they will be used."""
+        """Ask, if it is time, with the averaged parameters in place and the modules in evaluation mode."""
         if step < self.first or (step - self.first) % self.every:
             return False
         for module in modules:
@@ -131,9 +131,9 @@ def fit(
     save_every_s: float = 60.0,
     until: Until | None = None,
 ) -> float:
-    """Minimise loss(step) for `steps` steps, or until enough; returns the seconds spent.
+    """Minimise loss(step) for `steps` steps, or until `until`; return the seconds spent.
 
-    `loss` must draw its data from the step's number alone: a run that was killed continues from
+    `loss` must derive its data from the step's number alone, so that a killed run continues from
     `state_file` with the data that it would have seen. The state is written every `save_every_s`.
     """
     average = Average(modules, ema) if ema else None
@@ -160,7 +160,7 @@ def fit(
             average.update(step)
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
         report(Progress(name, step + 1, steps, running, spent + time.monotonic() - started))
-        # before the state is saved: killed while it asks, a training asks again
+        # before saving: a training killed while it asks will ask again
         if until and until.reached(step + 1, modules, average):
             break
         now = time.monotonic()
@@ -180,7 +180,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def attention(device: torch.device) -> AbstractContextManager[object]:
-    """On the CPU, attention as plain matrix products: its fused kernel is slow backwards."""
+    """Compute attention on the CPU as plain matrix products: its fused kernel is slow backwards."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 

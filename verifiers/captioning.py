@@ -21,10 +21,10 @@ class CaptionError(VhsbenchError):
 
 @torch.inference_mode()
 def captions(verifier: MllmVerifier, features: Any, longest: int = LONGEST) -> list[str]:
-    """Greedy captions of a batch of what `verifier` reads, of at most `longest` tokens each.
+    """Caption a batch of what `verifier` reads, greedily, with at most `longest` tokens each.
 
-    The model is asked as in alignment: by the checkpoint's own template where that has no prompt in it,
-    else by CAPTION_TEMPLATE. Raises CaptionError for a model without a tokenizer.
+    The question is that of alignment: the checkpoint's own template if it has no prompt in it,
+    else CAPTION_TEMPLATE. Raises CaptionError for a model without a tokenizer.
     """
     question = verifier.question
     if isinstance(question, StandInQuestion):

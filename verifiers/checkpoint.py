@@ -1,4 +1,4 @@
-"""Verifier checkpoints: the official LLaVA-Qwen2 folder, and verifier.json, which ours have beside it."""
+"""Verifier checkpoints: the official LLaVA-Qwen2 folder, and our verifier.json in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROJECTOR = "model.mm_projector."
-_TOWER = "model.vision_tower."  # a copy of the vision tower, which the official code does not read either
+_TOWER = "model.vision_tower."  # a copy of the vision tower, which the official code ignores too
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 _WEIGHTS = "model.safetensors"
 _CARD = "verifier.json"
@@ -52,7 +52,7 @@ class CheckpointError(VhsbenchError):
 
 @dataclass(frozen=True)
 class VerifierCard:
-    """What a checkpoint says of itself: verifier.json; else read off the official config.json."""
+    """A checkpoint's description: verifier.json, or what the official config.json implies."""
 
     kind: str  # "vhs", "mllm-clip" or "mllm-ae"
     generator: str  # whose features it reads; empty where the checkpoint does not say
@@ -64,7 +64,7 @@ class VerifierCard:
 
 
 def read_card(folder: Path) -> VerifierCard:
-    """verifier.json, or without it the mm_* keys of config.json. Raises CheckpointError."""
+    """Read verifier.json, or without it the mm_* keys of config.json. Raises CheckpointError."""
     config = _json(folder, "config.json")
     if not (folder / _CARD).is_file():
         return _official_card(folder, config)
@@ -77,9 +77,9 @@ def read_card(folder: Path) -> VerifierCard:
 
 
 def kind_of(folder: Path) -> str:
-    """The verifier that a checkpoint's folder holds, by verifier.json, else by the tower that config.json names.
+    """Return which verifier a folder holds, by verifier.json, else by the tower that config.json names.
 
-    Raises CheckpointError if that is no registered one.
+    Raises CheckpointError if it is not registered.
     """
     card = (folder / _CARD).is_file()
     file = _CARD if card else "config.json"
@@ -151,10 +151,10 @@ def _official_card(folder: Path, config: dict[str, Any]) -> VerifierCard:
 def load_model(
     folder: Path, card: VerifierCard, device: torch.device, dtype: torch.dtype
 ) -> tuple[Mllm, Question]:
-    """The model in `folder`, read straight to `device` as `dtype`, and its question.
+    """Load the model in `folder` straight to `device` as `dtype`, and its question.
 
-    Raises CheckpointError naming the file, or the key and what is wrong with it: its shapes, its type, or that
-    it is not finite. Refuses links out of the folder; runs no code of it.
+    Raises CheckpointError with the file, or the key and what is wrong with it: its shape, its type, or numbers that
+    are not finite. Refuses links out of the folder, and runs no code from it.
     """
     with read_errors_as(CheckpointError):
         check_folder(folder)
@@ -182,7 +182,7 @@ def load_model(
 
 
 def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
-    """A model of the sizes in a config.json, with whatever weights torch makes."""
+    """Build a model of the sizes in a config.json, with torch's default weights. Raises CheckpointError."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     known = {k: v for k, v in config.items() if not k.startswith("mm_") and k != "model_type"}
@@ -195,9 +195,9 @@ def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
 
 
 def ready(model: Mllm, device: torch.device) -> Mllm:
-    """Finish a model made on meta: rotary frequencies, tied embeddings, evaluation without gradients.
+    """Finish a model built on meta: rotary frequencies, tied embeddings, evaluation without gradients.
 
-    The frequencies stay float32 whatever the model's dtype: rounding them moves p by up to 0.05.
+    The frequencies stay float32 whatever the model's dtype: rounding them moves P(yes) by up to 0.05.
     """
     llm: Any = model.llm
     with torch.device(device):
@@ -230,7 +230,7 @@ class _Tensors:
         return set(self._opened)
 
     def shape(self, key: str) -> list[int]:
-        """Raises CheckpointError where the tensor is not of floating-point numbers."""
+        """Return a tensor's shape. Raises CheckpointError unless it holds floating-point numbers."""
         part = self._opened[key].get_slice(key)
         with read_errors_as(CheckpointError):
             check_type(part.get_dtype(), f"{self._file[key]}: '{key}'")
@@ -269,7 +269,7 @@ def _fill(
 
 
 def _is_of(key: str, prefix: str) -> bool:
-    """Whether a key is of the connector, or, without a prefix, of the LLM."""
+    """Tell whether a key belongs to the connector, or, without a prefix, to the LLM."""
     return key.startswith(prefix) if prefix else not key.startswith((_TOWER, _PROJECTOR))
 
 
@@ -327,7 +327,7 @@ def _config(llm_config: Any, card: VerifierCard, projector: str, dtype: torch.dt
         "model_type": "llava_qwen",
         "architectures": ["LlavaQwenForCausalLM"],
         "torch_dtype": str(dtype).removeprefix("torch."),
-        # transformers before 5, which the official code uses, looks for it here alone
+        # transformers before 5, which the official code uses, looks for it only here
         "rope_theta": config["rope_parameters"]["rope_theta"],
         "mm_projector_type": projector,
         "mm_hidden_size": card.feature_width,

@@ -1,4 +1,4 @@
-"""Whether what a verifier gave can be scores: their form, and their values once they are on the CPU."""
+"""Check what a verifier returned: the form of its scores, and their values once they are on the CPU."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vhsbench.harness.common.errors import VhsbenchError
 if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Scores, Verifier
 
-Name = Callable[[int], str]  # of a row of a batch: which candidate it is, in words
+Name = Callable[[int], str]  # the candidate in a row of a batch, in words
 Marks = dict[str, NDArray[np.float32]]  # p_yes, p_no and score, each [B]
 _FIELDS = ("p_yes", "p_no", "score")
-_ROUNDING = 1e-3  # by which a probability in 16 bits may pass 0 or 1
+_ROUNDING = 1e-3  # how far a probability in 16 bits may lie outside 0..1
 
 
 class ScoresError(VhsbenchError):
-    """A verifier's answer that holds no usable scores; names the verifier and, for a value, the candidate."""
+    """A verifier's answer without usable scores; names the verifier and, for a value, the candidate."""
 
 
 def marks(verifier: Verifier, scores: Scores, count: int, name: Name) -> Marks:
-    """The scores of `count` candidates on the CPU, in float32; p_yes and p_no may be NaN where they are unknown.
+    """Return the scores of `count` candidates on the CPU, in float32; p_yes and p_no are NaN if unknown.
 
-    Raises ScoresError for another form than `Scores`, a score that is not finite, a probability outside 0..1.
+    Raises ScoresError for a form other than `Scores`, a score that is not finite, or a probability outside 0..1.
     """
     check_form(verifier, scores, count)
     found = {field: getattr(scores, field).detach().float().cpu().numpy() for field in _FIELDS}
@@ -40,12 +40,12 @@ def marks(verifier: Verifier, scores: Scores, count: int, name: Name) -> Marks:
 
 
 def outside_0_1(p: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which numbers are no probability, nor NaN."""
+    """Tell which numbers are neither probabilities nor NaN."""
     return np.asarray((p < -_ROUNDING) | (p > 1 + _ROUNDING))
 
 
 def check_form(verifier: Verifier, scores: Scores, count: int) -> Scores:
-    """The scores, if each of their parts is a floating-point tensor [count]; no device is waited for."""
+    """Return the scores if each part is a floating-point tensor [count]; does not wait for the device. Raises ScoresError."""
     import torch
 
     for field in _FIELDS:

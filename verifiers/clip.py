@@ -1,4 +1,4 @@
-"""CLIP vision towers: patch features of layer -2, no class token, no final norm; open_clip's and transformers'."""
+"""CLIP vision towers of open_clip and transformers: patch features of layer -2, no class token, no final norm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClipPatches:
         config = model.config
         self.width: int = config.hidden_size
         self.tokens = (config.image_size // config.patch_size) ** 2
-        # hidden_states[-2] is what goes into the last layer, which so need not run
+        # hidden_states[-2] is the input of the last layer, so that layer need not run
         model.encoder.layers = model.encoder.layers[: config.num_hidden_layers - 1]
         self.model = model.eval().requires_grad_(False)
         size = config.image_size
@@ -49,7 +49,7 @@ class ClipPatches:
         )
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Images -> [B, 3, S, S] float32: shorter side to S (bicubic, PIL), centre crop, CLIP's mean and std."""
+        """Prepare images as [B, 3, S, S] float32: shorter side to S (bicubic, PIL), centre crop, CLIP's mean and std."""
         pixels: torch.Tensor = self._preprocess(list(images), return_tensors="pt")["pixel_values"]
         return pixels.to(self.model.device)
 
@@ -78,7 +78,7 @@ class OpenClipPatches:
         return next(self.model.parameters()).device
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Images -> [B, 3, S, S], preprocessed as the tower was trained."""
+        """Prepare images as [B, 3, S, S], as the tower was trained."""
         return torch.stack([self._preprocess(image) for image in images]).to(self.device)  # type: ignore[misc,operator]
 
     @torch.inference_mode()
@@ -95,12 +95,12 @@ class OpenClipPatches:
 
 
 def tower_folder(name: str | Path) -> Path:
-    """The folder `name`, or the local snapshot of hub id `name`. Raises CheckpointError."""
+    """Return the folder `name`, or the local snapshot of hub id `name`. Raises CheckpointError."""
     return model_folder(name, also=(PICKLED,))  # OpenAI's CLIP has no safetensors on the hub
 
 
 def load_tower(folder: Path, device: torch.device, dtype: torch.dtype) -> ClipPatches | OpenClipPatches:
-    """The vision tower in a folder: an open_clip folder of ours, or a CLIP of transformers.
+    """Load the vision tower in a folder: one that `save_clip` wrote, or a CLIP of transformers.
 
     Raises CheckpointError, also for weights that are not finite floating-point numbers.
     """
@@ -121,7 +121,7 @@ def load_tower(folder: Path, device: torch.device, dtype: torch.dtype) -> ClipPa
 
 
 def empty_tower() -> nn.Module:
-    """CLIP ViT-L/14@336's vision model, with whatever weights torch makes."""
+    """Build CLIP ViT-L/14@336's vision model, with torch's default weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     return CLIPVisionModel(CLIPVisionConfig(**OFFICIAL_CONFIG, attn_implementation="sdpa"))

@@ -1,4 +1,4 @@
-"""Hidden states and latents as visual tokens [B, T, C], and what normalises hidden states."""
+"""Hidden states and latents as visual tokens [B, T, C], and the normalisation of hidden states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Normalize(nn.Module):
         self.register_buffer("variance", variance)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """features [B, T, C]; computed in the promoted dtype of features and statistics, as the release does."""
+        """Normalise features [B, T, C] in the promoted dtype of features and statistics, as the release does."""
         mean, variance = self.mean, self.variance
         assert isinstance(mean, torch.Tensor)
         assert isinstance(variance, torch.Tensor)
@@ -34,10 +34,10 @@ class Normalize(nn.Module):
 
 
 def read_statistics(source: Path | tuple[Path, Path], width: int, tokens: int) -> Normalize:
-    """The normalisation in a checkpoint's folder, or in a pair of .pt files (mean, variance).
+    """Read the normalisation in a checkpoint's folder, or in a pair of .pt files (mean, variance).
 
-    Accepts one value a channel ([C], [1, C], [1, 1, C]) or a token ([T], [T, 1], [1, T, 1]); where C
-    equals T, a last axis of one means tokens. Raises CheckpointError for a missing or misshapen one.
+    Accepts one value per channel ([C], [1, C], [1, 1, C]) or per token ([T], [T, 1], [1, T, 1]); if C
+    equals T, a last axis of one means tokens. Raises CheckpointError if it is missing or has another shape.
     """
     if isinstance(source, tuple):
         mean, variance = (_tensor(Path(file)) for file in source)
@@ -83,7 +83,7 @@ def _tensor(file: Path) -> torch.Tensor:
 
 
 def _oriented(values: torch.Tensor, width: int, tokens: int, name: str) -> torch.Tensor:
-    """Values as [C] or [T, 1]."""
+    """Reshape values to [C] or [T, 1]."""
     flat = values.dim() > 0 and values.numel() == max(values.shape)
     column = values.dim() > 1 and values.shape[-1] == 1
     if flat and not column and values.numel() == width:
@@ -95,5 +95,5 @@ def _oriented(values: torch.Tensor, width: int, tokens: int, name: str) -> torch
 
 
 def flatten_latents(latents: torch.Tensor) -> torch.Tensor:
-    """Latents [B, C, h, w] -> tokens [B, h*w, C], row by row (A.2)."""
+    """Flatten latents [B, C, h, w] to tokens [B, h*w, C], row by row (A.2)."""
     return latents.flatten(2).transpose(1, 2)

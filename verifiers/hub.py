@@ -16,12 +16,12 @@ _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is owner/name[@revision]."""
+    """Tell whether `name` is owner/name[@revision]."""
     return _HUB_ID.fullmatch(name) is not None
 
 
 def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
-    """The folder `name`, or the local snapshot of hub id `name`, downloaded if need be.
+    """Return the folder `name`, or the local snapshot of hub id `name`, downloaded if necessary.
 
     Downloads configuration, tokenizer and safetensors files, and those named in `also`. A snapshot's
     folder is named by its commit. Raises CheckpointError if there is neither.
@@ -44,7 +44,7 @@ def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
 
 
 def dataset_files(repo: str, files: tuple[str, ...], revision: str | None = None) -> list[Path]:
-    """Local copies of a hub dataset's files. Raises CheckpointError where they cannot be had."""
+    """Return local copies of a hub dataset's files. Raises CheckpointError if they are not available."""
     from huggingface_hub import hf_hub_download
 
     with _one_sentence(repo, revision):
@@ -54,7 +54,7 @@ def dataset_files(repo: str, files: tuple[str, ...], revision: str | None = None
 
 @contextmanager
 def _one_sentence(repository: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub refuses into a CheckpointError."""
+    """Turn a refusal of the hub into a CheckpointError."""
     try:
         yield
     except Exception as error:

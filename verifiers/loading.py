@@ -1,4 +1,4 @@
-"""Building a verifier: from a checkpoint in the official format, or full-size with random weights."""
+"""Build a verifier: from a checkpoint in the official format, or full-size with random weights."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torc
 
 @dataclass(frozen=True)
 class Options:
-    """How a verifier is built.
+    """How to build a verifier.
 
     checkpoint: a folder or hub id (owner/name[@revision]) in the official format; "random" for the
     full-size model with random weights; None for nano's bundled one, or for "sana-sprint" the authors'.
     normalization: (mean, variance), two .pt files; None for the checkpoint's own. generator: None
-    for the one the checkpoint names, or the only one it fits. dtype: None for float32 on the CPU and
+    for the one that the checkpoint names, or the only one that it fits. dtype: None for float32 on the CPU and
     for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
     """
 
@@ -74,7 +74,7 @@ class Options:
 
 
 def open_verifier(kind: str, options: Options) -> MllmVerifier:
-    """The verifier `kind` ("vhs", "mllm-clip" or "mllm-ae") that the options say.
+    """Load the verifier `kind` ("vhs", "mllm-clip" or "mllm-ae") by the options.
 
     Raises CheckpointError, or RegistryError for an unknown generator.
     """
@@ -102,9 +102,9 @@ def open_verifier(kind: str, options: Options) -> MllmVerifier:
 
 
 def identity(kind: str, options: Options) -> dict[str, Any]:
-    """What decides the scores of the verifier that `open_verifier` would build of the same options, by content.
+    """Return what decides the scores of the verifier that `open_verifier` would load, identified by content.
 
-    Fetches files from the hub, and loads nothing. Raises CheckpointError.
+    Downloads files from the hub, and loads nothing. Raises CheckpointError.
     """
     place = torch.device(str(options.device).partition(":")[0])
     if options.checkpoint == RANDOM:
@@ -132,9 +132,9 @@ def _as_block(kind: str, block: Block | None) -> Block | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a verifier is made of: its folder, statistics of its own, and the folder of its vision tower."""
+    """The parts of a verifier: its folder, separate statistics, and the folder of its vision tower."""
 
-    checkpoint: str | Path  # by which the folder was found
+    checkpoint: str | Path  # as it was asked for
     folder: Path
     card: VerifierCard
     statistics: tuple[Path, Path] | None
@@ -142,7 +142,7 @@ class _Found:
 
     @property
     def sha256(self) -> str:
-        """Over all that is read of them."""
+        """The SHA-256 over all that is read of them."""
         tower = files_read(self.tower, pickles=True) if self.tower else []
         return folder_sha256(self.folder, [*(self.statistics or ()), *tower])
 
@@ -161,7 +161,7 @@ class _Found:
 
 
 def _find(kind: str, options: Options) -> _Found:
-    """Where everything is; hub ids are fetched. Raises CheckpointError."""
+    """Find all parts; download those on the hub. Raises CheckpointError."""
     block = _as_block(kind, options.block)
     checkpoint, normalization, generator = options.checkpoint, options.normalization, options.generator
     if checkpoint is None:
@@ -177,7 +177,7 @@ def _find(kind: str, options: Options) -> _Found:
 def _default(
     kind: str, generator: str, normalization: tuple[str | Path, str | Path] | None
 ) -> tuple[str | Path, tuple[str | Path, str | Path] | None]:
-    """The checkpoint and the statistics to use where none is named."""
+    """Return the checkpoint and the statistics to use if no checkpoint is named. Raises CheckpointError."""
     if generator == "nano":
         return WEIGHTS / kind, normalization
     specs.get(generator)
@@ -195,7 +195,7 @@ def _default(
 def _fitted(
     kind: str, folder: Path, card: VerifierCard, generator: str | None, block: Block | None
 ) -> VerifierCard:
-    """The card with its generator filled in, or a CheckpointError where the wishes do not fit it."""
+    """Return the card with its generator filled in. Raises CheckpointError if the options do not fit it."""
     if card.kind != kind:
         raise CheckpointError(f"checkpoint {folder} holds a '{card.kind}' verifier, not '{kind}'.")
     if block is not None and block != card.block:
@@ -223,7 +223,7 @@ def _fitted(
 
 
 def _block(spec: GeneratorSpec) -> Block:
-    """The block that a VHS of this generator reads where nothing says another: as nano's bundled one, or the paper's."""
+    """Return the block that a VHS of this generator reads by default: the bundled one's for nano, else the paper's."""
     bundled = read_card(WEIGHTS / "vhs").block if spec.name == "nano" else None
     return PAPER_BLOCK if bundled is None else bundled
 
@@ -251,7 +251,7 @@ def _only_fit(kind: str, folder: Path, card: VerifierCard) -> GeneratorSpec:
 
 
 def _tower_folder(folder: Path, card: VerifierCard, clip: str | Path | None) -> Path:
-    """Where the vision tower is: as the user says, else in the checkpoint's folder or on the hub, as it says."""
+    """Return the vision tower's folder: the user's choice, else what the checkpoint names, in its folder or on the hub."""
     if clip or card.vision_tower is None:
         return tower_folder(clip or WEIGHTS / "clip")
     if (folder / card.vision_tower).is_dir():
@@ -296,9 +296,9 @@ def random_verifier(
     llm: dict[str, Any] = QWEN_0_5B,
     seed: int = 0,
 ) -> MllmVerifier:
-    """A verifier of the true architecture for `spec`, with random weights made in `dtype` on `device`.
+    """Build a verifier of the true architecture for `spec`, with random weights in `dtype` on `device`.
 
-    For cost: its answers mean nothing. `llm` holds the LLM's sizes, by default Qwen2.5-0.5B's.
+    For costs: its answers mean nothing. `llm` holds the LLM's sizes, by default Qwen2.5-0.5B's.
     """
     if kind == "vhs":
         block = _block(spec) if block is None else block

@@ -9,7 +9,7 @@ BINS = 10
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float:
-    """Probability that a right candidate outscores a wrong one, ties half; NaN where one class is empty."""
+    """Compute the probability that a right candidate outscores a wrong one, ties half; NaN if one class is empty."""
     from scipy.stats import rankdata
 
     right = np.asarray(correct, dtype=bool)
@@ -21,7 +21,7 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float:
 
 
 def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
-    """Expected calibration error: |accuracy - confidence| over equal bins of P(yes), weighted by their size."""
+    """Compute the expected calibration error: |accuracy - confidence| over equal bins of P(yes), weighted by size."""
     p, right = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
     index = np.minimum((p * bins).astype(int), bins - 1)
     gaps = np.bincount(index, right - p, minlength=bins)

@@ -30,7 +30,7 @@ CONNECTORS = (MLP2X, "linear")
 
 
 class Mllm(nn.Module):
-    """Visual features [B, T, C] and a question -> the LLM's state where the answer comes next.
+    """Maps visual features [B, T, C] and a question to the LLM's state where the answer comes next.
 
     `projector` names the connector as LLaVA's mm_projector_type does: one of CONNECTORS.
     """
@@ -48,17 +48,17 @@ class Mllm(nn.Module):
             self.connector = nn.Sequential(first, nn.GELU(), nn.Linear(width, width))
 
     def states(self, before: torch.Tensor, visual: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """Hidden states of [before | connector(visual) | after]: see `read`."""
+        """Compute hidden states of [before | connector(visual) | after]; see `read`."""
         return self.read(before, self.connector(visual), after)
 
     def read(self, before: torch.Tensor, projected: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """The LLM's hidden states [B, b + T + a, H] of token ids [b], visual tokens [B, T, H], ids [B, a].
+        """Compute the LLM's hidden states [B, b + T + a, H] of token ids [b], visual tokens [B, T, H], ids [B, a].
 
         `after` may be padded on the right: attention is causal, so padding touches nothing before it.
         """
         embed = self.llm.get_input_embeddings()  # type: ignore[operator]
         sequence = torch.cat([embed(before).expand(len(projected), -1, -1), projected, embed(after)], dim=1)
-        # no mask at all is SDPA's own causal attention; transformers would look at the values to decide so
+        # without a mask SDPA is causal; to decide so, transformers would look at a mask's values
         output = self.llm.model(  # type: ignore[operator,union-attr]
             inputs_embeds=sequence.to(projected.dtype),
             attention_mask={"full_attention": None},
@@ -68,13 +68,13 @@ class Mllm(nn.Module):
         return hidden
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Vocabulary logits of the given states alone."""
+        """Compute the vocabulary logits of the given states."""
         result: torch.Tensor = self.llm.lm_head(states)  # type: ignore[operator,union-attr]
         return result
 
 
 class Question:
-    """Chat-formatted questions: the text is split at <image>, each part tokenised alone, no BOS."""
+    """Questions in chat format: the text is split at <image>, each part is tokenised alone, without BOS."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         self.tokenizer = tokenizer
@@ -88,7 +88,10 @@ class Question:
         self.before_ids = self._ids(before)
 
     def check(self) -> None:
-        """Raises ValueError unless the prompt comes once, after the image; never, where the template asks for a caption."""
+        """Refuse a template in which the prompt does not come once, after the image; one for captions has none.
+
+        Raises ValueError.
+        """
         wanted = min(1, self.template.count(PROMPT))
         if (times := self._after.count(PROMPT)) != wanted:
             raise ValueError(
@@ -96,7 +99,7 @@ class Question:
             )
 
     def after_ids(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids [B, a], padded on the right, and their lengths [B].
+        """Tokenise the parts after the image: ids [B, a], padded on the right, and their lengths [B].
 
         The template is split before the prompt goes in, so a prompt may itself contain "<image>".
         """
@@ -104,7 +107,7 @@ class Question:
         return pad(rows, self.tokenizer.pad_token_id or 0)
 
     def tokens(self, prompt: str) -> QuestionTokens:
-        """The length of this prompt's question."""
+        """Count the tokens of this prompt's question."""
         return QuestionTokens(len(self.before_ids), int(self.after_ids([prompt])[1]))
 
     def _chat(self, text: str) -> str:
@@ -118,9 +121,9 @@ class Question:
 
 
 class StandInQuestion(Question):
-    """The question of a random model, which has no tokenizer: as Qwen2.5-Instruct would have it, at its true length.
+    """The question of a random model, which has no tokenizer: Qwen2.5-Instruct's, at its true length.
 
-    Exact for prompts of known words, as GenEval's; see `verifiers.qwen`.
+    Exact for prompts of known words, such as GenEval's; see `verifiers.qwen`.
     """
 
     def __init__(self) -> None:
@@ -133,7 +136,7 @@ class StandInQuestion(Question):
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids [B, longest], padded on the right, and lengths [B]."""
+    """Pad ids on the right: [B, longest], and lengths [B]."""
     lengths = torch.tensor([len(r) for r in rows])
     ids = torch.full((len(rows), int(lengths.max())), pad_id)
     for i, row in enumerate(rows):
@@ -142,7 +145,7 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch
 
 
 def answer_scores(logits: torch.Tensor, question: Question) -> Scores:
-    """Logits [B, V] of the answer's position -> the paper's score (A.4).
+    """Compute the paper's score (A.4) from logits [B, V] at the answer's position.
 
     The most likely token says yes if its text contains "yes" in any case; of equal logits the first counts.
     """

@@ -1,7 +1,7 @@
-"""The question of a checkpoint that others made. Its tokenizer and its chat template are programs of theirs.
+"""Read the question of a foreign checkpoint, whose tokenizer and chat template are foreign programs.
 
-A pattern can take for ever, and a template can loop or write the prompt twice. So before either is used, a child
-process with limits loads both, asks, and tokenises text that such patterns choke on; once for the same files.
+A pattern can take forever, and a template can loop or write the prompt twice. Therefore a child process with limits
+first loads both, asks, and tokenises text that is hard for such patterns; once for the same files.
 
     python -m vhsbench.verifiers.questions FOLDER TEMPLATE SECONDS
 """
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 try:
     import resource
-except ImportError:  # Windows, where the time on the clock is the child's one limit
+except ImportError:  # Windows: the child's only limit is wall-clock time
     resource = None  # type: ignore[assignment]
 
-CPU_S = 20  # of the child, less what its imports take
-MEMORY = 2 << 30  # bytes, likewise
-_WALL_S = 600  # where it waits and does not work
+CPU_S = 20  # of the child, in addition to its imports
+MEMORY = 2 << 30  # bytes, in addition to its imports
+_WALL_S = 600  # if it waits without working
 _BUNDLED = Path(__file__).parent / "nano" / "weights"
 _READ = (".json", ".jinja", ".txt", ".model")
-_NOT_READ = (".index.json", "verifier.json", "config.json", "checkpoint.json")  # but tokenizer_config.json is
-# runs of each character, and of words, each followed by what ends them
+_NOT_READ = (".index.json", "verifier.json", "config.json", "checkpoint.json")  # except tokenizer_config.json
+# runs of each character and of words, each followed by something else
 _SAMPLES = (
     "a photo of a bench",
     "".join(c * 200 for c in printable),
@@ -48,9 +48,10 @@ _SAMPLES = (
 
 
 def read_question(folder: Path, template: str, embeddings: int) -> Question:
-    """The question that a folder's tokenizer and chat template ask, for a model of so many embeddings.
+    """Read the question that a folder's tokenizer and chat template ask, for a model of `embeddings` tokens.
 
-    Raises ReadError: no tokenizer, too slow, too large, a prompt that is not there once, a token beyond the embeddings.
+    Raises ReadError: no tokenizer, too slow, too large, a prompt that does not appear once, or a token beyond
+    the embeddings.
     """
     check_tokenizer(folder)
     _try_out(folder, template)
@@ -95,7 +96,7 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-_tried: set[str] = set()  # digests of what was tried out
+_tried: set[str] = set()  # digests of what passed
 
 
 def _try_out(folder: Path, template: str) -> None:
@@ -137,7 +138,7 @@ def _said(code: int) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """Of all that a tokenizer is made of."""
+    """Hash all files that make a tokenizer."""
     digest = hashlib.sha256()
     for file in sorted(f for f in folder.rglob("*") if f.suffix in _READ and f.is_file()):
         if not file.name.endswith(_NOT_READ) or file.name == "tokenizer_config.json":
@@ -155,7 +156,7 @@ def _bundled() -> set[str]:
 
 
 def _limit(seconds: int) -> None:
-    """Bound this process's further CPU time and memory."""
+    """Limit this process's further CPU time and memory."""
     if resource is None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -174,7 +175,7 @@ def _lower(what: int, limit: int) -> None:
 
 
 def main(folder: Path, template: str, seconds: int) -> int:
-    """Ask, in so many seconds; 2 and a sentence on stderr if that fails."""
+    """Ask within `seconds`; if that fails, print a sentence on stderr and return 2."""
     from transformers import AutoTokenizer  # noqa: F401 - its import is not counted
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -187,7 +188,7 @@ def main(folder: Path, template: str, seconds: int) -> int:
     except ReadError as error:
         print(error, file=sys.stderr)
         return 2
-    except BaseException as error:  # a panic of Rust's is no Exception
+    except BaseException as error:  # a panic in Rust is not an Exception
         print(f"{folder}: its tokenizer fails on ordinary text: {reason(error)}.", file=sys.stderr)
         return 2
     return 0

@@ -1,4 +1,4 @@
-"""Qwen2.5's tokens of the pieces of text that are known here: for models with random weights, which have no tokenizer."""
+"""Qwen2.5's tokens of known pieces of text, for models with random weights, which have no tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 _PIECES = Path(__file__).with_name("qwen_pieces.json")
 _BYTES_PER_TOKEN = 10
-_FILLER = 0  # stands for a token that is not known
+_FILLER = 0  # stands in for an unknown token
 # A tokenizer like Qwen2.5's splits a text into these, and tokenises each alone: special tokens; then endings such
 # as 's, words with what precedes them, single digits, runs of signs, line ends, spaces.
 _SPECIAL = re.compile(r"(<\|(?:im_start|im_end|endoftext)\|>)")
@@ -23,7 +23,7 @@ _PIECE = re.compile(
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The pieces of a text, in order; together they are its normal form (NFC)."""
+    """Split a text into its pieces, in order; joined they are its normal form (NFC)."""
     for part in _SPECIAL.split(unicodedata.normalize("NFC", text)):
         if _SPECIAL.fullmatch(part):
             yield part
@@ -34,22 +34,22 @@ def pieces(text: str) -> Iterator[str]:
 class KnownPieces:
     """Qwen2.5-Instruct's tokenizer for texts whose pieces are all in qwen_pieces.json: exact ids.
 
-    There are the words of the paper's question and of GenEval's and nano's prompts, digits, letters and signs. Of any
-    other piece the number of tokens is guessed, one for every ten bytes begun.
+    It has the words of the paper's question and of GenEval's and nano's prompts, digits, letters and signs. The number of
+    tokens of any other piece is guessed: one for every ten bytes begun.
     """
 
     pad_token_id = 151643
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Token ids; a filler for each guessed one."""
+        """Return token ids, with a filler for each guessed one."""
         return [i for piece in pieces(text) for i in _ids(piece)]
 
     def unknown(self, text: str) -> list[str]:
-        """The pieces of a text whose number of tokens is guessed, each once."""
+        """Return the pieces of a text whose number of tokens is guessed, each once."""
         return [piece for piece in dict.fromkeys(pieces(text)) if piece not in _known()]
 
     def get_vocab(self) -> dict[str, int]:
-        """The known pieces that are one token."""
+        """Return the known pieces that are one token."""
         return {piece: ids[0] for piece, ids in _known().items() if len(ids) == 1}
 
     def apply_chat_template(
@@ -58,7 +58,7 @@ class KnownPieces:
         tokenize: bool = False,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The chat as text, up to where the assistant answers."""
+        """Write the chat as text, up to the assistant's answer."""
         turns = [("system", SYSTEM), *((m["role"], m["content"]) for m in messages)]
         chat = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
         return f"{chat}<|im_start|>assistant\n"

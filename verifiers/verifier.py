@@ -23,7 +23,7 @@ Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # see MllmVerifier.text
 
 
 class HostError(VhsbenchError):
-    """A verifier asked to read a generator that it was not made for; one sentence for a user."""
+    """A generator that a verifier was not made for; the message is one sentence for a user."""
 
 
 class FeatureError(VhsbenchError):
@@ -33,8 +33,8 @@ class FeatureError(VhsbenchError):
 class MllmVerifier:
     """A model that scores features: one forward a batch, the answer position's logits alone.
 
-    `tokens` turns what the verifier reads into visual tokens [B, T, C]: normalisation, flattening or CLIP, whose module
-    `reads_with` names.
+    `tokens` turns what the verifier reads into visual tokens [B, T, C]: normalisation, flattening or CLIP, whose
+    module is named by `reads_with`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MllmVerifier:
         return answer_scores(self._logits(self.text(prompts), projected), self.question)
 
     def _logits(self, text: Text, projected: torch.Tensor) -> torch.Tensor:
-        """The answers' logits [B, V]."""
+        """Compute the answers' logits [B, V]."""
         before, after, lengths = text
         states = self.model.read(before, projected, after)
         start = len(before) + projected.shape[1] - 1
@@ -95,7 +95,7 @@ class MllmVerifier:
         return self.question.tokens(prompt)
 
     def visual(self, prompts: Sequence[str], features: Any) -> torch.Tensor:
-        """Visual tokens [B, T, C] in the model's dtype and on its device, checked."""
+        """Return checked visual tokens [B, T, C] in the model's dtype, on its device. Raises FeatureError."""
         if not prompts or len(prompts) != len(features):
             raise FeatureError(f"{len(prompts)} prompts do not fit {len(features)} features.")
         if isinstance(features, torch.Tensor):
@@ -113,13 +113,13 @@ class MllmVerifier:
         return self.tokens(features).to(next(self.model.connector.parameters()))
 
     def text(self, prompts: Sequence[str]) -> Text:
-        """Ids [b] before the image, ids [B, a] after it, and the latter's lengths [B] without padding."""
+        """Return ids [b] before the image, ids [B, a] after it, and the latter's lengths [B] without padding."""
         after, lengths = self.question.after_ids(prompts)
         before = torch.tensor(self.question.before_ids, device=self.device)
         return before, after.to(self.device), lengths.to(self.device)
 
     def check_host(self, generator: Generator) -> None:
-        """Raise HostError where the features of `generator` are not those this verifier reads (D)."""
+        """Refuse a generator whose features this verifier does not read (D). Raises HostError."""
         if self.needs != "hidden":
             return
         assert self.block is not None

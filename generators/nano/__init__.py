@@ -5,4 +5,4 @@ from __future__ import annotations
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-LORA = Path(__file__).parent / "lora"  # moves it to another style of picture
+LORA = Path(__file__).parent / "lora"  # gives its pictures another style

@@ -1,4 +1,4 @@
-"""A LoRA that moves nano's generator to another style of picture, as the paper's B.4 moves SANA-Sprint.
+"""Train a LoRA that gives nano's generator another style of picture, as the paper's B.4 does for SANA-Sprint.
 
 The paper fine-tunes on an aesthetic data set that knows nothing of GenEval's prompts. Here that data set
 is faded, smaller drawings of single objects, so the generator learns a style and forgets compositions.
@@ -36,12 +36,12 @@ class LoraRecipe:
     steps: int = 200
     batch: int = 16
     learning_rate: float = 1e-3
-    smaller: float = 0.85  # radius, in parts of the world's
+    smaller: float = 0.85  # radius, as a share of the world's
     faded: float = 0.32  # share of the background in each colour
 
 
 def draw(scene: Scene, recipe: LoraRecipe) -> Array:
-    """[64, 64, 3] RGB in 0..1: the scene in the style that the LoRA learns."""
+    """Draw a scene in the style that the LoRA learns: RGB [64, 64, 3] in 0..1."""
     picture = np.full((SIZE, SIZE, 3), BACKGROUND, dtype=np.float32)
     for item in scene:
         mask = shape_mask(item.shape, item.x, item.y, recipe.smaller * item.radius)[..., None]

@@ -25,7 +25,7 @@ PROMPT_WORDS = (
 
 
 def word_tokenizer(words: Sequence[str], special: Sequence[str]) -> PreTrainedTokenizerFast:
-    """One id a word, split at white space; special[0] pads, special[1] stands for unknown words."""
+    """Make a tokenizer with one id per word, split at white space; special[0] pads, special[1] is for unknown words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -49,7 +49,7 @@ def _prompt_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_autoencoder() -> AutoencoderDC:
-    """8x down to 16 channels; a decoder that dominates a candidate's cost, as at full size."""
+    """Build an autoencoder: 8x smaller, 16 channels; its decoder dominates a candidate's cost, as at full size."""
     from diffusers import AutoencoderDC
 
     return AutoencoderDC(
@@ -68,7 +68,7 @@ def build_autoencoder() -> AutoencoderDC:
 
 
 def build_pipeline(vae: AutoencoderDC, seed: int) -> SanaSprintPipeline:
-    """A SanaSprintPipeline with an untrained DiT and text encoder around `vae`."""
+    """Build a SanaSprintPipeline with an untrained DiT and text encoder around `vae`."""
     from diffusers import SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
     from transformers import Gemma2Config, Gemma2Model
 
@@ -102,7 +102,7 @@ def build_pipeline(vae: AutoencoderDC, seed: int) -> SanaSprintPipeline:
         caption_channels=96,
         mlp_ratio=2.0,
         sample_size=LATENT_SIZE,
-        interpolation_scale=1,  # gives the DiT positions, which so few 3x3 convolutions cannot infer
+        interpolation_scale=1,  # gives the DiT positions, which a few 3x3 convolutions cannot infer
         guidance_embeds=True,
         qk_norm="rms_norm_across_heads",
     )

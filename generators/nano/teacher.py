@@ -35,7 +35,7 @@ Metadata = Mapping[str, Any]
 
 @cache
 def windows() -> NDArray[np.float32]:
-    """[9, 64]: a Gaussian of unit norm over the latent plane per grid cell."""
+    """Return one Gaussian of unit norm over the latent plane per grid cell, [9, 64]."""
     axis = np.arange(LATENT_SIZE) + 0.5
     centers = (np.arange(GRID) + 0.5) * LATENT_SIZE / GRID
     bumps = np.exp(-((axis[None] - centers[:, None]) ** 2) / (2 * _SIGMA**2))
@@ -44,7 +44,7 @@ def windows() -> NDArray[np.float32]:
 
 
 def scores(noise: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Noise [B, 16, 8, 8] -> window scores [B, 16, 9]."""
+    """Project noise [B, 16, 8, 8] on the windows: scores [B, 16, 9]."""
     flat = noise.reshape(*noise.shape[:2], -1)
     return np.asarray(flat @ windows().T, dtype=np.float32)
 
@@ -54,7 +54,7 @@ _STEP = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 
 
 @cache
 def partner_cells(relation: str) -> tuple[int | None, ...]:
-    """For each cell, the neighbour to which it stands in `relation`; None at the grid's edge."""
+    """Return, for each cell, the neighbour to which it stands in `relation`; None at the grid's edge."""
     dx, dy = _STEP[relation]
     partners: list[int | None] = []
     for cell in range(GRID * GRID):
@@ -64,7 +64,7 @@ def partner_cells(relation: str) -> tuple[int | None, ...]:
 
 
 def _objects(metadata: Metadata) -> tuple[list[tuple[str, str | None]], str | None]:
-    """(class, colour or None) in the order of the prompt, and the relation of the first to the second."""
+    """Return (class, colour or None) in the order of the prompt, and the relation of the first to the second."""
     clauses = list(metadata["include"])
     relation = next((c["position"][0] for c in clauses if "position" in c), None)
     if relation is not None:
@@ -73,7 +73,7 @@ def _objects(metadata: Metadata) -> tuple[list[tuple[str, str | None]], str | No
 
 
 def _cells(score: NDArray[np.float32], count: int, same: bool, relation: str | None) -> list[int]:
-    """The grid cells of the objects, by the noise's scores [16, 9]."""
+    """Choose the grid cells of the objects by the noise's scores [16, 9]."""
     if same:
         return [int(c) for c in np.argsort(-score[_FIRST], kind="stable")[:count]]
     if relation is not None:
@@ -87,7 +87,7 @@ def _cells(score: NDArray[np.float32], count: int, same: bool, relation: str | N
 
 
 def scene_of(metadata: Metadata, score: NDArray[np.float32]) -> Scene:
-    """The scene that the teacher draws for a prompt's GenEval metadata and window scores [16, 9]."""
+    """Return the scene that the teacher draws for a prompt's GenEval metadata and window scores [16, 9]."""
     objects, relation = _objects(metadata)
     same = len({name for name, _ in objects}) == 1 and relation is None and len(metadata["include"]) == 1
     items = []

@@ -1,4 +1,4 @@
-"""Training of nano's autoencoder and generator from scratch, on the CPU, from procedural pictures."""
+"""Train nano's autoencoder and generator from scratch, on the CPU, on procedural pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AE_NOISE = 0.1  # std of the noise on latents, so that the decoder forgives the
 
 
 def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """[count, 3, 64, 64] in -1..1 of random scenes; a quarter are blends, as a torn student paints."""
+    """Draw random scenes, [count, 3, 64, 64] in -1..1; a quarter are blends, as an uncertain student paints."""
 
     def picture() -> Array:
         return render(random_scene(rng, int(rng.integers(0, 6))))
@@ -36,14 +36,14 @@ def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 
 def to_pixels(batch: Sequence[Array]) -> torch.Tensor:
-    """Pictures [64, 64, 3] in 0..1 -> [B, 3, 64, 64] in -1..1."""
+    """Stack pictures [64, 64, 3] in 0..1 as [B, 3, 64, 64] in -1..1."""
     return torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 
 def train_autoencoder(
     steps: int, seed: int, work: Path, report: Report, batch: int = 24, device: str = "cpu"
 ) -> tuple[AutoencoderDC, dict[str, float]]:
-    """L1 + 2 x L2 on pictures, with latents held near zero mean and unit variance per channel."""
+    """Train by L1 + 2 x L2 on pictures, with latents held near zero mean and unit variance per channel."""
     torch.manual_seed(seed)
     vae = models.build_autoencoder().to(device)
 
@@ -76,7 +76,7 @@ def train_autoencoder(
 def teacher_batch(
     rng: np.random.Generator, by_task: Sequence[Sequence[Metadata]], count: int
 ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Noise [B, 16, 8, 8], prompts, and the teacher's pictures [B, 3, 64, 64]; tasks balanced."""
+    """Draw noise [B, 16, 8, 8], prompts, and the teacher's pictures [B, 3, 64, 64]; tasks are balanced."""
     noise = rng.standard_normal((count, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), np.float32)
     chosen = [by_task[i % len(by_task)] for i in range(count)]
     prompts = [task[int(rng.integers(len(task)))] for task in chosen]
@@ -102,8 +102,8 @@ def train_generator(
     """Regress, in one forward, the latents of the teacher's picture from the same noise.
 
     At the one step's time (pi/2) SANA-Sprint's result is x0 = z - F(z), so the loss is on z - F.
-    `until` ends before the schedule does, which leaves the generator imperfect.
-    Mean squared error for four fifths, then smooth L1, which forgives what cannot be told.
+    `until` ends the training before its schedule, which leaves the generator imperfect.
+    The error is squared for four fifths of the steps, then smooth L1, which tolerates what the noise does not decide.
     """
     pipeline = models.build_pipeline(vae, seed).to(device)
     dit, text = pipeline.transformer, pipeline.text_encoder

@@ -19,7 +19,7 @@ BACKGROUND = 0.6
 GRID = 3
 CELL = SIZE / GRID
 RADIUS = (6.5, 8.4)  # pixels
-JITTER = 1.2  # pixels an object's centre may be off its cell's
+JITTER = 1.2  # pixels between an object's centre and its cell's, at most
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 PALETTE: dict[str, tuple[float, float, float]] = {
@@ -58,12 +58,12 @@ Scene = tuple[Item, ...]
 
 
 def cell_center(cell: int) -> tuple[float, float]:
-    """Centre (x, y) in pixels of grid cell 0..8, row by row."""
+    """Return the centre (x, y) in pixels of grid cell 0..8, row by row."""
     return (cell % GRID + 0.5) * CELL, (cell // GRID + 0.5) * CELL
 
 
 def _outline(shape: str) -> list[tuple[float, float]]:
-    """Corner points of a shape of radius 1 around the origin, y down."""
+    """Return the corner points of a shape of radius 1 around the origin, y down."""
     turns = {
         "square": (4, 45.0, 1.12),
         "triangle": (3, -90.0, 1.15),
@@ -96,7 +96,7 @@ _STEP = 2 * _SPAN / _FINE
 
 @cache
 def signed_distance(shape: str) -> Array:
-    """[512, 512] signed distance in radii (negative inside) over [-1.5, 1.5] squared."""
+    """Return the signed distance in radii (negative inside) over [-1.5, 1.5] squared, [512, 512]."""
     picture = Image.new("1", (_FINE, _FINE))
     draw = ImageDraw.Draw(picture)
 
@@ -115,7 +115,7 @@ def signed_distance(shape: str) -> Array:
 
 
 def shape_mask(shape: str, x: float, y: float, radius: float) -> Array:
-    """[64, 64] coverage in 0..1, anti-aliased; x, y, radius in pixels."""
+    """Return the coverage of a shape in 0..1, anti-aliased, [64, 64]; x, y, radius in pixels."""
     mask = np.zeros((SIZE, SIZE), dtype=np.float32)
     reach = int(np.ceil(radius * 1.4))
     left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
@@ -130,7 +130,7 @@ def shape_mask(shape: str, x: float, y: float, radius: float) -> Array:
 
 
 def render(scene: Scene) -> Array:
-    """[64, 64, 3] RGB in 0..1."""
+    """Draw a scene: RGB [64, 64, 3] in 0..1."""
     picture = np.full((SIZE, SIZE, 3), BACKGROUND, dtype=np.float32)
     for item in scene:
         mask = shape_mask(item.shape, item.x, item.y, item.radius)[..., None]
@@ -139,7 +139,7 @@ def render(scene: Scene) -> Array:
 
 
 def random_scene(rng: np.random.Generator, n: int) -> Scene:
-    """n objects of random shape and colour in n different cells."""
+    """Draw n objects of random shape and colour in n different cells."""
     items = []
     for cell in rng.choice(GRID * GRID, size=n, replace=False):
         shape = SHAPES[rng.integers(len(SHAPES))]
@@ -150,7 +150,7 @@ def random_scene(rng: np.random.Generator, n: int) -> Scene:
 
 
 def caption(scene: Scene) -> str:
-    """The true description: how many objects, then each with colour, shape and place, row by row."""
+    """Describe a scene truly: how many objects, then each with colour, shape and place, row by row."""
     if not scene:
         return "nothing"
     cells = {min(int(i.y // CELL), 2) * GRID + min(int(i.x // CELL), 2): i for i in scene}
@@ -161,5 +161,5 @@ def caption(scene: Scene) -> str:
 
 
 def plural(shape: str) -> str:
-    """GenEval's plural: a name ending in s takes "es", else "s"."""
+    """Form GenEval's plural: a name ending in s takes "es", else "s"."""
     return shape + ("es" if shape.endswith("s") else "s")

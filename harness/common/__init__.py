@@ -1,1 +1,1 @@
-"""What every package may import, and what itself imports nothing of the project."""
+"""The lowest room: every package may import it, and it imports nothing of the project."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DiskFullError(WriteError):
 
 
 def write_output(file: Path, data: bytes | str) -> None:
-    """A file that a user asked for, whole or not at all, and the folder it is in; text is written in UTF-8.
+    """Write a file that a user asked for atomically, and its folder; text is written in UTF-8.
 
     Raises WriteError, and DiskFullError where the disk is full.
     """
@@ -39,7 +39,7 @@ def write_output(file: Path, data: bytes | str) -> None:
 
 
 def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
-    """The whole file or none of it, on disk when this returns; `shared`: several processes may write it."""
+    """Write a file atomically and sync it to disk; `shared`: several processes may write it."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp" if shared else f".{file.name}.tmp")
     try:
         with open(temporary, "wb") as stream:
@@ -54,7 +54,7 @@ def write_atomic(file: Path, data: bytes, shared: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a closed file, or the names in a folder, on disk; Windows has no such call."""
+    """Sync a closed file, or the names in a folder, to disk; Windows has no such call."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -65,13 +65,13 @@ def sync(path: Path) -> None:
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Hash a file's bytes by SHA-256."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def disk_full(folder: object) -> str:
-    """What a user is told where the disk of `folder` is full."""
+    """Tell a user that the disk of `folder` is full."""
     return f"the disk of {folder} is full; make room and run the same command to resume."
 
 

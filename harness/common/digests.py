@@ -1,4 +1,4 @@
-"""SHA-256 of files that decide results: each is hashed once in a process, as long as it stays what it was."""
+"""SHA-256 of files that decide results: a process hashes each once, as long as it does not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _known: dict[tuple[object, ...], str] = {}
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes. Raises ReadError if it cannot be read."""
+    """Hash a file's bytes by SHA-256, once as long as it does not change. Raises ReadError if it cannot be read."""
 
     def hashed() -> str:
         with open(file, "rb") as stream:
@@ -25,10 +25,10 @@ def file_digest(file: Path) -> str:
 
 
 def hashed_once(kind: str, files: Sequence[Path], digest: Callable[[], str]) -> str:
-    """`digest()`, a `kind` of hash of `files`; not again while their sizes, times and inodes are the same.
+    """Return `digest()`, a `kind` of hash of `files`, from a cache while their sizes, times and inodes are the same.
 
-    For the identity of models, whose files are many gigabytes. Not for finding damage: a disk's bit may flip
-    without any of these. Raises ReadError if a file cannot be read.
+    For the identity of models, whose files have many gigabytes. Not for finding damage: a bit may flip on disk
+    without changing any of these. Raises ReadError if a file cannot be read.
     """
     try:
         stamp = (kind, *(_stamp(file) for file in files))
@@ -44,10 +44,10 @@ def hashed_once(kind: str, files: Sequence[Path], digest: Callable[[], str]) -> 
 
 def _stamp(file: Path) -> tuple[object, ...]:
     found = os.stat(file)
-    # the time of the inode's last change too: what keeps an old modification time does not keep it
+    # also the time of the inode's last change, which a tool that restores modification times cannot restore
     return (str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _settled(file: Path) -> bool:
-    """Whether a later change would show in the file's times, which are coarse."""
+    """Tell whether a later change would show in the file's times, which are coarse."""
     return time.time_ns() - os.stat(file).st_ctime_ns > _COARSE_NS

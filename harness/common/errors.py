@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class VhsbenchError(ValueError):
-    """Something the user can put right; the message is one sentence that says what, where and how.
+    """A mistake that the user can correct; the message is one sentence that says what, where and how.
 
-    The command line prints it without a traceback. Any other exception is a bug of ours and keeps its traceback.
+    The command line prints it without a traceback. Any other exception is our bug and keeps its traceback.
     """

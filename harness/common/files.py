@@ -1,4 +1,4 @@
-"""Files that others made or named: read if they are regular, no more of them than a limit; names with points."""
+"""Read foreign files safely: only regular ones, and up to a limit; extend names that contain dots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vhsbench.harness.common.errors import VhsbenchError
 
 SMALL = 16 << 20  # bytes; configurations, manifests, lists of prompts
 _BLOCK = 1 << 24
-# O_NONBLOCK: a pipe put in the file's place keeps nobody waiting; Windows has other flags than the rest
+# O_NONBLOCK: opening a pipe in the file's place must not block; Windows has only O_BINARY of these
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 LARGE = 1 << 30  # bytes; results and captions, a line or entry for each of up to a million images
 
@@ -39,14 +39,14 @@ def read_errors_as(kind: type[VhsbenchError]) -> Iterator[None]:
 
 
 def read_bytes(file: Path, limit: int = SMALL) -> bytes:
-    """The whole file. Raises ReadError if it is missing, not a regular file, or larger than `limit` bytes."""
+    """Read a whole file. Raises ReadError if it is missing, not a regular file, or larger than `limit` bytes."""
     try:
-        _refuse_others(file, os.stat(file))  # before it is opened: opening some devices has effects
+        _refuse_others(file, os.stat(file))  # before it is opened, because opening some devices has effects
         descriptor = os.open(file, _FLAGS)
         with open(descriptor, "rb") as stream:
             _refuse_others(file, os.fstat(descriptor))  # it may have been replaced in between
             data = bytearray()
-            while block := stream.read(_BLOCK):  # a size can lie: /proc, or a file that grows
+            while block := stream.read(_BLOCK):  # the size may be wrong: /proc, or a file that grows
                 data += block
                 if len(data) > limit:
                     size = max(os.fstat(descriptor).st_size, len(data))
@@ -59,7 +59,7 @@ def read_bytes(file: Path, limit: int = SMALL) -> bytes:
 
 
 def check_regular(file: Path) -> None:
-    """For files that a library opens by name. Raises ReadError if it is missing or not a regular file."""
+    """Check a file that a library opens by name. Raises ReadError if it is missing or not a regular file."""
     try:
         found = os.stat(file)
     except (OSError, ValueError) as error:
@@ -68,7 +68,7 @@ def check_regular(file: Path) -> None:
 
 
 def ending(stem: Path, end: str) -> Path:
-    """`stem` with `end` after its whole name: with_suffix would cut results.seed0 at its point."""
+    """Append `end` to the whole name of `stem`: with_suffix would cut results.seed0 at its dot."""
     return stem.parent / f"{stem.name}{end}"
 
 

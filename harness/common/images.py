@@ -1,4 +1,4 @@
-"""Pictures that others made: one reader for every command, and which files of a folder are pictures."""
+"""Read foreign pictures, the same way in every command, and list those of a folder."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class DamagedImage(VhsbenchError):
 
 @dataclass(frozen=True)
 class Listing:
-    """The picture files of a folder in natural order, and the names of what else lies there, hidden files not."""
+    """The picture files of a folder in natural order, and the names of other files, except hidden ones."""
 
     files: list[Path]
     ignored: list[str]
 
 
 def read_image(file: Path) -> Image.Image:
-    """A picture as 8-bit RGB, upright by its EXIF; see `decode_image`. Raises DamagedImage."""
+    """Read a picture as 8-bit RGB, upright by its EXIF; see `decode_image`. Raises DamagedImage."""
     try:
         return decode_image(read_bytes(file, BYTES), str(file))
     except ReadError as error:
@@ -45,11 +45,11 @@ def read_image(file: Path) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """The first picture in a file's bytes, as GenEval's evaluator sees it: RGB of 8 bits, upright by its EXIF.
+    """Decode the first picture in a file's bytes as GenEval's evaluator does: 8-bit RGB, upright by its EXIF.
 
-    Of 16 bits the high byte is kept; transparency is dropped, and what lies under it is seen. `name` names the
-    file in errors. Raises DamagedImage: truncated, larger than PIXELS, of another format than FORMATS, or of
-    32-bit values, of which nobody knows what is white.
+    Of 16 bits the high byte is kept; transparency is dropped, which shows the colours under it. `name` names the
+    file in errors. Raises DamagedImage: truncated, larger than PIXELS, of a format not in FORMATS, or with
+    32-bit values, whose white is undefined.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -59,7 +59,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             upright = ImageOps.exif_transpose(opened)
             if upright.mode == "F" or (upright.mode == "I" and opened.format != "PNG"):
                 raise DamagedImage(f"{name}: its pixels are 32-bit values; save it with 8 or 16 bits.")
-            if upright.mode in (*_SIXTEEN_BITS, "I"):  # a PNG is never of 32 bits: "I" is older Pillows' 16
+            if upright.mode in (*_SIXTEEN_BITS, "I"):  # older Pillows call a PNG's 16 bits "I"
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return upright.convert("RGB")
     except DamagedImage:
@@ -67,19 +67,19 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise DamagedImage(f"{name} cannot be read: it is damaged, or no {formats}.") from None
-    except Exception as error:  # decoders of damaged data raise anything: struct.error, IndexError, ...
+    except Exception as error:  # decoders of damaged data raise struct.error, IndexError, ...
         raise DamagedImage(f"{name} cannot be read: {first_line(error)}.") from error
 
 
 def encode_image(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
-    """An image as the bytes of a file of that kind."""
+    """Encode an image as the bytes of a file of that kind."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def list_images(folder: Path, names: str = NAMES) -> Listing:
-    """The regular files in `folder` whose name matches the regular expression `names` from its start."""
+    """List the regular files in `folder` whose name matches the regular expression `names` from its start."""
     found = Listing([], [])
     for entry in sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=natural):
         if entry.is_file() and re.match(names, entry.name):
@@ -90,13 +90,13 @@ def list_images(folder: Path, names: str = NAMES) -> Listing:
 
 
 def natural(file: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sorts names with numbers as people do: 0, 1, 2, ..., 10, 11."""
+    """Return the key that sorts names with numbers naturally: 0, 1, 2, ..., 10, 11."""
     parts = re.split(r"([0-9]+)", file.name)
     return [(int(p), "") if i % 2 else (0, p) for i, p in enumerate(parts)], file.name
 
 
 def ignored_sentence(folder: Path, ignored: Sequence[str]) -> str:
-    """What a user is told of names that are no pictures; "" where there are none."""
+    """Tell a user which names are ignored because they are not pictures; "" if there are none."""
     if not ignored:
         return ""
     count = "1 name that is no picture" if len(ignored) == 1 else f"{len(ignored)} names that are no pictures"

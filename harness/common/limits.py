@@ -1,4 +1,4 @@
-"""Bounds of numbers that users give: beyond what any real run reaches, so that a slip is told at once."""
+"""Bounds of users' numbers, beyond what any real run reaches, so that a slip is reported at once."""
 
 from __future__ import annotations
 

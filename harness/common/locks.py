@@ -1,4 +1,4 @@
-"""Files that one process at a time holds, by locks that end with their process, however it ends."""
+"""Lock files that one process at a time holds; a lock ends with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hold(file: Path, wait_s: float = 0.0) -> IO[str]:
 
 
 def is_held(file: Path) -> bool:
-    """Whether a process has the file by `hold`, which is never refused because another one looks."""
+    """Tell whether a process holds the file; looking never causes another process's `hold` to be refused."""
     try:
         with open(file, encoding="utf-8") as stream, _gate(file, "r"):
             if not lock_descriptor(stream.fileno(), blocking=False):
@@ -65,18 +65,18 @@ def _try(file: Path, stream: IO[str]) -> bool:
 
 @contextmanager
 def _gate(file: Path, mode: str) -> Iterator[None]:
-    """Let one process at a time try the lock, so that one that looks is never taken for one that holds it."""
+    """Let one process at a time try the lock, so that a process that only looks is never taken for a holder."""
     with open(ending(file, ".gate"), mode, encoding="utf-8") as gate:
         lock_descriptor(gate.fileno(), poll_interval=_LOOK_S)
         try:
             yield
         finally:
-            unlock_descriptor(gate.fileno())  # a process forked meanwhile has the file open as well
+            unlock_descriptor(gate.fileno())  # a process forked meanwhile has the file open too
 
 
 def _holder(stream: IO[str]) -> str:
     try:
         stream.seek(0)
         return stream.read().strip() or "unknown"
-    except OSError:  # Windows lets no other process read what is locked
+    except OSError:  # on Windows no other process can read what is locked
         return "unknown"

@@ -1,4 +1,4 @@
-"""Folders of models that others made, before a library opens them: kinds and sizes of files, and numbers in JSON."""
+"""Check folders of foreign models before a library opens them: kinds and sizes of files, and numbers in JSON."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vhsbench.harness.common.text import read_json
 BYTES = 64 << 20  # of a configuration, tokenizer or template
 _TEXT = (".json", ".jinja", ".txt", ".model")
 _WEIGHTS = (".safetensors", ".bin")
-# what libraries read as JSON, but for long lists of tokens; others are none of theirs
+# what libraries read as JSON, except long lists of tokens
 _JSON = ("config.json", "model_index.json", "tokens_map.json", "added_tokens.json", "template.json")
-# the most that a number may be under a key, by what the key's path has in it; the first that fits counts
+# the limit of a number, by a word in the path of its key; the first match counts
 _MOST = {
     r"layers|num_\w*blocks|depths?\b": 1024,  # objects are made one by one
     r"image_size|sample_size|resolution": 1 << 14,  # pixels, or cells of a latent, along a side
@@ -26,7 +26,7 @@ _MOST = {
 
 
 def check_files(folder: Path) -> None:
-    """Refuse pipes, devices, files too large, and configurations that are no sound JSON or of absurd sizes.
+    """Refuse pipes, devices, files that are too large, and configurations with invalid JSON or absurd sizes.
 
     Raises ReadError with the file and the key.
     """
@@ -55,7 +55,7 @@ def _check_numbers(said: Any, file: Path) -> None:
 
 
 def _numbers(said: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Every number, with the keys that lead to it; lists add none."""
+    """Yield every number, with the keys that lead to it; lists add none."""
     if isinstance(said, dict):
         for key, value in said.items():
             yield from _numbers(value, (*path, key))

@@ -1,7 +1,7 @@
-"""Models that others made: which files they are read from, no code among them, and weights that are finite floats.
+"""Check foreign models: which files they are read from, no code among them, and weights that are finite floats.
 
-What a folder's own files name is never read elsewhere, so that a digest of the folder covers all that a model
-is made of. All checks raise ReadError, with file and key.
+Files named in a folder are only read from that folder, so that its digest covers everything that makes a model.
+All checks raise ReadError, with file and key.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _SAFE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 _PICKLED = ("pytorch_model.bin",)
 _INDEX = ".index.json"
 _READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
-_CODE = "trust_remote_code"  # in each message of transformers and diffusers that asks for consent
+_CODE = "trust_remote_code"  # in every message of transformers and diffusers that asks for consent
 _NEEDS_CODE = "it needs code of its own, and code that comes with a model is never run"
 
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Have transformers refuse a folder's own code where a library loads in turn and says nothing of it.
+    """Let transformers refuse a folder's own code if a library calls it without saying whether code is trusted.
 
-    By default it then asks on the terminal, for 15 seconds; with 0 it raises.
+    By default it would ask on the terminal for 15 seconds; with 0 seconds it raises.
     """
     from transformers import dynamic_module_utils
 
@@ -54,13 +54,13 @@ def no_code() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Why a library could not load something: its first line without a period, or that it wanted to run code."""
+    """Say why a library could not load something: the error's first line without a period, or that it needs code."""
     wants_code = _CODE in str(error) or _NEEDS_CODE in str(error)
     return _NEEDS_CODE if wants_code else first_line(error)
 
 
 def plain_name(name: object, where: str) -> str:
-    """`name`, which must name a file directly in its folder; `where` says who names it."""
+    """Return `name` if it names a file directly in its folder; `where` says who names it. Raises ReadError."""
     if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\\\0"):
         raise ReadError(f"{where} names {name!r}, but only files directly in the same folder are read.")
     return name
@@ -83,7 +83,7 @@ def check_links(folder: Path) -> None:
 
 
 def _blobs(folder: Path) -> list[Path]:
-    """Where the links of a hub snapshot (<repository>/snapshots/<commit>/...) may lead."""
+    """Return where the links of a hub snapshot (<repository>/snapshots/<commit>/...) may lead."""
     for path in (folder.absolute(), *folder.absolute().parents):
         if path.parent.name == "snapshots":
             blobs = path.parent.parent / "blobs"
@@ -92,9 +92,9 @@ def _blobs(folder: Path) -> list[Path]:
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The files of a model's weights: those that `name`'s index lists, or without one the file `name`, if any.
+    """Return the files of a model's weights: those in the index of `name`, or without one the file `name`, if any.
 
-    Refuses an index that lists others than files of the same folder, or files that are not there.
+    Refuses an index that lists files outside the folder, or missing ones.
     """
     index = folder / (name + _INDEX)
     if not index.is_file():
@@ -110,10 +110,10 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def model_files(folder: Path, pickles: bool = False) -> list[Path]:
-    """The files of weights in a folder that transformers or diffusers is to read, with their types checked.
+    """Return the weight files that transformers or diffusers will read in a folder, with their types checked.
 
     Safetensors; if there are none and `pickles` is true, torch's .bin files. Refuses links out of the folder,
-    and a PEFT adapter, whose configuration names a base model anywhere.
+    and a PEFT adapter, whose configuration can name any base model.
     """
     check_folder(folder)
     if (folder / "adapter_config.json").exists():
@@ -144,7 +144,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def check_types(file: Path) -> None:
-    """Refuse a file of weights in which a tensor is not of floating-point numbers; reads no values."""
+    """Refuse a weight file with a tensor that does not hold floating-point numbers; does not read values."""
     for key, dtype in _types(file):
         if not _is_index(key):
             check_type(dtype, f"{file}: '{key}'")
@@ -161,7 +161,7 @@ def _types(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def check_type(dtype: object, name: str) -> None:
-    """Refuse a type, of torch or as safetensors names it, that is not of floating-point numbers."""
+    """Refuse a type (torch's, or a name in safetensors) that is not floating-point."""
     if dtype not in FLOATS and dtype not in _FLOATS:
         raise ReadError(f"{name} holds {str(dtype).removeprefix('torch.')}, {_WANTED}.")
 
@@ -171,7 +171,7 @@ def _is_index(key: str) -> bool:
 
 
 def check_weights(tensors: Mapping[str, torch.Tensor], file: Path | None = None) -> None:
-    """Refuse tensors, read from `file`, that are not of floating-point numbers, or not finite."""
+    """Refuse tensors, read from `file`, that do not hold floating-point numbers or are not finite."""
     where = f"{file}: " if file else ""
     for key, tensor in tensors.items():
         if not _is_index(key):
@@ -181,9 +181,9 @@ def check_weights(tensors: Mapping[str, torch.Tensor], file: Path | None = None)
 
 
 def check_model(module: torch.nn.Module, files: Iterable[Path], name: str) -> None:
-    """Refuse a model with weights that are not finite, by file and key; `files` are what it was read from.
+    """Refuse a model with weights that are not finite, by file and key; it was read from `files`.
 
-    One pass over the weights where they lie, and no copy. The files are read again only where that fails.
+    Takes one pass over the weights on their device, without a copy. The files are read again only if that fails.
     """
     bad = first_not_finite(module.state_dict())
     if bad is None:
@@ -206,9 +206,9 @@ def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The first key whose floating-point tensor holds NaN or an infinity.
+    """Return the first key whose floating-point tensor holds NaN or an infinity.
 
-    Minimum and maximum carry both: one pass, no copy, and one wait for each device.
+    Minimum and maximum show both: one pass, no copy, and one wait per device.
     """
     extremes: dict[torch.device, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -223,13 +223,13 @@ def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def files_read(folder: Path, pickles: bool = False) -> list[Path]:
-    """What may be read of a model's folder: weights, configurations, tokenizers, chat templates."""
+    """List the files of a model's folder that may be read: weights, configurations, tokenizers, chat templates."""
     files = [f for f in sorted(folder.rglob("*")) if f.suffix in _READ and f.is_file()]
     return files + [f for f in model_files(folder, pickles) if f not in files] if pickles else files
 
 
 def folder_sha256(folder: Path, also: Iterable[Path] = ()) -> str:
-    """SHA-256 over `files_read` of a folder, by name, and over the files `also`: the identity of a model."""
+    """Hash `files_read` of a folder, by name, and the files `also`, by SHA-256: the identity of a model."""
     files = {f: f.relative_to(folder).as_posix() for f in files_read(folder)}
     files |= {f: f.name for f in also if f not in files}
 

@@ -1,4 +1,4 @@
-"""Processes that end with the one that needs them."""
+"""End processes together with the process that needs them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-TIED_TO = "VHSBENCH_TIED_TO"  # environment of a vhsbench command: the id of its parent, with which it ends
+TIED_TO = "VHSBENCH_TIED_TO"  # environment variable: the id of the parent with which a command ends
 _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int | None = None) -> None:
     """Kill this process as soon as the one that started it has ended, however that ended.
 
-    Of a process of `multiprocessing` that is the one that called start(), also behind a fork server. Linux kills it;
-    a thread sees to it elsewhere, and where Linux looks at the fork server alone. Waiting costs the thread nothing.
-    `parent` is the id of the one that started it, for one that may have ended before this is called.
+    For a process of `multiprocessing` that is the one that called start(), also behind a fork server. On Linux the
+    kernel kills it; elsewhere, and where the kernel only watches the fork server, a thread does, at no cost while it
+    waits. Give the id of the `parent` if that may have ended before this is called.
     """
     parent = parent or os.getppid()
     kill_with_parent()
@@ -33,22 +33,22 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def end_with(process: psutil.Process) -> None:
-    """Kill this process within a second or so of another's end, which need not have started it."""
+    """Kill this process within about a second after another one ends, which need not have started it."""
     threading.Thread(target=_end_after_other, args=(process,), daemon=True, name="end-with").start()
 
 
-Place = tuple[str, int]  # where ids of processes mean the same, and the id of one
+Place = tuple[str, int]  # an id, and the machine or container in which it is valid
 
 
 def here() -> Place:
-    """This process, for others to find if they are of the same machine and see the same ids."""
+    """Return this process's place, by which others on the same machine with the same ids can find it."""
     return _where(), os.getpid()
 
 
 def find(place: Place) -> psutil.Process | None:
-    """The process of that place, which must be alive just now; None if it is of another machine or container.
+    """Find the process at a place, which must be alive now; None if it is on another machine or in another container.
 
-    The object knows its process even when the id is another's, whatever the clock is set to.
+    The result stays correct when another process gets the id, whatever the clock is set to.
     """
     import psutil
 
@@ -60,7 +60,7 @@ def find(place: Place) -> psutil.Process | None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether it has not ended; one that has, and whose parent has not asked for its status, has ended."""
+    """Tell whether a process has not ended; a zombie has ended."""
     import psutil
 
     try:
@@ -72,13 +72,13 @@ def lives(process: psutil.Process) -> bool:
 def _where() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # containers see ids of their own
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # containers have their own ids
     except OSError:
         return socket.gethostname()
 
 
 def kill_with_parent() -> None:
-    """Have Linux kill this process when the thread that started it ends; elsewhere nothing."""
+    """Let Linux kill this process when the thread that started it ends; elsewhere do nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

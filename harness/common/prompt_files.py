@@ -1,4 +1,4 @@
-"""Prompts in files, for every command: JSON lines with a text "prompt", or plain lines."""
+"""Read files of prompts, the same way in every command: JSON lines with a text "prompt", or plain lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vhsbench.harness.common.text import lines, parse_json_lines
 
 
 def parse_prompts(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object with "prompt") of JSON lines. Raises ReadError, with the line."""
+    """Parse JSON lines as (line number from 1, object with "prompt"). Raises ReadError, with the line."""
     found = parse_json_lines(text, name)
     for number, row in found:
         if not isinstance(row.get("prompt"), str):
@@ -20,7 +20,7 @@ def parse_prompts(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
 
 
 def parse_texts(text: str, name: str) -> list[tuple[int, str]]:
-    """(line number from 1, prompt): JSON lines where the first line is an object, else plain lines.
+    """Parse (line number from 1, prompt): JSON lines if the first line is an object, else plain lines.
 
     Raises ReadError, with the line.
     """
@@ -33,14 +33,14 @@ def parse_texts(text: str, name: str) -> list[tuple[int, str]]:
 
 
 def typed_prompt(prompt: str | None) -> str | None:
-    """A prompt of the command line, if it is no longer than is read. Raises ReadError."""
+    """Check a prompt of the command line, and return it. Raises ReadError if it is too long."""
     if prompt is not None:
         check_length(prompt, "the command line")
     return prompt
 
 
 def check_length(prompt: str, where: str) -> None:
-    """Refuse a prompt longer than any text encoder reads, which `where` is the place of. Raises ReadError."""
+    """Refuse a prompt longer than any text encoder reads; `where` is its place. Raises ReadError."""
     if len(prompt) > LONGEST_PROMPT:
         raise ReadError(
             f"{where}: the prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} are read."

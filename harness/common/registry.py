@@ -23,7 +23,7 @@ class RegistryError(VhsbenchError):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A "did you mean" clause, or the list of known names."""
+    """Write a "did you mean" clause, or the list of known names."""
     match = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(sorted(known)) or 'none'}."
 
@@ -35,8 +35,8 @@ class Registry(Generic[T]):
     """Maps a name to "module:factory". Nothing is imported before `get` or `create` asks for it.
 
     What other packages register cannot break the rest: an entry point under a name that is taken or not
-    allowed is left out, and `refused` says why. What a factory makes must have all members of `protocol`; those
-    that it leaves out are taken from `defaults`, if they are there.
+    allowed is left out, and `refused` says why. What a factory makes must have all members of `protocol`; missing
+    ones are taken from `defaults`, if they are there.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Registry(Generic[T]):
         self._builtin = dict(builtin)
         self._targets: dict[str, str] | None = None
         self._refused: dict[str, str] = {}
-        self._packages: dict[str, str] = {}  # that registered a name by an entry point, with its version
+        self._packages: dict[
+            str, str
+        ] = {}  # the package, with its version, whose entry point registered a name
 
     def register(self, name: str, target: str) -> None:
         """Add `name` -> "module:factory". Raises RegistryError if the name is taken or not allowed."""
@@ -66,7 +68,7 @@ class Registry(Generic[T]):
         return sorted(self._load())
 
     def refused(self) -> dict[str, str]:
-        """Why entry points of other packages are left out, by "name = module:factory"."""
+        """Say why entry points of other packages are left out, by "name = module:factory"."""
         self._load()
         return dict(self._refused)
 
@@ -86,12 +88,12 @@ class Registry(Generic[T]):
         return targets[name]
 
     def get(self, name: str) -> Callable[..., T]:
-        """The factory. Raises RegistryError if the name is unknown or the entry cannot be imported."""
+        """Import the factory. Raises RegistryError if the name is unknown or the import fails."""
         target = self.target(name)
         module_name, _, attribute = target.partition(":")
         try:
             factory = getattr(importlib.import_module(module_name), attribute)
-        except (Exception, SystemExit) as error:  # the module of a plugin may do anything
+        except (Exception, SystemExit) as error:  # a plugin's module may raise anything
             if self.is_builtin(name) and not isinstance(error, ImportError):
                 raise
             raise RegistryError(
@@ -128,10 +130,10 @@ class Registry(Generic[T]):
             )
 
     def identity(self, name: str, **options: Any) -> dict[str, Any]:
-        """What decides the results of what `create` would build, as plain JSON; nothing is built or loaded.
+        """Return what decides the results of what `create` would build, as plain JSON; build and load nothing.
 
-        The factory's own `identity(**options)` where it has one; else the options as they are, and of another
-        package's entry its version. Raises what the factory's own raises for weights that are not there.
+        It is the factory's own `identity(**options)` if it has one, else the options as they are; entries of other
+        packages add their version. Raises what the factory's own raises for missing weights.
         """
         own = getattr(self.get(name), "identity", None)
         package = self._packages.get(name)
@@ -139,7 +141,7 @@ class Registry(Generic[T]):
         return known | (own(**options) if own is not None else {"options": options})
 
     def check_options(self, name: str, options: Iterable[str]) -> None:
-        """Raises RegistryError for an option that the factory does not have; one with ** has any."""
+        """Refuse options that the factory does not have; one with ** has any. Raises RegistryError."""
         parameters = self._parameters(name)
         known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
@@ -150,7 +152,7 @@ class Registry(Generic[T]):
                     )
 
     def default(self, name: str, option: str) -> Any:
-        """What the factory takes for an option that is not given; None if it has no such option, or no default."""
+        """Return the factory's default of an option; None if it has no such option, or no default."""
         parameter = next((p for p in self._parameters(name) if p.name == option), None)
         return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
@@ -171,7 +173,7 @@ class Registry(Generic[T]):
         return self._targets
 
     def _why_not(self, name: str, target: str, targets: dict[str, str]) -> str:
-        """Why an entry cannot be added, or ""."""
+        """Say why an entry cannot be added, or ""."""
         if not _NAME.fullmatch(name):
             return (
                 f"'{name}' names files: letters, digits, '.', '_', '+' and '-' alone, no '.' at the beginning"
@@ -184,7 +186,7 @@ class Registry(Generic[T]):
 
 
 class Factory(Generic[T]):
-    """A registry's entry whose options are the fields of a dataclass: it makes what they say, or identifies it."""
+    """A registry's entry whose options are the fields of a dataclass, from which it makes or identifies something."""
 
     def __init__(
         self, options: Callable[..., O], make: Callable[[O], T], identify: Callable[[O], dict[str, Any]]

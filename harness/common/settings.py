@@ -1,4 +1,4 @@
-"""What configurations are made of: strict models, numbers with bounds, devices, and paths."""
+"""The building blocks of configurations: strict models, bounded numbers, devices, and paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vhsbench.harness.common.limits import LARGEST_SEED, LONGEST_S, MOST, MOST_C
 
 
 class Strict(BaseModel):
-    """Unknown keys, NaN and infinities are refused; nothing changes after it is read."""
+    """A frozen model that refuses unknown keys, NaN and infinities."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,17 +29,17 @@ Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 
 
 class UnknownDevice(VhsbenchError):
-    """No name of a device; the message is one sentence for a user."""
+    """An unknown device; the message is one sentence for a user."""
 
 
 def device_name(name: object) -> str:
-    """The name, if it can be a device's. Raises UnknownDevice."""
+    """Return the name if it can be a device's. Raises UnknownDevice."""
     if not isinstance(name, str) or not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,4})?", name):
         raise UnknownDevice(f"unknown device '{name}'; known: cpu, cuda, cuda:N.")
     return name
 
 
-Device = Annotated[str, AfterValidator(device_name)]  # whether it is here is asked when work starts
+Device = Annotated[str, AfterValidator(device_name)]  # whether it exists is checked when work starts
 
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?"  # owner/name[@revision]
 TAG = r"[\w-]+"  # a word without dots, such as a tag of open_clip's
@@ -47,10 +47,10 @@ TAG = r"[\w-]+"  # a word without dots, such as a tag of open_clip's
 
 @dataclass(frozen=True)
 class Local:
-    """Marks a field whose text is a path, relative to the file that it stands in.
+    """Marks a field whose text is a path, relative to the file that contains it.
 
-    `names` is a pattern of what is never a path, as "bundled"; `other` of what is none where there is no such
-    file, as HUB_ID. A URL is never one. `needed`: it must be there when the configuration is read.
+    `names` is a pattern of texts that are never paths, such as "bundled"; `other` of those that are not if there is no
+    such file, such as HUB_ID. A URL is never a path. `needed`: it must exist when the configuration is read.
     """
 
     names: str = ""
@@ -70,7 +70,7 @@ class LocalChanges:
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field's type is or contains."""
+    """Return the model that a field's type is or contains."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(model_in, get_args(annotation))), None)

@@ -1,4 +1,4 @@
-"""Parquet tables that others made: how large they are is looked at before anything is read."""
+"""Read foreign Parquet tables; their size is checked first."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ BYTES = 8 << 30  # of a table's columns as the file declares them, and of its te
 
 
 def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` in a Parquet file's bytes, as its types; other columns are not read.
+    """Read the columns of `schema` in a Parquet file's bytes, as its types; other columns are not read.
 
-    Columns marked LATER may be missing. `name` names the file in errors, `kind` the table. Raises ReadError: damaged, beyond the bounds, or of other columns or types.
+    Columns marked LATER may be missing. `name` names the file in errors, `kind` the table. Raises ReadError: damaged,
+    too large, or other columns or types.
     """
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     source = pa.BufferReader(data)
@@ -29,7 +30,7 @@ def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table
         with pq.ParquetFile(source) as file:
             _check_size(file.metadata, name)
             _check_columns(file.schema_arrow, schema, f"{name} is no {kind} table of this version")
-        # text stays a dictionary until its size is known: a few bytes can stand for a long text in each row
+        # text stays a dictionary until its size is known: a few bytes can encode a long text in every row
         with pq.ParquetFile(source, read_dictionary=texts) as file:
             rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
         _check_text(rows, texts, name)
@@ -47,7 +48,7 @@ def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table
 
 
 def _check_size(found: pq.FileMetaData, name: str) -> None:
-    # a group's own count is what is read; the file's need not be their sum
+    # the groups' own counts are what is read; the file's total may differ
     groups = [found.row_group(i) for i in range(min(found.num_row_groups, GROUPS + 1))]
     counts = {
         "rows": (max(found.num_rows, sum(max(g.num_rows, 0) for g in groups)), ROWS),
@@ -81,7 +82,7 @@ def _check_text(rows: pa.Table, texts: Sequence[str], name: str) -> None:
 
 
 def _written_out(chunk: pa.DictionaryArray) -> int:
-    """Bytes of a column of text when each row has its own."""
+    """Count the bytes of a column of text if each row had its own copy."""
     lengths = pc.binary_length(chunk.dictionary.cast(pa.large_string()))
     counts = pc.value_counts(chunk.indices.drop_null())
     return pc.sum(pc.multiply(lengths.take(counts.field("values")), counts.field("counts"))).as_py() or 0

@@ -1,4 +1,4 @@
-"""Safetensors files that others made: regular, with a header of bounded size, and tensors of few dimensions."""
+"""Read foreign safetensors files: regular, with a bounded header, and tensors of few dimensions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LENGTH = 8  # bytes of a file that say how long its header is
 
 @contextmanager
 def open_tensors(file: Path, device: str = "cpu") -> Iterator[Any]:
-    """What safetensors' safe_open gives, once the file was checked. Raises ReadError, in the block too."""
+    """Check a file, and open it with safetensors' safe_open. Raises ReadError, in the block too."""
     from safetensors import SafetensorError, safe_open
 
     check_regular(file)
@@ -42,13 +42,13 @@ def open_tensors(file: Path, device: str = "cpu") -> Iterator[Any]:
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, by key. Raises ReadError."""
+    """Read all tensors of a file, by key. Raises ReadError."""
     with open_tensors(file) as tensors:
         return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
 
 
 def parse_tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
-    """All tensors of a file's bytes; `name` names it in errors. Raises ReadError."""
+    """Read all tensors in a file's bytes; `name` names it in errors. Raises ReadError."""
     from safetensors import SafetensorError, deserialize
     from safetensors.torch import load
 

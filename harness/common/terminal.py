@@ -23,7 +23,7 @@ _EVERY_S = 60.0  # between a phase's lines in a log
 
 
 def path(text: str | Path) -> Path:
-    """A path of this machine; the parser of options that say where something is written.
+    """Parse an option that says where something is written: a path on this machine.
 
     Raises BadParameter for a URL, which would become a folder of that name.
     """
@@ -40,7 +40,7 @@ def any_text() -> None:
 
 
 class Bars:
-    """What a command is at, on stderr: a rich progress bar a phase on a terminal, lines (`Lines`) in a log."""
+    """A command's progress on stderr: a rich progress bar per phase on a terminal, lines (`Lines`) in a log."""
 
     def __enter__(self) -> Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -66,7 +66,7 @@ class Bars:
         self._progress.update(self._tasks[key], completed=done, description=what)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bars."""
+        """Print a line above the bars."""
         if self._lines:
             self._lines.say(text)
         else:
@@ -84,15 +84,15 @@ class _Phase:
     began_s: float
     said_s: float
     moved: bool = False  # since its first update
-    unsaid: str = ""  # the latest state, if no line has told it
+    unsaid: str = ""  # the latest state, unless a line has shown it
     complete: bool = False
 
 
 class Lines:
-    """A line when a phase begins, when it is complete, and about once a minute between; each flushed.
+    """Lines when a phase begins, when it is complete, and about once a minute in between; each is flushed.
 
-    A line begins with the time since the first, as 1:02:03. A phase that is told of before its work begins
-    takes its time from when the one before it ended. `write` takes a line, `clock` gives seconds.
+    A line begins with the time since the first, such as 1:02:03. A phase that is announced before its work begins
+    is timed from the end of the previous one. `write` takes a line, `clock` returns seconds.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Lines:
         self._write(f"{duration(self._clock() - self._began_s)} {text}")
 
     def close(self) -> None:
-        """Say where the phases stopped that are not complete."""
+        """Print where incomplete phases stopped."""
         for phase in self._phases.values():
             if phase.unsaid:
                 self.say(phase.unsaid)
@@ -136,7 +136,7 @@ def _to_stderr(line: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Whole seconds as 1:02:03, beyond a day as 49:02:03."""
+    """Write whole seconds as 1:02:03, beyond a day as 49:02:03."""
     minutes, s = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{s:02}"
 

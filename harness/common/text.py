@@ -1,4 +1,4 @@
-"""Text, JSON and JSON lines that others wrote: one rule for encodings, line ends, blank lines and what JSON is.
+"""Read foreign text, JSON and JSON lines: one rule for encodings, line ends, blank lines and valid JSON.
 
 * UTF-8, with or without a byte order mark.
 * Lines end at line feeds alone, or at CR LF; U+2028, form feeds and the like stay inside a line.
@@ -23,22 +23,22 @@ DEPTH = 100
 
 
 def read_text(file: Path, limit: int = SMALL) -> str:
-    """A file's text; line ends are as they are."""
+    """Read a file's text; line ends are not changed."""
     return decode(read_bytes(file, limit), str(file))
 
 
 def read_lines(file: Path, limit: int = SMALL) -> list[tuple[int, str]]:
-    """(line number from 1, line) of the lines that are not blank."""
+    """Read the lines that are not blank, as (line number from 1, line)."""
     return lines(read_text(file, limit))
 
 
 def read_json(file: Path, limit: int = SMALL, infinities: bool = False) -> Any:
-    """What a JSON file says; `infinities` as Python writes them are numbers if that is true."""
+    """Read a JSON file; `infinities`: accept them as Python writes them."""
     return parse_json(read_text(file, limit), str(file), infinities)
 
 
 def read_json_object(file: Path, limit: int = SMALL) -> dict[str, Any]:
-    """What a JSON file says that holds an object."""
+    """Read a JSON file that holds an object."""
     return _as_object(read_json(file, limit), str(file))
 
 
@@ -48,7 +48,7 @@ def read_json_lines(file: Path, limit: int = SMALL) -> list[tuple[int, dict[str,
 
 
 def decode(data: bytes, name: str) -> str:
-    """Text of UTF-8, without its byte order mark."""
+    """Decode UTF-8, without its byte order mark."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,13 +58,13 @@ def decode(data: bytes, name: str) -> str:
 
 
 def lines(text: str) -> list[tuple[int, str]]:
-    """(line number from 1, line without its end) of the lines that are not blank."""
+    """Split text into the lines that are not blank, as (line number from 1, line without its end)."""
     split = enumerate(text.split("\n"), start=1)
     return [(number, line.removesuffix("\r")) for number, line in split if line.strip()]
 
 
 def parse_json(text: str, name: str, infinities: bool = False) -> Any:
-    """What one JSON text says; `infinities` as in `read_json`."""
+    """Parse one JSON text; `infinities` as in `read_json`."""
     try:
         value = json.loads(
             text,
@@ -107,7 +107,7 @@ def _as_object(value: Any, name: str) -> dict[str, Any]:
 
 
 class _Refused(Exception):
-    """What Python's parser takes for JSON, and we do not."""
+    """Text that Python's parser takes for JSON, and we do not."""
 
 
 def _integer(text: str) -> int:

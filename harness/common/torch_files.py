@@ -1,7 +1,7 @@
-"""Files of torch's (.pth, .pt, .bin): their tensors, and nothing that could run.
+"""Read torch files (.pth, .pt, .bin): their tensors, and nothing that could run.
 
-Of a checkpoint that a training wrote, whatever is no tensor or plain value (histories, configurations, arrays of
-NumPy) is replaced by an inert object: no class that a file names is imported, built or called.
+Anything but tensors and plain values in a training's checkpoint (histories, configurations, NumPy arrays)
+is replaced by an inert object: no class that a file names is imported, created or called.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DATA = ("argparse", "collections", "datetime", "pathlib", "uuid")
 
 
 class _Inert:
-    """In place of an object that is no tensor: takes what it is given and does nothing."""
+    """Stands in for an object that is not a tensor: accepts anything and does nothing."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -35,16 +35,16 @@ class _Inert:
 
 
 class State(NamedTuple):
-    """Tensors by name, and the names of what else is beside them, such as 'optimizer'."""
+    """Tensors by name, and the names of everything beside them, such as 'optimizer'."""
 
     tensors: dict[str, torch.Tensor]
     others: list[str]
 
 
 def read(file: Path, device: Any = "cpu") -> Any:
-    """What torch.save wrote: plain values and tensors on `device`, and inert objects for everything else.
+    """Read what torch.save wrote: plain values and tensors on `device`, and inert objects for everything else.
 
-    On the CPU the tensors are mapped: they take memory only as they are used, and stay tied to the file.
+    On the CPU the tensors are memory-mapped: they take memory only as they are used, and stay tied to the file.
     Raises ReadError for a missing, irregular, damaged or compressed file, and one that asks for code.
     """
     import torch
@@ -55,7 +55,7 @@ def read(file: Path, device: Any = "cpu") -> Any:
     if head != _ZIP and not head.startswith(_PICKLE):
         raise _refusal(file, "torch.save writes no such file")
     try:
-        # before torch 1.6 what a file names is not listed: only plain values and tensors are read of those
+        # before torch 1.6 a file does not list the names in it: only plain values and tensors are read
         inert = _stand_ins(file) if head == _ZIP else []
         with torch.serialization.safe_globals(inert):
             return torch.load(file, map_location=device, mmap=head == _ZIP, weights_only=True)
@@ -66,7 +66,7 @@ def read(file: Path, device: Any = "cpu") -> Any:
 
 
 def read_state(file: Path) -> State:
-    """The tensors of a file, or of its 'state_dict'. Raises ReadError, as `read` does, and if one is no plain tensor."""
+    """Read the tensors of a file, or of its 'state_dict'. Raises ReadError as `read`, and for tensors that are not plain."""
     import torch
 
     content = read(file)
@@ -86,7 +86,7 @@ def read_state(file: Path) -> State:
 
 
 def check_plain(tensor: torch.Tensor, name: str) -> None:
-    """Raise ReadError for a tensor that is sparse, nested, quantised or without data, or larger than what was read."""
+    """Refuse a tensor that is sparse, nested, quantised or without data, or larger than what was read. Raises ReadError."""
     import torch
 
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
@@ -96,10 +96,10 @@ def check_plain(tensor: torch.Tensor, name: str) -> None:
 
 
 def _stand_ins(file: Path) -> list[Any]:
-    """An inert class for each global that a file names and torch does not allow. Raises ReadError for code."""
+    """Make an inert class for each global that a file names and torch does not allow. Raises ReadError for code."""
     import torch
 
-    with zipfile.ZipFile(file) as archive:  # uncompressed, it cannot take more memory than it has bytes
+    with zipfile.ZipFile(file) as archive:  # uncompressed, so it cannot take more memory than it has bytes
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise _refusal(file, "it is compressed, which torch.save never does")
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
@@ -112,9 +112,9 @@ def _stand_ins(file: Path) -> list[Any]:
 
 
 def _is_code(name: str) -> bool:
-    """Whether Python's library has the name, under Python 2 or 3, and it is no data: eval, os.system."""
+    """Tell whether the name is of Python's library, in Python 2 or 3, and not data: eval, os.system."""
     module, _, rest = name.partition(".")
-    if module == "builtins":  # by getattr a pickle names the methods of a class, such as mmengine's histories
+    if module == "builtins":  # a pickle names the methods of a class by getattr, as in mmengine's histories
         return rest != "getattr" and not isinstance(getattr(builtins, rest, None), type)
     return module not in _DATA and (module in sys.stdlib_module_names or module in IMPORT_MAPPING)
 
@@ -124,7 +124,7 @@ def _refusal(file: Path, why: str) -> ReadError:
 
 
 def _why(error: Exception) -> str:
-    """The reason under the advice that torch wraps around it, as a part of a sentence."""
+    """Find the reason within the advice that torch wraps around it, as part of a sentence."""
     unpickled = isinstance(error, pickle.UnpicklingError)
     cause = error.__context__ if unpickled and error.__context__ else error
     said = first_line(cause).partition(". Please ")[0]

@@ -24,7 +24,7 @@ from vhsbench.harness.geneval.rules import COLORS, Detection
 if TYPE_CHECKING:
     from vhsbench.harness.geneval.detector import ColorRequest
 
-# "ViT-L-14" with "openai" weights would silently run another activation function in open_clip 3
+# open_clip 3 would silently run "ViT-L-14" with "openai" weights with another activation function
 MODEL = "ViT-L-14-quickgelu"
 BACKGROUND = "#999"
 TEMPLATES = ("a photo of a {c} {name}", "a photo of a {c}-colored {name}", "a photo of a {c} object")
@@ -35,9 +35,9 @@ class ColorModelError(VhsbenchError):
 
 
 class ColorNamer:
-    """Names the colour of each crop. `model`, `transform` and `tokenizer` are an open_clip triple.
+    """Names the colour of each crop by an open_clip `model` with its `transform` and `tokenizer`.
 
-    On CUDA it runs under float16 autocast, as the official evaluator does; on CPU in the model's precision.
+    On CUDA it runs under float16 autocast, as the official evaluator does; on the CPU in the model's precision.
     """
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any, name: str = "") -> None:
@@ -46,7 +46,7 @@ class ColorNamer:
 
     @classmethod
     def open(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
-        """open_clip's `model` with `pretrained` weights: a tag, a file, or "random". Raises ColorModelError."""
+        """Load open_clip's `model` with `pretrained` weights: a tag, a file, or "random". Raises ColorModelError."""
         return cls(*open_clip_model(model, pretrained, device, "colour model"), pretrained)
 
     @property
@@ -54,7 +54,7 @@ class ColorNamer:
         return next(self.model.parameters()).device
 
     def name_colors(self, requests: Sequence[ColorRequest]) -> list[list[str]]:
-        """One colour per detection of each request; all crops in one forward."""
+        """Name one colour per detection of each request; all crops run in one forward."""
         crops = [crop(image, d) for image, _, detections in requests for d in detections]
         if not crops:
             return [[] for _ in requests]
@@ -64,7 +64,7 @@ class ColorNamer:
             features = F.normalize(self.model.encode_image(pixels), dim=-1)
             classifiers = torch.stack([self._classifier(name) for name in names])
             logits = 100 * torch.einsum("nd,ndc->nc", features, classifiers.to(features.dtype))
-        # the first of equal colours wins, which torch's argmax does not promise
+        # the first of equal colours wins, which torch's argmax does not guarantee
         chosen = iter(logits.float().cpu().numpy().argmax(1))
         return [[COLORS[next(chosen)] for _ in detections] for _, _, detections in requests]
 
@@ -72,7 +72,7 @@ class ColorNamer:
         return torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda")
 
     def _classifier(self, name: str) -> Tensor:
-        """[D, colours] text classifier of a class: each colour's templates averaged."""
+        """Return the text classifier of a class, [D, colours]: each colour's templates averaged."""
         if name not in self._classifiers:
             texts = [t.format(c=c, name=name) for c in COLORS for t in TEMPLATES]
             features = self.model.encode_text(self.tokenizer(texts).to(self._device))
@@ -82,7 +82,7 @@ class ColorNamer:
 
 
 def identity(pretrained: str) -> dict[str, Any]:
-    """What `ColorNamer.open` would read, by content: a file's digest, a tag of open_clip's, or "random".
+    """Identify what `ColorNamer.open` would read: a file's digest, an open_clip tag, or "random".
 
     Raises ColorModelError for a file that cannot be read.
     """
@@ -93,10 +93,10 @@ def identity(pretrained: str) -> dict[str, Any]:
 
 
 def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tuple[Any, Any, Any]:
-    """An open_clip model, its image transform and its tokenizer; `what` it is for names it in errors.
+    """Load an open_clip model, its image transform and its tokenizer; errors name it by `what`.
 
     `model` is one of open_clip's own; `pretrained` is a tag, a file (safetensors, or tensors saved by torch), or
-    "random". No code of a model is run. Raises ColorModelError, also for weights that are not finite floats.
+    "random". No code of a model runs. Raises ColorModelError, also for weights that are not finite floats.
     """
     import open_clip
 
@@ -130,7 +130,7 @@ def open_clip_model(model: str, pretrained: str, device: str, what: str) -> tupl
 
 
 def weights_file(model: str, pretrained: str) -> Path:
-    """The file of a tag's weights, fetched if it is not cached, or the file that is named."""
+    """Return the file that is named, or that of a tag's weights, downloaded if it is not cached. Raises ReadError."""
     import open_clip
 
     tag = None if Path(pretrained).is_file() else open_clip.get_pretrained_cfg(model, pretrained)
@@ -141,7 +141,7 @@ def weights_file(model: str, pretrained: str) -> Path:
 
 
 def crop(image: Image.Image, detection: Detection) -> Image.Image:
-    """The object's box, with what is not in its mask (if it has one) grey."""
+    """Cut out the object's box; what is outside its mask (if it has one) is grey."""
     picture = image.convert("RGB")
     if detection.mask is not None:
         mask: Any = detection.mask

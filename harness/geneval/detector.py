@@ -1,4 +1,4 @@
-"""What a detector is, the registered ones, and the judging of images by one."""
+"""The protocol of a detector, the registered ones, and the verdicts on images by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ColorRequest(NamedTuple):
-    """Objects of one class in one image whose colours are asked."""
+    """Objects of one class in one image whose colours are needed."""
 
     image: Image.Image
     name: str
@@ -30,8 +30,8 @@ class ColorRequest(NamedTuple):
 class Detector(Protocol):
     """Finds objects in images, and names their colours.
 
-    `detect` returns each image's raw detections by class, in the order of `classes`; `name_colors` one
-    colour per detection of each request; `info` what identifies the detector, for the record.
+    `detect` returns each image's raw detections by class, in the order of `classes`; `name_colors` returns one
+    colour per detection of each request; `info` identifies the detector in records.
     """
 
     name: str
@@ -57,7 +57,7 @@ REGISTRY: Registry[Detector] = Registry(
 
 
 class DetectorError(VhsbenchError):
-    """A detector that cannot do what is asked of it; the message is one sentence for a user."""
+    """A detector that cannot be used as configured; the message is one sentence for a user."""
 
 
 class UnknownClass(DetectorError):
@@ -65,23 +65,23 @@ class UnknownClass(DetectorError):
 
 
 class Vocabulary(NamedTuple):
-    """A detector's name, and the classes that it knows."""
+    """A detector's name and the classes that it knows."""
 
     name: str
     classes: Sequence[str]
 
 
 def vocabulary(name: str) -> Vocabulary | None:
-    """What a bundled detector knows, without loading it; None for another package's."""
+    """Return the classes of a bundled detector without loading it; None for another package's."""
     classes = {"mask2former": coco_classes, "mmdet": coco_classes, "shapes": lambda: SHAPES}.get(name)
     return Vocabulary(name, classes()) if classes else None
 
 
 def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
-    """A registered detector, on `device` if it computes on one and its options do not say another.
+    """Create a registered detector, on `device` if it has a device and its options name no other.
 
-    Raises RegistryError for an unknown name or option, GeneratorError for a device that is none or not
-    here, and what the detector raises for bad weights.
+    Raises RegistryError for an unknown name or option, GeneratorError for an unknown or absent
+    device, and what the detector raises for bad weights.
     """
     options = _placed(name, device, options)
     if "device" in options:
@@ -90,12 +90,12 @@ def create(name: str, device: str | None = None, /, **options: Any) -> Detector:
 
 
 def identity(name: str, device: str | None = None, /, **options: Any) -> dict[str, Any]:
-    """What decides the verdicts of the detector that `create` would build, files by content; nothing is loaded."""
+    """Return what decides the verdicts of the detector that `create` would build, files by content; load nothing."""
     return REGISTRY.identity(name, **_placed(name, device, options))
 
 
 def _placed(name: str, device: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the device, where the detector computes on one."""
+    """Return the options with the device, if the detector has one."""
     takes = device and "device" in inspect.signature(REGISTRY.get(name)).parameters
     return {"device": device, **options} if takes else options
 
@@ -111,13 +111,13 @@ def check_classes(detector: Detector | Vocabulary, metadata: Mapping[str, Any], 
 
 
 def classes_of(metadata: Mapping[str, Any]) -> list[str]:
-    """The classes that a prompt's clauses name."""
+    """Return the classes that a prompt's clauses name."""
     return [clause["class"] for part in ("include", "exclude") for clause in metadata.get(part, [])]
 
 
 @dataclass(frozen=True)
 class Judgement(Verdict):
-    """A verdict with the objects that it rests on, by class."""
+    """A verdict with the objects that it is based on, by class."""
 
     objects: Objects
 
@@ -128,9 +128,9 @@ def judge(
     prompts: Sequence[Mapping[str, Any]],
     seen: Sequence[Objects] | None = None,
 ) -> list[Judgement]:
-    """GenEval's verdict on each image against the metadata of its prompt; all colours in one request.
+    """Judge each image against the metadata of its prompt; all colours are named in one request.
 
-    `seen` is what the detector has found in the images, if it has already been asked. Raises DetectorError
+    `seen` is what the detector found in the images, if it has already run. Raises DetectorError
     for a box or score that is NaN or infinite, which no rule would count.
     """
     found = detector.detect(images) if seen is None else seen

@@ -1,4 +1,4 @@
-"""Evaluating a folder of images into results.jsonl: batch by batch, resumable, nothing silently dropped."""
+"""Evaluate a folder of images into results.jsonl: batch by batch, resumable, nothing silently dropped."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Progress = Callable[[int, int], None]  # images done, of how many
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many images have a row, how many of them were there before, and what could not be judged."""
+    """How many images have a row, how many of these are from an earlier run, and what could not be judged."""
 
     evaluated: int
     resumed: int
     damaged: list[Row]  # filename, error
-    ignored: list[str]  # names beside the images
+    ignored: list[str]  # other names among the images
 
 
 def evaluate_folder(
@@ -38,9 +38,9 @@ def evaluate_folder(
     batch_size: int = 8,
     progress: Progress = lambda *_: None,
 ) -> Outcome:
-    """Judge every image of `folder` that `out` has no row of; what is damaged goes to a list beside it.
+    """Judge every image of `folder` that has no row in `out`; damaged images go to a list beside it.
 
-    A killed run loses the batch at hand. Raises what read_folder raises, FolderError for results of
+    A killed run loses its current batch. Raises what read_folder raises, FolderError for results of
     another run, or what the detector raises.
     """
     found = folders.read_folder(folder, detector)
@@ -66,18 +66,18 @@ def evaluate_folder(
 
 
 def damaged_file(out: Path) -> Path:
-    """Where what could not be judged is listed: results.damaged.jsonl beside results.jsonl.
+    """Return the list of what could not be judged: results.damaged.jsonl beside results.jsonl.
 
-    Every results file has its own: results.seed0.damaged.jsonl, and results.json.damaged for another end.
+    Every results file has its own: results.seed0.damaged.jsonl, or results.json.damaged for other extensions.
     """
     stem = out.name.removesuffix(".jsonl")
     return out.parent / (f"{out.name}.damaged" if stem == out.name else f"{stem}.damaged.jsonl")
 
 
 def _done(out: Path, samples: Sequence[Sample], record: str) -> set[str]:
-    """The images that `out` has a row of, by place; a torn last line is cut off.
+    """Return the rows of `out` by the images' places; cut off an incomplete last line.
 
-    Raises FolderError for rows of another run: of other images, whatever the path that they were given by.
+    Raises FolderError for rows of another run, that is, of other images, whatever their path.
     """
     if not out.exists():
         return set()

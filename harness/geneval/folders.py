@@ -27,7 +27,7 @@ from vhsbench.harness.geneval.rules import Objects
 
 Row = dict[str, Any]
 KEYS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
-_NEEDED = ("filename", "tag", "correct", "metadata")  # the others explain, and may be missing or null
+_NEEDED = ("filename", "tag", "correct", "metadata")  # the other keys explain, and may be missing or null
 
 
 class FolderError(VhsbenchError):
@@ -48,7 +48,7 @@ class Folder:
 
     samples: list[Sample]
     empty: list[Path]  # prompts' folders without images
-    ignored: list[str]  # what lies beside images and is none, as 00000/samples/notes.txt
+    ignored: list[str]  # files among the images that are not images, such as 00000/samples/notes.txt
 
 
 def read_folder(folder: Path, detector: Detector | None = None) -> Folder:
@@ -78,16 +78,16 @@ def read_folder(folder: Path, detector: Detector | None = None) -> Folder:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """A prompt's metadata. Raises FolderError for a file that cannot be read, MetadataError for what it says."""
+    """Read a prompt's metadata. Raises FolderError for an unreadable file, MetadataError for unusable metadata."""
     with read_errors_as(FolderError):
         metadata = read_json(file)
     return check(metadata, str(file))
 
 
 def as_row(sample: Sample, judgement: Judgement, detector: str) -> Row:
-    """The results row of an image; `detector` is the detector's record as JSON text.
+    """Make the results row of an image; `detector` is the detector's record as JSON text.
 
-    `filename` is the path as it was given, as the official evaluator's; the image is told by its place and bytes.
+    `filename` is the path as given, as in the official evaluator; the image is identified by its place and bytes.
     """
     return {
         "filename": str(sample.file),
@@ -103,12 +103,12 @@ def as_row(sample: Sample, judgement: Judgement, detector: str) -> Row:
 
 
 def place(file: Path | str) -> str:
-    """Where an image stands in its folder, wherever that is: 00000/samples/0000.png."""
+    """Return an image's place in its folder, wherever that is: 00000/samples/0000.png."""
     return "/".join(Path(file).parts[-3:])
 
 
 def boxes(objects: Objects) -> dict[str, list[list[float]]]:
-    """[x1, y1, x2, y2, score] of each object by class; float32 widened, as the official files have it."""
+    """Return [x1, y1, x2, y2, score] of each object by class; float32 widened, as in the official files."""
     return {
         name: [np.array([*d.box, d.score], dtype=np.float32).tolist() for d in found]
         for name, found in objects.items()
@@ -117,14 +117,14 @@ def boxes(objects: Objects) -> dict[str, list[list[float]]]:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of a results file, each image's once, and the filenames of rows that came again."""
+    """The rows of a results file, one per image, and the filenames of repeated rows."""
 
     rows: list[Row]
     doubles: list[str]
 
 
 def read_results(file: Path) -> Results:
-    """All whole rows; a torn last line, left by a killed run, is not one.
+    """Read all complete rows; ignore an incomplete last line, left by a killed run.
 
     Merged files may have an image's row several times; it counts once. Raises FolderError for a line that is
     no result, or where two rows of one image differ.
@@ -158,7 +158,7 @@ def _check_result(row: Row, where: str) -> None:
 
 
 def mend(file: Path) -> None:
-    """Make the file end with a whole line: what a killed run left half written is cut off. Raises FolderError."""
+    """Cut off an incomplete last line, left by a killed run. Raises FolderError."""
     with read_errors_as(FolderError):
         whole = _whole(file)
     os.truncate(file, len(whole))
@@ -168,7 +168,7 @@ def mend(file: Path) -> None:
 
 
 def append(file: Path, rows: Iterable[Row]) -> None:
-    """Add rows at once, and wait until they are on the disk."""
+    """Append rows, and wait until they are on disk."""
     with file.open("ab") as stream:
         stream.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         stream.flush()
@@ -176,11 +176,11 @@ def append(file: Path, rows: Iterable[Row]) -> None:
 
 
 def _whole(file: Path) -> bytes:
-    """The file's bytes, without a last line that lacks its end and is no JSON. Raises ReadError."""
+    """Return the file's bytes, without a last line that lacks its end and is not JSON. Raises ReadError."""
     data = read_bytes(file, LARGE)
     cut = data.rfind(b"\n") + 1
     try:
-        json.loads(data[cut:])  # not by our own rules: a whole line that they refuse is told, not cut off
+        json.loads(data[cut:])  # not by our own rules: a complete line that breaks them is not cut off
     except (ValueError, RecursionError):
         return data[:cut]
     return data

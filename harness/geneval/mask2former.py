@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PIPELINES = ("geneval", "mmdet3")
-SCALE = (1333, 800)  # the longest and the shortest side that a resized image may have, pixels
+SCALE = (1333, 800)  # the longest and the shortest side of a resized image, at most, in pixels
 MAX_DETECTIONS = 100
-_MULTIPLE = 32  # sides are padded to it
-_MASKS_AT_ONCE = 25  # full-size float masks held at a time
+_MULTIPLE = 32  # sides are padded to a multiple of it
+_MASKS_AT_ONCE = 25  # full-size float masks in memory at a time
 _MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)  # of RGB
 _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 
@@ -39,8 +39,8 @@ class Mask2FormerDetector:
     """COCO's 80 classes in GenEval's names. Raises DetectorWeightsError or DetectorError.
 
     checkpoint: mmdet's .pth of 2.x or 3.x, "random", or None for the published file from the hub.
-    colors: a ColorNamer, or what ColorNamer.open takes; loaded when colours are first asked.
-    scale: the longest and shortest side of a resized image; other than 1333 and 800 is not GenEval.
+    colors: a ColorNamer, or what ColorNamer.open takes; loaded when colours are first needed.
+    scale: the longest and shortest side of a resized image; anything but 1333 and 800 is not GenEval.
     """
 
     name = "mask2former"
@@ -74,7 +74,7 @@ class Mask2FormerDetector:
     def identity(
         cls, checkpoint: str | None = None, colors: str = "openai", seed: int = 0, **options: Any
     ) -> dict[str, Any]:
-        """What decides its verdicts, files by content; nothing is loaded. Raises DetectorWeightsError or ColorModelError."""
+        """Return what decides its verdicts, files by content; load nothing. Raises DetectorWeightsError or ColorModelError."""
         defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
         given = {name: options.get(name, defaults[name]) for name in ("pipeline", "batch_size", "scale")}
         return given | {
@@ -97,7 +97,7 @@ class Mask2FormerDetector:
         return found | ({"ignored": self._ignored} if self._ignored else {})
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
-        """See Detector.detect. Boxes and masks are in the image's own pixels.
+        """See Detector.detect. Boxes and masks are in the image's pixels.
 
         Masks stay on the device; a detection that is not above GenEval's threshold of 0.3 has none.
         """
@@ -122,7 +122,7 @@ class Mask2FormerDetector:
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits [B, 100, 81] and mask logits [B, 100, H/4, W/4] of the last layer for [B, 3, H, W]."""
+        """Compute class logits [B, 100, 81] and mask logits [B, 100, H/4, W/4] of the last layer for [B, 3, H, W]."""
         out = self.model(pixels.to(self.model.device, self.model.dtype))
         return out.class_queries_logits, out.masks_queries_logits
 
@@ -130,7 +130,7 @@ class Mask2FormerDetector:
         rows: list[list[Detection]] = [[] for _ in self.classes]
         plain = zip(labels.tolist(), boxes.tolist(), scores.tolist(), masks, strict=True)
         for label, (x1, y1, x2, y2), score, mask in plain:
-            # the rest of the masks, which no rule reads, would fill the device
+            # the other masks, which no rule reads, would fill the device
             kept = mask.clone() if score > THRESHOLD else None
             rows[label].append(Detection((x1, y1, x2, y2), score, kept))
         return {name: found for name, found in zip(self.classes, rows, strict=True) if found}
@@ -139,7 +139,7 @@ class Mask2FormerDetector:
 def prepare(
     image: Image.Image, pipeline: str, scale: tuple[int, int] = SCALE
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Network input [3, H, W] of an image, H and W multiples of 32, and its (height, width) before padding."""
+    """Prepare an image as network input [3, H, W], H and W multiples of 32; also return (height, width) before padding."""
     pixels: NDArray[Any] = np.asarray(image.convert("RGB"))
     if pipeline == "mmdet3":
         pixels = pixels.astype(np.float32)
@@ -168,7 +168,7 @@ def instances(
     resized: tuple[int, int],
     original: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Labels [K], scores [K], boxes [K, 4] and bool masks [K, H, W] of one image, as mmdet makes them.
+    """Compute labels [K], scores [K], boxes [K, 4] and bool masks [K, H, W] of one image, as mmdet does.
 
     From class logits [Q, C+1] and mask logits [Q, h, w]. A query can appear with several labels.
     """
@@ -194,7 +194,7 @@ def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    """[K, 4] (x1, y1, x2 + 1, y2 + 1) around bool masks [K, H, W]; zeros for an empty one."""
+    """Return boxes [K, 4] (x1, y1, x2 + 1, y2 + 1) around bool masks [K, H, W]; zeros for an empty one."""
     ends = []
     for axis in (1, 2):  # columns, then rows
         occupied = masks.any(axis).int()

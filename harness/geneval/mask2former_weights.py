@@ -1,8 +1,8 @@
 """Mask2Former Swin-S as transformers builds it, with the weights that mmdet published for it.
 
 A checkpoint has 649 tensors in mmdet's names; the model takes 757 after renaming, splitting joined
-projections and reordering the inputs of Swin's patch merging. Nothing may be missing; left over may be only what
-a training keeps beside the weights.
+projections and reordering the inputs of Swin's patch merging. Nothing may be missing; only what a training
+keeps beside the weights may be left over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ State = dict[str, torch.Tensor]
 HUB_DATASET = "aimagelab/vhs-checkpoints"
 HUB_FILE = "mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth"
 
-# of the model's tensors, those that inference does not use and mmdet does not have
+# tensors of the model that inference does not use and mmdet does not have
 _UNUSED = {
     "model.pixel_level_module.encoder.swin.layernorm.weight",
     "model.pixel_level_module.encoder.swin.layernorm.bias",
@@ -99,7 +99,7 @@ _RENAMES_2X = (
 )
 # what a training keeps in a state beside the weights: not used by inference
 _OF_TRAINING = re.compile(r"(module\.)?(data_preprocessor\..*|.*\.class_weight)")
-_WRAPPER = "module."  # before each name, where a training on several GPUs saved its wrapper
+_WRAPPER = "module."  # before each name, if a training on several GPUs saved its wrapper
 _CLASSES = 80
 _CLASS_WEIGHT = _P + "cls_embed.weight"  # [classes + 1, 256]; the last is no object
 
@@ -109,7 +109,7 @@ class DetectorWeightsError(VhsbenchError):
 
 
 def build() -> Mask2FormerForUniversalSegmentation:
-    """The architecture (Swin-S, 100 queries, 80 classes), its weights undefined."""
+    """Build the architecture (Swin-S, 100 queries, 80 classes) with undefined weights."""
     swin = SwinConfig(
         embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7,
         drop_path_rate=0.0, out_features=["stage1", "stage2", "stage3", "stage4"],
@@ -118,7 +118,7 @@ def build() -> Mask2FormerForUniversalSegmentation:
 
 
 def sources(shapes: Mapping[str, Any]) -> dict[str, list[str]]:
-    """mmdet 3.x name -> the model's names (three, in the order q, k, v, of a joined projection)."""
+    """Map mmdet 3.x names to the model's names (three for a joined projection, in the order q, k, v)."""
     found: dict[str, list[str]] = {}
     for name in shapes:
         if name in _UNUSED:
@@ -136,7 +136,7 @@ def sources(shapes: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def to_3x(state: Mapping[str, torch.Tensor]) -> State:
-    """An mmdet state, of 2.x or 3.x, in 3.x names without a wrapper's prefix or position indices (recomputed)."""
+    """Rename an mmdet state of 2.x or 3.x to 3.x, without a wrapper's prefix or position indices (recomputed)."""
     wrapped = all(name.startswith(_WRAPPER) for name in state)
     renamed = {}
     for name, tensor in state.items():
@@ -149,7 +149,7 @@ def to_3x(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def convert(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], file: str) -> State:
-    """An mmdet state in the model's names and order. Raises DetectorWeightsError naming a tensor that is wrong."""
+    """Convert an mmdet state to the model's names and order. Raises DetectorWeightsError with the wrong tensor's name."""
     rest, converted = to_3x(state), {}
     _check_classes(rest, file)
     for source, targets in sources(shapes).items():
@@ -184,7 +184,7 @@ def _check_classes(state: Mapping[str, torch.Tensor], file: str) -> None:
 
 
 def restore(state: Mapping[str, torch.Tensor]) -> State:
-    """The model's state in mmdet 3.x names and order: what `convert` came from."""
+    """Convert the model's state back to mmdet 3.x names and order: the inverse of `convert`."""
     restored = {}
     for source, targets in sources(state).items():
         tensor = torch.cat([state[t] for t in targets]) if len(targets) > 1 else state[targets[0]]
@@ -195,13 +195,13 @@ def restore(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def _merging_order(width: int) -> list[int]:
-    """mmdet unfolds channel by channel, transformers concatenates the four neighbours."""
+    """Reorder patch merging's inputs: mmdet unfolds by channel, transformers concatenates the four neighbours."""
     neighbours = ((0, 0), (1, 0), (0, 1), (1, 1))
     return [c * 4 + y * 2 + x for y, x in neighbours for c in range(width // 4)]
 
 
 def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversalSegmentation, str, int]:
-    """The model in eval mode, the SHA-256 of its checkpoint ("random" for random weights), and `ignored` of `read`.
+    """Load the model; also return the SHA-256 of its checkpoint ("random" for random weights), and `ignored` of `read`.
 
     checkpoint is a file, "random", or None for the published one from the hub. Raises DetectorWeightsError.
     """
@@ -219,7 +219,7 @@ def load(checkpoint: str | None, seed: int = 0) -> tuple[Mask2FormerForUniversal
 
 
 def identity(checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
-    """What `load` would read, by content; nothing is loaded. Raises DetectorWeightsError for a file that cannot be read."""
+    """Identify what `load` would read, by content; load nothing. Raises DetectorWeightsError for an unreadable file."""
     if checkpoint == "random":
         return {"random": seed}
     if checkpoint is None:
@@ -229,10 +229,10 @@ def identity(checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
 
 
 def read(path: Path) -> tuple[State, str, int]:
-    """A checkpoint's tensors, finite floats; its SHA-256, which must begin as its name says; what was ignored.
+    """Read a checkpoint's tensors, its SHA-256, which must begin as its name says, and what was ignored.
 
-    Ignored are what a training keeps: tensors (class weights) and other parts of the file (optimizer), counted.
-    Raises DetectorWeightsError.
+    Tensors must be finite floats. Ignored is what a training keeps beside the weights: tensors (class weights) and
+    other parts of the file (optimizer), with their counts. Raises DetectorWeightsError.
     """
     if not path.is_file():
         raise DetectorWeightsError(
@@ -267,7 +267,7 @@ def _download() -> Path:
 
 
 def random_state(shapes: Mapping[str, torch.Size], seed: int = 0) -> State:
-    """Random weights in mmdet 3.x names, each tensor from its own stream, so that any swap shows.
+    """Draw random weights in mmdet 3.x names, each tensor from its own stream, so that any swap shows.
 
     Calibrated so that an image gets about 100 detections above 0.3, of 20 to 30 classes, in dozens of boxes.
     """
@@ -295,7 +295,7 @@ def _spread(name: str, shape: tuple[int, ...]) -> float:
         return 2.0 if "sampling_offsets" in name else 0.1
     if re.search(r"(query_embed|query_feat|level_embed|level_encoding)\.", name):
         return 1.0
-    # weak residual branches keep the queries apart; large outputs make them certain
+    # weak residual branches keep the queries different; large outputs make them confident
     gains = {
         r"cls_embed": 8.0,
         r"mask_embed\.4": 3.0,

@@ -1,4 +1,4 @@
-"""GenEval's metadata of a prompt: the words it is made of, and the one check that it passes wherever it enters."""
+"""GenEval's metadata of a prompt: its vocabulary, and the one check that it passes wherever it enters."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Check = Callable[[Any, str], None]  # (value, key); raises MetadataError without
 
 
 class MetadataError(VhsbenchError):
-    """Metadata that no image can be judged by; the message is one sentence for a user."""
+    """Metadata by which no image can be judged; the message is one sentence for a user."""
 
 
 def check(metadata: Any, where: str) -> dict[str, Any]:
-    """Return the metadata as it is, if GenEval's rules can judge an image by it.
+    """Return the metadata unchanged if GenEval's rules can judge an image by it.
 
     `where` names its file and line. Raises MetadataError, which adds the key and what would be right.
     """
@@ -41,7 +41,7 @@ def check(metadata: Any, where: str) -> dict[str, Any]:
 
 
 def check_clauses(metadata: Mapping[str, Any], where: str) -> None:
-    """Check the include and exclude clauses alone, of which there may be none. Raises MetadataError."""
+    """Check only the include and exclude clauses; both lists may be empty. Raises MetadataError."""
     clauses = {key: metadata[key] for key in ("include", "exclude") if key in metadata}
     try:
         _object(clauses, "", {"include": _clauses(_INCLUDED), "exclude": _clauses(_EXCLUDED)})
@@ -64,7 +64,7 @@ def _object(value: Any, key: str, fields: Mapping[str, Check]) -> None:
 
 
 def _check_together(metadata: Mapping[str, Any]) -> None:
-    """What holds between clauses: positions point back, and an image can be right."""
+    """Check the clauses against each other: positions point back, and some image can be right."""
     wanted: dict[str, int] = {}
     for i, clause in enumerate(metadata["include"]):
         if "position" in clause and clause["position"][1] >= i:
@@ -151,7 +151,7 @@ def _below(key: str, name: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """The value as one short line, whatever it holds and however deep it is."""
+    """Show a value as one short line, however large or deep it is."""
     shown = reprlib.Repr()
     shown.maxstring = shown.maxother = 60
     return shown.repr(value)

@@ -1,7 +1,7 @@
-"""The same detector in mmdet 3 itself, an independent check: nothing compiled, on CPU or CUDA.
+"""The same detector in mmdet 3 itself, as an independent check, without compiled code, on CPU or CUDA.
 
-mmcv-lite has no compiled operators; the one that Mask2Former needs, multi-scale deformable attention,
-mmcv also has in plain PyTorch, and a stand-in for the compiled module sends the calls there.
+mmcv-lite has no compiled operators. The one that Mask2Former needs, multi-scale deformable attention, is in mmcv
+in plain PyTorch too, and a stand-in for the compiled module sends the calls there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONFIG = ".mim/configs/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coc
 
 
 class MMDetDetector(Mask2FormerDetector):
-    """mmdet's own network and pipeline (that of `mmdet3`), one image at a time. Options as Mask2FormerDetector."""
+    """mmdet's own network and pipeline (`mmdet3`), one image at a time. Options as Mask2FormerDetector."""
 
     name = "mmdet"
 
@@ -87,7 +87,7 @@ class MMDetDetector(Mask2FormerDetector):
 
 
 def _mmdet() -> Any:
-    """mmdet, with mmcv's compiled module replaced unless it is there."""
+    """Import mmdet, with a stand-in for mmcv's compiled module if that is missing. Raises DetectorError."""
     name = "mmcv._ext"
     try:
         import mmcv

@@ -1,4 +1,4 @@
-"""Nano's prompts by split, and how a few of them are chosen. Light to import."""
+"""Nano's prompts by split, and the choice of a few of them. Light to import."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HELD_OUT_PER_TASK = 64
 
 
 def nano_prompts() -> dict[str, list[Metadata]]:
-    """Nano's prompts by split: train, validation, evaluation."""
+    """Return nano's prompts by split: train, validation, evaluation."""
     parts = split(SHAPES, HELD_OUT_PER_TASK, PROMPT_SEED)
     return dict(zip(("train", "validation", "evaluation"), parts, strict=True))
 
 
 def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
-    """`count` prompts, the six tasks alternating, each task's prompts in turn."""
+    """Choose `count` prompts: the six tasks alternate, and each task's prompts come in order."""
     by_task = [[p for p in prompts if p["tag"] == tag] for tag in TAGS]
     by_task = [p for p in by_task if p]
     k = len(by_task)
@@ -30,7 +30,7 @@ def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
 
 
 def as_evaluated(prompts: Sequence[Metadata], count: int) -> list[Metadata]:
-    """`count` prompts, the tasks drawn in the evaluation prompts' shares, each task's prompts in turn."""
+    """Choose `count` prompts: tasks are drawn by their shares of the evaluation prompts, each task's prompts in order."""
     tags = [p["tag"] for p in nano_prompts()["evaluation"]]
     by_task = {tag: itertools.cycle([p for p in prompts if p["tag"] == tag]) for tag in TAGS}
     drawn = np.random.default_rng(PROMPT_SEED).choice(tags, size=count)

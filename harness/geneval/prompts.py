@@ -24,17 +24,17 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 class PromptError(VhsbenchError):
-    """Classes that no prompts can be made of; the message is one sentence for a user."""
+    """Classes from which no prompts can be made; the message is one sentence for a user."""
 
 
 def coco_classes() -> tuple[str, ...]:
-    """The 80 class names of GenEval's detector, in its order."""
+    """Return the 80 class names of GenEval's detector, in its order."""
     text = files("vhsbench.harness.geneval").joinpath("object_names.txt").read_text(encoding="utf-8")
     return tuple(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n"))
 
 
 def official() -> list[Metadata]:
-    """The 553 prompts of the benchmark, byte for byte as published."""
+    """Return the 553 prompts of the benchmark, byte for byte as published."""
     return sample(coco_classes(), OFFICIAL_SEED)
 
 
@@ -43,10 +43,10 @@ def to_json_lines(prompts: Sequence[Metadata]) -> str:
 
 
 def sample(classes: Sequence[str], seed: int, n: int = 100) -> list[Metadata]:
-    """GenEval's sampler: each class once, then n draws per task; exact duplicates dropped."""
+    """Sample prompts as GenEval does: each class once, then n draws per task; exact duplicates are dropped."""
     rng = np.random.default_rng(seed)
     k = len(classes)
-    # a colour is never asked of a person: indices are drawn from the other classes
+    # no prompt asks for a person's colour: indices are drawn from the other classes
     person = classes.index("person") if "person" in classes else None
 
     def colorable(draw: int) -> str:
@@ -74,10 +74,10 @@ def sample(classes: Sequence[str], seed: int, n: int = 100) -> list[Metadata]:
 
 
 def training(classes: Sequence[str], seed: int, n: int = 100, variants: int = 20) -> list[Metadata]:
-    """Prompts for training a verifier, as the paper's A.1: `variants` lines a prompt, one image each.
+    """Make prompts for training a verifier, as in the paper's A.1: `variants` lines per prompt, one image each.
 
-    From the same sampler with another seed; what the official prompts ask is left out, whatever the
-    order of its objects. (With COCO's classes that is every single object.)
+    They come from the same sampler with another seed, without what the official prompts ask, in any
+    order of its objects. (With COCO's classes that removes every single object.)
     """
     held = {picture(p) for p in official()}
     kept = [p for p in sample(classes, seed, n) if picture(p) not in held]
@@ -85,7 +85,7 @@ def training(classes: Sequence[str], seed: int, n: int = 100, variants: int = 20
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names, one a line. Raises PromptError."""
+    """Read class names, one per line. Raises PromptError."""
     with read_errors_as(PromptError):
         classes = tuple(line.strip() for _, line in read_lines(file))
     if len(classes) < 2 or len(set(classes) - {"person"}) < 2 or len(set(classes)) < len(classes):
@@ -114,7 +114,7 @@ def counting(name: str, count: int) -> Metadata:
 
 
 def plural(name: str) -> str:
-    """GenEval's plural: a name ending in s takes "es", else "s"."""
+    """Form GenEval's plural: a name ending in s takes "es", else "s"."""
     return name + ("es" if name.endswith("s") else "s")
 
 
@@ -123,7 +123,7 @@ def color(name: str, shade: str) -> Metadata:
 
 
 def position(name: str, target: str, relation: str) -> Metadata:
-    """`name` stands in `relation` to `target`; the target's clause comes first."""
+    """Make the prompt in which `name` stands in `relation` to `target`; the target's clause comes first."""
     include = [_clause(target), _clause(name, position=[relation, 0])]
     return _metadata("position", include, f"{_with_article(name)} {relation} {_with_article(target)}")
 
@@ -135,7 +135,7 @@ def color_attr(a: str, shade_a: str, b: str, shade_b: str) -> Metadata:
 
 
 def every(classes: Sequence[str]) -> list[Metadata]:
-    """All distinct prompts of the six tasks for a small set of classes."""
+    """Return all distinct prompts of the six tasks for a small set of classes."""
     pairs = list(itertools.permutations(classes, 2))
     shades = list(itertools.permutations(COLORS, 2))
     return [
@@ -151,7 +151,7 @@ def every(classes: Sequence[str]) -> list[Metadata]:
 def split(
     classes: Sequence[str], per_task: int, seed: int
 ) -> tuple[list[Metadata], list[Metadata], list[Metadata]]:
-    """(train, validation, evaluation), disjoint, of all prompts for a small set of classes.
+    """Split all prompts for a small set of classes into disjoint (train, validation, evaluation).
 
     At most half of a task's prompts are held out for evaluation, and a tenth of the rest for
     validation. Prompts that ask for the same picture ("a and b", "b and a") fall on the same side.
@@ -174,7 +174,7 @@ def split(
 
 
 def picture(prompt: Metadata) -> str:
-    """What a prompt asks to see: the same for "a and b" and "b and a"."""
+    """Return what a prompt asks to see: the same for "a and b" and "b and a"."""
     clauses = prompt["include"]
     return json.dumps(clauses if prompt["tag"] == "position" else sorted(clauses, key=str))
 

@@ -1,4 +1,4 @@
-"""GenEval's verdict on one image, rule by rule as the official evaluator states it."""
+"""GenEval's verdict on one image, rule by rule as in the official evaluator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POSITION_THRESHOLD = 0.1
 class Detection:
     """One detected object: box (x1, y1, x2, y2) in pixels, score in 0..1, and a bool mask [H, W] or None.
 
-    The mask is an array or a tensor, the latter where the detector left it (on its device).
+    The mask is an array, or a tensor on the detector's device.
     """
 
     box: tuple[float, float, float, float]
@@ -33,7 +33,7 @@ class Detection:
 @dataclass(frozen=True)
 class Verdict:
     correct: bool
-    reason: str  # "" if correct; else every failure, one a line
+    reason: str  # "" if correct; else every failure, one per line
 
 
 Objects = Mapping[str, Sequence[Detection]]
@@ -48,10 +48,10 @@ def select(
     max_objects: int = MAX_OBJECTS,
     max_overlap: float = MAX_OVERLAP,
 ) -> dict[str, list[Detection]]:
-    """What counts as an object: by falling score, above the threshold, capped, then non-overlapping.
+    """Select what counts as an object: by falling score, above the threshold, capped, then non-overlapping.
 
     The comparison is strict and in float32 (float32(0.3) is not kept); of equal scores the later
-    row comes first, as argsort reversed has it. Classes without an object are dropped.
+    row comes first, as in a reversed argsort. Classes without an object are dropped.
     """
     limit = np.float32(counting_threshold if task == "counting" else threshold)
     kept = {}
@@ -67,7 +67,7 @@ def select(
 
 
 def iou(a: Detection, b: Detection) -> float:
-    """Intersection over union with GenEval's +1 pixel areas."""
+    """Compute intersection over union with GenEval's +1 pixel areas."""
 
     def area(x1: float, y1: float, x2: float, y2: float) -> float:
         return max(x2 - x1 + 1, 0) * max(y2 - y1 + 1, 0)
@@ -89,7 +89,7 @@ def _suppress(ordered: Sequence[Detection], max_overlap: float) -> list[Detectio
 
 
 def relations(a: Detection, b: Detection, position_threshold: float = POSITION_THRESHOLD) -> set[str]:
-    """How `a` stands to `b`: none, one or two of RELATIONS."""
+    """Return how `a` stands to `b`: none, one or two of RELATIONS."""
     boxes = np.array([a.box, b.box], dtype=np.float32).reshape(2, 2, 2)
     center_a, center_b = boxes.mean(axis=-2)
     size_a, size_b = np.abs(np.diff(boxes, axis=-2))[..., 0, :]
@@ -103,9 +103,9 @@ def relations(a: Detection, b: Detection, position_threshold: float = POSITION_T
 
 
 def colored(metadata: Mapping[str, Any], objects: Objects) -> list[Sequence[Detection]]:
-    """The objects whose colours decide, for each include clause; none where it names no colour or found too few.
+    """Return the objects whose colours matter, for each include clause; none if it names no colour or found too few.
 
-    Raises MetadataError for clauses that these rules cannot judge by.
+    Raises MetadataError for clauses that these rules cannot apply.
     """
     check_clauses(metadata, "GenEval metadata")
     found = [(clause, _found(clause, objects)) for clause in metadata["include"]]
@@ -121,8 +121,8 @@ def evaluate(
 ) -> Verdict:
     """Judge selected objects (by falling score) against a prompt's include and exclude clauses.
 
-    `colors` names those of the objects that `colored` gives, clause by clause. Raises MetadataError for
-    clauses that these rules cannot judge by.
+    `colors` are those of the objects that `colored` returns, clause by clause. Raises MetadataError for
+    clauses that these rules cannot apply.
     """
     check_clauses(metadata, "GenEval metadata")
     reasons: list[str] = []
@@ -143,7 +143,7 @@ def evaluate(
 
 
 def _found(clause: Mapping[str, Any], objects: Objects) -> list[Detection]:
-    """As many objects as the clause asks for, if there are so many."""
+    """Return the clause's objects, at most as many as it asks for."""
     return list(objects.get(clause["class"], []))[: clause["count"]]
 
 

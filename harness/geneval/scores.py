@@ -14,7 +14,7 @@ import pandas as pd
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.stats.intervals import clustered_mean
 
-# the form of a reason's line -> what failed; the first that matches counts
+# pattern of a reason's line -> what failed; the first match counts
 FAILURES = {
     r"expected .* found .*; and ": "wrong colour",
     r"no target for .* to be ": "no target",
@@ -52,7 +52,7 @@ class GenEvalScores:
 
 
 def scores(rows: Sequence[Mapping[str, Any]]) -> GenEvalScores:
-    """Rows need tag, metadata (which names the prompt), correct and reason. Raises ValueError for no rows.
+    """Compute all scores of rows with tag, metadata (of the prompt), correct and reason. Raises ValueError for no rows.
 
     A prompt's images (its seeds) are averaged first: intervals are by prompt.
     """
@@ -81,7 +81,7 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> GenEvalScores:
 
 
 def failure(line: str) -> str:
-    """What one line of a reason says failed."""
+    """Return what failed, by one line of a reason."""
     return next((kind for pattern, kind in FAILURES.items() if re.match(pattern, line)), "other")
 
 
@@ -91,7 +91,7 @@ def _failures(reasons: Sequence[str]) -> dict[str, int]:
 
 
 def official_summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The text that GenEval's summary script prints for these rows. Tasks in order of first appearance."""
+    """Write what GenEval's summary script prints for these rows. Tasks are in order of first appearance."""
     table = pd.DataFrame({key: [row[key] for row in rows] for key in ("tag", "metadata", "correct")})
     right = table["correct"].astype(bool)
     by_tag = right.groupby(table["tag"], sort=False)

@@ -26,7 +26,7 @@ _FOREGROUND = 0.25  # RGB distance from the background
 _RADII = np.arange(5.5, 9.6, 0.4)
 _SHIFTS = tuple(np.linspace(-1, 1, 7))
 _MISMATCH_COST = 1.6  # confidence lost per unit of template mismatch
-_CLEAR, _FAINT_COST = 0.42, 2.5  # RGB distance from the background that is full contrast; cost below
+_CLEAR, _FAINT_COST = 0.42, 2.5  # RGB distance from the background with full contrast; cost below it
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class ShapeDetection(Detection):
 
 @cache
 def _templates() -> tuple[Array, NDArray[np.int64]]:
-    """[K, WINDOW * WINDOW] coverages of every shape, size and sub-pixel shift; and [K] shape indices."""
+    """Draw coverages [K, WINDOW * WINDOW] of every shape, size and sub-pixel shift; also return shape indices [K]."""
     bank, kinds = [], []
     for kind, shape in enumerate(SHAPES):
         for radius in _RADII:
             rows, columns = np.nonzero(shape_mask(shape, SIZE / 2, SIZE / 2, radius) > 0.5)
-            # the window is centred on the bounding box, which is not the shape's own centre
+            # the window is centred on the bounding box, not on the shape's centre
             x = SIZE - (columns.min() + columns.max() + 1) / 2
             y = SIZE - (rows.min() + rows.max() + 1) / 2
             for dx in _SHIFTS:
@@ -79,7 +79,7 @@ class ShapeDetector:
         return {"name": self.name}
 
     def name_colors(self, requests: Sequence[ColorRequest]) -> list[list[str]]:
-        """See Detector.name_colors: detection has read them."""
+        """See Detector.name_colors; detection has already read them."""
         return [[d.color for d in r.detections if isinstance(d, ShapeDetection)] for r in requests]
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
@@ -105,7 +105,7 @@ def _pixels(image: Image.Image) -> Array:
 
 
 def _components(index: int, pixels: Array) -> list[_Component]:
-    """The connected foreground regions of one picture, of at least MIN_AREA pixels."""
+    """Find the connected foreground regions of one picture, of at least MIN_AREA pixels."""
     difference = pixels - BACKGROUND
     distance = np.sqrt(np.einsum("yxc,yxc->yx", difference, difference))
     labels, _ = ndimage.label(distance > _FOREGROUND)
@@ -128,7 +128,7 @@ def _components(index: int, pixels: Array) -> list[_Component]:
 
 
 def _match(found: Sequence[_Component]) -> tuple[list[str], list[float], list[str]]:
-    """Shape, confidence and colour of each component."""
+    """Match each component to a template: shape, confidence and colour."""
     bank, kinds = _templates()
     coverage = np.stack([c.coverage for c in found])
     energy = np.square(coverage).sum(1)[:, None] + np.square(bank).sum(1)[None]

@@ -1,1 +1,1 @@
-"""Training verifiers: the data that the paper's two stages need, and what runs the stages."""
+"""Train verifiers: collect the data of the paper's two stages, and run the stages."""

@@ -1,4 +1,4 @@
-"""A training and its ablations, compared by the harness on one pool of held-out candidates."""
+"""Compare a training and its ablations on one pool of held-out candidates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Bars = Callable[[str, int, int], None]
 def train_all(config: TrainConfig, out: Path, report: Report, bars: Bars = lambda *_: None) -> pd.DataFrame:
     """Train `config` in `out` and its ablations in out/ablations/<name>, then compare them.
 
-    Leaves ablations.yaml, comparison.csv and comparison.md in `out`. Finished ones are not trained again.
+    Writes ablations.yaml, comparison.csv and comparison.md to `out`. Finished trainings are not repeated.
     """
     folders = {BASE: train(config, out, _named(BASE, report))}
     for name in config.ablations:
@@ -63,7 +63,7 @@ def _named(name: str, report: Report) -> Report:
 
 
 def _run_config(config: TrainConfig, folders: Mapping[str, Path], out: Path) -> str:
-    """The pool's configuration, for a file in `out`: checkpoints relative to it, all else absolute."""
+    """Return the pool's configuration, for a file in `out`: checkpoints relative to it, other paths absolute."""
     kinds = {BASE: config} | {name: config.ablation(name) for name in config.ablations}
     plain = {
         "name": f"{config.name}-ablations",
@@ -84,9 +84,9 @@ def _pool(run: PoolConfig, folder: Path, bars: Bars) -> Pool:
 
 
 def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: Bars) -> pd.DataFrame:
-    """A row a training: its own validation, AUC and exact best-of-N in percent on the pool.
+    """Make a row per training: its own validation, AUC and exact best-of-N in percent on the pool.
 
-    `difference_points` is best-of-N of the largest N less the base's, with its 95% interval (paired by prompt).
+    `difference_points` is best-of-N at the largest N less the base's, with its 95% interval (paired by prompt).
     """
 
     candidates = pool_candidates(pool)
@@ -120,7 +120,7 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
 
 
 def _changes(overrides: Mapping[str, Any], prefix: str = "") -> str:
-    """{"a": {"b": 1}} as "a.b=1"."""
+    """Write {"a": {"b": 1}} as "a.b=1"."""
     parts = []
     for key, value in overrides.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""Who describes images for alignment: what a captioner is, nano's true scene, and the choice by configuration."""
+"""Captioners, which describe images for alignment: the protocol, nano's true scene, and the configured one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _MOST = 5  # objects that a description names
 
 
 class Captioner(Protocol):
-    """Describes images, a sentence each."""
+    """Describes images in one sentence each."""
 
     name: str
 
     def caption(self, images: Sequence[Image.Image], seen: Sequence[Objects] | None = None) -> list[str]:
-        """`seen` is what the detector found in each image, where it has already looked."""
+        """Describe images; `seen` is what the detector found in each, if it has already run."""
         ...
 
 
 class SceneCaptioner:
-    """Nano's: what the shape detector sees, in the world's words."""
+    """Nano's captioner: says what the shape detector sees, in the world's words."""
 
     name = "scene"
 
     def caption(self, images: Sequence[Image.Image], seen: Sequence[Objects] | None = None) -> list[str]:
-        """See Captioner. Detects only where `seen` is None."""
+        """See Captioner. Runs the detector only if `seen` is None."""
         return [caption(_scene(objects)) for objects in seen or ShapeDetector().detect(images)]
 
 
@@ -50,7 +50,7 @@ def _scene(objects: Objects) -> Scene:
 
 
 def open_captioner(config: CaptionerConfig, device: str) -> Captioner:
-    """The captioner of a configuration. Raises ConfigError for options that it does not have."""
+    """Open the captioner of a configuration. Raises ConfigError for unknown options."""
     if config.name == "scene":
         if config.options:
             raise ConfigError("data.captioner 'scene' has no options.")

@@ -48,7 +48,7 @@ class ClipScore:
 
 
 def open_clip_score(config: ClipScoreConfig, device: str) -> ClipScore:
-    """open_clip's model with its weights, or nano's CLIP, bundled or in a folder. Raises ColorModelError."""
+    """Load an open_clip model, or nano's CLIP, bundled or from a folder. Raises ColorModelError."""
     if config.model == "nano" or Path(config.model).is_dir():
         return _nano(BUNDLED / "clip" if config.model == "nano" else Path(config.model), device)
     model, transform, tokenizer = open_clip_model(config.model, config.pretrained, device, "CLIP-Score model")

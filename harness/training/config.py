@@ -1,4 +1,4 @@
-"""A training's configuration: which verifier of which generator, from what data, how; and its ablations."""
+"""The configuration of a training: verifier, generator, data and recipe; and its ablations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CompareConfig(Strict):
 
 
 class TrainConfig(Recipe):
-    """One training. `ablations` are others by name: the keys that they change, nested as here."""
+    """One training. `ablations` are others, by name: the keys that they change, nested as here."""
 
     name: _Name = "train"
     generator: SourceConfig
@@ -52,13 +52,13 @@ class TrainConfig(Recipe):
 
     @property
     def recipe(self) -> Recipe:
-        """What the engine reads of it."""
+        """The part that the engine reads."""
         return Recipe(**{key: getattr(self, key) for key in Recipe.model_fields})
 
     @model_validator(mode="after")
     def _fits_the_generator(self) -> TrainConfig:
         spec, block = generators.SPECS.get(self.generator.name), self.verifier.block
-        if spec is None or block is None:  # a plugin's is asked when its data is collected
+        if spec is None or block is None:  # a plugin's options are checked when its data is collected
             return self
         steps = generators.steps_of(self.generator.name, self.generator.options)
         if steps != 1:
@@ -85,7 +85,7 @@ class TrainConfig(Recipe):
         return self
 
     def with_ablations(self, names: Iterable[str]) -> TrainConfig:
-        """This training with those ablations alone. Raises ConfigError for one that it has not."""
+        """Return this training with only those ablations. Raises ConfigError for an unknown one."""
         for name in names:
             if name not in self.ablations:
                 raise ConfigError(
@@ -94,16 +94,16 @@ class TrainConfig(Recipe):
         return self.model_copy(update={"ablations": {name: self.ablations[name] for name in names}})
 
     def ablation(self, name: str) -> TrainConfig:
-        """The training that the ablation `name` is."""
+        """Return the training of the ablation `name`."""
         changed = merged(self.model_dump(exclude={"ablations"}), self.ablations[name])
         changed["name"] = f"{self.name}-{name}"
         return yaml_files.check(changed, f"ablation '{name}'", TrainConfig)
 
 
 def data_beside(base: TrainConfig, variant: TrainConfig, out: Path) -> TrainConfig:
-    """`variant` with its data where `base`, trained in `out`, has it.
+    """Return `variant` with the data folders of `base`, which is trained in `out`.
 
-    Another block's is in a folder beside, of the same images: their captions and verdicts are `base`'s.
+    Data of another block is in a neighbouring folder, of the same images, with the captions and verdicts of `base`.
     """
     folder = base.data.folder or out / "data"
     data = {"folder": folder}
@@ -141,7 +141,7 @@ def _override(text: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `change`; mappings within are merged, all else is replaced."""
+    """Return `base` with the values of `change`; nested mappings are merged, all else is replaced."""
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)

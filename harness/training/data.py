@@ -1,4 +1,4 @@
-"""`vhsbench train data`: what both of the paper's stages are trained on, for one generator (A.1)."""
+"""Collect the data of both of the paper's stages for one generator (A.1): `vhsbench train data`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from vhsbench.verifiers.verifier import NEEDS
 if TYPE_CHECKING:
     from vhsbench.harness.training.config import TrainConfig
 
-# the first of the noise roots of each part, which no run's seeds meet; 16 apart, one seed from the next
+# the first noise root of each part, beyond any run's seeds; those of consecutive seeds are 16 apart
 _ROOTS = {"train": 1_000_001, "validation": 1_000_002, "alignment": 1_000_003}
 
 
 def root_of(part: str, seed: int) -> int:
-    """The root of the noise that a part's images are made from."""
+    """Return the root of the noise from which a part's images are made."""
     return _ROOTS[part] + 16 * seed
 
 
@@ -43,11 +43,11 @@ def collect_data(
     device: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, dict[Needs, DataCard]]:
-    """Collect what is not there of `config`'s data; cards by part and kind of features. Restart it to resume.
+    """Collect the missing data of `config`; return cards by part and kind of features. Restart it to resume.
 
-    `device` is by default the engine's. Under torchrun or accelerate each process does its share of the
-    shards; a part that waits for another process's has no cards yet. Raises DataError, or what the parts of
-    it raise.
+    `device` is the engine's by default. Under torchrun or accelerate each process makes its share of the
+    shards; a part that waits for shards of another process has no cards yet. Raises DataError, or what its parts
+    raise.
     """
     reads = _reads(config)
     data, device = config.data, device or _device(config.engine.device)
@@ -76,7 +76,7 @@ def collect_data(
 
 
 def _moved(name: str, options: Mapping[str, Any]) -> str:
-    """What the weights of a generator with a LoRA are, by content; "" without one."""
+    """Identify the weights of a generator with a LoRA by content; "" without one."""
     made = generators.REGISTRY.identity(name, **options)
     if not made.get("lora"):
         return ""
@@ -86,7 +86,7 @@ def _moved(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _reads(config: TrainConfig) -> tuple[Needs, ...]:
-    """The kinds of features to write. Raises DataError for data that could not train."""
+    """Return the kinds of features to write. Raises DataError for data that could not train the verifier."""
     data, kind = config.data, config.verifier.kind
     captioned = data.captions is not None or data.alignment is not None or data.labels.captions
     if config.align is not None and not captioned:
@@ -101,12 +101,12 @@ def _reads(config: TrainConfig) -> tuple[Needs, ...]:
 
 
 def _device(kind: str) -> str:
-    """This process's own GPU, where several were started."""
+    """Return this process's own GPU, if there are several processes."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" else kind
 
 
 def _known(part: Part, folder: Path | None) -> Part:
-    """The part with the rows of the same images in another data folder, if one is named. Raises DataError."""
+    """Give a part the rows of the same images in another data folder, if one is named. Raises DataError."""
     if folder is None:
         return part
     found = sorted(folder.glob(f"*/{part.name}/{MANIFEST}"))
@@ -117,7 +117,7 @@ def _known(part: Part, folder: Path | None) -> Part:
 
 
 def _parts(data: DataConfig, seed: int, detector: Detector, out: Path, device: str) -> list[Part]:
-    """What is to be collected: the parts that no finished folder was named for."""
+    """List what to collect: the parts for which no finished folder is named."""
     parts = []
     if data.captions is not None and data.alignment is None:
         parts.append(

@@ -1,4 +1,4 @@
-"""What a training collects, and where: the key `data` of its configuration (the paper's A.1)."""
+"""The key `data` of a training's configuration: what is collected, and where (the paper's A.1)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, CandidateCount
 from vhsbench.harness.config.run import DetectorConfig
 from vhsbench.verifiers.protocol import Needs
 
-_Path = Annotated[Path | None, Local(needed=False)]  # none needs to be there where its shards already are
+_Path = Annotated[Path | None, Local(needed=False)]  # not needed if its shards are already there
 _GEMMA = LocalOptions({"weights": Local(other=HUB_ID)})
 PARTS = ("alignment", "train", "validation")
 
 
 class CaptionerConfig(Strict):
-    """Who describes images: `gemma` (the paper's), or `scene`, what the detector `shapes` sees."""
+    """The captioner: `gemma` (the paper's), or `scene`, which says what the detector `shapes` sees."""
 
     name: Literal["gemma", "scene"]
     options: Annotated[dict[str, Any], _GEMMA] = Field(default_factory=dict)
 
 
 class ClipScoreConfig(Strict):
-    """The CLIP that CLIP-Score is taken with: an open_clip name and weights, "nano", or a folder of nano's."""
+    """The CLIP of the CLIP-Score: an open_clip name and weights, "nano", or a folder with a CLIP like nano's."""
 
     model: Annotated[str, Local(names="nano", other=rf"{TAG}|hf-hub:.*")] = "ViT-B-32-quickgelu"
     pretrained: Annotated[str, Local(names=TAG)] = "openai"
 
 
 class CaptionsConfig(Strict):
-    """Stage 1: the texts that images are made of.
+    """Stage 1: the texts from which images are made.
 
-    `source` is a JSON list of strings, or LLaVA-558k's list of conversations. Where `images` holds the
+    `source` is a JSON list of strings, or LLaVA-558k's list of conversations. If `images` holds the
     pictures that LLaVA's entries name, the captioner describes these first (B.1).
     """
 
@@ -43,10 +43,10 @@ class CaptionsConfig(Strict):
 
 
 class LabelsConfig(Strict):
-    """Stage 2: prompts, and how many images of each.
+    """Stage 2: prompts, and the number of images of each.
 
     `prompts` is `nano`, `geneval` (its sampler with another seed, `draws` times a task), or a file: GenEval's
-    JSON lines, or texts (a JSON list, or one a line) that the tagger classifies. `limit` and
+    JSON lines, or texts (a JSON list, or one per line) that the tagger classifies. `limit` and
     `validation_share` are of the prompts; of `nano`, whose prompts come again, `limit` is of those for training.
     """
 
@@ -61,11 +61,11 @@ class LabelsConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Where the shards lie, and how they are made.
+    """Where the shards are, and how they are made.
 
     `alignment`, `train` and `validation` name finished folders of shards, in place of those in `folder`.
-    `rows_of` is a data folder of the same images by another block or kind of features: captions and verdicts
-    are taken from there. `reads` are the kinds of features written in one pass over the images; by default what the verifier reads.
+    `rows_of` is a data folder of the same images by another block or kind of features, whose captions and verdicts
+    are used. `reads` are the kinds of features written in one pass over the images; by default what the verifier reads.
     """
 
     folder: _Path = None
@@ -90,5 +90,5 @@ class DataConfig(Strict):
         return self
 
     def folders(self, out: Path, reads: Needs) -> dict[str, Path]:
-        """The folders of shards of one kind of features, by part: alignment, train, validation."""
+        """Return the folders of shards of one kind of features, by part: alignment, train, validation."""
         return {part: getattr(self, part) or (self.folder or out / "data") / reads / part for part in PARTS}

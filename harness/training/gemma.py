@@ -1,4 +1,4 @@
-"""Gemma 3 as the paper uses it (A.1): it describes images, and says which task a prompt is of."""
+"""Gemma 3 as the paper uses it (A.1): it describes images, and classifies prompts by task."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class GemmaError(VhsbenchError):
 
 
 class Gemma:
-    """A Gemma 3 of transformers, loaded when it is first asked; the most likely answer, nothing drawn."""
+    """A Gemma 3 of transformers, loaded at its first question; answers are greedy, not sampled."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Gemma:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The model and its processor. Raises GemmaError, or CheckpointError if it is not to be had."""
+        """Load the model and its processor. Raises GemmaError, or CheckpointError if it is not available."""
         from transformers import AutoProcessor, Gemma3ForConditionalGeneration
 
         folder = model_folder(self.weights)
@@ -102,19 +102,19 @@ class Gemma:
             check_model(model, files, str(folder))
         except (OSError, ValueError, KeyError) as error:
             raise GemmaError(f"{folder} holds no Gemma 3 that can be read: {reason(error)}.") from error
-        processor.tokenizer.padding_side = "left"  # answers begin at the same place
+        processor.tokenizer.padding_side = "left"  # so that all answers begin at the same position
         return model.eval(), processor
 
     def caption(self, images: Sequence[Image.Image], seen: object = None) -> list[str]:
-        """See Captioner: one sentence each, by the paper's prompt."""
+        """See Captioner; asks the paper's question."""
         return [self._one_line(a) for a in self.answers([CAPTION_PROMPT] * len(images), images)]
 
     def tags(self, prompts: Sequence[str]) -> list[str]:
-        """What it says each prompt's task is, as it says it."""
+        """Return its answers to the question of each prompt's task, unparsed."""
         return [a.strip() for a in self.answers([TAG_PROMPT.replace("{input_prompt}", p) for p in prompts])]
 
     def answers(self, texts: Sequence[str], images: Sequence[Image.Image] | None = None) -> list[str]:
-        """One user message each, with an image before its text where there are images."""
+        """Answer one user message each, with an image before its text if there are images."""
         found: list[str] = []
         for start in range(0, len(texts), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -136,7 +136,7 @@ class Gemma:
         ).to(self.device)  # fmt: skip
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        # greedy: the model's own settings draw, and a collection must be the same when it is done again
+        # greedy: the model's default is to sample, but a repeated collection must be the same
         output = model.generate(
             **inputs, do_sample=False, top_k=None, top_p=None, max_new_tokens=self.max_new_tokens
         )
@@ -151,7 +151,7 @@ class Gemma:
 
 
 def open_gemma(options: dict[str, Any], device: str, where: str) -> Gemma:
-    """Gemma by a configuration's options; `where` names their key. Raises GemmaError for unknown ones."""
+    """Make Gemma by a configuration's options; `where` names their key. Raises GemmaError for unknown ones."""
     known = list(inspect.signature(Gemma).parameters)
     for option in options:
         if option not in known:

@@ -1,4 +1,4 @@
-"""`vhsbench train nano`: the whole nano world from scratch, in stages that a kill does not set back."""
+"""Train the whole nano world from scratch, in stages that survive a kill: `vhsbench train nano`."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ from vhsbench.verifiers.verifier import NEEDS
 
 Report = Callable[[Progress], None]
 
-_QUALITY_ROOT, _CHECK_ROOT = 1_000_009, 1_000_010  # of noise that neither runs nor training data meet
+_QUALITY_ROOT, _CHECK_ROOT = 1_000_009, 1_000_010  # of noise that neither runs nor training data use
 _READS: tuple[Needs, ...] = ("hidden", "latents", "images")
 _BATCH, _SHARD = 64, 2048
 
 
 @dataclass(frozen=True)
 class NanoRecipe:
-    """How much of everything.
+    """The amounts of everything.
 
-    An imperfect generator leaves a verifier something to do: its training ends at the first check, every
-    `generator_check_every` steps from `generator_least_steps` on, at which so many percent of the validation
+    An imperfect generator leaves a verifier something to do: its training ends at the first check (every
+    `generator_check_every` steps from `generator_least_steps` on) where `generator_oracle_percent` of the validation
     prompts have a right candidate among 16. The bundled one (seed 0) ended after a fixed 1477 steps instead.
     """
 
@@ -74,7 +74,7 @@ class NanoRecipe:
     batch: int = 64
 
     def scaled(self, factor: float) -> NanoRecipe:
-        """Every amount times `factor`, for tests and trials."""
+        """Multiply every amount by `factor`, for tests and trials."""
         amounts = {
             k: max(2, round(v * factor))
             for k, v in asdict(self).items()
@@ -91,13 +91,13 @@ def train(
     device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Run the stages not yet done in `out`; returns the folder of weights. Restart it to resume.
+    """Run the unfinished stages in `out`; return the folder of weights. Restart it to resume.
 
-    `say` gets a line when a stage begins, and one of what it reached. `threads` and `device` ("cpu" or "cuda")
+    `say` gets a line when a stage begins, and one with its results. `threads` and `device` ("cpu" or "cuda")
     change the time and the rounding, not the recipe.
     """
     recipe = recipe or NanoRecipe()
-    as_device(device)  # told before anything is done
+    as_device(device)  # fails before anything is done
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     _same_recipe(out, recipe)
@@ -120,12 +120,12 @@ def _same_recipe(out: Path, recipe: NanoRecipe) -> None:
 
 
 def _reached(metrics: Mapping[str, Any]) -> list[str]:
-    """The numbers among metrics, as "psnr_db 27.1"; those by task, as "correct_percent.colors", left out."""
+    """Write the numbers among metrics, such as "psnr_db 27.1", without those by task ("correct_percent.colors")."""
     return [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, (int, float)) and "." not in k]
 
 
 class Stages:
-    """One method a stage; each leaves its result in `weights` and its metrics in `<stage>.json`."""
+    """One method per stage; each writes its result to `weights` and its metrics to `<stage>.json`."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Stages:
             module.half()
         folder = self.weights / "generator"
         pipeline.save_pretrained(folder)
-        for file in folder.rglob("*.json"):  # diffusers notes the folders it loaded from
+        for file in folder.rglob("*.json"):  # diffusers records the folders that it loaded from
             file.write_text(
                 "".join(x for x in file.open(encoding="utf-8") if '"_name_or_path"' not in x),
                 encoding="utf-8",
@@ -199,7 +199,7 @@ class Stages:
         return metrics
 
     def _enough(self, pipeline: Any) -> bool:
-        """Whether the generator can do nearly every validation prompt."""
+        """Tell whether the generator can do nearly every validation prompt."""
         with TemporaryDirectory(dir=self.out) as folder:
             pipeline.save_pretrained(folder)
             quality = self._quality(Path(folder), 48, _CHECK_ROOT)
@@ -207,7 +207,7 @@ class Stages:
         return quality["oracle_best_of_16_percent"] >= self.recipe.generator_oracle_percent
 
     def _quality(self, folder: Path, prompts: int = 96, root: int = _QUALITY_ROOT) -> dict[str, float]:
-        """Best-of-1 and oracle best-of-16 on validation prompts, in percent, mean of the six tasks."""
+        """Measure best-of-1 and oracle best-of-16 on validation prompts, in percent, mean of the six tasks."""
         pool = 16
         chosen = balanced(nano_prompts()["validation"], prompts)
         collector = Collector(
@@ -252,7 +252,7 @@ class Stages:
         return metrics
 
     def candidates(self) -> dict[str, float]:
-        """One pass over the images: what all three verifiers read, GenEval's verdicts, true descriptions."""
+        """Collect in one pass over the images what all three verifiers read, GenEval's verdicts, and true descriptions."""
         r, prompts = self.recipe, nano_prompts()
         collector = Collector(
             generators.create("nano", weights=self.weights / "generator", device=self.device),
@@ -278,7 +278,7 @@ class Stages:
         return metrics
 
     def data(self, reads: Needs, part: str) -> Path:
-        """The folder of shards of one kind of features."""
+        """Return the folder of a part's shards of one kind of features."""
         return self.out / "data" / reads / part
 
     def verifier(self, kind: str) -> dict[str, float]:
@@ -295,7 +295,7 @@ class Stages:
         return dict(json.loads((self.out / kind / "checkpoint.json").read_text(encoding="utf-8")))
 
     def _training(self, kind: str) -> Recipe:
-        """The bundled recipe train-nano-<kind> with this one's amounts."""
+        """Return the bundled recipe train-nano-<kind> with this recipe's amounts."""
         r = self.recipe
         plain = load_train_config(Path(f"train-nano-{kind}")).recipe.model_dump()
         changed: dict[str, Any] = {
@@ -320,7 +320,7 @@ class Stages:
         )
 
     def _card(self, folder: Path, title: str, metrics: dict[str, float]) -> None:
-        """A model card beside the weights."""
+        """Write a model card beside the weights."""
         recipe = asdict(self.recipe)
         lines = [
             f"# {title}", "",

@@ -1,4 +1,4 @@
-"""What images are made of: captions for alignment, prompts with GenEval metadata for labels (A.1)."""
+"""The texts from which images are made: captions for alignment, prompts with GenEval metadata for labels (A.1)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class TrainingSourceError(VhsbenchError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to be made. `index` counts the samples of one prompt; both key its noise.
+    """One image to make. `index` counts the samples of one prompt; both determine its noise.
 
     `metadata` has the prompt, and for labels GenEval's clauses; `picture` is the image that a captioner
-    describes first, whose description is then the prompt.
+    describes first; its description then becomes the prompt.
     """
 
     prompt_id: int
@@ -51,7 +51,7 @@ class Sample:
 
 
 def caption_samples(config: CaptionsConfig) -> list[Sample]:
-    """A sample a caption, in the file's order. Raises TrainingSourceError."""
+    """Make one sample per caption, in the file's order. Raises TrainingSourceError."""
     with read_errors_as(TrainingSourceError):
         entries = read_json(config.source, LARGE)
     if not isinstance(entries, list) or not entries:
@@ -75,7 +75,7 @@ def caption_samples(config: CaptionsConfig) -> list[Sample]:
 
 
 def _caption(entry: Any, where: str) -> tuple[str, str | None]:
-    """The text, and the image's name if there is one, of a string or a LLaVA-558k entry."""
+    """Return the text, and the image's name if there is one, of a string or a LLaVA-558k entry."""
     if isinstance(entry, str) and entry.strip():
         return " ".join(entry.split()), None
     try:
@@ -100,7 +100,7 @@ def _inside(folder: Path, name: str, where: str) -> Path:
 def label_prompts(
     config: LabelsConfig, detector: Detector, seed: int, work: Path, tag: Tag | None = None
 ) -> tuple[list[Metadata], list[Metadata]]:
-    """(train, validation): the prompts to be labelled, with their GenEval metadata.
+    """Read the prompts to label, with their GenEval metadata, as (train, validation).
 
     `tag` classifies texts that have none. Its answers are kept in `work`, and refused.jsonl beside them lists
     the texts that got no metadata, each with the reason. Raises TrainingSourceError, or UnknownClass for a prompt of
@@ -131,10 +131,10 @@ def label_prompts(
 
 
 def split(prompts: Sequence[Metadata], share: float, seed: int) -> tuple[list[Metadata], list[Metadata]]:
-    """(train, validation), by prompt: what asks for the same picture ("a and b", "b and a") on one side.
+    """Split into (train, validation): prompts for the same picture ("a and b", "b and a") stay on one side.
 
-    About `share` of each task's pictures are for validation, at least one of a task that has two, and one
-    at all.
+    About `share` of each task's pictures are for validation: at least one of a task that has two, and at least one
+    overall.
     """
     rng = np.random.default_rng(seed)
     groups: dict[str, dict[str, list[Metadata]]] = {tag: {} for tag in TAGS}
@@ -152,12 +152,12 @@ def split(prompts: Sequence[Metadata], share: float, seed: int) -> tuple[list[Me
 
 
 def label_samples(prompts: Sequence[Metadata], variants: int) -> list[Sample]:
-    """`variants` samples a prompt, one after another; a prompt that comes again goes on counting."""
+    """Make `variants` samples per prompt, in order; the numbering of a repeated prompt continues."""
     return [Sample(*numbers) for numbers in _numbered(p for p in prompts for _ in range(variants))]
 
 
 def samples_sha256(samples: Sequence[Sample]) -> str:
-    """The identity of what is to be made."""
+    """Hash what is to be made."""
     digest = hashlib.sha256()
     for s in samples:
         digest.update(f"{s.prompt_id} {s.index} {json.dumps(s.metadata)} {s.picture}\n".encode())
@@ -165,7 +165,7 @@ def samples_sha256(samples: Sequence[Sample]) -> str:
 
 
 def _numbered(metadata: Iterator[Mapping[str, Any]]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
-    """(prompt_id, index, metadata): ids by first appearance of a text."""
+    """Number metadata as (prompt_id, index, metadata); ids follow the first appearance of a text."""
     ids: dict[str, int] = {}
     counts: Counter[int] = Counter()
     for m in metadata:
@@ -185,7 +185,7 @@ def _nano(limit: int | None, share: float) -> tuple[list[Metadata], list[Metadat
 
 
 def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
-    """The tagger's answers, kept in a file of `work` named by the texts."""
+    """Return the tagger's answers, which are kept in `work`, in a file named by a hash of the texts."""
     digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
     file = work / f"tags-{digest[:16]}.json"
     if file.exists():
@@ -198,7 +198,7 @@ def _answers(texts: Sequence[str], tag: Tag, work: Path) -> list[str]:
 
 
 def _read_prompts(file: Path, detector: Detector) -> list[Any]:
-    """All texts, or all metadata. Raises TrainingSourceError, MetadataError or UnknownClass."""
+    """Read a file of either texts or metadata. Raises TrainingSourceError, MetadataError or UnknownClass."""
     with read_errors_as(TrainingSourceError):
         text = read_text(file, LARGE)
         if text.lstrip().startswith("["):

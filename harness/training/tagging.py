@@ -1,4 +1,4 @@
-"""GenEval metadata of a prompt's text: its task from a tagger, its clauses from the words (the paper's A.1)."""
+"""Derive GenEval metadata from a prompt's text: its task from a tagger, its clauses from the words (A.1)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _IRREGULAR = {
 
 
 class TagError(VhsbenchError):
-    """A prompt whose words are not what its tag says; the message is why."""
+    """A prompt whose words do not fit its tag; the message says why."""
 
 
 @dataclass(frozen=True)
 class Mention:
-    """An object in a text, with the number and the colour right before it."""
+    """An object in a text, with the number and the colour directly before it."""
 
     name: str
     count: int
@@ -41,7 +41,7 @@ class Mention:
 
 
 def read_tag(answer: str) -> str:
-    """The tag in a tagger's answer. Raises TagError for anything but one tag."""
+    """Read the tag in a tagger's answer. Raises TagError for anything but one tag."""
     tag = answer.strip().strip("\"'`*.").strip().lower()
     if tag not in TAGS:
         raise TagError(f"the tagger's answer '{answer.strip()[:60]}' is no tag")
@@ -49,10 +49,10 @@ def read_tag(answer: str) -> str:
 
 
 def derive(prompt: str, tag: str, classes: Sequence[str]) -> Metadata:
-    """The include and exclude lists that GenEval's own prompts of this tag have; the text stays as it is.
+    """Derive the include and exclude lists that GenEval's own prompts of this tag have; the text is not changed.
 
-    `classes` are the detector's. Raises TagError where the text does not mention what the tag asks for, or
-    asks for more than GenEval would check, as a colour in a two_object prompt.
+    `classes` are the detector's. Raises TagError if the text does not mention what the tag asks for, or
+    asks for more than GenEval would check, such as a colour in a two_object prompt.
     """
     found = mentions(prompt, classes)
     make = _MAKERS[tag]
@@ -71,7 +71,7 @@ def derive(prompt: str, tag: str, classes: Sequence[str]) -> Metadata:
 
 
 def mentions(prompt: str, classes: Sequence[str]) -> list[Mention]:
-    """The objects of `classes` in a text, in order; of two that overlap, the longer name."""
+    """Find the objects of `classes` in a text, in order; of two that overlap, the longer name counts."""
     forms = {form: name for name in classes for form in (*plurals(name), name)}
     names = "|".join(re.escape(f) for f in sorted(forms, key=len, reverse=True))
     pattern = re.compile(
@@ -90,7 +90,7 @@ def mentions(prompt: str, classes: Sequence[str]) -> list[Mention]:
 
 
 def plurals(name: str) -> tuple[str, ...]:
-    """GenEval's plural of a class name, then English's."""
+    """Return GenEval's plural of a class name, then the English one."""
     english = name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
     last = name.rsplit(" ", 1)[-1]
     others = tuple(name.removesuffix(last) + form for form in _IRREGULAR.get(last, ()))
@@ -100,7 +100,7 @@ def plurals(name: str) -> tuple[str, ...]:
 def tag_all(
     prompts: Sequence[str], answers: Sequence[str], classes: Sequence[str]
 ) -> tuple[list[Metadata], list[tuple[str, str]]]:
-    """The metadata of the prompts that have some, and (prompt, reason) of the others."""
+    """Return the metadata of the prompts for which it can be derived, and (prompt, reason) of the others."""
     kept: list[Metadata] = []
     refused: list[tuple[str, str]] = []
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -1,4 +1,4 @@
-"""`vhsbench train verifier`: the data if it is not there, then both stages, here or in several processes."""
+"""Train a verifier: collect missing data, then run both stages, here or in several processes."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ class LaunchError(VhsbenchError):
 
 
 def train(config: TrainConfig, out: Path, report: Report = lambda _: None) -> Path:
-    """Train in `out`, or go on with it; returns the checkpoint's folder.
+    """Train in `out`, or continue there; return the checkpoint's folder.
 
-    Raises what collecting and training raise, each one sentence, and LaunchError.
+    Raises what collecting and training raise, each in one sentence, and LaunchError.
     """
     as_device(config.engine.device)
     data = _data(config, out, report)
     if config.engine.processes == 1 or "WORLD_SIZE" in os.environ:
         return train_verifier(config.recipe, config.generator.name, data, out, report)
-    # here, where a mistake is one sentence and not one a process
+    # here, where a mistake is reported once, not by every process
     open_data(config.recipe, config.generator.name, data, config.engine.verify_data)
     _launch(config, out)
     return out / CHECKPOINT
 
 
 def _data(config: TrainConfig, out: Path, report: Report) -> Data:
-    """The folders of shards; what is missing is collected first, by this one process."""
+    """Return the folders of shards; this process first collects what is missing."""
     folders = config.data.folders(out, NEEDS[config.verifier.kind])
     if config.data.captions is None and config.data.alignment is None:
-        del folders["alignment"]  # the captions of the labelled images serve
+        del folders["alignment"]  # the captions of the labelled images are used
     if (
         not all((folder / MANIFEST).exists() for folder in folders.values())
         and "WORLD_SIZE" not in os.environ
@@ -60,12 +60,12 @@ def _data(config: TrainConfig, out: Path, report: Report) -> Data:
 
 
 def _launch(config: TrainConfig, out: Path) -> None:
-    """This command again, in as many processes as the engine asks for."""
+    """Run this command in as many processes as the engine asks for."""
     file = out / CONFIG
     plain = json.loads(config.model_dump_json(exclude={"ablations"}))
     plain = Base(Path.cwd(), lenient=True).anchored(
         plain, TrainConfig
-    )  # in a file it would be relative to that
+    )  # in a file it would be relative to the file
     with room_on_disk(out):
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, yaml.safe_dump(plain, sort_keys=False).encode())

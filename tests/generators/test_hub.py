@@ -148,15 +148,15 @@ def test_what_the_hub_refuses(monkeypatch, error, sentence):
 @pytest.mark.parametrize(
     ("status", "headers", "sentence"),
     [
-        (401, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: the hub refused your token (401); log in with 'hf auth login' or set HF_TOKEN."),
+        (401, {}, "'black-forest-labs/FLUX.1-schnell' is not available: the hub refused your token (401); log in with 'hf auth login' or set HF_TOKEN."),
         (401, {"X-Error-Code": "RepoNotFound"}, "the hub has no repository 'black-forest-labs/FLUX.1-schnell', or it is private and your token may not read it."),
         (403, {"X-Error-Code": "GatedRepo"}, "'black-forest-labs/FLUX.1-schnell' is gated: accept its licence on the hub, then log in with 'hf auth login' or set HF_TOKEN."),
-        (403, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: your token may not read it (403); ask its owner, or use another token."),
+        (403, {}, "'black-forest-labs/FLUX.1-schnell' is not available: your token may not read it (403); ask its owner, or use another token."),
         (404, {"X-Error-Code": "RepoNotFound"}, "the hub has no repository 'black-forest-labs/FLUX.1-schnell', or it is private and your token may not read it."),
         (404, {"X-Error-Code": "RevisionNotFound"}, "'black-forest-labs/FLUX.1-schnell' has no revision 'main'."),
         (404, {"X-Error-Code": "EntryNotFound"}, "'black-forest-labs/FLUX.1-schnell' is not a diffusers pipeline: no model_index.json."),
-        (429, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: the hub takes no more requests for now (429); wait some minutes, or log in."),
-        (500, {}, "'black-forest-labs/FLUX.1-schnell' cannot be had: the hub has a fault of its own (500); try again later."),
+        (429, {}, "'black-forest-labs/FLUX.1-schnell' is not available: the hub takes no more requests for now (429); wait some minutes, or log in."),
+        (500, {}, "'black-forest-labs/FLUX.1-schnell' is not available: the hub failed (500); try again later."),
     ],
 )  # fmt: skip
 def test_what_a_hub_answers_is_told_as_what_it_is(monkeypatch, tmp_path, status, headers, sentence):

@@ -54,13 +54,13 @@ def llm_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:
-    """The caption's words; <eot> has the highest id, where CLIP's text tower reads its feature."""
+    """Make the tokenizer of captions; <eot> has the highest id, where CLIP's text tower reads its feature."""
     words = list(dict.fromkeys(_WORDS))
     return word_tokenizer([*words, "<eot>"], ("<pad>", "<unk>"))
 
 
 def clip_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> torch.Tensor:
-    """Ids [B, length] of texts, each with its <eot>."""
+    """Tokenise texts as ids [B, length], each with its <eot>."""
     ids: torch.Tensor = tokenizer(
         [f"{t} <eot>" for t in texts], padding="max_length", max_length=length, truncation=True,
         return_tensors="pt",
@@ -69,7 +69,7 @@ def clip_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: i
 
 
 def clip_config() -> dict[str, Any]:
-    """An open_clip model configuration: 64 patches of 8x8 pixels."""
+    """Return an open_clip model configuration: 64 patches of 8x8 pixels."""
     return {
         "embed_dim": 96,
         "vision_cfg": {
@@ -86,7 +86,7 @@ def clip_config() -> dict[str, Any]:
 def build_verifier(
     card: VerifierCard, seed: int, sizes: Mapping[str, int] | None = None, connector: str = MLP2X
 ) -> tuple[Mllm, Question]:
-    """A new connector and LLM for a card's features; `sizes` changes nano's by Qwen2Config's names."""
+    """Build a new connector and LLM for a card's features; `sizes` changes nano's, in Qwen2Config's names."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)

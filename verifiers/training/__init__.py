@@ -1,1 +1,1 @@
-"""Training a verifier on features that are there (A.3): captioning alignment, then yes or no."""
+"""Train a verifier on collected features (A.3): captioning alignment, then yes or no."""

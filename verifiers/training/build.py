@@ -1,4 +1,4 @@
-"""The untrained verifier of a recipe: a connector before a pretrained LLM, or before a new small one."""
+"""Build the untrained verifier of a recipe: a connector before a pretrained LLM, or before a new small one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vhsbench.verifiers.training.recipe import VerifierRecipe
 
 
 def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, Question]:
-    """The model in float32 and its question. Raises CheckpointError for an LLM that is no Qwen2."""
+    """Build the model in float32 and its question. Raises CheckpointError for an LLM that is not a Qwen2."""
     if recipe.llm.name == "nano":
         return build_verifier(card, seed, recipe.llm.sizes, recipe.connector)
     llm, question = _pretrained(recipe.llm.name, recipe.llm.revision, card.template)
@@ -26,7 +26,7 @@ def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, 
 
 
 def _pretrained(name: str, revision: str | None, template: str) -> tuple[Any, Question]:
-    """A folder's or hub id's Qwen2 and its question: no code of theirs is run, weights are finite floats."""
+    """Load the Qwen2 of a folder or hub id and its question. No code from there runs; all weights must be finite."""
     from transformers import Qwen2ForCausalLM
 
     try:

@@ -1,4 +1,4 @@
-"""The model card of a trained verifier: README.md in its folder."""
+"""Write the model card of a trained verifier: README.md in its folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _READS = {
 def model_card(
     name: str, recipe: Recipe, card: VerifierCard, data: Mapping[str, DataCard], metrics: Metrics
 ) -> str:
-    """Markdown: what it reads, from which generator, the data's hashes, the recipe, what was measured."""
+    """Write the card in Markdown: what it reads, from which generator, the data's hashes, recipe and metrics."""
     made = data["train"]
     blocks = () if card.block is None else blocks_of(card.block)
     what = "the mean of blocks" if len(blocks) > 1 else "block"
@@ -62,7 +62,7 @@ def model_card(
 
 
 def _recipe(recipe: Recipe, card: VerifierCard) -> dict[str, Any]:
-    """The recipe as plain data, without where things lay on the machine that trained."""
+    """Return the recipe as plain data, without paths of the machine that trained."""
     plain: dict[str, Any] = json.loads(recipe.model_dump_json(exclude={"engine"}))
     plain["verifier"]["clip"] = card.vision_tower
     plain["precision"] = recipe.engine.precision

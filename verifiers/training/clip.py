@@ -1,4 +1,4 @@
-"""A small CLIP, trained contrastively on pictures and captions, for verifiers that read pixels."""
+"""Train a small CLIP contrastively on pictures and captions, for verifiers that read pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train_clip(
     state_file: Path,
     report: Callable[[Progress], None],
 ) -> tuple[CLIP, float]:
-    """CLIP's symmetric contrastive loss. batch(step) gives pixels [B, 3, S, S] and token ids [B, L]."""
+    """Train by CLIP's symmetric contrastive loss. batch(step) returns pixels [B, 3, S, S] and token ids [B, L]."""
     from open_clip import CLIP
 
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The shards of a training, checked against what is to be trained before anything is."""
+"""Open the shards of a training, and check them against the recipe before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vhsbench.verifiers.verifier import NEEDS
 
 @dataclass(frozen=True)
 class Data:
-    """Folders of finished shards. alignment None: the captions of `train` serve.
+    """Folders of finished shards. Without `alignment` the captions of `train` are used.
 
-    `statistics_samples` is the most samples that a VHS's normalisation is taken from (A.2).
+    `statistics_samples` is the most samples from which a VHS's normalisation is computed (A.2).
     """
 
     train: Path
@@ -26,10 +26,10 @@ class Data:
 
 
 def open_data(recipe: Recipe, generator: str, data: Data, verify: bool) -> dict[str, ShardDataset]:
-    """The shards by part: alignment, train, validation; `verify` compares every file's SHA-256.
+    """Open the shards by part: alignment, train, validation; `verify` compares every file's SHA-256.
 
     Raises ShardError for shards of another generator, block or revision, without captions, of several
-    steps for a VHS, or with prompts in both train and validation; LabelError for one class.
+    steps for a VHS, or with prompts in both train and validation; LabelError if there is only one class.
     """
     kind = recipe.verifier.kind
 

@@ -1,4 +1,4 @@
-"""The loop that both stages run on: accelerate's one process, DDP or FSDP; resumed from its last state."""
+"""The training loop of both stages, with accelerate: one process, DDP or FSDP; it resumes from its last state."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Weights = dict[str, torch.Tensor]
 
 
 class TrainingError(VhsbenchError):
-    """A training that cannot go on; the message is one sentence for a user."""
+    """A training that cannot continue; the message is one sentence for a user."""
 
 
 @dataclass
 class Point:
-    """Where a stage is; kept in its state."""
+    """The position of a stage, saved in its state."""
 
     step: int = 0
     seconds: float = 0.0
@@ -64,9 +64,9 @@ class Engine:
         return bool(self.accelerator.is_main_process)
 
     def fit(self, mllm: Mllm, stage: Stage) -> tuple[Weights, Point]:
-        """Train what of `mllm` asks for gradients; returns the last weights, or those of the best validation.
+        """Train the parameters of `mllm` that require gradients; return the last weights, or the best validation's.
 
-        Weights are whole, on the CPU, under `mllm`'s names; of FSDP only the main process has them.
+        Weights are whole, on the CPU, under `mllm`'s names; with FSDP only the main process has them.
         """
         return _Run(self, mllm, stage).loop()
 
@@ -92,7 +92,7 @@ class _Run:
         self.model, *self.optimizers = self.accelerator.prepare(Reader(mllm), *optimizers)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.point = Point(**engine.states.load(stage.name))
-        self.shown = math.nan  # the loss last logged: to read one every step would wait for the device
+        self.shown = math.nan  # the loss last logged: reading it at every step would wait for the device
         self.window: list[torch.Tensor] = []
         self.seen: list[torch.Tensor] = []
 
@@ -133,7 +133,7 @@ class _Run:
         return share(self.order.batch(step), a.process_index, a.num_processes, self.recipe.micro_batch)
 
     def _step(self, step: int, features: Iterator[torch.Tensor]) -> None:
-        """One optimiser step; `window` keeps this process's part of the batch's loss, on the device."""
+        """Take one optimiser step; `window` keeps this process's part of the batch's loss, on the device."""
         factor = cosine(step / self.steps, self.stage.recipe.optimizer.warm_up)
         for optimizer, base in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -157,7 +157,7 @@ class _Run:
             logits, texts = ask(self.model, self.stage, rows, features, self.engine.device)
             losses = focal_losses(logits, texts.target, self.stage.objective.gamma)
             part = (texts.weight * losses).sum() / total
-            # DDP and FSDP average over processes what is to be summed
+            # DDP and FSDP average over processes, but the losses must be summed
             self.accelerator.backward(part * self.accelerator.num_processes)
         if isinstance(self.stage.objective, YesNo):
             says = self.stage.objective.probabilities(logits.detach())

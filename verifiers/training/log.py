@@ -1,4 +1,4 @@
-"""Statistics while a stage runs: one CSV, and TensorBoard."""
+"""Log the statistics of a stage: one CSV, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = ("stage", "step", "split", "loss", "auc", "accuracy", "ece", "learning
 
 
 class Log:
-    """Rows of one stage, from `step` on: what an interrupted run had written after it is taken back."""
+    """Rows of one stage, from `step` on; later rows, written by an interrupted run, are removed."""
 
     def __init__(self, out: Path, stage: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -26,7 +26,7 @@ class Log:
         self._board: Any = SummaryWriter(str(out / "tensorboard" / stage), purge_step=step + 1)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One row; values by the names of COLUMNS, those not given stay empty."""
+        """Write one row by the names of COLUMNS; values not given stay empty."""
         row: dict[str, Any] = {"stage": self._stage, "step": step, "split": split}
         with self._file.open("a", encoding="utf-8") as stream:
             stream.write(_text([row | {k: f"{v:.6g}" for k, v in values.items()}]))
@@ -38,7 +38,7 @@ class Log:
 
 
 def read(out: Path) -> list[dict[str, str]]:
-    """The rows of a training's CSV; none if there is no file yet."""
+    """Read the rows of a training's CSV; none if there is no file yet."""
     file = out / CSV
     if not file.exists():
         return []

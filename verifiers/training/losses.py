@@ -11,11 +11,11 @@ IGNORED = -100
 
 
 class LabelError(VhsbenchError):
-    """Labels that nothing can be learnt from; the message is one sentence for a user."""
+    """Labels from which nothing can be learnt; the message is one sentence for a user."""
 
 
 def class_weights(correct: torch.Tensor) -> tuple[float, float]:
-    """(weight of "no", weight of "yes"): each class's weight is the other's share, as A.3's 0.63/0.37."""
+    """Return the weights of "no" and "yes": each is the other class's share, as A.3's 0.63 and 0.37."""
     share = correct.float().mean().item()
     if share in (0.0, 1.0):
         raise LabelError("the labels are all of one class; a verifier needs right and wrong candidates.")
@@ -23,18 +23,18 @@ def class_weights(correct: torch.Tensor) -> tuple[float, float]:
 
 
 def focal_losses(logits: torch.Tensor, target: torch.Tensor, gamma: float = 0.0) -> torch.Tensor:
-    """-(1 - p_t)^gamma log p_t of each token, p_t a softmax over the whole vocabulary (eq. 4 without alpha).
+    """Compute -(1 - p_t)^gamma log p_t of each token, p_t a softmax over the whole vocabulary (eq. 4 without alpha).
 
     logits [..., V], target [...]; 0 where the target is IGNORED. gamma 0 is cross entropy.
     """
     flat = logits.float().flatten(0, -2)
     losses = F.cross_entropy(flat, target.flatten(), reduction="none", ignore_index=IGNORED)
     if gamma:
-        # 1 - p_t, exact where p_t is near 1; above 0 for the sake of its gradient where gamma < 1
+        # 1 - p_t, exact near p_t = 1; above 0, because its gradient is infinite at 0 if gamma < 1
         losses = losses * (-torch.expm1(-losses)).clamp_min(1e-12) ** gamma
     return losses.view(target.shape)
 
 
 def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The mean over the weights' sum, so that alpha_t and a class weight only tell the classes apart."""
+    """Divide by the sum of the weights, so that only the ratio of the classes' weights counts."""
     return (weights * losses).sum() / weights.sum()

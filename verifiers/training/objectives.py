@@ -1,4 +1,4 @@
-"""What the two stages ask of the model: the caption's tokens, then yes or no."""
+"""The objectives of the two stages: the caption's tokens, then yes or no."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ END = "<|im_end|>"
 
 @dataclass(frozen=True)
 class Texts:
-    """The words around a batch's images and what is to follow them.
+    """The words around a batch's images, and the tokens to predict.
 
-    before [b] and after [B, a] are ids; `at` [B, P] places in the sequence that the logits are asked of,
+    before [b] and after [B, a] are ids; `at` [B, P] are the places in the sequence whose logits are needed,
     `target` [B, P] ids or IGNORED, `weight` [B, P].
     """
 
@@ -77,7 +77,7 @@ class Captioning:
 
 
 class YesNo:
-    """Stage 2: the answer's token alone, which is all that a score reads."""
+    """Stage 2: the answer's token alone, as a score reads it."""
 
     def __init__(self, question: Question, loss: LossRecipe, correct: torch.Tensor) -> None:
         """`correct` [S] are all training labels. Raises LabelError if they are of one class."""
@@ -101,13 +101,13 @@ class YesNo:
         return torch.where(correct, self.weights[1], self.weights[0])
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """[B, 2]: P(yes) and P(no) of answer logits [B, 1, V]."""
+        """Compute P(yes) and P(no) [B, 2] from answer logits [B, 1, V]."""
         ids = torch.tensor([self.question.yes, self.question.no], device=logits.device)
         return logits[:, 0].float().softmax(-1)[:, ids]
 
 
 class Reader(nn.Module):
-    """What DDP and FSDP wrap: one forward from visual tokens to the logits that are asked for."""
+    """The module that DDP and FSDP wrap: one forward from visual tokens to the logits needed."""
 
     def __init__(self, mllm: Mllm) -> None:
         super().__init__()
@@ -116,12 +116,12 @@ class Reader(nn.Module):
     def forward(
         self, before: torch.Tensor, visual: torch.Tensor, after: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
-        """Logits [B, P, V] at the places `at` [B, P] of [before | visual | after]."""
+        """Compute logits [B, P, V] at the places `at` [B, P] of [before | visual | after]."""
         states = self.mllm.states(before, visual, after)
         rows = torch.arange(len(at), device=at.device)[:, None]
         return self.mllm.logits(states[rows, at])
 
 
 def captions_of(rows: Sequence[dict[str, object]]) -> bool:
-    """Whether every row has a caption."""
+    """Tell whether every row has a caption."""
     return all(row.get("caption") for row in rows)

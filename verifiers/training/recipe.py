@@ -1,4 +1,4 @@
-"""How a verifier is trained: the two stages' amounts, rates and losses, and the engine they run on."""
+"""The recipe of a training: the two stages' amounts, rates and losses, and the engine they run on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]  # of a new model
 
 
 class LlmRecipe(Strict):
-    """The LLM a verifier starts from.
+    """The LLM that a verifier starts from.
 
-    `name`: a hub id (owner/name) or folder of a Qwen2 with its tokenizer, or "nano": a new one of nano's
-    words and sizes. `sizes` changes those sizes by Qwen2Config's names (nano alone).
+    `name`: a hub id (owner/name) or folder of a Qwen2 with its tokenizer, or "nano": a new one with nano's
+    words and sizes. `sizes` changes those sizes, in Qwen2Config's names (only for nano).
     """
 
     name: Annotated[str, Local(names="nano", other=HUB_ID)] = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -37,11 +37,11 @@ class LlmRecipe(Strict):
 
 
 class VerifierRecipe(Strict):
-    """What is trained. `block` is l*, 0-based, of a VHS, or several blocks, in order, whose mean it reads;
-    `connector` is an mm_projector_type of LLaVA's.
+    """The verifier to train. `block` is a VHS's l*, 0-based, or several blocks, in order, whose mean it reads;
+    `connector` is one of LLaVA's mm_projector_type.
 
     `clip` is the vision tower of mllm-clip, a folder or hub id; `precompute` encodes all features once
-    and keeps them in memory, which pays off where they are small. `dtype` is of the checkpoint's weights.
+    and keeps them in memory, which pays off if they are small. `dtype` is that of the checkpoint's weights.
     """
 
     kind: Literal["vhs", "mllm-clip", "mllm-ae"]
@@ -88,7 +88,7 @@ class OptimizerRecipe(Strict):
 class LossRecipe(Strict):
     """Cross entropy of the answer token, or the focal loss of eq. 4.
 
-    `weights` (of "no" and "yes"): "auto" gives each class the other's share of the labels, as A.3 does.
+    `weights` of "no" and "yes": "auto" gives each class the other's share of the labels, as A.3 does.
     """
 
     name: Literal["cross_entropy", "focal"] = "cross_entropy"
@@ -102,7 +102,7 @@ class LossRecipe(Strict):
 
 
 class StageRecipe(Strict):
-    """`batch` samples an optimiser step over all processes, `epochs` over the data or `steps` in all."""
+    """A stage: `batch` samples per optimiser step over all processes, `epochs` over the data or `steps` in all."""
 
     batch: Amount
     epochs: Epochs = 1.0
@@ -110,7 +110,7 @@ class StageRecipe(Strict):
     optimizer: OptimizerRecipe = OptimizerRecipe()
 
     def steps_for(self, samples: int) -> int:
-        """Optimiser steps over `samples` samples."""
+        """Return the optimiser steps for `samples` samples."""
         return self.steps or max(1, round(self.epochs * samples / self.batch))
 
 
@@ -133,10 +133,10 @@ class FinetuneRecipe(StageRecipe):
 
 
 class EngineRecipe(Strict):
-    """Where and how the stages run. Nothing here changes what is learnt, but for rounding.
+    """Where and how the stages run. Nothing here changes what is learnt, except for rounding.
 
-    `processes` are started on this machine (1: none but this one; for more machines use `accelerate
-    launch` or torchrun). `micro_batch` is the most samples a process holds at once: gradients of several
+    `processes` run on this machine (1: only this process; for several machines use `accelerate
+    launch` or torchrun). `micro_batch` is the most samples that a process holds at once: the gradients of several
     are summed to the stage's batch. `sharding` "fsdp" spreads weights and optimiser over GPUs.
     """
 
@@ -164,7 +164,7 @@ class EngineRecipe(Strict):
 
 
 class Recipe(Strict):
-    """All that a verifier's training depends on but its data. `align: null` leaves stage 1 out."""
+    """All that a verifier's training depends on, except its data. `align: null` skips stage 1."""
 
     seed: TrainSeed = 0
     verifier: VerifierRecipe

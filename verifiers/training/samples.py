@@ -1,4 +1,4 @@
-"""What a stage reads, in an order that the seed and the step alone decide."""
+"""The samples of a stage, in an order that depends only on the seed and the step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tokens = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Samples(Protocol):
-    """Features and what is known of each: prompt, caption, correct."""
+    """Features with the facts of each: prompt, caption, correct."""
 
     rows: Rows
 
@@ -44,7 +44,7 @@ class MemorySamples:
 
 @torch.no_grad()
 def precomputed(samples: Samples, tokens: Tokens, batch: int = 256) -> MemorySamples:
-    """All samples' visual tokens [S, T, C] in float16, encoded once."""
+    """Encode all samples once: visual tokens [S, T, C] in float16."""
     parts = []
     for start in range(0, len(samples), batch):
         features = samples.batch(range(start, min(start + batch, len(samples))))[0]
@@ -63,13 +63,13 @@ class Order:
         return np.random.default_rng((*self._key, epoch)).permutation(self.samples)
 
     def batch(self, step: int) -> list[int]:
-        """The whole batch of a step, whoever computes it."""
+        """Return the whole batch of a step, over all processes."""
         places = range(step * self.size, (step + 1) * self.size)
         return [int(self._epoch(p // self.samples)[p % self.samples]) for p in places]
 
 
 def share(indices: Sequence[int], process: int, processes: int, micro_batch: int) -> list[list[int]]:
-    """One process's part of a batch, cut into micro-batches; every process gets as many."""
+    """Return one process's part of a batch, cut into micro-batches; every process gets the same number."""
     part = indices[process * len(indices) // processes : (process + 1) * len(indices) // processes]
     return [list(part[i : i + micro_batch]) for i in range(0, len(part), micro_batch)]
 
@@ -90,7 +90,7 @@ class _Features(Dataset[torch.Tensor]):
 def feature_batches(
     samples: Samples, parts: Callable[[int], list[int]], first: int, count: int, workers: int, pin: bool
 ) -> Iterator[torch.Tensor]:
-    """Features of parts(first), ..., parts(count - 1); `workers` processes read ahead, in order."""
+    """Yield features of parts(first), ..., parts(count - 1); `workers` processes read ahead, in order."""
     return iter(
         DataLoader(
             _Features(samples, parts, count), batch_size=None, sampler=range(first, count),

@@ -1,4 +1,4 @@
-"""Features for training, on disk: safetensors shards, a JSON line a sample, and a manifest written last."""
+"""Training features on disk: safetensors shards, one JSON line per sample, and a manifest that is written last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vhsbench.verifiers.protocol import Needs
 
 DataStage = Literal["alignment", "labels"]
 MANIFEST = "manifest.json"
-_PLAN = "collection.json"  # what is being collected, until the manifest is there
+_PLAN = "collection.json"  # the plan of the collection, until the manifest is there
 _FEATURES = "features"
 _ROW_KINDS: dict[str, type] = {
     "prompt_id": int, "prompt": str, "tag": str, "seed": int, "index": int, "caption": str,
@@ -71,14 +71,14 @@ class DataCard:
         return sum(s.rows for s in self.shards)
 
     def sha256(self) -> str:
-        """Of the whole data: over the card and its shards' hashes."""
+        """Hash the whole data: the card and its shards' hashes."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 class ShardWriter:
-    """Writes one shard after another; a shard counts once its .sha256 is there, the folder once its manifest is.
+    """Writes shards one by one; a shard is finished when its .sha256 is there, the folder when its manifest is.
 
-    Raises ShardError where the folder holds shards of another collection.
+    Raises ShardError if the folder holds shards of another collection.
     """
 
     def __init__(self, folder: Path, card: DataCard) -> None:
@@ -106,15 +106,15 @@ class ShardWriter:
 
     @property
     def finished(self) -> bool:
-        """Whether the manifest is there."""
+        """Whether the manifest is written."""
         return (self.folder / MANIFEST).exists()
 
     def done(self, i: int) -> bool:
-        """Whether shard `i` is whole."""
+        """Tell whether shard `i` is finished."""
         return (self.folder / f"{_name(i)}.sha256").exists()
 
     def write(self, i: int, features: torch.Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
-        """features [S, ...] and S rows. Raises ShardError for other shapes, DiskFullError."""
+        """Write features [S, ...] and S rows. Raises ShardError for other shapes, DiskFullError."""
         from safetensors.torch import save
 
         self._check(features, rows)
@@ -144,7 +144,7 @@ class ShardWriter:
                 raise ShardError(f"a row of {self.folder} lacks '{missing[0]}'.")
 
     def finish(self, metrics: Mapping[str, float] | None = None) -> DataCard:
-        """Write the manifest over shards 0, 1, ... that are there; returns the whole card."""
+        """Write the manifest of shards 0, 1, ..., and return the whole card."""
         shards: list[Shard] = []
         while self.done(len(shards)):
             name = _name(len(shards))
@@ -166,7 +166,7 @@ def _name(i: int) -> str:
 
 
 def read_data_card(folder: Path) -> DataCard:
-    """The manifest of a finished folder. Raises ShardError."""
+    """Read the manifest of a finished folder. Raises ShardError."""
     file = folder / MANIFEST
     if not file.exists():
         state = (
@@ -188,10 +188,10 @@ def read_data_card(folder: Path) -> DataCard:
 
 
 class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
-    """Samples (features, row) of a finished folder; features are read from disk as they are asked for.
+    """Samples (features, row) of a finished folder; features are read from disk on demand.
 
     Features come as stored: hidden [T, D], latents [C, h, w], images uint8 [H, W, 3].
-    Raises ShardError where the folder is unfinished or damaged, or is not what is expected.
+    Raises ShardError if the folder is unfinished, damaged, or of something else than expected.
     """
 
     def __init__(
@@ -267,13 +267,13 @@ class ShardDataset(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         return self._features[shard][within], self.rows[i]
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-        """Features [B, ...] and rows of some samples."""
+        """Return features [B, ...] and rows of some samples."""
         features, rows = zip(*(self[i] for i in indices), strict=True)
         return torch.stack(features), list(rows)
 
     @property
     def correct(self) -> torch.Tensor:
-        """Labels [S] bool. Raises ShardError where there are none."""
+        """Return labels [S] bool. Raises ShardError if there are none."""
         if self.card.stage != "labels":
             raise ShardError(f"the shards in {self.folder} have no labels: they are for alignment.")
         return torch.tensor([bool(r["correct"]) for r in self.rows])

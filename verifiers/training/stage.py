@@ -14,7 +14,7 @@ from vhsbench.verifiers.training.samples import Rows, Samples, Tokens
 
 @dataclass
 class Stage:
-    """One stage's run: what it reads, what it asks, how it steps."""
+    """One stage: its samples, objective and steps."""
 
     name: str
     recipe: StageRecipe
@@ -29,7 +29,7 @@ class Stage:
 def ask(
     model: nn.Module, stage: Stage, rows: Rows, features: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, Texts]:
-    """Logits [B, P, V] of a batch, and its texts on `device`."""
+    """Compute logits [B, P, V] of a batch; also return its texts on `device`."""
     visual = stage.tokens(features.to(device, non_blocking=True)).float()
     texts = stage.objective.texts(rows, visual.shape[1]).to(device)
     return model(texts.before, visual, texts.after, texts.at), texts

@@ -1,4 +1,4 @@
-"""The files a killed stage goes on from: whole states, the latest kept, and the best weights."""
+"""The files from which a killed stage continues: the latest state, and the best weights."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _NO_ROOM = 1 << 20  # bytes
 
 
 class InUseError(VhsbenchError):
-    """A folder in which another training is at work; the message is one sentence for a user."""
+    """A folder in use by another training; the message is one sentence for a user."""
 
 
 class States:
-    """Folders <out>/state/<stage>-<step>: accelerate's own state and where the stage was."""
+    """Folders <out>/state/<stage>-<step>: accelerate's own state and the stage's position."""
 
     def __init__(self, out: Path, accelerator: Any) -> None:
         self._folder, self._accelerator = out / "state", accelerator
 
     def load(self, stage: str) -> dict[str, Any]:
-        """Put the models and optimisers back to the latest state; returns where it was, or nothing."""
+        """Restore models and optimisers from the latest state; return its position, or nothing."""
         found = self._saved(stage)
         if not found:
             return {}
         self._accelerator.load_state(str(found[-1]))
-        # not by the reader of foreign files: before the first validation the best loss is Infinity
+        # not by the strict reader of JSON: before the first validation the best loss is Infinity
         return dict(json.loads((found[-1] / _POINT).read_text(encoding="utf-8")))
 
     def save(self, stage: str, point: dict[str, Any]) -> None:
-        """A new state in place of the one before. Raises DiskFullError."""
+        """Replace the state by a new one. Raises DiskFullError."""
         target = self._folder / f"{stage}-{point['step']:09d}"
         work = ending(target, ".tmp")
         old = self._saved(stage)
@@ -51,7 +51,7 @@ class States:
         self._accelerator.wait_for_everyone()
         with writing(self._folder):
             work.mkdir(parents=True, exist_ok=True)
-            # torch.save: safetensors would warn of the tied embeddings
+            # torch.save, because safetensors would warn of the tied embeddings
             self._accelerator.save_state(str(work), safe_serialization=False)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
@@ -85,7 +85,7 @@ class States:
 
 
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """A safetensors file, whole or not at all; a tensor that several names share is stored once."""
+    """Write a safetensors file atomically; a tensor that several names share is stored once."""
     from safetensors.torch import save_file
 
     seen: dict[int, str] = {}
@@ -99,7 +99,7 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 @contextmanager
 def held(out: Path, main: bool) -> Iterator[None]:
-    """Keep other trainings out of `out` until the process ends, however it ends. Raises InUseError."""
+    """Keep other trainings out of `out` until this one or its process ends. Raises InUseError."""
     if not main:  # the first process holds it for all
         yield
         return
@@ -113,9 +113,9 @@ def held(out: Path, main: bool) -> Iterator[None]:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a failure to write in `folder` into a sentence where its disk is full. Raises DiskFullError.
+    """Turn a failure to write in `folder` into a sentence if its disk is full. Raises DiskFullError.
 
-    safetensors says so in its own error; torch.save says something else, and leaves no room.
+    safetensors reports that in its own error; torch.save reports something else, and leaves no room.
     """
     try:
         yield
@@ -128,6 +128,6 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def sync_all(folder: Path) -> None:
-    """Have a folder and all its files on disk."""
+    """Sync a folder and all its files to disk."""
     for file in [*folder.rglob("*"), folder]:
         sync(file)

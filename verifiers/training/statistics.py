@@ -1,4 +1,4 @@
-"""The statistics that normalise hidden states (A.2), streamed over a subset that no memory need hold."""
+"""The statistics that normalise hidden states (A.2), streamed over a subset that need not fit into memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _VALUES_AT_A_TIME = 1 << 24  # 128 MB of float64
 class Moments:
     """Mean and population variance [D] of vectors that come in parts, in float64.
 
-    Parts are merged as Chan, Golub and LeVeque do: no difference of two large sums, so the variance
-    keeps its digits where the mean is large against the spread.
+    Parts are merged as Chan, Golub and LeVeque do: without a difference of two large sums, so the variance
+    stays exact if the mean is large compared with the spread.
     """
 
     def __init__(self, width: int) -> None:
@@ -28,7 +28,7 @@ class Moments:
         self._squares = torch.zeros(width, dtype=torch.float64)  # summed squared distances from the mean
 
     def add(self, vectors: torch.Tensor) -> None:
-        """vectors [..., D] of any floating dtype."""
+        """Add vectors [..., D] of any floating dtype."""
         part = vectors.reshape(-1, vectors.shape[-1]).double()
         if not len(part):
             return
@@ -42,7 +42,7 @@ class Moments:
 
     @property
     def variance(self) -> torch.Tensor:
-        """[D]. Raises ValueError before any vector was added."""
+        """The variance [D]. Raises ValueError before any vector was added."""
         if not self.count:
             raise ValueError("there are no features to take statistics of.")
         return self._squares / self.count
@@ -51,9 +51,9 @@ class Moments:
 def feature_moments(
     dataset: ShardDataset, samples: int = 50_000, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance [D] float32 over the tokens of `samples` drawn samples (all, if there are fewer).
+    """Compute mean and variance [D] float32 over the tokens of `samples` drawn samples (all, if there are fewer).
 
-    The paper's A.2 takes 50k of the alignment set. Features are [T, D] a sample. Raises ShardError for
+    The paper's A.2 takes 50k of the alignment set. A sample's features are [T, D]. Raises ShardError for
     statistics that are not finite.
     """
     tokens, width = dataset.card.feature_shape

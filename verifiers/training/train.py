@@ -1,4 +1,4 @@
-"""Both stages of the paper (A.3), from shards to a checkpoint folder in the official format."""
+"""Train both stages of the paper (A.3), from shards to a checkpoint folder in the official format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vhsbench.verifiers.training.stage import Stage
 from vhsbench.verifiers.training.state import held, sync_all, write_tensors, writing
 from vhsbench.verifiers.training.statistics import feature_moments
 
-TOWER = "clip"  # in a checkpoint's folder, where the vision tower is the user's own
+TOWER = "clip"  # in a checkpoint's folder, if the user brought the vision tower
 ALIGNED, CHECKPOINT = "aligned", "checkpoint"
 Moments = tuple[torch.Tensor, torch.Tensor]
 
@@ -39,10 +39,10 @@ Moments = tuple[torch.Tensor, torch.Tensor]
 def train_verifier(
     recipe: Recipe, generator: str, data: Data, out: Path, report: Report = lambda _: None
 ) -> Path:
-    """Train in `out`, going on from where a killed run was; returns the checkpoint's folder.
+    """Train in `out`, or continue a killed run there; return the checkpoint's folder.
 
     `out` gets aligned/ (the end of stage 1) and checkpoint/, both loadable by path, statistics.csv and
-    tensorboard/. Raises ShardError for data of something else, LabelError, TrainingError, DiskFullError,
+    tensorboard/. Raises ShardError for unsuitable data, LabelError, TrainingError, DiskFullError,
     InUseError.
     """
     with room_on_disk(out):
@@ -62,7 +62,7 @@ class _Training:
         _same_identity(out, self._identity(), self.engine)
 
     def _identity(self) -> dict[str, Any]:
-        """What the result depends on."""
+        """Return what the result depends on."""
         recipe = self.recipe.model_dump(mode="json", exclude={"engine"})
         data = {name: data.card.sha256() for name, data in self.parts.items()}
         return {
@@ -95,7 +95,7 @@ class _Training:
         return checkpoint
 
     def _prepare(self) -> None:
-        """The features as visual tokens, and the card that says what they are."""
+        """Prepare the features as visual tokens, and the card that describes them."""
         v, tower = self.recipe.verifier, None
         self.moments = self._moments() if v.kind == "vhs" else None
         if self.moments is not None:
@@ -124,7 +124,7 @@ class _Training:
             self.tokens = _as_is
 
     def _moments(self) -> Moments:
-        """Mean and variance of the alignment's hidden states, computed once."""
+        """Compute mean and variance of the alignment's hidden states, once."""
         file = self.out / STATISTICS
         if not file.exists() and self.engine.is_main:
             mean, variance = feature_moments(self.parts["alignment"], self.data.statistics_samples)
@@ -145,7 +145,7 @@ class _Training:
             self.tokens, (self.recipe.seed, 0),
         )  # fmt: skip
         weights, point = self.engine.fit(mllm, stage)
-        # float32: the second stage goes on from these very weights
+        # float32: the second stage continues from these weights
         self._write(ALIGNED, mllm, question, weights, torch.float32, _metrics(point, "align"))
         self.engine.states.clear()
         return folder
@@ -159,9 +159,9 @@ class _Training:
         dtype: torch.dtype,
         metrics: Metrics,
     ) -> None:
-        """A folder in the official format, there whole or not at all. Raises DiskFullError."""
+        """Write a folder in the official format, atomically. Raises DiskFullError."""
         card = self.card
-        if name == ALIGNED and self.recipe.align:  # asked as it was trained, it captions
+        if name == ALIGNED and self.recipe.align:  # with the question of its training, so that it captions
             card = replace(card, template=self.recipe.align.template)
         if self.engine.is_main:
             work = self.out / f".{name}.tmp"
@@ -183,7 +183,7 @@ class _Training:
 
 
 class _Pictures:
-    """Images uint8 [B, H, W, 3] -> CLIP's patches [B, T, C]."""
+    """Turns images uint8 [B, H, W, 3] into CLIP's patches [B, T, C]."""
 
     def __init__(self, tower: ClipPatches | OpenClipPatches) -> None:
         self._tower = tower
@@ -210,7 +210,7 @@ def _filled(mllm: Mllm, card: VerifierCard, weights: Weights) -> Mllm:
     with torch.device("meta"):
         model = empty_model(config, card.feature_width)
     lacking = model.load_state_dict(weights, strict=False, assign=True).missing_keys
-    assert set(lacking) <= {"llm.lm_head.weight"}  # tied, and so stored once
+    assert set(lacking) <= {"llm.lm_head.weight"}  # tied, so it is stored once
     return model
 
 

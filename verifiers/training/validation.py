@@ -1,4 +1,4 @@
-"""Loss, AUC, accuracy and calibration over all of a validation set, whatever the number of processes."""
+"""Validate: loss, AUC, accuracy and calibration over a whole validation set, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def validate(model: nn.Module, stage: Stage, accelerator: Any, micro_batch: int)
     wide = micro_batch * accelerator.num_processes
     parts = []
     for start in range(0, len(samples), wide):
-        # every process runs as many forwards, the last ones on samples that are dropped below
+        # every process runs the same number of forwards; surplus samples are dropped below
         mine = [
             (start + accelerator.process_index * micro_batch + i) % len(samples) for i in range(micro_batch)
         ]
