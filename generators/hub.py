@@ -115,7 +115,7 @@ def refusal(
     if _any(causes, errors.RepositoryNotFoundError):
         return f"the hub has no repository '{repository}', or it is private and your token may not read it."
     if _any(causes, errors.HFValidationError):
-        return f"'{repository}' is no name of a hub repository (owner/name)."
+        return f"'{repository}' is not the name of a hub repository (owner/name)."
     for cause in causes:
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int) and (said := _of_status(status)):

@@ -66,7 +66,7 @@ def _check_columns(found: pa.Schema, schema: pa.Schema, said: str) -> None:
         if found.get_field_index(field.name) < 0:
             if field.name not in found.names and LATER in (field.metadata or {}):
                 continue
-            raise ReadError(f"{said}: it has not one column '{field.name}'.")
+            raise ReadError(f"{said}: it does not have exactly one column '{field.name}'.")
         if pa.types.is_nested(found.field(field.name).type):
             raise ReadError(f"{said}: its column '{field.name}' is nested.")
 

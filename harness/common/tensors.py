@@ -58,7 +58,7 @@ def parse_tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
             _check_shape(tensor["shape"], f"{name}: '{key}'")
         return load(data)
     except KeyError as error:
-        raise _damaged(name, f"its numbers are of type {error}, which torch has not") from error
+        raise _damaged(name, f"its numbers are of type {error}, which torch does not have") from error
     except SafetensorError as error:
         raise _damaged(name, first_line(error)) from error
 

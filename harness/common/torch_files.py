@@ -76,7 +76,7 @@ def read_state(file: Path) -> State:
     for name, value in state.items():
         shown = printable(str(name))
         if not isinstance(name, str) or shown != name:
-            raise ReadError(f"{file}: holds no state_dict of tensors: '{shown}' is no name of one.")
+            raise ReadError(f"{file}: holds no state_dict of tensors: '{shown}' is not the name of one.")
         if not isinstance(value, torch.Tensor):
             kind = printable(type(value).__qualname__)
             raise ReadError(f"{file}: holds no state_dict of tensors: '{name}' is of type {kind}.")
@@ -90,7 +90,7 @@ def check_plain(tensor: torch.Tensor, name: str) -> None:
     import torch
 
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
-        raise ReadError(f"{name} is no dense tensor.")
+        raise ReadError(f"{name} is not a dense tensor.")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ReadError(f"{name} is {tuple(tensor.shape)}, more numbers than the file holds for it.")
 

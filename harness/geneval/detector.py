@@ -105,7 +105,7 @@ def check_classes(detector: Detector | Vocabulary, metadata: Mapping[str, Any], 
     for name in classes_of(metadata):
         if name not in detector.classes:
             raise UnknownClass(
-                f"{where}: class '{name}' is none that the detector {detector.name} knows; "
+                f"{where}: class '{name}' is unknown to the detector {detector.name}; "
                 f"{nearest(name, list(detector.classes))}"
             )
 

@@ -78,7 +78,7 @@ class Gemma:
     ) -> None:
         """`weights` is a folder, or a hub id with an optional revision ("owner/name@revision")."""
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise GemmaError(f"dtype '{dtype}' is none of torch's; known: bfloat16, float16, float32.")
+            raise GemmaError(f"unknown dtype '{dtype}'; known: bfloat16, float16, float32.")
         self.name = f"gemma {weights}"
         self.weights, self.device, self.dtype = weights, device, dtype
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size

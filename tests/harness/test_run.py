@@ -66,7 +66,7 @@ def test_the_detector_fits_the_prompts_or_is_refused():
     )
     assert load_detector(chosen, [dog]).info()["checkpoint_sha256"] == "random"
     shapes = parse(CONFIG + "detector: {name: shapes}\n", "x")
-    with pytest.raises(UnknownClass, match="prompt 0 of nano: class 'dog' is none that the detector shapes"):
+    with pytest.raises(UnknownClass, match="prompt 0 of nano: class 'dog' is unknown to the detector shapes"):
         load_detector(shapes, [dog])
     elsewhere = "detector: {name: mask2former, options: {checkpoint: random, colors: random, device: cpu}}\n"
     config = parse(CONFIG + elsewhere, "x").model_copy(update={"device": "meta"})

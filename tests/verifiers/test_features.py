@@ -60,7 +60,7 @@ def test_other_shapes_are_refused(tmp_path, shape):
             torch.ones(C),
             r"mean\.pt is .*, more numbers than the file holds",
         ),
-        (torch.zeros(C).to_sparse(), torch.ones(C), r"mean\.pt is no dense tensor"),
+        (torch.zeros(C).to_sparse(), torch.ones(C), r"mean\.pt is not a dense tensor"),
     ],
 )
 def test_statistics_that_are_none_are_refused(tmp_path, mean, variance, said):

@@ -77,8 +77,11 @@ def test_declared_sizes_are_bounded(monkeypatch):
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        (pa.table({"word": ["a"]}), "it has not one column 'count'"),
-        (pa.table([["a"], ["b"], [1]], ["word", "word", "count"]), "it has not one column 'word'"),
+        (pa.table({"word": ["a"]}), "it does not have exactly one column 'count'"),
+        (
+            pa.table([["a"], ["b"], [1]], ["word", "word", "count"]),
+            "it does not have exactly one column 'word'",
+        ),
         (pa.table({"word": [["a"]], "count": [1]}), "its column 'word' is nested"),
         (pa.table({"word": ["a"], "count": [1 << 40]}), "Integer value 1099511627776 not in range"),
         (pa.table({"word": ["a"], "count": ["one"]}), "Failed to parse string"),

@@ -136,7 +136,7 @@ def test_names_with_escape_codes_are_shown_escaped(tmp_path):
     with pytest.raises(ReadError, match=r"holds no plain tensors \(it asks for 'builtins\.p\\x1b\[1mt'"):
         read_state(file)
     torch.save({"a\x1b[31m": torch.ones(1)}, file)
-    with pytest.raises(ReadError, match=r"'a\\x1b\[31m' is no name of one"):
+    with pytest.raises(ReadError, match=r"'a\\x1b\[31m' is not the name of one"):
         read_state(file)
 
 
@@ -174,10 +174,10 @@ def test_a_tensor_of_more_numbers_than_the_file_holds_is_refused(tmp_path):
     [
         ([1], "holds no state_dict of tensors"),
         ({"a": 1}, "'a' is of type int"),
-        ({1: torch.ones(1)}, "'1' is no name of one"),
-        ({"a": torch.ones(2, 2).to_sparse()}, "'a' is no dense tensor"),
-        ({"a": torch.ones(2, device="meta")}, "'a' is no dense tensor"),
-        ({"a": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])}, "'a' is no dense tensor"),
+        ({1: torch.ones(1)}, "'1' is not the name of one"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "'a' is not a dense tensor"),
+        ({"a": torch.ones(2, device="meta")}, "'a' is not a dense tensor"),
+        ({"a": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])}, "'a' is not a dense tensor"),
     ],
 )
 def test_what_is_no_state_is_refused(tmp_path, content, said):

@@ -65,7 +65,7 @@ def test_a_judgement_keeps_what_was_selected():
 
 def test_a_class_that_the_detector_does_not_know_is_one_sentence():
     with pytest.raises(
-        UnknownClass, match=r"here: class 'cats' is none .* scripted knows; did you mean 'cat'"
+        UnknownClass, match=r"here: class 'cats' is unknown to the detector scripted; did you mean 'cat'"
     ):
         check_classes(Scripted([], {}), single("cats"), "here")
 

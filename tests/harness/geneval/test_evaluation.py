@@ -293,9 +293,7 @@ def test_users_mistakes_are_one_sentence_each(invoke, folder, tmp_path):
         json.dumps(
             {**PROMPTS[1], "include": [{"class": "star", "count": 1, "color": "teal"}]}
         ): "00001/metadata.jsonl, key 'include.0.color': unknown colour 'teal'; known: black, blue, brown",
-        json.dumps(
-            single("starr")
-        ): "class 'starr' is none that the detector shapes knows; did you mean 'star'?",
+        json.dumps(single("starr")): "class 'starr' is unknown to the detector shapes; did you mean 'star'?",
     }.items():
         metadata.write_text(content)
         assert sentence in error(folder)
