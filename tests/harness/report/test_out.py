@@ -80,7 +80,7 @@ def test_half_a_report_is_never_put(made, url, monkeypatch):
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("memory://x", "would be gone with it"),
+        ("memory://x", "would be lost with it"),
         ("nope://x", "Protocol not known"),
         ("http://127.0.0.1:9/x", "cannot be"),
     ],
