@@ -177,7 +177,7 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "seeds without end": (text("x.yaml", CONFIG + "seeds: [99999999999999999999]\n"), RUN, "key 'seeds.0'"),
     "a generator twice": (text("x.yaml", "generators: [{name: nano}, {name: nano, options: {steps: 1}}]\n"), RUN, "nano"),
     "an unknown device": (text("x.yaml", CONFIG + "device: toaster\n"), RUN, "unknown device 'toaster'"),
-    "memory as --out": (text("x.yaml", CONFIG), ["run", "x.yaml", "--out", "memory://x"], "would be gone with it"),
+    "memory as --out": (text("x.yaml", CONFIG), ["run", "x.yaml", "--out", "memory://x"], "would be lost with it"),
     "a chain as --out": (text("x.yaml", CONFIG), ["run", "x.yaml", "--out", "zip://a::b"], "chain of file systems"),
     "a training's bomb": (text("x.yaml", BOMB), ["train", "verifier", "x.yaml"], "more than 100,000 keys"),
     "prompts deep": (prompts(DEEP), RUN, "p.jsonl, line 1: nested more than 100 deep"),
