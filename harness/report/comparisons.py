@@ -129,36 +129,39 @@ def headline(
     budget_rows: pd.DataFrame,
     peak_gb: Mapping[str, float],
 ) -> pd.DataFrame:
-    """VHS against MLLM w/ CLIP, as the paper's headline: key, about, unit, measured, low and high (NaN if unknown).
+    """Compare VHS with MLLM w/ CLIP as the paper's headline does: time, FLOPs, VRAM, and accuracy at the smallest budget.
 
-    The interval of the time is of ratios paired by turn of measuring.
-
-    models: cost models by column (wall_ms, tflop); peak_gb: VRAM by verifier at the largest N measured.
+    models: cost models by column (wall_ms, tflop); peak_gb: VRAM by verifier at the largest N measured. Returns
+    generator, steps, key, about, unit, measured, low, high (NaN if unknown); only the time has an interval, of ratios
+    paired by turn of measuring.
     """
-    pair = [(generator, steps, verifier) for verifier in (VHS, CLIP)]
-
-    def change(column: str) -> float:
-        vhs, clip = (models[column].get(p) for p in pair)
-        return math.nan if vhs is None or clip is None else percent(vhs.per_candidate, clip.per_candidate)
-
+    times, flops = ([models[c].get((generator, steps, v)) for v in (VHS, CLIP)] for c in ("wall_ms", "tflop"))
     here = of_pool(budget_rows, generator, steps)
-    first = here[here["budget_ms"] == here["budget_ms"].min()].set_index("verifier")[OVERALL]
-    gain = first.get(VHS, math.nan) - first.get(CLIP, math.nan)
-    at = f"at {here['budget_ms'].min():.4g} ms" if len(here) else ""
+    smallest = here["budget_ms"].min()
+    first = here[here["budget_ms"] == smallest].set_index("verifier")[OVERALL]
+    at = f" at {smallest:.4g} ms" if len(here) else ""
+    vram, gain = ([of.get(v, math.nan) for v in (VHS, CLIP)] for of in (peak_gb, first))
+    none = (math.nan, math.nan)
     rows = [
-        ("time_per_candidate", "time of a candidate", "percent", change("wall_ms")),
-        ("tflop_per_candidate", "FLOPs of a candidate", "percent", change("tflop")),
-        ("peak_vram", "peak VRAM", "percent",
-         percent(peak_gb.get(VHS, math.nan), peak_gb.get(CLIP, math.nan))),
-        ("overall_gain", f"overall accuracy {at}".strip(), "points", gain),
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["key", "about", "unit", "measured"])
-    vhs, clip = (models["wall_ms"].get(p) for p in pair)
-    ratio = (ratio_interval(vhs, clip) if vhs and clip else None) or (math.nan, math.nan)
-    frame.loc[frame["key"] == "time_per_candidate", ["low", "high"]] = [100 * (end - 1) for end in ratio]
+        ("time_per_candidate", "time of a candidate", "percent", _change(*times), *_change_interval(*times)),
+        ("tflop_per_candidate", "FLOPs of a candidate", "percent", _change(*flops), *none),
+        ("peak_vram", "peak VRAM", "percent", percent(*vram), *none),
+        ("overall_gain", f"overall accuracy{at}", "points", gain[0] - gain[1], *none),
+    ]
+    frame = pd.DataFrame(rows, columns=["key", "about", "unit", "measured", "low", "high"])
     frame.insert(0, "generator", generator)
     frame.insert(1, "steps", steps)
     return frame
+
+
+def _change(new: CostModel | None, old: CostModel | None) -> float:
+    """Compute by how many percent a candidate of `new` costs more than one of `old`; NaN where one is unknown."""
+    return math.nan if new is None or old is None else percent(new.per_candidate, old.per_candidate)
+
+
+def _change_interval(new: CostModel | None, old: CostModel | None) -> tuple[float, float]:
+    ends = ratio_interval(new, old) if new and old else None
+    return (math.nan, math.nan) if ends is None else (100 * (ends[0] - 1), 100 * (ends[1] - 1))
 
 
 def percent(new: float, old: float) -> float:

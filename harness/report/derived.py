@@ -95,7 +95,7 @@ class Derived:
         return of_pool(self.run.costs, generator, steps)
 
     def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
-        """Median time of what each candidate and what the winner alone pays: verifier, part, stage, wall_ms."""
+        """Tabulate the median time that each candidate and that only the winner takes: verifier, part, stage, wall_ms."""
         costs = self.costs_of(generator, steps)
         rows = [
             (verifier, part, stage, wall_ms)
@@ -148,7 +148,7 @@ class Derived:
 
     @cached_property
     def unreliable(self) -> list[str]:
-        """What speaks against the measured times."""
+        """Reasons not to trust the measured times."""
         return unreliable(self.all_costs, self.needs)
 
     @cached_property

@@ -17,6 +17,7 @@ from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.published import DIFFERENCE
 from vhsbench.harness.report.style import label
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.stats.intervals import brackets
 
 HEADINGS = {
     "source": "Source", "budget_ms": "Budget (ms)", "drift": "LoRA", "generator": "Generator",
@@ -111,17 +112,13 @@ def _places(rows: pd.DataFrame, column: str, groups: Sequence[str]) -> dict[int,
 
 def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
     value = row[column]
-    if column == "best_of_n" and pd.isna(value) and row.get("below_one") is True:
-        return BELOW_ONE
     if pd.isna(value):
-        return ""
+        return BELOW_ONE if column == "best_of_n" and row.get("below_one") is True else ""
     if column in (*ACCURACIES, "delta"):
         signed = column == "delta" or row.get("source") == DIFFERENCE
         text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", place)
-        low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
-        if column in _WITH_INTERVAL and low is not None and not pd.isna(low):
-            text += f" [{low:.1f}, {high:.1f}]"
-        return text
+        ends = (row.get(f"{column}_low"), row.get(f"{column}_high"))
+        return text + (brackets(*ends) if column in _WITH_INTERVAL else "")
     if column == "verifier":
         return kind.escape(label(str(value)))
     if column == "scoring":
@@ -131,7 +128,7 @@ def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
 
 
 def _ends(row: pd.Series, column: str) -> str:
-    """The interval of a time or of N, where it has one of more than one value."""
+    """Format the interval of a time or of N; "" where it is unknown or a single value."""
     if column not in _ENDS:
         return ""
     low, high = (row.get(name) for name in _ENDS[column])
