@@ -1,4 +1,4 @@
-"""Images made, described and judged in one pass, and what verifiers read of them written as shards (A.1)."""
+"""Make, describe and judge images in one pass, and write what verifiers read of them as shards (A.1)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class DataError(VhsbenchError):
 
 @dataclass(frozen=True)
 class Part:
-    """What one folder of shards is to hold; `described` asks for captions, which alignment always has.
+    """The content of one folder of shards; `described` asks for captions, which alignment always has.
 
-    `rows` of the same images, if they are known, and the `card` of the folder that they are from.
+    `rows` are known rows of the same images, and `card` that of the folder they come from.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Made:
-    """A batch: features [B, ...] by kind, and a row a sample."""
+    """A batch: features [B, ...] by kind, and a row per sample."""
 
     features: dict[Needs, torch.Tensor]
     rows: list[Row]
@@ -69,10 +69,10 @@ class Made:
 class Collector:
     """A generator with everything that looks at its images.
 
-    `reads` are the kinds of features kept of every image; of hidden states only block `block` is.
-    `dtype` is that of features (by default the generator's if it has 16 bits, else float16). `revision` says
-    what the generator's weights are, by default the generator's own word.
-    Raises DataError where VHS could not read what the generator makes.
+    `reads` are the kinds of features kept of every image; of hidden states only block `block`.
+    `dtype` is that of the features (by default the generator's if it has 16 bits, else float16). `revision`
+    identifies the generator's weights, by default as the generator does.
+    Raises DataError if a VHS could not read what the generator makes.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Collector:
         self._dtype, self.batch_size = dtype, batch_size
 
     def batches(self, part: Part) -> Iterator[Made]:
-        """All samples of a part, `batch_size` at a time, from then on half as many where memory runs out."""
+        """Make all samples of a part, `batch_size` at a time; if memory runs out, that is halved for good."""
         start = 0
         while start < len(part.samples):
             batch = slice(start, start + self.batch_size)
@@ -116,7 +116,7 @@ class Collector:
             except Exception as error:
                 if not is_out_of_memory(error) or len(samples) == 1:
                     raise
-            if made is None:  # here, where the failed batch's tensors are let go
+            if made is None:  # here, after the exception has released the failed batch's tensors
                 self.batch_size = len(samples) // 2
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
@@ -132,34 +132,31 @@ class Collector:
         report: Report = lambda _: None,
         worker: tuple[int, int] = (0, 1),
     ) -> dict[Needs, DataCard] | None:
-        """Write a part's shards, one folder a kind of features, all from the same images.
+        """Write a part's shards, one folder per kind of features, all from the same images.
 
-        What is there is not made again. `worker` (i, n) does shards i, i + n, ...; returns None while shards
-        of other workers are missing. Raises DataError for labels all of one class and for a disk too small,
-        ShardError where a folder holds something else.
+        Finished shards are not made again. `worker` (i, n) makes shards i, i + n, ...; returns None while shards
+        of other workers are missing. Raises DataError if all labels are of one class or the disk is too small,
+        ShardError if a folder holds something else.
         """
         if not part.samples:
             raise DataError(f"data.{part.name}: there is nothing to make images of.")
         writers = self._writers(part, folders, shard_size)
-        count = -(-len(part.samples) // shard_size)
-        todo = [i for i in range(count) if not all(w.done(i) for w in writers.values())]
-        mine = [i for i in todo if i % worker[1] == worker[0]]
-        _check_room(writers, sum(len(part.samples[i * shard_size : (i + 1) * shard_size]) for i in mine))
-        clock = _Clock(part, shard_size, count - len(todo), report)
-        for i in mine:
-            made = list(clock.over(self.batches(_slice(part, i, shard_size))))
-            rows = [row for m in made for row in m.rows]
-            for kind, writer in writers.items():
-                if not writer.done(i):
-                    writer.write(i, torch.cat([m.features[kind] for m in made]), rows)
-        if not all(w.done(i) for w in writers.values() for i in range(count)):
+        shards = dict(enumerate(_shards(part, shard_size)))
+        missing = {i: shard for i, shard in shards.items() if not _whole(writers, i)}
+        index, workers = worker
+        mine = {i: shard for i, shard in missing.items() if i % workers == index}
+        _check_room(writers, sum(len(shard.samples) for shard in mine.values()))
+        clock = _Clock(part, len(shards) - len(missing), shard_size, report)
+        for i, shard in mine.items():
+            _write(writers, i, list(clock.over(self.batches(shard))))
+        if not all(_whole(writers, i) for i in missing):
             return None
         return {kind: _finish(writer, part) for kind, writer in writers.items()}
 
     def _writers(
         self, part: Part, folders: Mapping[Needs, Path], shard_size: int
     ) -> dict[Needs, ShardWriter]:
-        """The folders, claimed for this part; one image is made to see the features' shapes."""
+        """Claim the folders for this part; one image is made to find the features' shapes."""
         generator = self.generator
         probe = self._features(part.samples[:1], [part.samples[0].metadata["prompt"]], part.root, False)[0]
         folder = Path(self.revision)
@@ -184,7 +181,7 @@ class Collector:
         return {kind: ShardWriter(folders[kind], card) for kind, card in cards.items()}
 
     def _settings(self, part: Part) -> dict[str, Any]:
-        """What the rows depend on beside the prompts and the generator."""
+        """Return what the rows depend on, in addition to the prompts and the generator."""
         if part.card is not None:
             return {**part.card.collection, "seed": part.root}
         labelled = part.stage == "labels" and self.detector is not None
@@ -197,12 +194,14 @@ class Collector:
         }
 
     def _again(self, samples: Sequence[Sample], rows: list[Row], part: Part) -> Made:
-        """Other features of images whose rows are known."""
+        """Make other features of images whose rows are known."""
         return Made(self._features(samples, [r["prompt"] for r in rows], part.root, False)[0], rows)
 
     def _make(self, samples: Sequence[Sample], part: Part) -> Made:
+        """Make the images of some samples; judge, describe and rate them as the part asks."""
         prompts, before = self._prompts(samples)
         features, images = self._features(samples, prompts, part.root)
+        metadata = [s.metadata for s in samples]
         labelled = part.stage == "labels"
         seen = self.detector.detect(images) if self.detector is not None and labelled else None
         captions = [""] * len(images)
@@ -217,16 +216,18 @@ class Collector:
         ]  # fmt: skip
         if labelled:
             assert self.detector is not None
-            for row, verdict in zip(
-                rows, judge(self.detector, images, [s.metadata for s in samples], seen), strict=True
-            ):
+            for row, verdict in zip(rows, judge(self.detector, images, metadata, seen), strict=True):
                 row["correct"] = verdict.correct
         if part.described and self.clip_score is not None:
-            for row, score in zip(rows, self.clip_score(images, captions), strict=True):
-                row["clip_score"] = self._rounded(score, row)
-            for i, score in before.items():
-                rows[i]["source_clip_score"] = self._rounded(score, rows[i])
+            self._rate(rows, self.clip_score(images, captions), before)
         return Made(features, rows)
+
+    def _rate(self, rows: Sequence[Row], scores: Sequence[float], before: Mapping[int, float]) -> None:
+        """Add the CLIP-Scores of all rows, and of their source pictures by position."""
+        for row, score in zip(rows, scores, strict=True):
+            row["clip_score"] = self._rounded(score, row)
+        for i, score in before.items():
+            rows[i]["source_clip_score"] = self._rounded(score, rows[i])
 
     def _rounded(self, clip_score: float, row: Row) -> float:
         if not math.isfinite(clip_score):
@@ -235,9 +236,9 @@ class Collector:
         return round(clip_score, 4)
 
     def _prompts(self, samples: Sequence[Sample]) -> tuple[list[str], dict[int, float]]:
-        """The samples' texts: what the captioner says of a picture where a sample has one.
+        """Return the samples' prompts: the captioner's description if a sample has a picture.
 
-        Also the CLIP-Scores of those pictures with the texts that they came with, by position.
+        Also returns the CLIP-Scores of those pictures with their original texts, by position.
         """
         prompts = [str(s.metadata["prompt"]) for s in samples]
         pictured = [i for i, s in enumerate(samples) if s.picture is not None]
@@ -258,7 +259,7 @@ class Collector:
     def _features(
         self, samples: Sequence[Sample], prompts: Sequence[str], root: int, look: bool = True
     ) -> tuple[dict[Needs, torch.Tensor], list[Image.Image]]:
-        """What verifiers read of one image a prompt, on the CPU, and the images, if one is to `look` at them."""
+        """Make one image per prompt; return what verifiers read of it, on the CPU, and if `look` the images."""
         cond = encoded(self.generator.encode, prompts)
         rows = Rows(self.generator.name, prompts, [(s.prompt_id, root, s.index) for s in samples])
         found: dict[Needs, torch.Tensor] = {}
@@ -284,13 +285,27 @@ class Collector:
         return stored
 
 
-def _slice(part: Part, i: int, size: int) -> Part:
-    its = slice(i * size, (i + 1) * size)
-    return replace(part, samples=part.samples[its], rows=part.rows[its])
+def _shards(part: Part, size: int) -> list[Part]:
+    """The part, cut into pieces of `size` samples."""
+    cuts = [slice(start, start + size) for start in range(0, len(part.samples), size)]
+    return [replace(part, samples=part.samples[cut], rows=part.rows[cut]) for cut in cuts]
+
+
+def _whole(writers: Mapping[Needs, ShardWriter], i: int) -> bool:
+    """Whether every kind of features has shard `i`."""
+    return all(writer.done(i) for writer in writers.values())
+
+
+def _write(writers: Mapping[Needs, ShardWriter], i: int, made: Sequence[Made]) -> None:
+    """Write shard `i` of the kinds of features that lack it."""
+    rows = [row for m in made for row in m.rows]
+    for kind, writer in writers.items():
+        if not writer.done(i):
+            writer.write(i, torch.cat([m.features[kind] for m in made]), rows)
 
 
 def _check_same_images(part: Part, card: DataCard) -> None:
-    """Refuse rows of other images than are to be made. Raises DataError."""
+    """Refuse known rows of other images. Raises DataError."""
     if part.card is None:
         return
     for key in ("stage", "generator", "revision", "steps", "prompts_sha256"):
@@ -305,7 +320,7 @@ def _check_same_images(part: Part, card: DataCard) -> None:
 
 
 def _check_room(writers: Mapping[Needs, ShardWriter], samples: int) -> None:
-    """Refuse what is sure not to fit, before days are spent on it."""
+    """Refuse what cannot fit on the disk, before days are spent on it. Raises DataError."""
     needed: dict[int, int] = {}
     free: dict[int, tuple[int, Path]] = {}
     for writer in writers.values():
@@ -322,12 +337,11 @@ def _check_room(writers: Mapping[Needs, ShardWriter], samples: int) -> None:
 
 
 class _Clock:
-    """Reports how many samples of a part there are, and in what time."""
+    """Reports how many samples of a part are done, and in what time."""
 
-    def __init__(self, part: Part, shard_size: int, done: int, report: Report) -> None:
+    def __init__(self, part: Part, shards_done: int, shard_size: int, report: Report) -> None:
         self._name, self._of, self._report = f"data {part.name}", len(part.samples), report
-        self._done, self._started = min(done * shard_size, self._of), time.monotonic()
-
+        self._done, self._started = min(shards_done * shard_size, self._of), time.monotonic()
         if self._done < self._of:
             self._tell()
 
@@ -350,10 +364,10 @@ def _finish(writer: ShardWriter, part: Part) -> DataCard:
 
 
 def summarise(rows: Sequence[Row], name: str) -> dict[str, float]:
-    """A part's figures: prompts, mean CLIP-Scores, share of correct images by task (class balance).
+    """Summarise a part: prompts, mean CLIP-Scores, share of correct images by task (class balance).
 
     As in B.1, clip_score is of the made images with their captions, source_clip_score of the pictures that
-    the prompts were refined by with the texts that these came with. Raises DataError for labels all of one class.
+    refined the prompts with their original texts. Raises DataError if all labels are of one class.
     """
     found = {"prompts": float(len({r["prompt_id"] for r in rows}))}
     for key in ("clip_score", "source_clip_score"):
