@@ -69,8 +69,8 @@ def evaluate(
     from vhsbench.harness.geneval.evaluation import damaged_file, evaluate_folder
     from vhsbench.harness.geneval.folders import read_folder
 
-    read_folder(folder)  # its mistakes are told before a detector is loaded
-    as_device(device)  # a wrong one is told also where the detector computes on none
+    read_folder(folder)  # reports its mistakes before a detector is loaded
+    as_device(device)  # reports a wrong one even if the detector has no device
     given = {"checkpoint": checkpoint, "pipeline": pipeline, "colors": colors}
     judge = create(detector, device, **{k: v for k, v in given.items() if v is not None})
     with Bars() as bars:

@@ -33,7 +33,7 @@ def sweep(
     bars: bool,
     redo: bool = False,
 ) -> str:
-    """Run the sweep; returns a sentence on what failed, or "". Exits with how to resume if told to stop."""
+    """Run the sweep; return a sentence on what failed, or "". Exits with how to resume if stopped."""
     from vhsbench.harness.store.folder import check_lasting
     from vhsbench.harness.sweep import run as sweeping
 

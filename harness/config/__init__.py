@@ -1,1 +1,1 @@
-"""What a run is told to do: its configuration, read from YAML and checked."""
+"""The configuration of a run, read from YAML and checked."""

@@ -1,4 +1,4 @@
-"""What a measurement ran on: a row of the run that never fails for want of something."""
+"""Describe the machine of a measurement; what is missing or unknown is None, never an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
-    """Python, packages, CPU, memory, GPUs and git commit; None where something cannot be told."""
+    """Return Python, packages, CPU, memory, GPUs and git commit; None for what is unknown."""
     import psutil
 
     return {

@@ -26,7 +26,7 @@ class PlanError(VhsbenchError):
 
 @dataclass(frozen=True)
 class Priced:
-    """A pipeline and its cost models by unit; what is unknown is absent. `basis` says whence each is."""
+    """A pipeline and its cost models by unit; what is unknown is absent. `basis` names the source of each."""
 
     generator: str
     steps: int

@@ -227,7 +227,7 @@ class _Pool:
             )
 
     def _replace(self, slot: _Slot, reason: str) -> Finished | None:
-        """Start a worker anew, and queue its shards again; the shard it died in may have failed for good."""
+        """Replace a worker, and queue its shards again; the shard it died in may have failed for good."""
         log.warning("a worker ended (%s); its shards are done again.", reason)
         if slot.loading is not None:
             self.loads_failed += 1
