@@ -45,7 +45,7 @@ class ColorNamer:
         self._classifiers: dict[str, Tensor] = {}
 
     @classmethod
-    def open(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
+    def load(cls, pretrained: str = "openai", device: str = "cpu", model: str = MODEL) -> ColorNamer:
         """Load open_clip's `model` with `pretrained` weights: a tag, a file, or "random". Raises ColorModelError."""
         return cls(*open_clip_model(model, pretrained, device, "colour model"), pretrained)
 
@@ -82,7 +82,7 @@ class ColorNamer:
 
 
 def identity(pretrained: str) -> dict[str, Any]:
-    """Identify what `ColorNamer.open` would read: a file's digest, an open_clip tag, or "random".
+    """Identify what `ColorNamer.load` would read: a file's digest, an open_clip tag, or "random".
 
     Raises ColorModelError for a file that cannot be read.
     """

@@ -39,7 +39,7 @@ class Mask2FormerDetector:
     """COCO's 80 classes in GenEval's names. Raises DetectorWeightsError or DetectorError.
 
     checkpoint: mmdet's .pth of 2.x or 3.x, "random", or None for the published file from the hub.
-    colors: a ColorNamer, or what ColorNamer.open takes; loaded when colours are first needed.
+    colors: a ColorNamer, or what ColorNamer.load takes; loaded when colours are first needed.
     scale: the longest and shortest side of a resized image; anything but 1333 and 800 is not GenEval.
     """
 
@@ -67,7 +67,7 @@ class Mask2FormerDetector:
     @property
     def colors(self) -> ColorNamer:
         if isinstance(self._colors, str):
-            self._colors = ColorNamer.open(self._colors, str(self.model.device))
+            self._colors = ColorNamer.load(self._colors, str(self.model.device))
         return self._colors
 
     @classmethod

@@ -138,7 +138,7 @@ def test_the_transform_cuts_the_ends_off_long_objects(tiny):
 
 def test_unknown_weights_are_one_sentence():
     with pytest.raises(ColorModelError, match="neither a file, 'random', nor a pretrained tag of ViT-L-14"):
-        ColorNamer.open("opanai")
+        ColorNamer.load("opanai")
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def weights(monkeypatch, tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_from_a_file_are_what_it_holds(weights, suffix):
     proj = torch.full((32, 16), 0.25)
-    model = ColorNamer.open(weights({"visual.proj": proj}, suffix), model="tiny").model
+    model = ColorNamer.load(weights({"visual.proj": proj}, suffix), model="tiny").model
     assert torch.equal(model.visual.proj, proj)
 
 
@@ -180,14 +180,14 @@ def test_weights_from_a_file_are_what_it_holds(weights, suffix):
 )
 def test_weights_that_are_no_finite_floats_are_refused_by_file_and_key(weights, suffix, wrong, said):
     with pytest.raises(ColorModelError, match=rf"cannot be loaded: .*colors\{suffix}: 'visual\.proj' {said}"):
-        ColorNamer.open(weights({"visual.proj": wrong}, suffix), model="tiny")
+        ColorNamer.load(weights({"visual.proj": wrong}, suffix), model="tiny")
 
 
 @pytest.mark.usefixtures("weights")
 def test_weights_of_numpy_are_refused(tmp_path):
     (tmp_path / "colors.npz").write_bytes(b"")
     with pytest.raises(ColorModelError, match="is of NumPy; weights are safetensors"):
-        ColorNamer.open(str(tmp_path / "colors.npz"), model="tiny")
+        ColorNamer.load(str(tmp_path / "colors.npz"), model="tiny")
 
 
 def test_a_model_from_elsewhere_which_could_bring_code_is_refused(tmp_path, monkeypatch, capfd):
@@ -202,9 +202,9 @@ def test_a_model_from_elsewhere_which_could_bring_code_is_refused(tmp_path, monk
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     for name in (f"local-dir:{tmp_path}", "hf-hub:someone/model"):
         with pytest.raises(ColorModelError, match=f"'{name}' is no model of open_clip's"):
-            ColorNamer.open("random", model=name)
+            ColorNamer.load("random", model=name)
     # one of its own whose text tower is loaded in turn
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "odd", config["model_cfg"])
     with pytest.raises(ColorModelError, match=r"odd \(random\) cannot be loaded: it needs code of its own"):
-        ColorNamer.open("random", model="odd")
+        ColorNamer.load("random", model="odd")
     assert capfd.readouterr().out == ""
