@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int, int]  # stage, n, batch
 END_TO_END = "end_to_end"
+_OTHERS = "other processes on the GPU"
 GENERATORS_OWN = ("encode", "noise", "denoise", "decode")  # the same calls whichever verifier follows
 _PHASE_TRIES = 3
 TURN_S = 0.5  # of a turn at least, which the load of others is measured over
@@ -239,13 +240,17 @@ class Measurement:
         One candidate goes before, uncounted: others had the machine's caches since the last turn.
         """
         self._wake()
-        load, started, done = OthersLoad(), time.perf_counter(), list[Round]()
+        load, since_s, done = OthersLoad(), time.time(), list[Round]()
+        started = time.perf_counter()
         while len(done) < rounds or time.perf_counter() - started < seconds:
             done.append(self._calls(Round(), first + len(done)))
-            done[-1].taint = "; ".join(taints(self.gpu))
+            done[-1].taint = "; ".join(self.gpu.reasons(THROTTLED))
             done[-1].remarks = remarks(self.gpu)
-        percent = load.percent()
-        return [replace(round, others_percent=percent) for round in done]
+        percent, others = load.percent(), others_on(self.gpu, since_s)
+        return [
+            replace(round, others_percent=percent, taint="; ".join(filter(None, [round.taint, others])))
+            for round in done
+        ]
 
     def _wake(self) -> None:
         try:
@@ -289,10 +294,14 @@ def extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:
 
 def taints(gpu: Gpu) -> list[str]:
     """What spoils a measurement on this GPU just now, in words."""
-    found = gpu.reasons(THROTTLED)
-    if others := gpu.others():
-        found.append(f"other processes on the GPU: {', '.join(map(str, others))}")
-    return found
+    others = gpu.others()
+    return [*gpu.reasons(THROTTLED), *([f"{_OTHERS}: {', '.join(map(str, others))}"] if others else [])]
+
+
+def others_on(gpu: Gpu, since_s: float) -> str:
+    """Which other processes computed on this GPU since a time of the clock, in words; "" for none."""
+    others = gpu.others_at_work(since_s)
+    return f"{_OTHERS}: {', '.join(map(str, others))}" if others else ""
 
 
 def remarks(gpu: Gpu) -> list[str]:

@@ -77,8 +77,8 @@ class Gpu:
         return None
 
     def others(self) -> list[int] | None:
-        """Pids of other processes that compute on the card, or on this process's MIG instance of it, less the
-        one that started this one and waits for it; None where they cannot be told apart."""
+        """Pids of other processes that compute on the card, or on this process's MIG instance of it, less those that
+        wait for this one: what started it, and pipelines measured in turn with it; None where pids mean nothing."""
         processes = self._processes()
         if processes is None:
             return None
@@ -86,7 +86,22 @@ class Gpu:
         if os.getpid() not in pids:  # another pid namespace: no number here means anything
             return None
         parent = multiprocessing.parent_process()
-        return sorted(pids - {os.getpid(), parent.pid if parent else None})
+        if parent is None:
+            return sorted(pids - {os.getpid()})
+        return sorted(pid for pid in pids - {os.getpid(), parent.pid} if _parent(pid) != os.getppid())
+
+    def others_at_work(self, since_s: float) -> list[int]:
+        """Those of `others` that computed since that time of the clock; all of them where NVML does not say."""
+        others = self.others() or []
+        if not others or self._nvml is None:
+            return others
+        try:
+            samples = self._nvml.nvmlDeviceGetProcessUtilization(self._handle, int(since_s * 1e6))
+        except self._nvml.NVMLError as error:
+            found_none = type(error).__name__ == "NVMLError_NotFound"  # no process had a sample since then
+            return [] if found_none else others
+        at_work = {sample.pid for sample in samples if sample.smUtil > 0}
+        return [pid for pid in others if pid in at_work]
 
     def limits(self) -> list[str]:
         """What NVML cannot tell of this process alone, in words for the rows that are measured so."""
@@ -165,6 +180,15 @@ class Gpu:
             return question(self._nvml, self._handle)
         except self._nvml.NVMLError:
             return None
+
+
+def _parent(pid: int) -> int | None:
+    import psutil
+
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
+        return None
 
 
 def count() -> int:

@@ -17,7 +17,7 @@ from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.cost import meters, process, variants
 from vhsbench.harness.cost.flops import count
 from vhsbench.harness.cost.measure import Cell
-from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.cost.nvml import THROTTLED, Gpu
 from vhsbench.harness.cost.rounds import failed, measure, measure_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.inference.best_of_n import best_of_n
@@ -151,7 +151,7 @@ def test_a_call_that_runs_out_of_memory_has_a_row_and_the_others_are_measured(mo
 
 def test_a_throttled_round_taints_its_repeats(monkeypatch):
     answers = iter([[], ["thermal slowdown"]])
-    monkeypatch.setattr(measuring, "taints", lambda gpu: next(answers))
+    monkeypatch.setattr(Gpu, "reasons", lambda gpu, names: next(answers) if names is THROTTLED else [])
     rows = table(measure(cell(verifier=None)).rows)
     by_repeat = rows.groupby("repeat")[["status", "note"]].first().to_numpy().tolist()
     assert [status for status, _ in by_repeat] == ["ok", "tainted"]
@@ -242,7 +242,7 @@ def test_energy_of_a_card_that_others_use_is_not_this_process_own(monkeypatch, f
     monkeypatch.setattr(measuring.Gpu, "of", lambda device: card)
     monkeypatch.setattr(meters, "_IDLE_S", 0)
     monkeypatch.setattr(meters, "_ENERGY_S", 0)
-    monkeypatch.setattr(measuring, "taints", lambda gpu: [])
+    monkeypatch.setattr(measuring, "others_on", lambda gpu, since_s: "")
     rows = table(measure(cell(verifier=None)).rows)
     assert set(rows["energy_j"].notna()) == {energy}
     assert all(note in said and (note or not said) for said in rows["note"])

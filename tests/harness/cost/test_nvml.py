@@ -29,7 +29,7 @@ def library(**answers):
     names = (
         "TotalEnergyConsumption", "ComputeRunningProcesses", "CurrentClocksThrottleReasons", "MemoryInfo",
         "EnforcedPowerLimit", "Name", "ClockInfo", "MaxClockInfo", "MigMode", "MaxMigDeviceCount",
-        "MigDeviceHandleByIndex", "UUID", "UtilizationRates",
+        "MigDeviceHandleByIndex", "UUID", "UtilizationRates", "ProcessUtilization",
     )  # fmt: skip
     calls = {f"nvmlDeviceGet{name}": refuse for name in names}
     calls |= {
@@ -193,6 +193,34 @@ def test_work_on_the_other_cards_of_the_machine_is_remarked_and_taints_nothing(g
     assert taints(mine) == []
     assert remarks(mine) == ["GPU 2 of this machine was at work too"]
     assert gpu().neighbours() == []  # a driver that does not say
+
+
+class NVMLError_NotFound(NVMLError):
+    pass
+
+
+def test_others_count_only_while_they_compute(gpu):
+    running = [process(os.getpid()), process(11), process(12)]
+
+    def samples(handle, since):
+        assert since == 5_000_000
+        return [SimpleNamespace(pid=11, smUtil=0), SimpleNamespace(pid=12, smUtil=40)]
+
+    def none(handle, since):
+        raise NVMLError_NotFound
+
+    assert gpu(ComputeRunningProcesses=running, ProcessUtilization=samples).others_at_work(5.0) == [12]
+    assert gpu(ComputeRunningProcesses=running, ProcessUtilization=none).others_at_work(5.0) == []
+    assert gpu(ComputeRunningProcesses=running).others_at_work(5.0) == [11, 12]  # NVML does not say
+    assert gpu(ComputeRunningProcesses=running[:1]).others_at_work(5.0) == []
+    assert Gpu("none").others_at_work(5.0) == []
+
+
+def test_pipelines_measured_in_turn_are_no_others(gpu, monkeypatch):
+    running = [process(os.getpid()), process(11), process(12), process(13)]
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=13))
+    monkeypatch.setattr(nvml, "_parent", {11: os.getppid(), 12: 1}.get)
+    assert gpu(ComputeRunningProcesses=running).others() == [12]
 
 
 def test_the_environment_tells_clocks_and_power_limit(gpu):
