@@ -44,6 +44,9 @@ def test_doctor_as_json():
 
 PLUGINS = """
 class Picky:
+    name, steps, blocks, device = "picky", 1, 1, "cpu"
+    encode = noise = head = tail = denoise = decode = None
+
     def info(self):
         raise KeyError("weights")
 
