@@ -37,7 +37,7 @@ from vhsbench.harness.cost.measure import Cell  # noqa: E402
 from vhsbench.harness.cost.reliability import unreliable  # noqa: E402
 from vhsbench.harness.cost.rounds import Measured, measure, measure_in_turns  # noqa: E402
 from vhsbench.harness.cost.timing import TimingConfig  # noqa: E402
-from vhsbench.harness.cost.uncertainty import interval  # noqa: E402
+from vhsbench.harness.cost.turns import interval  # noqa: E402
 
 COPY = "vhs-copy"
 NEEDS = {"vhs": "hidden", COPY: "hidden", "mllm-clip": "images"}

@@ -11,7 +11,7 @@ import pandas as pd
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import OK, left_out, sound
-from vhsbench.harness.cost.uncertainty import draw_models, interval, range_of_n
+from vhsbench.harness.cost.turns import Key, Turns, draw_model, fit_turns, interval, range_of_n
 from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.store.keys import POOL, distinct, of_pipeline
@@ -36,25 +36,42 @@ def fit(
     variant: str = "",
     statistic: str = "median",
 ) -> CostModel:
-    """The cost model of one pipeline from the medians of its sequential stage rows (batch 1).
+    """The cost model of one pipeline from its sequential stage rows (batch 1).
 
-    costs: rows of one generator, whose own the pipeline shares where it has no rows of a stage. statistic: "min"
-    shows what a host that others slow down at times can do. Raises CostError for more than one, UnmeasuredError for a stage without a row that counts.
+    costs: rows of one generator, whose own the pipeline shares where it has no rows of a stage. Times are those of a
+    good turn (cost/turns.py), or medians for costs of earlier versions, which were not measured in turns;
+    statistic "min" shows what a host that others slow down at times can do. Raises CostError for costs of more than
+    one generator, UnmeasuredError for a stage without a row that counts.
     """
     rows = _with_shared(costs, verifier, variant, needs)
     fixed, each = _medians(rows, verifier, needs, column, statistic)
-    drawn = column == "wall_ms" and statistic == "median" and "visit" in rows
-    draws = draw_models(rows, column, fixed, each) if drawn else None
-    return CostModel(sum(fixed.values()), sum(each.values()), draws)
+    turns = _turns(costs, variant) if (column, statistic) == ("wall_ms", "median") else None
+    if turns is None:
+        return CostModel(sum(fixed.values()), sum(each.values()))
+    keys = [[_key(rows, verifier, stage) for stage in part] for part in (fixed, each)]
+    once, per = (sum(turns.typical_ms(key) for key in part) for part in keys)
+    return CostModel(once, per, draw_model(turns, *keys))
 
 
 def breakdown(
     costs: pd.DataFrame, verifier: str, needs: str | None, variant: str = ""
 ) -> dict[str, dict[str, float]]:
-    """Median ms of the stages of one pipeline, by "per candidate" and "fixed"; arguments and errors as of `fit`."""
+    """Ms of the stages of one pipeline, by "per candidate" and "fixed"; arguments and errors as of `fit`."""
     rows = _with_shared(costs, verifier, variant, needs)
     fixed, each = _medians(rows, verifier, needs, "wall_ms", "median")
+    if turns := _turns(costs, variant):
+        fixed, each = ({s: turns.typical_ms(_key(rows, verifier, s)) for s in part} for part in (fixed, each))
     return {"per candidate": each, "fixed": fixed}
+
+
+def _turns(costs: pd.DataFrame, variant: str) -> Turns | None:
+    here = costs[(costs["batch"] == 1) & (costs["variant"] == variant)]
+    return fit_turns(sound(here))
+
+
+def _key(rows: pd.DataFrame, verifier: str, stage: str) -> Key:
+    """Whose times of a stage are a pipeline's: its own, or its generator's."""
+    return (verifier if ((rows["stage"] == stage) & (rows["verifier"] == verifier)).any() else "", stage, 1)
 
 
 def _medians(
@@ -115,6 +132,10 @@ def check(
     """
     rows = _sequential(costs, verifier, variant)
     measured = rows[rows["stage"] == END_TO_END].groupby("n")["wall_ms"].agg(statistic)
+    turns = _turns(costs, variant) if statistic == "median" else None
+    if turns is not None:
+        typical = {n: turns.typical_ms((verifier, END_TO_END, n)) for n in measured.dropna().index}
+        measured = pd.Series(typical, index=measured.index, dtype=float)
     frame = pd.DataFrame({"n": measured.index, "measured_ms": measured.to_numpy()})
     frame.insert(0, "verifier", verifier)
     frame["predicted_ms"] = [model.predict(n) for n in frame["n"]]

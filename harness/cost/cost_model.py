@@ -28,7 +28,7 @@ class CostError(VhsbenchError):
 class CostModel:
     """Cost of best-of-N in ms or TFLOP: fixed + n x per_candidate.
 
-    draws: [B, 2], both numbers as resampled turns of measuring give them (cost/uncertainty.py); None where
+    draws: [B, 2], both numbers as resampled turns of measuring give them (cost/turns.py); None where
     there is nothing to resample. Models of one run are drawn together, so that a ratio is of paired draws.
     """
 

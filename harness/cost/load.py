@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-LOADED_PERCENT = 10.0  # of the processors, by others: turns above it do not count while enough others do
+LOADED_PERCENT = 10.0  # of the processors, by others: turns above it are said to be loaded
 _SHORTEST_S = 0.2  # the system counts in hundredths of a second
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 

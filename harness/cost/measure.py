@@ -32,6 +32,7 @@ END_TO_END = "end_to_end"
 _OTHERS = "other processes on the GPU"
 GENERATORS_OWN = ("encode", "noise", "denoise", "decode")  # the same calls whichever verifier follows
 _PHASE_TRIES = 3
+SAMPLES = 3  # of a stage in a round, whose fastest is taken
 TURN_S = 0.5  # of a turn at least, which the load of others is measured over
 _SHORT_N = 4  # phases and energy are of runs up to this N: longer ones repeat the same stages
 
@@ -91,9 +92,11 @@ class Opened:
 
 @dataclass
 class Round:
-    """Every call timed once, in one turn of this pipeline among others."""
+    """Every whole run timed once and every stage SAMPLES times, in one turn of this pipeline among others."""
 
-    times: dict[Key, tuple[float, float | None]] = field(default_factory=dict)  # host ms, CUDA events' ms
+    times: dict[Key, list[tuple[float, float | None]]] = field(
+        default_factory=dict
+    )  # host ms, CUDA events' ms
     out_of_memory: dict[Key, str] = field(default_factory=dict)
     taint: str = ""  # what spoiled it, on a GPU
     others_percent: float | None = None  # of the processors, taken by others meanwhile
@@ -230,7 +233,7 @@ class Measurement:
         """Rounds that do not count, until `warm_up` in a row no longer beat the fastest by 5%."""
         best, idle = math.inf, 0
         while idle < self.cell.timing.warm_up:
-            total = sum(wall for wall, _ in self._calls(Round(), 0).times.values())
+            total = sum(wall for each in self._calls(Round(), 0).times.values() for wall, _ in each)
             idle = 0 if total < best * (1 - clocks.STABLE) else idle + 1
             best = min(best, total)
 
@@ -260,10 +263,14 @@ class Measurement:
                 raise
 
     def _calls(self, done: Round, number: int) -> Round:
-        keys = [key for key, passed in self.calls.items() if not passed.out_of_memory]
+        keys = [key for key in self.calls if key[0] == END_TO_END] + SAMPLES * [
+            key for key in self.calls if key[0] != END_TO_END
+        ]
         for key in reversed(keys) if number % 2 else keys:
+            if self.calls[key].out_of_memory:
+                continue
             try:
-                done.times[key] = clocks.timed(self.work[key], self.device)
+                done.times.setdefault(key, []).append(clocks.timed(self.work[key], self.device))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

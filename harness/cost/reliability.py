@@ -10,8 +10,8 @@ import pandas as pd
 from vhsbench.harness.cost import budgets, percentiles
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.load import LOADED_PERCENT
-from vhsbench.harness.cost.rounds import ENOUGH
 from vhsbench.harness.cost.sound import OK, sound
+from vhsbench.harness.cost.turns import FEWEST, GOOD
 from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
 
@@ -52,16 +52,15 @@ def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str
 
 
 def _load(costs: pd.DataFrame) -> list[str]:
-    """Other processes, where too few turns are without them to leave the others out."""
+    """Other processes that were at work in most turns, so that even a good turn may be slowed by them."""
     if "others_percent" not in costs:
         return []
     turns = costs.drop_duplicates([*POOL, "verifier", "visit"]).dropna(subset=["others_percent"])
     loaded = turns[turns["others_percent"] > LOADED_PERCENT]
-    counted = loaded[loaded["status"] == OK]
-    if counted.empty:
+    if len(loaded) <= (1 - GOOD) * len(turns):
         return []
     return [
-        f"others took {counted['others_percent'].median():.0f}% of the processors (median) in "
+        f"others took {loaded['others_percent'].median():.0f}% of the processors (median) in "
         f"{len(loaded)} of {len(turns)} turns"
     ]
 
@@ -70,7 +69,7 @@ def _spoilt(costs: pd.DataFrame, verifier: str, name: str) -> list[str]:
     own = costs[(costs["verifier"] == verifier) & costs["status"].isin([OK, "tainted"])]
     for stage, rows in own.groupby("stage"):
         count = int((rows["status"] == OK).sum())
-        if count < min(ENOUGH, len(rows)):
+        if count < min(FEWEST, len(rows)):
             return [f"only {count} of {len(rows)} times of {stage} count, {name}"]
     return []
 

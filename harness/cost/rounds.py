@@ -23,7 +23,6 @@ from vhsbench.harness.cost.process import Failure, MeasuringProcess
 Progress = Callable[[int, int], None]  # turns done, of how many
 
 VISITS = 3  # turns of pipelines whose processes cannot all stay alive
-ENOUGH = 5  # quiet turns, for the others to be left out
 _MORE = 1.4  # so many times the turns that are due, at most, while others load the machine
 _SPARE = 1.3  # times the largest process so far must be free for one to stay alive
 
@@ -55,7 +54,7 @@ class _Pipeline:
 
     @property
     def steady(self) -> int:
-        """How many of its turns count, as far as one can tell."""
+        """How many of its turns nothing disturbed, as far as one can tell."""
         return len({turn for turn, round in self.rounds if not (round.taint or loaded(round))})
 
 
@@ -81,8 +80,7 @@ def measure_in_turns(
         _take_turns(pipelines, alive, progress)
     finally:
         _close(pipelines)
-    quiet = all(p.steady >= ENOUGH for p in pipelines if p.failure is None)
-    return [_measured(p, quiet) for p in pipelines]
+    return [_measured(p) for p in pipelines]
 
 
 def measure(cell: Cell) -> Measured:
@@ -90,7 +88,7 @@ def measure(cell: Cell) -> Measured:
     measurement = Measurement(cell)
     opened = measurement.opened()
     rounds = [(0, round) for round in measurement.turn(0, cell.timing.repeats, cell.timing.min_seconds)]
-    return _measured(_Pipeline(cell, None, opened=opened, rounds=rounds), quiet=False)
+    return _measured(_Pipeline(cell, None, opened=opened, rounds=rounds))
 
 
 def _open(pipelines: Sequence[_Pipeline], progress: Progress) -> bool:
@@ -170,8 +168,7 @@ def _wants_more(pipelines: Sequence[_Pipeline], turn: int, turns: int) -> bool:
     return turn < _MORE * turns and any(p.steady < turns for p in running)
 
 
-def _measured(pipeline: _Pipeline, quiet: bool) -> Measured:
-    """The rows of a pipeline. `quiet`: every pipeline has rounds enough without those that others loaded."""
+def _measured(pipeline: _Pipeline) -> Measured:
     if pipeline.failure is not None:
         return failed(pipeline.cell, pipeline.failure.status, pipeline.failure.note)
     assert pipeline.opened is not None
@@ -184,7 +181,7 @@ def _measured(pipeline: _Pipeline, quiet: bool) -> Measured:
             tflop=passed.tflop, moved_gb=passed.moved_gb, energy_j=passed.energy_j,
             phases_percent=passed.phases_percent, **passed.memory,
         )  # fmt: skip
-        rows += _repeats(shared, key, passed, pipeline.rounds, list(remarks), quiet)
+        rows += _repeats(shared, key, passed, pipeline.rounds, list(remarks))
     return Measured(rows, opened.about)
 
 
@@ -194,22 +191,20 @@ def _repeats(
     passed: Passed,
     rounds: Sequence[tuple[int, Round]],
     remarks: Sequence[str],
-    quiet: bool,
 ) -> list[dict[str, Any]]:
     """One row a repeat; one row without times for a call that ran out of memory before its first."""
-    timed = [(turn, r, *r.times[key]) for turn, r in rounds if key in r.times]
-    spoilt = [_spoilt(r, quiet) for _, r, *_ in timed]
+    timed = [(turn, r, *times) for turn, r in rounds for times in r.times.get(key, [])]
     notes = [*passed.notes, *remarks]
-    sound = [wall for (_, _, wall, _), why in zip(timed, spoilt, strict=True) if not why]
+    sound = [wall for _, r, wall, _ in timed if not r.taint]
     if (off := percentiles.drift(sound)) and abs(off) > percentiles.DRIFT:
         notes.append(f"unstable: the later half's median is {100 * off:+.0f}% of the earlier's")
     rows = [
         shared | {
             "repeat": repeat, "visit": turn, "wall_ms": wall, "event_ms": event,
-            "others_percent": r.others_percent, "status": "tainted" if why else "ok",
-            "note": "; ".join([why, *notes] if why else notes),
+            "others_percent": r.others_percent, "status": "tainted" if r.taint else "ok",
+            "note": "; ".join([r.taint, *notes] if r.taint else notes),
         }
-        for repeat, ((turn, r, wall, event), why) in enumerate(zip(timed, spoilt, strict=True))
+        for repeat, (turn, r, wall, event) in enumerate(timed)
     ]  # fmt: skip
     ran_out = passed.out_of_memory or next(
         (r.out_of_memory[key] for _, r in rounds if key in r.out_of_memory), ""
@@ -217,13 +212,6 @@ def _repeats(
     if ran_out:
         rows.append(shared | {"repeat": len(rows), "status": "oom", "note": "; ".join([ran_out, *notes])})
     return rows
-
-
-def _spoilt(round: Round, quiet: bool) -> str:
-    """Why a round does not count, or ""."""
-    if round.taint or not (quiet and loaded(round)):
-        return round.taint
-    return f"others took {round.others_percent:.0f}% of the processors"
 
 
 def cell_name(generator: str, steps: int, verifier: str, variant: str) -> str:

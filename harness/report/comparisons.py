@@ -11,7 +11,7 @@ import pandas as pd
 
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.cost.uncertainty import ratio_interval
+from vhsbench.harness.cost.turns import ratio_interval
 from vhsbench.harness.stats.curves import OVERALL, Grid, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
