@@ -11,11 +11,12 @@ from vhsbench.harness.cost import budgets, percentiles
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.load import LOADED_PERCENT
 from vhsbench.harness.cost.sound import OK, sound
-from vhsbench.harness.cost.turns import FEWEST, GOOD
+from vhsbench.harness.cost.turns import FEWEST, GOOD, Turns, fit_turns, interval
 from vhsbench.harness.inference.route import ROUTES
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
 
-MOST_PERCENT = 5.0  # of T(N) against whole runs, and of a stage over time
+MOST_PERCENT = 5.0  # of T(N): against whole runs, and of its interval
+_DRIFT_PERCENT = 10.0  # of a stage against the others, while they were measured
 _SMALL = 0.05  # of a candidate's time: stages below it may drift
 
 
@@ -44,10 +45,12 @@ def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str
                 continue
             name = f"{generator} with {verifier or 'no verifier'}"
             reasons += _spoilt(here, verifier, name)
+            reasons += _uncertain(model, name)
             reasons += _against_whole_runs(here, verifier, model, name)
-            reasons += _drift(here, verifier, reads, model, name)
-            if reads == "hidden":
-                reasons += _halves(here, verifier, name)
+            turns = fit_turns(sound(here))
+            if turns is not None:
+                reasons += _drift(turns, verifier, reads, model, name)
+                reasons += _halves(turns, verifier, name) if reads == "hidden" else []
     return list(dict.fromkeys(reasons))
 
 
@@ -85,27 +88,39 @@ def _against_whole_runs(costs: pd.DataFrame, verifier: str, model: CostModel, na
     )
 
 
-def _drift(costs: pd.DataFrame, verifier: str, reads: str | None, model: CostModel, name: str) -> list[str]:
-    """Stages of some weight whose later half differs from the earlier."""
-    own = sound(costs[costs["verifier"] == verifier])
+def _uncertain(model: CostModel, name: str) -> list[str]:
+    """An interval of a candidate's time that is wider than what T(N) may be off."""
+    if (ends := interval(model, 1)) is None:
+        return []
+    time_ms = model.predict(1)
+    off = 100 * max(ends[1] - time_ms, time_ms - ends[0]) / time_ms
+    return [f"T(1) of {name} is known to ±{off:.0f}% alone"] if off > MOST_PERCENT else []
+
+
+def _drift(turns: Turns, verifier: str, reads: str | None, model: CostModel, name: str) -> list[str]:
+    """A stage of some weight that became slower or faster than the others did while they were measured."""
     for stage in (*ROUTES[reads].fixed, *ROUTES[reads].per_candidate):
-        walls = own.loc[own["stage"] == stage, "wall_ms"].dropna()
-        moved = 100 * percentiles.drift(walls.tolist())
-        if abs(moved) > MOST_PERCENT and walls.median() > _SMALL * model.predict(1):
+        here = turns.calls.get((verifier, stage, 1))
+        if here is None or turns.typical_ms((verifier, stage, 1)) < _SMALL * model.predict(1):
+            continue
+        moved = 100 * percentiles.drift(list(np.exp(here[np.isfinite(here)])))
+        if abs(moved) > _DRIFT_PERCENT:
             way = "slower" if moved > 0 else "faster"
-            return [f"{stage} of {name} became {abs(moved):.0f}% {way} while it was measured"]
+            return [
+                f"{stage} of {name} became {abs(moved):.0f}% {way} than other stages while it was measured"
+            ]
     return []
 
 
-def _halves(costs: pd.DataFrame, verifier: str, name: str) -> list[str]:
-    """Head and tail together are the whole forward, which was measured without this verifier."""
-    found = sound(costs)
-    median = {
-        stage: found.loc[(found["verifier"] == of) & (found["stage"] == stage), "wall_ms"].median()
-        for of, stage in ((verifier, "head"), (verifier, "tail"), ("", "denoise"))
-    }
-    off = 100 * ((median["head"] + median["tail"]) / median["denoise"] - 1)
-    if not np.isfinite(off) or abs(off) <= MOST_PERCENT:
+def _halves(turns: Turns, verifier: str, name: str) -> list[str]:
+    """The head is part of the whole forward, and head and tail together are no less than it."""
+    keys = [(verifier, "head", 1), (verifier, "tail", 1), ("", "denoise", 1)]
+    if any(key not in turns.calls for key in keys):
         return []
-    way = "more" if off > 0 else "less"
-    return [f"head and tail of {name} took {abs(off):.0f}% {way} time than the whole forward that they are"]
+    head, tail, whole = (turns.typical_ms(key) for key in keys)
+    part, both = 100 * (head / whole - 1), 100 * ((head + tail) / whole - 1)
+    if part > MOST_PERCENT:
+        return [f"the head of {name} took {part:.0f}% more time than the whole forward that it is part of"]
+    if both < -MOST_PERCENT:
+        return [f"head and tail of {name} took {-both:.0f}% less time than the whole forward that they are"]
+    return []
