@@ -167,7 +167,7 @@ class RunStore:
         `expected` are the tables to write, with the keys that each must have; by default all, with the existing
         ones. Raises StoreError if a shard is missing or damaged (running again makes it) or a row appears twice.
         """
-        for table in SCHEMAS if expected is None else expected:
+        for table in (t for t in SCHEMAS if expected is None or t in expected):
             there = self.keys(table)
             keys = sorted(there if expected is None else expected[table])
             if missing := [key for key in keys if key not in there]:

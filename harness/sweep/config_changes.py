@@ -15,7 +15,7 @@ from vhsbench.harness.store.tables import first_difference
 SAME = {
     "generators.name", "generators.options", "generators.label", "generators.verifiers", "generators.pool",
     "generators.lora_strength", "verifiers.name", "verifiers.options", "seeds", "pool", "batch_size",
-    "timing.best_of_n", "timing.batch_sizes", "timing.repeats", "timing.min_seconds", "timing.warm_up",
+    "timing.best_of_n", "timing.batch_sizes", "timing.repeats", "timing.min_seconds", "timing.warm_up", "timing.visits",
     "timing.timeout_s", "timing.variants",
 }  # fmt: skip
 # They say where something is, or what it is by default: what counts is the identity of what is found there.

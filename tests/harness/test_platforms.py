@@ -8,9 +8,9 @@ import sys
 
 from vhsbench.harness.regress.gate_config import load_gate
 
-# fcntl and resource cannot be imported there, and these names are missing
+# fcntl and resource cannot be imported there, and these names are missing; psutil has a module for each system
 ELSEWHERE = """
-import os, signal, sys
+import os, psutil, signal, sys
 sys.modules["fcntl"] = sys.modules["resource"] = None
 del os.O_NONBLOCK, os.O_CLOEXEC, signal.SIGHUP, signal.SIGXCPU
 """
