@@ -220,8 +220,17 @@ class Measurement:
         self.remarks += self.gpu.limits()
         return describe(self.generator, self.verifier) | moved | {
             "variant": self.cell.variant, "seconds": self.seconds, "prompt": self.cell.prompt,
+            "first_use": self._first_use(),
             "question_tokens": asdict(question) if question else None,
         }  # fmt: skip
+
+    def _first_use(self) -> dict[str, float | None]:
+        """Seconds that a first request pays beside T(1), with the libraries imported: never in T(N)."""
+        return {
+            "load_s": self.seconds["build"],
+            "first_request_s": self.seconds["first_request"],
+            "compile_s": self.seconds["variant"] if self.cell.variant else None,
+        }
 
     def opened(self) -> Opened:
         return Opened(

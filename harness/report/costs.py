@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from vhsbench.harness.cost.budgets import END_TO_END
 from vhsbench.harness.cost.percentiles import summary
 from vhsbench.harness.cost.roofline import measured_on
+from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.sound import sound
-from vhsbench.harness.store.keys import COST
+from vhsbench.harness.store.keys import CELL, COST
 
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",
          "energy_j", "device"]  # fmt: skip
 _WORST = ("oom", "timeout", "tainted", "ok")
+FIRST_USE = ("load_s", "first_request_s", "compile_s")
+
+
+def with_first_use(table: pd.DataFrame, cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Add what a first request pays, in seconds, to the rows of best-of-1; `cells` are run.json's, by name.
+
+    load_s: models built; first_request_s: the first candidate after that; compile_s: a variant applied, and its
+    first candidate. None of it is in T(N).
+    """
+    whole = (table["stage"] == END_TO_END) & (table["n"] == 1) & (table["batch"] == 1)
+    names = [cell_name(*key) for key in table[CELL].itertuples(index=False, name=None)]
+    for column in FIRST_USE:
+        found = [cells.get(name, {}).get("first_use", {}).get(column) for name in names]
+        table[column] = pd.Series(found, index=table.index, dtype=float).where(whole)
+    return table
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:

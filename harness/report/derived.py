@@ -17,7 +17,7 @@ from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.sound import left_out, sound
 from vhsbench.harness.report import comparisons
 from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
-from vhsbench.harness.report.costs import cost_table
+from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.stats.curves import accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
@@ -154,7 +154,9 @@ class Derived:
     @cached_property
     def costs(self) -> pd.DataFrame:
         """The table of every stage's costs."""
-        return cost_table(self.all_costs)
+        parts = self.run.info.get("combined") or [self.run.info]
+        cells = {name: cell for part in parts for name, cell in part.get("cells", {}).items()}
+        return with_first_use(cost_table(self.all_costs), cells)
 
     @cached_property
     def auc(self) -> pd.DataFrame:
