@@ -73,7 +73,7 @@ def verdicts(rate: float, icc: float, salt: int = 0) -> tuple[Floats, Floats]:
 
 @functools.cache
 def accuracies(rate: float, icc: float, salt: int = 0, skill: float = 1.5) -> Floats:
-    """[POPULATION, len(NS)]: exact best-of-N of each prompt, scores being skill x right + noise."""
+    """Return the exact best-of-N of each prompt, [POPULATION, len(NS)], scores being skill x right + noise."""
     right, noise = verdicts(rate, icc, salt)
     return expected_accuracy(skill * right + noise, right)[:, [n - 1 for n in NS]]
 
@@ -87,7 +87,7 @@ def rates_of_tasks(rate: float, tasks: int) -> list[float]:
 
 
 def draws(sizes: Sequence[int], trials: int, cell: int) -> list[Any]:
-    """Indices of prompts [size, trials] for each task, by several seeds."""
+    """Draw indices of prompts [size, trials] for each task, by several seeds."""
     parts = [
         [np.random.default_rng([seed, cell, task]).integers(0, POPULATION, (size, trials // SEEDS))
          for task, size in enumerate(sizes)]
@@ -133,7 +133,7 @@ def accuracy(trials: int, designs: Sequence[str] = tuple(DESIGNS)) -> Iterator[R
 
 
 def exact(numbers: Sequence[int] = (2, 3, 4, 8, 12, 24, 60, 198, 553)) -> Iterator[Row]:
-    """The lowest coverage of accuracy over all populations of two values on a grid, computed and not drawn."""
+    """Find the lowest coverage of accuracy over all populations of two values on a grid, computed and not drawn."""
     for n in numbers:
         grid = np.linspace(0, 1, 21 if n < 100 else 11)
         k = np.arange(n + 1)
@@ -259,7 +259,7 @@ def shares(trials: int) -> Iterator[Row]:
 
 
 def ratios(trials: int) -> Iterator[Row]:
-    """The median ratio of two times over rounds; skewed noise."""
+    """Cover the median ratio of two times over rounds, under skewed noise."""
     for cell, rounds in enumerate((6, 10, 30)):
         rng = np.random.default_rng([6, cell])
         times = 1 + 0.05 * rng.exponential(size=(trials, 2, rounds))

@@ -61,7 +61,7 @@ class Group:
     variants: tuple[str, ...] = ("",)
 
     def cells(self) -> list[tuple[str, str]]:
-        """(verifier, variant) of each pipeline; "" is the generator alone."""
+        """Return (verifier, variant) of each pipeline; "" is the generator alone."""
         return [(verifier, variant) for variant in self.variants for verifier in ("", *self.verifiers)]
 
 
@@ -109,14 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def wanted(tiny: bool) -> list[str]:
-    """The cells that a whole measurement has."""
+    """Return the cells that a whole measurement has."""
     matrix = TINY if tiny else MATRIX
     plain = [cell_name(g.generator, g.steps, *cell) for g in matrix for cell in g.cells()]
     return plain + [cell_name(generator, 1, verifier, "naive") for generator, verifier in naive_loops(tiny)]
 
 
 def naive_loops(tiny: bool) -> list[tuple[str, str]]:
-    """The pairs whose naive loop is measured."""
+    """Return the pairs whose naive loop is measured."""
     return [("nano", "vhs")] if tiny else [("sana-sprint", "vhs"), ("sana-sprint", "mllm-clip")]
 
 
@@ -132,7 +132,7 @@ def measure_all(store: RunStore, matrix: Sequence[Group], device: str, options: 
 
 
 def alone(function: Callable[..., T], *arguments: Any) -> T:
-    """The result of a call in a process of its own, so that this one never holds the GPU."""
+    """Return the result of a call that a process of its own makes, so that this one never holds the GPU."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         return pool.submit(function, *arguments).result()
@@ -185,7 +185,7 @@ def side_by_side(store: RunStore, group: Group, device: str, options: argparse.N
 
 
 def note(store: RunStore, name: str, about: dict[str, Any]) -> None:
-    """What is known of a cell, with the environment that it is measured in."""
+    """Record what is known of a cell, with the environment that it is measured in."""
     here = len(store.info["environments"]) - 1
     store.update(cells=store.info.get("cells", {}) | {name: about | {"environment": here}})
 
@@ -193,7 +193,7 @@ def note(store: RunStore, name: str, about: dict[str, Any]) -> None:
 def naive(
     store: RunStore, generator: str, verifier: str, device: str, ns: Sequence[int], repeats: int
 ) -> None:
-    """The naive loop beside the staged, batched one, interleaved in one process; rows of variant "naive"."""
+    """Measure the naive loop beside the staged, batched one, interleaved in one process; rows of variant "naive"."""
     name = cell_name(generator, 1, verifier, "naive")
     if store.has("costs", name):
         return
@@ -247,8 +247,11 @@ def matmul_tflops(device: str, size: int = 8192) -> float | None:
 
 
 def summarise(out: Path, info: dict[str, Any]) -> None:
-    """T(N), N for the paper's budgets, FLOPs and memory by pipeline; all stages; naive against staged;
-    VHS against MLLM w/ CLIP."""
+    """Write and print the tables of a measurement.
+
+    T(N), N for the paper's budgets, FLOPs and memory by pipeline; all stages; naive against staged; VHS against
+    MLLM w/ CLIP.
+    """
     costs = sound(pd.read_parquet(out / "costs.parquet"))
     looped = costs["variant"].isin(LOOPS)
     stages = cost_table(costs[~looped])

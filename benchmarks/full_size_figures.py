@@ -59,7 +59,7 @@ def time_over_n(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]
 
 
 def stages(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
-    """What each stage takes, once, by pipeline: fastest of the repeats."""
+    """Draw what each stage takes, once, by pipeline: the fastest of the repeats."""
     rows = costs[(costs["variant"] == "") & costs["generator"].isin(NAMES) & (costs["steps"] == 1)]
     rows = rows[rows["stage"].isin(STAGES) & rows["verifier"].isin(VERIFIERS)]
     data = rows.groupby(["generator", "verifier", "stage"])["wall_ms"].min().reset_index()

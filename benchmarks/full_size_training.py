@@ -163,7 +163,7 @@ def all_modes(work: Path, tiny: bool, sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def make_llm(folder: Path, sizes: Sizes) -> None:
-    """A folder as the hub's Qwen2.5-0.5B, of random weights, with a small tokenizer of the same form."""
+    """Write a folder like the hub's Qwen2.5-0.5B, with random weights and a small tokenizer of the same form."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -242,7 +242,7 @@ def train_one(work: Path, mode: Mode, sizes: Sizes) -> None:
 
 
 def make_gemma(folder: Path, sizes: Sizes) -> int:
-    """A folder as the hub's Gemma 3, of random weights, with a byte-level tokenizer; returns its parameters."""
+    """Write a folder like the hub's Gemma 3, with random weights and a byte-level tokenizer; return its parameters."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
         Gemma3Config,

@@ -37,13 +37,13 @@ def _drawn(tasks: tuple[int, ...], seed: int = 0) -> Floats:
 
 
 def percentile(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Ends:
-    """The project's until now: percentiles of a bootstrap that redraws prompts within their task."""
+    """Return the percentiles of a bootstrap that redraws prompts within their task, as this project once did."""
     low, high = np.quantile((drawn(tasks) * weights) @ values, [TAIL, 1 - TAIL], axis=0)
     return low, high
 
 
 def bca(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Ends:
-    """The same bootstrap, corrected for bias and acceleration."""
+    """Return the ends of the same bootstrap, corrected for bias and acceleration."""
     mean = weights @ values
     means = np.sort((drawn(tasks) * weights) @ values, axis=0)
     below = ((means < mean - 1e-12).sum(0) + (means <= mean + 1e-12).sum(0)) / (2 * REPLICATES)
@@ -113,7 +113,7 @@ def _variance(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Floa
 
 
 def _effective(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Floats:
-    """The number of right-or-wrong prompts of the same variance; that of the prompts where there is none."""
+    """Return the number of right-or-wrong prompts of the same variance; that of the prompts where there is none."""
     mean, variance = weights @ values, _variance(values, weights, tasks)
     n = np.divide(mean * (1 - mean), variance, out=np.full_like(mean, len(values)), where=variance > 1e-15)
     return np.clip(n, 1e-3, 16 * len(values))

@@ -99,7 +99,7 @@ class Bench:
         return self.sizes.device == "cuda"
 
     def cards(self, *indices: int) -> dict[str, str]:
-        """The environment of a command that sees those GPUs; logical ones of Ray on a CPU."""
+        """Return the environment of a command that sees those GPUs; logical ones of Ray on a CPU."""
         if self.on_gpu:
             return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, indices))}
         return {"RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": len(indices), "CPU": 2 * len(indices)})}
@@ -109,7 +109,7 @@ class Bench:
         return self.cards(*range(self.gpus))
 
     def folder(self, name: str) -> Path:
-        """A new, empty one."""
+        """Make a new, empty folder."""
         folder = self.work / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

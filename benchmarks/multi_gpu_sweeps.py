@@ -23,7 +23,7 @@ def sweep(
     bench: Bench, name: str, gpus: int, workers: int, share: float, until: float,
     *, rounds: int | None = None, kill: bool = False,
 ) -> Facts:  # fmt: skip
-    """A sweep by Ray, of so many shards a GPU; `kill` ends a worker once two shards are there."""
+    """Sweep by Ray, in so many shards a GPU; `kill` ends a worker once two shards are there."""
     folder, shards = bench.folder(name), gpus * (rounds or bench.sizes.rounds)
     ray = ["--engine", "ray", "--workers", str(workers), "--gpus-per-worker", str(share)]
     with sweeping(bench, folder, shards, ray, until, bench.cards(*range(gpus))) as command:
@@ -41,7 +41,7 @@ def sweep(
 def sweeping(
     bench: Bench, folder: Path, shards: int, engine: list[str], until: float, env: Mapping[str, str]
 ) -> Command:
-    """The command of a sweep of so many shards of eight prompts."""
+    """Return the command of a sweep of so many shards of eight prompts."""
     limit = min(bench.sizes.prompts, 8 * shards)
     config = {
         **bench.sizes.sweep,
@@ -112,7 +112,7 @@ def same(work: Path, folder: Path) -> Facts:
 
 
 def costs(bench: Bench, until: float) -> Facts:
-    """A cell's costs on the first GPU while the last one sweeps by the local engine, and again when it is idle."""
+    """Measure a cell's costs on the first GPU while the last one sweeps by the local engine, and when it is idle."""
     folder = bench.folder("sweep-local")
     shards = bench.sizes.rounds
     rows = []

@@ -85,7 +85,7 @@ def _freed(part: dict[str, Any], killed: float, gpus: list[int]) -> dict[str, An
 
 
 def window(shards: int, workers: int) -> tuple[int, int]:
-    """Indices of the finished shards that steady work is from and to: without each worker's first two and last.
+    """Return the first and last finished shard of steady work: without each worker's first two and last.
 
     A multiple of the workers, so that each has done as many in between.
     """
@@ -144,7 +144,7 @@ def _difference(part: dict[str, Any], other: dict[str, Any], stage: str) -> dict
 
 
 def _added(part: dict[str, Any]) -> float | None:
-    """The most GB that a GPU held beyond what it did before."""
+    """Return the most GB that a GPU held beyond what it did before."""
     return max((_memory(part, gpu)["added"] for gpu in {row[1] for row in part["cards"]}), default=None)
 
 

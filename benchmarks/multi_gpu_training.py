@@ -59,7 +59,7 @@ def train_killed(bench: Bench, until: float) -> Facts:
 def training(
     bench: Bench, folder: Path, processes: int, sharding: str, fraction: int, save_every: int
 ) -> list[str]:
-    """The command of a training of VHS on random features of the true shape, made once."""
+    """Return the command of a training of VHS on random features of the true shape, made once."""
     sizes, features = bench.sizes, bench.work / "features"
     if not (features / "validation" / "manifest.json").exists():
         full_size_training.make_llm(features / "llm", sizes.training)
@@ -84,7 +84,7 @@ def training(
 
 
 def batches(folder: Path) -> dict[str, int]:
-    """Samples a step of each stage."""
+    """Return how many samples a step of each stage takes."""
     config = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
     return {stage: config[stage]["batch"] for stage in ("align", "finetune")}
 
@@ -131,7 +131,7 @@ def data(bench: Bench, name: str, processes: int, until: float) -> Facts:
 
 
 def reduce(bench: Bench, until: float) -> Facts:
-    """An all-reduce of as many bytes as a training's gradients."""
+    """Time an all-reduce of as many bytes as a training's gradients."""
     folder = bench.folder("reduce")
     out = folder / "times.json"
     command = [*torchrun(bench.gpus), __file__, str(out), str(bench.sizes.reduced_bytes), bench.sizes.device]

@@ -94,7 +94,7 @@ def registered(name: str) -> Iterator[None]:
 
 @contextmanager
 def neighbour(seed: int, device: str, quiet: bool) -> Iterator[None]:
-    """A busy process, stopped and continued at random times."""
+    """Keep a process busy beside this one, stopped and continued at random times."""
     if quiet:
         yield
         return

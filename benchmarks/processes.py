@@ -28,8 +28,10 @@ class CommandFailed(Exception):
 
 
 class Command:
-    """One process with its children; whatever happens, none of them outlives the `with`, and a command of
-    vhsbench not this process."""
+    """One process with its children, none of which outlives the `with`.
+
+    A command of vhsbench does not outlive this process either.
+    """
 
     def __init__(
         self, command: Sequence[str], log: Path, until: float, env: Mapping[str, str] | None = None

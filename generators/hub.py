@@ -150,7 +150,7 @@ def _of_status(status: int) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what caused it, outermost first."""
+    """Yield an error and what caused it, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -87,7 +87,7 @@ class StagedPipeline:
     # what a family supplies
 
     def embeddings(self, prompts: list[str], device: torch.device) -> Mapping[str, torch.Tensor | None]:
-        """The pipeline's keyword arguments that stand for the prompts, each [B, ...]; None is left out."""
+        """Return the pipeline's keyword arguments that stand for the prompts, each [B, ...]; None is left out."""
         raise NotImplementedError
 
     def settings(self, noise: torch.Tensor) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class StagedPipeline:
         return latents
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        """The inverse of `pack`."""
+        """Return the inverse of `pack`."""
         return latents
 
     # the stages

@@ -160,7 +160,7 @@ class Generator(Protocol):
     def info(self) -> GeneratorInfo: ...
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """What stays loaded, by name: among others `transformer` and `vae`, which speed-ups change."""
+        """Return what stays loaded, by name: among others `transformer` and `vae`, which speed-ups change."""
         ...
 
 

@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def vhs_pool(pytestconfig: pytest.Config) -> Pool:
-    """The frozen pool of --vhs-pool (or ini vhs_pool), its hashes verified once a session."""
+    """Return the frozen pool of --vhs-pool (or ini vhs_pool), its hashes verified once a session."""
     from vhsbench.harness.regress.pool import load_pool
 
     path = _setting(pytestconfig, "vhs_pool")
@@ -62,7 +62,7 @@ def vhs_pool(pytestconfig: pytest.Config) -> Pool:
 
 @pytest.fixture
 def verifier_regression(request: pytest.FixtureRequest, vhs_pool: Pool) -> VerifierRegression:
-    """Compares verifiers on `vhs_pool`; `vhs_gate` marks change the gate for one test."""
+    """Compare verifiers on `vhs_pool`; `vhs_gate` marks change the gate for one test."""
     return VerifierRegression(request.config, vhs_pool, request.node)
 
 
@@ -73,7 +73,7 @@ class VerifierRegression:
         self._config, self._pool, self._node = config, pool, node
 
     def compare(self, baseline: str | None = None, candidate: str | None = None) -> Regression:
-        """The regression, written to --vhs-report-dir; the names default to --vhs-baseline and --vhs-candidate."""
+        """Compare two verifiers, and write to --vhs-report-dir; by default --vhs-baseline and --vhs-candidate."""
         from vhsbench.harness.regress.report import write
         from vhsbench.harness.regress.run import regress
 
@@ -96,7 +96,7 @@ class VerifierRegression:
         return found
 
     def scoring(self, verifier: str | None = None, batch: int = 1) -> Callable[[], object]:
-        """A call that scores the pool's first candidates, for pytest-benchmark's `benchmark`."""
+        """Return a call that scores the pool's first candidates, for pytest-benchmark's `benchmark`."""
         from vhsbench.harness.regress.speed import scoring
 
         gate = self._gate()[0]
@@ -117,7 +117,7 @@ class VerifierRegression:
             pytest.fail(str(error), False)
 
     def _gate(self) -> tuple[GateConfig, str]:
-        """The gate of the file and the marks, the nearest mark last; and what inconclusive does."""
+        """Return the gate of the file and the marks, the nearest mark last; and what inconclusive does."""
         from vhsbench.harness.config import yaml_files
         from vhsbench.harness.regress.gate_config import GateConfig, load_gate
 
@@ -135,7 +135,7 @@ class VerifierRegression:
 
 
 def _setting(config: pytest.Config, name: str) -> str | None:
-    """A setting of the command line, else of the ini file; None if neither has it."""
+    """Return a setting of the command line, else of the ini file; None if neither has it."""
     return config.getoption(_OPTIONS[name]) or config.getini(name) or None
 
 

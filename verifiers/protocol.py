@@ -33,8 +33,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class QuestionTokens:
-    """How many text tokens a question has before the image and after it; `guessed` are the parts of the prompt whose
-    tokens were not counted but guessed."""
+    """How many text tokens a question has before the image and after it.
+
+    `guessed` are the parts of the prompt whose tokens were not counted but guessed.
+    """
 
     before: int
     after: int
@@ -80,15 +82,15 @@ class Verifier(Protocol):
     def info(self) -> VerifierInfo: ...
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """What stays loaded, by name; `llm` is a causal LM of transformers, which speed-ups change."""
+        """Return what stays loaded, by name; `llm` is a causal LM of transformers, which speed-ups change."""
         ...
 
     def parts(self, prompts: Sequence[str], features: Any) -> Mapping[str, Callable[[], object]]:
-        """The parts of `score` by name, in their order, each ready to be called on this batch and timed."""
+        """Return the parts of `score` by name, in their order, each ready to be called on this batch and timed."""
         ...
 
     def question_tokens(self, prompt: str) -> QuestionTokens | None:
-        """The length of the question about this prompt; None where there is no such question."""
+        """Return the length of the question about this prompt; None where there is no such question."""
         ...
 
 

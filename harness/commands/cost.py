@@ -125,7 +125,7 @@ def plan(
 
 
 def _prompts(pipelines: Sequence[Priced]) -> list[str]:
-    """What costs were counted or measured with, each once."""
+    """Return what costs were counted or measured with, each once."""
     return list(dict.fromkeys(p.prompt for p in pipelines if p.prompt))
 
 

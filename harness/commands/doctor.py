@@ -13,7 +13,7 @@ from vhsbench.harness.cost.environment import environment
 
 
 def diagnose() -> dict[str, Any]:
-    """The environment, the devices, the hub's state, and which registered models load here."""
+    """Return the environment, the devices, the hub's state and the registered models that load here."""
     import torch
 
     found = listing()

@@ -145,7 +145,7 @@ def _generator(
     weights: str | None,
     dtype: str | None,
 ) -> Generator:
-    """The generator with the options that were given; a plugin's generator may not have the others."""
+    """Return the generator with the options that were given; a plugin's generator may not have the others."""
     import torch
 
     from vhsbench import generators

@@ -27,7 +27,7 @@ _HEADINGS = {
 
 
 def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """The entries of one registry or both; one that cannot be used says why under "error"."""
+    """Return the entries of one registry or both; one that cannot be used says why under "error"."""
     if kind is not None and kind not in _KINDS:
         raise RegistryError(f"nothing to list as '{kind}'; {nearest(kind, list(_KINDS))}")
     found = {}
@@ -50,7 +50,7 @@ def _entry(package: Any, name: str) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
-    """A table of each kind; what is long (licence, source, errors) is said below it, a line an entry."""
+    """Print a table of each kind; what is long (licence, source, errors) is said below it, a line an entry."""
     for kind, entries in found.items():
         columns = list(dict.fromkeys(k for e in entries for k in e if k not in _BELOW))
         table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -71,7 +71,7 @@ def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
 
 
 def show_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """The main comparison, and where its tables and figures lie."""
+    """Print the main comparison, and where its tables and figures lie."""
     title = (
         f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; measured here"
     )
@@ -139,7 +139,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 
 def _plus_minus(value: float, low: float | None, high: float | None) -> str:
-    """The farther end of an interval, in percent."""
+    """Return the farther end of an interval, in percent."""
     if low is None or high is None:
         return ""
     return f" ±{100 * max(high - value, value - low) / value:.0f}%"
@@ -154,7 +154,7 @@ def _text(value: Any) -> str:
 
 
 def _count(value: int | None) -> str:
-    """A number of parameters, in millions or billions."""
+    """Write a number of parameters in millions or billions."""
     if value is None:
         return ""
     return f"{value / 1e9:.2f}B" if value >= 1e9 else f"{value / 1e6:.1f}M"

@@ -32,7 +32,7 @@ def paper(as_json: Json = False) -> None:
 
 
 def record() -> dict[str, Any]:
-    """Published tables, claims, Fig. 6's shares and the audit, as plain Python."""
+    """Return published tables, claims, Fig. 6's shares and the audit, as plain Python."""
     from vhsbench.results import readers
     from vhsbench.results.audit import audit
 

@@ -161,7 +161,7 @@ def verifier(
 
 
 def _show_data(cards: dict[str, DataCard]) -> None:
-    """A line a part, and below it the share of correct images by task."""
+    """Print a line a part, and below it the share of correct images by task."""
     from rich.table import Table
 
     table = Table("part", "images", "prompts", "CLIP-Score", "correct")

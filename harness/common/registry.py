@@ -104,8 +104,11 @@ class Registry(Generic[T]):
         return factory  # type: ignore[no-any-return]
 
     def create(self, name: str, **options: Any) -> T:
-        """Call the factory. Raises RegistryError for an unknown name, an option it lacks or needs, and for what
-        lacks a member of the protocol."""
+        """Call the factory.
+
+        Raises RegistryError for an unknown name, an option it lacks or needs, and for what lacks a member of the
+        protocol.
+        """
         self.check_options(name, options)
         if missing := [p.name for p in self._parameters(name) if _is_required(p) and p.name not in options]:
             raise RegistryError(f"{self.kind} '{name}' needs the option '{missing[0]}'.")

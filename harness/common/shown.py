@@ -18,7 +18,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\
 
 
 def printable(text: str) -> str:
-    """Escape control characters, such as ESC to \\x1b and a line feed to \\n; the result is one line.
+    r"""Escape control characters, such as ESC to \x1b and a line feed to \n; the result is one line.
 
     Marks that change the direction of writing and halves of surrogate pairs are escaped too.
     """

@@ -42,7 +42,7 @@ class Registered(BaseModel):
     @field_validator("options", check_fields=False)
     @classmethod
     def _possible(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Imports the factory's module if there are any, but builds nothing."""
+        """Import the factory's module if there are any options, but build nothing."""
         for key, place in cls.elsewhere.items():
             if key in options:
                 raise ValueError(f"'{key}' is no option here; it is given by {place}")

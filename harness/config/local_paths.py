@@ -36,7 +36,7 @@ class Base:
     lenient: bool = False
 
     def anchored(self, data: Any, model: type[BaseModel], place: Place = ()) -> Any:
-        """The data of a `model`, or of a list of them, with its paths absolute. What does not fit is left alone."""
+        """Make paths absolute in the data of a `model`, or of a list of them. What does not fit is left alone."""
         if isinstance(data, list):
             return [self.anchored(item, model, (*place, i)) for i, item in enumerate(data)]
         if not isinstance(data, Mapping):

@@ -15,13 +15,13 @@ from vhsbench.harness.inference.bench import Bench
 
 
 def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
-    """The configuration's detector; by default `shapes` where it knows every class of the prompts."""
+    """Return the configuration's detector; by default `shapes` where it knows every class of the prompts."""
     known = {name for prompt in prompts for name in classes_of(prompt)} <= set(SHAPES)
     return config.detector or DetectorConfig(name="shapes" if known else "mask2former")
 
 
 def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
-    """The run's detector, which knows every class of its prompts. Raises UnknownClass else."""
+    """Load the run's detector, which knows every class of its prompts; raises UnknownClass otherwise."""
     chosen = chosen_detector(config, prompts)
     detector = create_detector(chosen.name, config.device, **chosen.options)
     for index, prompt in enumerate(prompts):
@@ -32,7 +32,7 @@ def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detec
 def load_bench(
     config: RunConfig, entry: GeneratorConfig, prompts: Sequence[dict[str, Any]], detector: Detector
 ) -> Bench:
-    """A generator of the run with the verifiers that score its candidates, and the detector that judges them."""
+    """Load a generator of the run with the verifiers that score its candidates, and the detector that judges them."""
     generator = generators.create(entry.name, **generator_options(entry, config.device))
     judges = [
         verifiers.create(wanted.name, **verifier_options(wanted, config.device, generator.name))
@@ -42,10 +42,10 @@ def load_bench(
 
 
 def verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:
-    """What the verifier is built with, to score candidates of `generator`."""
+    """Return what the verifier is built with, to score candidates of `generator`."""
     return {"checkpoint": entry.checkpoint, "device": device, "generator": generator, **entry.options}
 
 
 def generator_options(entry: GeneratorConfig, device: str) -> dict[str, Any]:
-    """What the generator is built with."""
+    """Return what the generator is built with."""
     return {"device": device, **entry.build_options}

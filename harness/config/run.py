@@ -121,8 +121,11 @@ class GeneratorConfig(NamedGenerator):
 
 
 class VerifierConfig(Registered, Strict):
-    """What scores candidates, by name. Its options may say another device than the run's, and whose
-    `generator` it was trained on where that is not the one it scores."""
+    """What scores candidates, by name.
+
+    Its options may give another device than the run's, and the `generator` that it was trained on where that is not
+    the one it scores.
+    """
 
     registry = verifiers.REGISTRY
     elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
@@ -165,7 +168,7 @@ class PromptsConfig(Strict):
 
 
 def _twice(values: Sequence[T]) -> T | None:
-    """The first value that comes again."""
+    """Return the first value that occurs twice."""
     return next((value for i, value in enumerate(values) if value in values[:i]), None)
 
 
@@ -264,7 +267,7 @@ class PoolConfig(RunConfig):
 
 
 def default_config() -> RunConfig:
-    """The embedded default, nano."""
+    """Return the embedded default, nano."""
     return parse(
         files("vhsbench.harness.config").joinpath("bundled/nano.yaml").read_text(encoding="utf-8"),
         "nano.yaml",
@@ -310,6 +313,6 @@ def parse(text: str, file: str) -> RunConfig:
 
 
 def kept_config(run: Run) -> RunConfig:
-    """The configuration that a run keeps in its run.json. Raises ConfigError where it can no longer be read."""
+    """Return the configuration that a run keeps in its run.json. Raises ConfigError where it can no longer be read."""
     file = f"{str(run.path).rstrip('/')}/run.json"
     return yaml_files.check(run.info["config"], file, RunConfig, under=("config",))

@@ -49,7 +49,7 @@ def check(
     under: tuple[str, ...] = (),
     base: Base | None = None,
 ) -> Model:
-    """The configuration that `data` says. Raises ConfigError.
+    """Check `data` and return the configuration that it is. Raises ConfigError.
 
     `tree` knows its lines; `under` are the file's keys that it stands below. Its paths become absolute, from
     `base`; without one they stay as they are.
@@ -64,7 +64,7 @@ def check(
 
 
 def _load(text: str, file: str) -> tuple[yaml.Node | None, Any]:
-    """The text's tree, which knows lines, and its data."""
+    """Return the text's tree, which knows lines, and its data."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_bombs(tree, file)
@@ -105,7 +105,7 @@ def _where(file: str, tree: yaml.Node | None, place: list[str | int], under: tup
 
 
 def _known_keys(model: type[BaseModel], place: list[str | int]) -> list[str]:
-    """The keys that `model` has at `place`."""
+    """Return the keys that `model` has at `place`."""
     for part in place:
         if isinstance(part, str):
             model = model_in(model.model_fields[part].annotation) or model
@@ -113,7 +113,7 @@ def _known_keys(model: type[BaseModel], place: list[str | int]) -> list[str]:
 
 
 def _line(node: yaml.Node | None, place: list[str | int]) -> int:
-    """The line (from 1) of the key at `place`, or of its nearest parent."""
+    """Return the line (from 1) of the key at `place`, or of its nearest parent."""
     line = 1
     for part in place:
         if isinstance(node, yaml.MappingNode):

@@ -36,7 +36,7 @@ def fit(
     variant: str = "",
     statistic: str = "median",
 ) -> CostModel:
-    """The cost model of one pipeline from its sequential stage rows (batch 1).
+    """Fit the cost model of one pipeline to its sequential stage rows (batch 1).
 
     costs: rows of one generator, whose own the pipeline shares where it has no rows of a stage. Times are those of a
     good turn (cost/turns.py), or medians for costs of earlier versions, which were not measured in turns;
@@ -77,7 +77,7 @@ def _key(rows: pd.DataFrame, verifier: str, stage: str) -> Key:
 def _medians(
     rows: pd.DataFrame, verifier: str, needs: str | None, column: str, statistic: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The medians of the stages that the winner pays, and of those that each candidate does."""
+    """Return the medians of the stages that the winner pays, and of those that each candidate does."""
     if len(distinct(rows, POOL)) > 1:
         raise CostError(f"the costs of verifier '{verifier}' are of more than one generator.")
     medians = rows[rows["stage"] != END_TO_END].groupby("stage")[column].agg(statistic).dropna()
@@ -126,7 +126,7 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
 def check(
     costs: pd.DataFrame, verifier: str, model: CostModel, variant: str = "", statistic: str = "median"
 ) -> pd.DataFrame:
-    """The model against measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent.
+    """Compare the model with measured end-to-end runs: verifier, n, measured_ms, predicted_ms, error_percent.
 
     Of an N whose runs were all spoiled or failed, what was measured is NaN.
     """
@@ -144,13 +144,13 @@ def check(
 
 
 def _sequential(costs: pd.DataFrame, verifier: str, variant: str) -> pd.DataFrame:
-    """The sound rows of one pipeline with one candidate at a time, the paper's way."""
+    """Return the sound rows of one pipeline with one candidate at a time, the paper's way."""
     rows = costs[(costs["verifier"] == verifier) & (costs["batch"] == 1)]
     return sound(rows[rows["variant"] == variant])
 
 
 def _with_shared(costs: pd.DataFrame, verifier: str, variant: str, needs: str | None) -> pd.DataFrame:
-    """The rows of a pipeline, and its generator's of the stages of T(N) that it has none of."""
+    """Return the rows of a pipeline, and its generator's of the stages of T(N) that it has none of."""
     own = _sequential(costs, verifier, variant)
     shared = _sequential(costs, "", variant)
     return pd.concat([own, shared[shared["stage"].isin(_wanted(needs) - set(own["stage"]))]])
@@ -223,7 +223,7 @@ def budget_table(
 def _n_range(
     model: CostModel | None, n: int | None, budget: float, tolerance: float, most: int
 ) -> tuple[int | None, int | None]:
-    """The interval of N, within 0 (no candidate) and the pool."""
+    """Return the interval of N, within 0 (no candidate) and the pool."""
     if model is None or n is None or (found := range_of_n(model, budget, tolerance)) is None:
         return None, None
     return min(found[0], n, most), min(max(found[1], n), most)

@@ -60,7 +60,7 @@ def interleaved(
     warm_up: int = 0,
     taint: Callable[[], str] = lambda: "",
 ) -> dict[K, Repeats]:
-    """Times of every call, once a round, so that a drift of the machine meets all alike.
+    """Time every call once a round, so that a drift of the machine affects all alike.
 
     Unmeasured rounds come first, until `warm_up` in a row no longer beat the fastest by 5%. Then
     rounds until there are `repeats` of them and `min_seconds` have passed. `taint` is asked after
@@ -103,7 +103,7 @@ def _round(
 def phases_percent(
     generator: Any, verifier: Any, run: Callable[[Any, Any], object], device: torch.device
 ) -> float:
-    """The stages' share of the time of `run(generator, verifier)`, in percent; 100 if they add up to it."""
+    """Return the stages' share of the time of `run(generator, verifier)`, in percent; 100 if they add up to it."""
     spent_ms = 0.0
 
     def do(stage: str, call: Callable[[], Any]) -> Any:

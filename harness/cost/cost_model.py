@@ -40,7 +40,7 @@ class CostModel:
         return self.fixed + n * self.per_candidate
 
     def largest_n(self, budget: float, tolerance: float) -> int | None:
-        """The largest N within (1 + tolerance) x budget; None if not even one candidate fits.
+        """Return the largest N within (1 + tolerance) x budget; None if not even one candidate fits.
 
         Raises CostError where there is no such number: a candidate that costs nothing, or NaN.
         """

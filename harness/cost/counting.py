@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def usual_prompt(generator: str) -> str:
-    """What the bundled runs of a generator measure costs with, their first prompt: nano's own, else GenEval's."""
+    """Return the prompt of the bundled runs' costs: the first of nano's own prompts for nano, else GenEval's first."""
     prompts = nano_prompts()["evaluation"] if generator == "nano" else official()
     return str(prompts[0]["prompt"])
 
@@ -47,7 +47,7 @@ class Counted:
         return self._model(lambda cost: cost.tflop)
 
     def bound_ms(self, device: Device) -> CostModel:
-        """An estimate from the device's data sheet, not a measurement."""
+        """Estimate times from the device's data sheet, without measuring."""
         return self._model(lambda cost: device.bound_ms(cost.tflop, cost.moved_gb))
 
     def paid(self, stage: str) -> str:

@@ -38,7 +38,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
 
 def made_by(device: str) -> dict[str, Any]:
-    """What a shard says of the process that made it: machine, device and packages."""
+    """Return what a shard says of the process that made it: machine, device and packages."""
     return {
         "host": socket.gethostname(),
         "device": device_name(device),
@@ -47,7 +47,7 @@ def made_by(device: str) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """The GPU of "cuda" or "cuda:1", else the CPU; the CPU too where there is no such GPU."""
+    """Return the GPU of "cuda" or "cuda:1", else the CPU; the CPU too where there is no such GPU."""
     import torch
 
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
@@ -55,7 +55,7 @@ def device_name(device: str) -> str:
 
 
 def peak_rss_gb() -> float:
-    """The most that this process ever held in memory, since it began.
+    """Return the most that this process has held in memory since it began.
 
     On Linux by VmHWM: getrusage's peak starts with that of the process that started this one.
     """
@@ -67,7 +67,7 @@ def peak_rss_gb() -> float:
 
 
 def _peak_rss_bytes() -> int:
-    """The same where there is no /proc."""
+    """Return the peak where there is no /proc."""
     try:
         import resource
     except ImportError:  # Windows
@@ -116,7 +116,7 @@ def torch_settings() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, or None if it is installed."""
+    """Return the commit of the checkout that this code runs from, or None if it is installed."""
     try:
         return subprocess.run(
             ["git", "rev-parse", "HEAD"],

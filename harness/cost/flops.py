@@ -32,8 +32,11 @@ _LOOK_UPS = (aten.embedding,)  # reads a few rows of a weight
 
 @dataclass
 class Cost:
-    """What calls compute. FLOPs are 2 per multiply-add; bytes are of the weights that operators read,
-    and of the inputs and outputs of every counted operator."""
+    """What calls compute.
+
+    FLOPs are 2 per multiply-add; bytes are of the weights that operators read, and of the inputs and outputs of
+    every counted operator.
+    """
 
     tflop: float = 0.0
     weights: dict[int, int] = field(default_factory=dict)  # by storage, the elements of every parameter used
@@ -51,12 +54,12 @@ class Cost:
         return (self.weight_bytes + self.activation_bytes) / 1e9
 
     def less(self, other: Cost) -> Cost:
-        """What is left of this cost without a part of it."""
+        """Return what is left of this cost without a part of it."""
         own = {k: v for k, v in self.weights.items() if k not in other.weights}
         return replace(self.plus(other, -1), weights=own)
 
     def plus(self, other: Cost, times: int = 1) -> Cost:
-        """This cost and `times` the other."""
+        """Return the sum of this cost and `times` the other."""
         return Cost(
             self.tflop + times * other.tflop,
             self.weights | other.weights,
@@ -72,7 +75,7 @@ def _added(ours: Counter[str], others: Counter[str], times: int) -> Counter[str]
 
 
 def count(call: Callable[[], object]) -> Cost:
-    """The cost of one call: matrix products, convolutions, and attention as its two matrix products."""
+    """Count the cost of one call: matrix products, convolutions, and attention as its two matrix products."""
     tally = _Tally()
     with torch.inference_mode(), _no_fused_transformer(), without_values(), tally:
         call()
@@ -92,8 +95,10 @@ def _no_fused_transformer() -> Iterator[None]:
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """On `meta`, where tensors have shapes but no values, the copy to the CPU that ends a stage ends it
-    quietly; inside a layer it would cut the stage short, and raises. Elsewhere no effect."""
+    """Let a stage on `meta` end quietly at its copy to the CPU, since tensors there have shapes but no values.
+
+    Inside a layer such a copy would cut the stage short, and raises. On other devices this has no effect.
+    """
     try:
         yield
     except (NotImplementedError, RuntimeError, TypeError) as error:
@@ -162,7 +167,7 @@ class _Tally(TorchDispatchMode):
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """What a weight and all views of it, such as its transpose, have in common; on `meta` too."""
+    """Return what a weight shares with all views of it, such as its transpose; on `meta` too."""
     return tensor.untyped_storage()._cdata
 
 

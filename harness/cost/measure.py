@@ -107,7 +107,7 @@ class Measurement:
     """A pipeline in this process, opened: built, and looked at in all passes but that of time."""
 
     def __init__(self, cell: Cell, passes: bool = True) -> None:
-        """`passes`: False for one that was opened before, and is to be timed again."""
+        """Open a cell's pipeline. `passes` is False for one that was opened before, and is to be timed again."""
         import torch
 
         from vhsbench import verifiers
@@ -145,7 +145,7 @@ class Measurement:
         self.seconds[name] = round(time.perf_counter() - started, 3)
 
     def _look(self, idle_w: float | None) -> None:
-        """The passes for memory, phases and energy."""
+        """Make the passes for memory, phases and energy."""
         with self._taking("memory"):
             self._each(self.work, lambda key, call: setattr(
                 self.calls[key], "memory", peak_memory(call, self.device, self.gpu)))  # fmt: skip
@@ -169,8 +169,11 @@ class Measurement:
                 passed.out_of_memory = first_line(error)
 
     def _count(self) -> None:
-        """FLOPs and bytes of every call. Best-of-N is counted at N = 1 and 2; each further candidate
-        computes what the second does, and a batch reads the weights once."""
+        """Count FLOPs and bytes of every call.
+
+        Best-of-N is counted at N = 1 and 2; each further candidate computes what the second does, and a batch reads
+        the weights once.
+        """
         from vhsbench.harness.cost.flops import count
 
         costs: dict[Key, Cost] = {}
@@ -239,7 +242,7 @@ class Measurement:
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Rounds that do not count, until `warm_up` in a row no longer beat the fastest by 5%."""
+        """Run rounds that do not count, until `warm_up` in a row no longer beat the fastest by 5%."""
         best, idle = math.inf, 0
         while idle < self.cell.timing.warm_up:
             total = sum(wall for each in self._calls(Round(), 0).times.values() for wall, _ in each)
@@ -247,7 +250,7 @@ class Measurement:
             best = min(best, total)
 
     def turn(self, first: int, rounds: int, seconds: float = TURN_S) -> list[Round]:
-        """Rounds `first`, first + 1, ... until there are `rounds` of them and `seconds` have passed.
+        """Measure rounds `first`, first + 1, ... until there are `rounds` of them and `seconds` have passed.
 
         One candidate goes before, uncounted: others had the machine's caches since the last turn.
         """
@@ -309,7 +312,7 @@ def extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:
 
 
 def taints(gpu: Gpu) -> list[str]:
-    """What spoils a measurement on this GPU just now, in words."""
+    """Return what spoils a measurement on this GPU just now, in words."""
     others = gpu.others()
     return [*gpu.reasons(THROTTLED), *([f"{_OTHERS}: {', '.join(map(str, others))}"] if others else [])]
 
@@ -321,14 +324,16 @@ def others_on(gpu: Gpu, since_s: float) -> str:
 
 
 def remarks(gpu: Gpu) -> list[str]:
-    """What is only said of a round: a power cap, at which a busy card works, and work on the machine's other cards,
-    which costs time where a pipeline waits for the host."""
+    """Return what is only said of a round: a power cap, or work on the machine's other cards.
+
+    A busy card works at its cap; others' work costs time where a pipeline waits for the host.
+    """
     beside = [f"GPU {i} of this machine was at work too" for i in gpu.neighbours()]
     return [*gpu.reasons(POWER_CAP), *beside]
 
 
 def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:
-    """What a pipeline keeps loaded (parameters and dtype of each part), what it reads, and how it attends."""
+    """Describe what a pipeline keeps loaded (parameters and dtype of each part), what it reads, and how it attends."""
     import torch
     from torch.backends import cuda
 

@@ -17,8 +17,11 @@ _IDLE_S, _ENERGY_S = 1.0, 1.0  # NVML's counter moves every 20 to 100 ms
 
 
 def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float | None]:
-    """Peaks in GB of a call. On CUDA what tensors took, what the allocator reserved, and what NVML
-    says that the process holds; on CPU the resident set, of the process so far."""
+    """Return a call's peaks in GB.
+
+    On CUDA what tensors took, what the allocator reserved, and what NVML says that the process holds; on CPU the
+    resident set, of the process so far.
+    """
     import torch
 
     if device.type == "cuda":
@@ -36,8 +39,10 @@ def peak_memory(call: Call, device: torch.device, gpu: Gpu) -> dict[str, float |
 
 
 def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
-    """Joules of one call less what the idle GPU takes meanwhile; None without NVML's counter, which is of the
-    whole card, and where others compute on it."""
+    """Return the joules of one call, less what the idle GPU takes meanwhile.
+
+    None without NVML's counter, which is of the whole card, and where others compute on it.
+    """
     before = gpu.energy_j()
     if before is None or idle_w is None:
         return None
@@ -63,7 +68,7 @@ def idle_power(gpu: Gpu) -> float | None:
 
 
 def footprint_gb(device: torch.device) -> float:
-    """What this process takes of the memory that its models are in: the GPU's, or the machine's."""
+    """Return what this process takes of the memory that its models are in: the GPU's, or the machine's."""
     import psutil
     import torch
 
@@ -73,7 +78,7 @@ def footprint_gb(device: torch.device) -> float:
 
 
 def room_gb(device: torch.device) -> float:
-    """What is free there for others."""
+    """Return what is free there for others."""
     import psutil
     import torch
 

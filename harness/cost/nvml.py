@@ -47,7 +47,7 @@ class Gpu:
 
     @classmethod
     def of(cls, device: Any) -> Gpu:
-        """The GPU of a torch device; for a CPU, one that answers None to everything."""
+        """Return the GPU of a torch device; for a CPU, one that answers None to everything."""
         if device.type != "cuda":
             return cls(pci_bus_id="none")
         import torch
@@ -77,8 +77,11 @@ class Gpu:
         return None
 
     def others(self) -> list[int] | None:
-        """Pids of other processes that compute on the card, or on this process's MIG instance of it, less those that
-        wait for this one: what started it, and pipelines measured in turn with it; None where pids mean nothing."""
+        """Return pids of other processes that compute on the card, or on this process's MIG instance of it.
+
+        Those that wait for this one are left out: what started it, and pipelines measured in turn with it. None
+        where pids mean nothing.
+        """
         processes = self._processes()
         if processes is None:
             return None
@@ -104,7 +107,7 @@ class Gpu:
         return [pid for pid in others if pid in at_work]
 
     def limits(self) -> list[str]:
-        """What NVML cannot tell of this process alone, in words for the rows that are measured so."""
+        """Return what NVML cannot tell of this process alone, in words for the rows that are measured so."""
         if not self.known:
             return []
         found = (
@@ -158,7 +161,7 @@ class Gpu:
         return 0.0 if rates is None else float(rates.gpu)
 
     def _processes(self) -> list[Any] | None:
-        """What computes on the card; of a card in MIG instances, on the one that has this process."""
+        """Return what computes on the card; of a card in MIG instances, on the one that has this process."""
         if not self.mig:
             return self._ask(lambda n, h: n.nvmlDeviceGetComputeRunningProcesses(h))
         instances = self._ask(lambda n, h: n.nvmlDeviceGetMaxMigDeviceCount(h)) or 0

@@ -16,7 +16,7 @@ MEDIAN_CONFIDENCE = 0.95
 
 @functools.cache
 def sample_floor(percentile: float) -> int:
-    """The fewest samples for a percentile, as MLPerf LoadGen's: 64 for 90, 130 for 95, 662 for 99.
+    """Return the fewest samples for a percentile, as MLPerf LoadGen's: 64 for 90, 130 for 95, 662 for 99.
 
     With these, no more than one sample above the true percentile has a chance of at most 1%.
     """
@@ -28,7 +28,7 @@ def sample_floor(percentile: float) -> int:
 
 
 def percentile(values: Sequence[float], wanted: float) -> float | None:
-    """The percentile (nearest rank); None below its sample floor."""
+    """Return the percentile (nearest rank); None below its sample floor."""
     if len(values) < sample_floor(wanted):
         return None
     return float(np.percentile(values, wanted, method="inverted_cdf"))

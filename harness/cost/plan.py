@@ -99,7 +99,7 @@ def _answer(p: Priced, text: str, value: float, unit: str, tolerance: float) -> 
 
 
 def from_run(path: Path) -> list[Priced]:
-    """The pipelines of a finished run, as measured. Raises StoreError for what is no run."""
+    """Price the pipelines of a finished run, as measured. Raises StoreError for what is no run."""
     from vhsbench.harness.cost.rounds import cell_name
     from vhsbench.harness.cost.variants import LOOPS
     from vhsbench.harness.store.keys import CELL, distinct, of_pool
@@ -119,7 +119,7 @@ def from_run(path: Path) -> list[Priced]:
 
 
 def _tolerance(path: Path, info: dict[str, Any]) -> float:
-    """The run's own; the paper's for a benchmark of costs, whose configuration has none."""
+    """Return the run's own tolerance; the paper's for a benchmark of costs, whose configuration has none."""
     from vhsbench.harness.store.tables import StoreError
 
     config = info["config"]

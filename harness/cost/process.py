@@ -101,7 +101,7 @@ class MeasuringProcess:
 
 
 def _fresh_processes() -> Any:
-    """Processes that start with the libraries imported and nothing done: forked from a server that did no more."""
+    """Return a context whose processes start with the libraries imported and no more: forked from a bare server."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -21,13 +21,13 @@ _SMALL = 0.05  # of a candidate's time: stages below it may drift
 
 
 def in_one_line(reasons: Sequence[str]) -> str:
-    """The reasons as one line for a reader; "" for none."""
+    """Return the reasons as one line for a reader; "" for none."""
     more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
     return f"timing unreliable: {'; '.join(reasons[:2])}{more}." if reasons else ""
 
 
 def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str]:
-    """What speaks against the times of the plain pipelines; empty if nothing does.
+    """Return what speaks against the times of the plain pipelines; empty if nothing does.
 
     needs: what each verifier reads. A pipeline that has no times is not of unreliable ones.
     """
@@ -89,7 +89,7 @@ def _against_whole_runs(costs: pd.DataFrame, verifier: str, model: CostModel, na
 
 
 def _uncertain(model: CostModel, name: str) -> list[str]:
-    """An interval of a candidate's time that is wider than what T(N) may be off."""
+    """Report an interval of a candidate's time that is wider than T(N) may be off."""
     if (ends := interval(model, 1)) is None:
         return []
     time_ms = model.predict(1)
@@ -98,7 +98,7 @@ def _uncertain(model: CostModel, name: str) -> list[str]:
 
 
 def _drift(turns: Turns, verifier: str, reads: str | None, model: CostModel, name: str) -> list[str]:
-    """A stage of some weight that became slower or faster than the others did while they were measured."""
+    """Report a stage of some weight that became slower or faster than the others did while they were measured."""
     for stage in (*ROUTES[reads].fixed, *ROUTES[reads].per_candidate):
         here = turns.calls.get((verifier, stage, 1))
         if here is None or turns.typical_ms((verifier, stage, 1)) < _SMALL * model.predict(1):
@@ -113,7 +113,7 @@ def _drift(turns: Turns, verifier: str, reads: str | None, model: CostModel, nam
 
 
 def _halves(turns: Turns, verifier: str, name: str) -> list[str]:
-    """The head is part of the whole forward, and head and tail together are no less than it."""
+    """Report a head that takes longer than the whole forward, or a head and tail that take less together."""
     keys = [(verifier, "head", 1), (verifier, "tail", 1), ("", "denoise", 1)]
     if any(key not in turns.calls for key in keys):
         return []

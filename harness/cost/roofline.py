@@ -29,8 +29,10 @@ class Device:
     source: str
 
     def bound_ms(self, tflop: float, moved_gb: float) -> float:
-        """Lower bound of a stage (Williams et al., 2009): all arithmetic at peak, or all bytes at full
-        bandwidth, whichever takes longer; each byte moved once."""
+        """Return the lower bound of a stage (Williams et al., 2009).
+
+        All arithmetic at peak, or all bytes at full bandwidth, whichever takes longer; each byte is moved once.
+        """
         return 1e3 * max(tflop / self.bf16_tflops, moved_gb / self.bandwidth_gb_s)
 
 
@@ -50,5 +52,5 @@ def device(name: str, also: Sequence[str] = ()) -> Device:
 
 
 def measured_on(driver_name: str) -> Device | None:
-    """The data sheet of the GPU that a driver calls `driver_name`, if there is one."""
+    """Return the data sheet of the GPU that a driver calls `driver_name`, if there is one."""
     return next((d for d in devices().values() if re.search(d.matches, driver_name)), None)

@@ -131,7 +131,7 @@ def _turns(pipelines: Sequence[_Pipeline], alive: bool) -> int:
 
 
 def _take_turns(pipelines: Sequence[_Pipeline], alive: bool, progress: Progress) -> None:
-    """Turns until all pipelines have the repeats and seconds they are to have."""
+    """Take turns until all pipelines have the repeats and seconds that they are to have."""
     turns = _turns(pipelines, alive)
     timing = pipelines[0].cell.timing
     rounds = math.ceil(timing.repeats / turns)
@@ -230,7 +230,7 @@ def failed(cell: Cell, status: str, note: str) -> Measured:
 
 
 def row(cell: Cell, generator: str, steps: int, key: Key, **known: Any) -> dict[str, Any]:
-    """A row of the `costs` table; what is not known is empty."""
+    """Return a row of the `costs` table; what is not known is empty."""
     stage, n, batch = key
     empty = dict.fromkeys(
         ("wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb",

@@ -10,7 +10,7 @@ _MEASURED = ("wall_ms", "event_ms", "phases_percent", "peak_vram_gb", "peak_rese
 
 
 def sound(costs: pd.DataFrame) -> pd.DataFrame:
-    """The same rows; what was measured in one whose status is not "ok" is unknown, NaN.
+    """Return the same rows; what was measured in one whose status is not "ok" is unknown, NaN.
 
     FLOPs and bytes are counted, and stay. Every median, fit and table is made of these.
     """

@@ -43,7 +43,7 @@ def each_stage(generator: Generator, verifier: Verifier | None, prompt: str, do:
 
 
 def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Call]:
-    """The stages that a pipeline runs, and the parts of `score`, each ready to be called on one candidate."""
+    """Return the stages that a pipeline runs, and the parts of `score`, each ready to be called on one candidate."""
     calls: dict[str, Call] = {}
     # only what a later stage takes runs now: one that runs out of memory is to have rows of its own
     taken = {ENCODE, *route_of(verifier).stages[:-1]} - {SCORE}

@@ -73,7 +73,7 @@ def interval(model: CostModel, n: float) -> tuple[float, float] | None:
 
 
 def range_of_n(model: CostModel, budget: float, tolerance: float) -> tuple[int, int] | None:
-    """The N that a budget affords at both ends of a 95% interval, 0 for none; None where nothing was resampled."""
+    """Return the N of a budget at both ends of a 95% interval, 0 for none; None where nothing was resampled."""
     if model.draws is None:
         return None
     each = np.maximum(model.draws[:, 1], np.finfo(float).tiny)

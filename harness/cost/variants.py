@@ -47,7 +47,7 @@ def _results(generator: Generator, verifier: Verifier | None, prompt: str) -> di
 
 
 def _compile(generator: Generator, verifier: Verifier | None) -> None:
-    """The DiT's blocks each by itself, since the DiT is split between them; the LLM whole."""
+    """Compile the DiT's blocks each by itself, since the DiT is split between them, and the LLM whole."""
     import torch
 
     blocks = _blocks(generator, "torch-compile")
@@ -59,14 +59,14 @@ def _compile(generator: Generator, verifier: Verifier | None) -> None:
 
 
 def _channels_last(generator: Generator, verifier: Verifier | None) -> None:
-    """The autoencoder's weights, and with them its activations, with channels innermost."""
+    """Store the autoencoder's weights, and so its activations, with channels innermost."""
     import torch
 
     _part(generator, "vae", "channels-last").to(memory_format=torch.channels_last)
 
 
 def _cuda_graphs(generator: Generator, verifier: Verifier | None) -> None:
-    """The DiT's blocks each as a graph, since the DiT is split between them; the LLM as one."""
+    """Capture the DiT's blocks each as a graph, since the DiT is split between them, and the LLM as one."""
     from vhsbench.harness.cost.graphs import Graphed
 
     blocks = _blocks(generator, "cuda-graphs")

@@ -52,7 +52,9 @@ class Folder:
 
 
 def read_folder(folder: Path, detector: Detector | None = None) -> Folder:
-    """Raises FolderError if there are no images at all, MetadataError for a prompt's metadata, and UnknownClass
+    """Read a folder of generated images, in GenEval's layout.
+
+    Raises FolderError if there are no images at all, MetadataError for a prompt's metadata, and UnknownClass
     for a prompt that `detector` cannot judge.
     """
     if not folder.is_dir():

@@ -41,7 +41,7 @@ class Rows:
         return [candidate_seed(seed, prompt_id, index) for prompt_id, seed, index in self.keys]
 
     def name(self, row: int) -> str:
-        """A candidate in words, for errors."""
+        """Return a candidate in words, for errors."""
         prompt_id, seed, index = self.keys[row]
         return candidate(self.generator, self.prompts[row], seed, index, prompt_id)
 
@@ -59,7 +59,7 @@ class Candidates:
         return found
 
     def read(self, needs: Needs, block: Block | None = None) -> Any:
-        """What a verifier takes: see Verifier.score. Raises KeyError for hidden states that were not kept."""
+        """Return what a verifier takes: see Verifier.score. Raises KeyError for hidden states that were not kept."""
         return ROUTES[needs].reads(self.states[needs, block])
 
     def scored_by(self, verifier: Verifier) -> Marks:
@@ -76,7 +76,7 @@ def candidate(generator: str, prompt: str, seed: int, index: int, prompt_id: int
 
 
 def encoded(encode: Callable[[list[str]], Conditioning], prompts: Sequence[str]) -> Conditioning:
-    """A row a prompt, with the text encoder's work for each distinct one alone."""
+    """Return a row a prompt, with the text encoder's work for each distinct one alone."""
     distinct = list(dict.fromkeys(prompts))
     return encode(distinct).select([distinct.index(p) for p in prompts])
 
@@ -104,7 +104,7 @@ def generate(generator: Generator, cond: Conditioning, rows: Rows, blocks: Itera
 def in_turn(
     generator: Generator, cond: Conditioning, rows: Rows, blocks: Iterable[Block]
 ) -> Iterator[tuple[Needs, Block | None, Any]]:
-    """The states of a batch as they are made, by kind and block: hidden states of each of `blocks`, latents, images.
+    """Yield a batch's states as they are made, by kind and block: hidden states of each block, latents, images.
 
     Nothing is made that is not asked for. Raises CandidateError for pixels that are NaN.
     """
@@ -120,7 +120,7 @@ def in_turn(
 
 
 def in_words(needs: Needs, block: Block | None) -> str:
-    """A state in words, for errors."""
+    """Return a state in words, for errors."""
     return needs if block is None else f"{needs} states of block {block_name(block)}"
 
 
@@ -146,7 +146,7 @@ def finite_rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_rows(what: str, sound: torch.Tensor, name: Name) -> None:
-    """Raises CandidateError for the first row of [B] that is not sound."""
+    """Raise CandidateError for the first row of [B] that is not sound."""
     each = sound.tolist()
     if not all(each):
         raise CandidateError(f"the {what} of {name(each.index(False))} {_ODD}")

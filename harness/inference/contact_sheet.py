@@ -19,7 +19,7 @@ _INK, _WINNER, _PAPER = (30, 30, 30), (0, 130, 70), (255, 255, 255)
 def contact_sheet(
     images: Sequence[Image.Image], scores: Sequence[float], winner: int, title: str, subtitle: str = ""
 ) -> Image.Image:
-    """The images in reading order, each under its index and score; `winner` is the index of the best."""
+    """Draw the images in reading order, each under its index and score; `winner` is the index of the best."""
     from PIL import Image, ImageDraw, ImageFont
 
     columns = max(2, min(len(images), math.ceil(math.sqrt(1.6 * len(images)))))

@@ -51,15 +51,15 @@ class Route:
         return self.stages.index(SCORE) + 1 if SCORE in self.stages else len(self.stages)
 
     def start(self, generator: Generator, cond: Conditioning, seeds: Sequence[int]) -> Any:
-        """The state of a batch of candidates where the verifier reads it; images, if there is no verifier."""
+        """Run a batch of candidates up to where the verifier reads; to images, if there is no verifier."""
         return self._run(self.per_candidate, generator, cond, seeds)
 
     def reads(self, state: Any) -> Any:
-        """What a verifier takes of that state: see Verifier.score."""
+        """Return what a verifier takes of that state: see Verifier.score."""
         return state.features if isinstance(state, HiddenStates) else state
 
     def finish(self, generator: Generator, cond: Conditioning, state: Any, row: int) -> Any:
-        """The image of one candidate of a batch, in a list. `cond` is of its prompt alone."""
+        """Return the image of one candidate of a batch, in a list. `cond` is of its prompt alone."""
         state = state.select([row]) if isinstance(state, HiddenStates) else state[row : row + 1]
         return self._run(self.stages[self._turn :], generator, cond, state)
 
@@ -80,7 +80,7 @@ ROUTES: Mapping[str | None, Route] = {
 
 
 def route_of(verifier: Verifier | None) -> Route:
-    """The route on which this verifier chooses."""
+    """Return the route on which this verifier chooses."""
     if verifier is None:
         return ROUTES[None]
     return replace(ROUTES[verifier.needs], block=verifier.block)

@@ -45,7 +45,7 @@ class Inputs:
     ignored: str = ""  # a sentence, of what lies beside the images
 
     def name(self, start: int, row: int) -> str:
-        """An item in words, for errors: the one `row` places after `start`."""
+        """Return an item in words, for errors: the one `row` places after `start`."""
         at = start + row
         return f"{self.names[at]} (prompt '{printable(self.prompts[at])}')"
 

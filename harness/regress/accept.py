@@ -69,7 +69,7 @@ def accept(
 
 
 def _origin(source: Source) -> Path:
-    """The folder that holds what `source` names."""
+    """Return the folder that holds what `source` names."""
     if source.run is not None:
         return source.run
     if source.checkpoint is None:

@@ -23,7 +23,7 @@ class BaselineError(VhsbenchError):
 
 
 def accepted_names(folder: Path = BASELINES) -> list[str]:
-    """The names of the baselines in a folder."""
+    """Return the names of the baselines in a folder."""
     return sorted(f.parent.name for f in folder.glob(f"[!.]*/{MANIFEST}"))
 
 
@@ -41,12 +41,12 @@ def read(name: str, folder: Path = BASELINES) -> dict[str, Any]:
 
 
 def content_of(name: str, folder: Path = BASELINES) -> Path:
-    """The folder of a baseline's checkpoint or run, verified. Raises BaselineError as `read`."""
+    """Return the folder of a baseline's checkpoint or run, verified. Raises BaselineError as `read`."""
     return folder / name / content_name(read(name, folder))
 
 
 def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
-    """The pool that a baseline was accepted with; None if it has none, or `name` is not a baseline.
+    """Return the pool that a baseline was accepted with; None if it has none, or `name` is not a baseline.
 
     Raises BaselineError if its place now holds another pool.
     """
@@ -64,12 +64,12 @@ def pool_of(name: str, folder: Path = BASELINES) -> Pool | None:
 
 
 def listing(folder: Path = BASELINES) -> list[dict[str, Any]]:
-    """The manifests of all baselines, verified, without their lists of files."""
+    """Return the manifests of all baselines, verified, without their lists of files."""
     return [{k: v for k, v in read(n, folder).items() if k != "files"} for n in accepted_names(folder)]
 
 
 def history(folder: Path = BASELINES) -> list[dict[str, Any]]:
-    """The log, oldest first."""
+    """Return the log, oldest first."""
     file = folder / LOG
     with read_errors_as(BaselineError):
         return [entry for _, entry in read_json_lines(file)] if file.is_file() else []
@@ -91,12 +91,12 @@ def _manifest(name: str, folder: Path) -> dict[str, Any]:
 
 
 def content_name(entry: dict[str, Any]) -> str:
-    """The name of the folder that holds a baseline's files, beside its manifest."""
+    """Return the name of the folder that holds a baseline's files, beside its manifest."""
     return str(entry.get("content", "content"))  # its name before it held a hash
 
 
 def _damaged(entry: dict[str, Any], folder: Path) -> Path | None:
-    """The first file that is missing or has changed since it was accepted."""
+    """Return the first file that is missing or has changed since it was accepted."""
     content = folder / content_name(entry)
     found = {f.relative_to(content).as_posix(): f for f in content.rglob("*") if f.is_file()}
     for path, digest in entry["files"].items():

@@ -130,7 +130,7 @@ class Comparison:
 
 
 def check_size(candidates: LabeledCandidates, points: Sequence[OperatingPoint]) -> None:
-    """Raises ComparisonError for an N beyond the pool."""
+    """Raise ComparisonError for an N beyond the pool."""
     size, widest = candidates.correct.shape[1], _widest(points)
     if (largest := max(widest.n_baseline, widest.n_candidate)) > size:
         by = f" ({widest.budget})" if widest.budget else ""
@@ -185,7 +185,7 @@ def differences(
     gate: GateConfig,
     points: Sequence[OperatingPoint] | None = None,
 ) -> list[Difference]:
-    """A row per point, overall and for each task and GenEval overall; scores [R, M] of baseline a, candidate b."""
+    """Make a row per point, overall and for each task and GenEval overall; scores [R, M] of baseline a, candidate b."""
     points = same_n(gate) if points is None else points
     of_a = _accuracies(candidates, a, [p.n_baseline for p in points])
     of_b = _accuracies(candidates, b, [p.n_candidate for p in points])
@@ -231,7 +231,7 @@ def _mean(values: Floats, tags: Tags, by_task: bool) -> float:
 
 
 def _power(a: Floats, b: Floats, tags: Tags, margin: float, alpha: float) -> dict[str, Any]:
-    """What accuracies [P] detect with 80% power at the level of Holm's first, strictest step."""
+    """Return the differences that accuracies [P] detect with 80% power at the level of Holm's first, strictest step."""
     error = standard_error(b - a, tags)
     independent = math.hypot(standard_error(a, tags), standard_error(b, tags))
     return {

@@ -47,8 +47,11 @@ class GateVerdict:
 
 
 def decide(comparison: Comparison, gate: GateConfig, speed: Speed | None = None) -> GateVerdict:
-    """Fail if anything is significantly worse and may exceed its limit; else pass if everything is shown to keep
-    its limit; else inconclusive. docs/regression.md gives the rules in full."""
+    """Decide whether a candidate passes, fails or leaves the gate inconclusive.
+
+    It fails if anything is significantly worse and may exceed its limit; it passes if everything is shown to keep
+    its limit; otherwise it is inconclusive. docs/regression.md gives the rules in full.
+    """
     checks = (
         *(_accuracy(row, gate) for row in comparison.differences if row.p_holm is not None),
         *(_auc(row, gate) for row in comparison.separation),
@@ -64,7 +67,7 @@ def decide(comparison: Comparison, gate: GateConfig, speed: Speed | None = None)
 
 
 def _together(checks: Iterable[Check]) -> tuple[Outcome, tuple[str, ...]]:
-    """The worst outcome, and the reasons of the checks that have it."""
+    """Return the worst outcome, and the reasons of the checks that have it."""
     checks = list(checks)
     outcomes = {check.outcome for check in checks}
     worst = FAIL if FAIL in outcomes else INCONCLUSIVE if INCONCLUSIVE in outcomes else PASS

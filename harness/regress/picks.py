@@ -29,14 +29,14 @@ class ChangedPick:
 
 
 def picks(a: Floats, b: Floats, point: OperatingPoint) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The best of the first N of every row [R], by the baseline's scores and by the candidate's."""
+    """Return the best of the first N of every row [R], by the baseline's scores and by the candidate's."""
     return a[:, : point.n_baseline].argmax(1), b[:, : point.n_candidate].argmax(1)
 
 
 def changed_picks(
     candidates: LabeledCandidates, a: Floats, b: Floats, point: OperatingPoint
 ) -> list[ChangedPick]:
-    """Picks among the first N that differ: those that turned wrong first and right last, each by the new pick's score."""
+    """List differing picks among the first N: turned wrong first, turned right last, each by the new pick's score."""
     first, second = picks(a, b, point)
     tags = candidates.tags
     changed = [

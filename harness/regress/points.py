@@ -34,12 +34,12 @@ class OperatingPoint:
 
 
 def same_n(gate: GateConfig) -> list[OperatingPoint]:
-    """The gate's own N's."""
+    """Return the gate's own N's."""
     return [OperatingPoint(n, n) for n in gate.best_of_n]
 
 
 def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int) -> list[OperatingPoint]:
-    """The gate's N's, then its budgets with the N that each affords the two kinds of verifier.
+    """List the gate's N's, then its budgets with the N that each affords the two kinds of verifier.
 
     kinds: of baseline and candidate, such as "vhs". Raises PointError for a budget that gives one of them no N,
     and for costs that are missing or do not have them.
@@ -64,7 +64,7 @@ def _priced(costs: str, budgets: Sequence[str], generator: str) -> list[Priced]:
 
 
 def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: str) -> Priced:
-    """The costs of `kind` as the paper runs it, without a named speed-up."""
+    """Return the costs of `kind` as the paper runs it, without a named speed-up."""
     key = (generator, steps, kind, "")
     for one in priced:
         if (one.generator, one.steps, one.verifier, one.variant) == key:

@@ -88,12 +88,12 @@ class Pool:
     candidates: pd.DataFrame
 
     def texts(self, start: int, stop: int) -> list[str]:
-        """The prompts of the candidates of rows start..stop."""
+        """Return the prompts of the candidates of rows start..stop."""
         ids = self.candidates["prompt_id"].iloc[start:stop]
         return [str(self.prompts[i]["prompt"]) for i in ids]
 
     def image(self, row: int) -> Image.Image | None:
-        """The picture of a candidate; None if the pool keeps none."""
+        """Return the picture of a candidate; None if the pool keeps none."""
         if "images" not in self.manifest.keep:
             return None
         name = image_name(row)
@@ -138,7 +138,7 @@ class Pool:
 
 
 def kinds_to_keep(names: Sequence[str] | None) -> list[Needs] | None:
-    """The kinds that are named; None for none, the default. Raises PoolError for another name."""
+    """Return the kinds that are named; None for none, the default. Raises PoolError for another name."""
     known: dict[str, Needs] = {k: k for k in get_args(Needs)}
     for name in names or ():
         if name not in known:
@@ -156,7 +156,7 @@ def feature_name(needs: Needs, block: Block | None, start: int) -> str:
 
 
 def kinds(keep: Sequence[Needs], blocks: Sequence[Block]) -> list[tuple[Needs, Block | None]]:
-    """The kinds to keep, hidden states once for each block."""
+    """Return the kinds to keep, hidden states once for each block."""
     others: list[tuple[Needs, Block | None]] = [(needs, None) for needs in keep if needs != "hidden"]
     return others + [("hidden", block) for block in blocks if "hidden" in keep]
 

@@ -48,7 +48,7 @@ def write(regression: Regression, out: Path) -> None:
 
 
 def _columns(row: Difference) -> dict[str, str]:
-    """A row of the table of accuracies, by heading."""
+    """Return a row of the table of accuracies, by heading."""
     found = row.detectable if row.detectable is not None else row.detectable_independent
     sign = "" if row.detectable is not None else "<="
     return {
@@ -130,7 +130,7 @@ def show(regression: Regression, console: Console) -> None:
 
 
 def markdown(regression: Regression, picture: Path | None = None) -> str:
-    """A summary in Markdown, for a comment on a pull request; what a user wrote is escaped."""
+    """Write a summary in Markdown, for a comment on a pull request; what a user wrote is escaped."""
     c, verdict = regression.comparison, regression.verdict
     rows = [_columns(row) for row in c.differences]
     parts = [

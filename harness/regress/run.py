@@ -93,7 +93,7 @@ def regress(
 
 
 def _candidates(sides: tuple[Source, Source], pool: Pool | None) -> tuple[LabeledCandidates, str, int]:
-    """The candidates of the pool, or else of the baseline's run; their generator and its steps."""
+    """Return the candidates of the pool, or else of the baseline's run; their generator and its steps."""
     if pool is not None:
         return pool_candidates(pool), pool.manifest.generator, pool.manifest.steps
     baseline, candidate = (s.run for s in sides)

@@ -46,7 +46,7 @@ class VerifierScores:
 
 
 def pool_candidates(pool: Pool) -> LabeledCandidates:
-    """The candidates of a frozen pool."""
+    """Return the candidates of a frozen pool."""
     return _candidates(pool.candidates, pool.prompts)
 
 
@@ -75,20 +75,20 @@ def score_pool(
 
 
 def _rows(pool: Pool, texts: Sequence[str], start: int) -> Rows:
-    """The candidates of a batch that begins at row `start` of the pool."""
+    """Return the candidates of a batch that begins at row `start` of the pool."""
     keys = pool.candidates[IN_POOL].iloc[start : start + len(texts)]
     return Rows(pool.manifest.generator, texts, list(keys.itertuples(index=False, name=None)))
 
 
 def run_candidates(run: Run) -> LabeledCandidates:
-    """The candidates of a run. Raises SourceError for a run of several generators."""
+    """Return the candidates of a run. Raises SourceError for a run of several generators."""
     if len(distinct(run.candidates, POOL)) != 1:
         raise SourceError(f"the run {run.path} has candidates of several generators; a comparison needs one.")
     return _candidates(run.candidates, run.prompts)
 
 
 def run_scores(run: Run, name: str, verifier: str, candidates: LabeledCandidates) -> VerifierScores:
-    """A run's scores by one verifier for these candidates. Raises SourceError if the run has others.
+    """Return a run's scores by one verifier for these candidates. Raises SourceError if the run has others.
 
     The candidates are the same if prompts, seeds and every verdict agree; a run may hold more of them.
     """

@@ -33,8 +33,10 @@ class Source:
 
 
 def resolve(text: str, baselines: Path = BASELINES) -> Source:
-    """Find what `text` names: a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's
-    folder; a run's folder, RUN:VERIFIER if it has several; the name of an accepted baseline.
+    """Find what `text` names.
+
+    It is a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's folder; a run's folder,
+    RUN:VERIFIER if it has several; or the name of an accepted baseline.
 
     Raises SourceError, with the nearest names, CheckpointError for a folder of no known verifier, or BaselineError
     for a baseline that is damaged.

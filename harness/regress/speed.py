@@ -24,8 +24,10 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Speed:
-    """Times in ms per candidate, memory in GB. The time ratio is the median over rounds, with its 95% interval
-    (0 to infinity for fewer than six rounds, which are too few).
+    """Times in ms per candidate, memory in GB.
+
+    The time ratio is the median over rounds, with its 95% interval (0 to infinity for fewer than six rounds, which
+    are too few).
 
     Rounds in which the GPU was throttled or another process used it are left out: `tainted` of `repeats`, for the
     reasons in `taint`. Times are None if no round is left. Memory is the weights and the peak of what scoring one
@@ -78,7 +80,7 @@ def side_by_side(
 
 
 def _gpus(*verifiers: Verifier) -> list[Gpu]:
-    """The GPUs that the verifiers are on, each once."""
+    """List the GPUs that the verifiers are on, each once."""
     return [Gpu.of(device) for device in {v.device for v in verifiers}]
 
 
@@ -90,7 +92,7 @@ def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, floa
 
 
 def scoring(verifier: Verifier, pool: Pool, batch: int = 1) -> Call:
-    """A call that scores the pool's first `batch` candidates, which are loaded before."""
+    """Return a call that scores the pool's first `batch` candidates, which are loaded before."""
     import torch
 
     prompts: list[str] = []
@@ -138,7 +140,7 @@ def _peak_gb(verifier: Verifier, call: Call) -> float:
 
 
 def _allocated_bytes(call: Call) -> int:
-    """The peak of torch's own CPU allocations during the call."""
+    """Return the peak of torch's own CPU allocations during the call."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs otherwise
     from torch.profiler import ProfilerActivity, profile
 

@@ -35,8 +35,11 @@ def with_first_use(table: pd.DataFrame, cells: Mapping[str, Mapping[str, Any]]) 
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """Summarize each stage or run in a row: median with its 95% interval, percentiles if there are enough repeats,
-    FLOPs, memory, energy, the worst status of the repeats, and how many were tainted and so left out."""
+    """Summarize each stage or run in a row.
+
+    It has the median with its 95% interval, percentiles if there are enough repeats, FLOPs, memory, energy, the
+    worst status of the repeats, and how many were tainted and so left out.
+    """
     rows = [
         dict(zip(COST, key, strict=True)) | _row(repeats)
         for key, repeats in sound(costs).groupby(COST, sort=True)

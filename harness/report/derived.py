@@ -211,8 +211,10 @@ def failed_prompts(run: Run) -> pd.DataFrame:
 
 
 def _as_unmoved(models: Models, config: RunConfig) -> Models:
-    """Price a generator that a LoRA moved like the same one unmoved: a measured difference is noise, and would give a
-    verifier another N, which is not drift."""
+    """Price a generator that a LoRA moved like the same one unmoved.
+
+    A measured difference is noise, and would give a verifier another N, which is not drift.
+    """
     of = {entry.shown: entry for entry in config.generators}
     unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
     pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}

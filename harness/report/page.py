@@ -169,7 +169,7 @@ def _gallery(derived: Derived) -> list[dict[str, Any]]:
 
 
 def _candidate(row: Any) -> tuple[Any, ...]:
-    """The key of a candidate and the verifier that picked it."""
+    """Return the key of a candidate and the verifier that picked it."""
     return tuple(row[k] for k in SCORE)
 
 

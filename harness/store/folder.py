@@ -144,8 +144,10 @@ def check_lasting(where: str | Path) -> None:
 
 @contextmanager
 def local_copy(where: str | Path) -> Iterator[Path]:
-    """Yield the directory itself if it is local; else a temporary copy without shards, and upload the files that are
-    new or changed at the end."""
+    """Yield the directory itself if it is local, else a temporary copy without shards.
+
+    At the end, upload the files that are new or changed.
+    """
     folder = Folder(where)
     if folder.local is not None:
         yield folder.local

@@ -36,7 +36,7 @@ FREE = {
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first key that is to stay as it was in which two runs' configurations differ, or "".
+    """Return the first key that must stay as it was in which two runs' configurations differ, or "".
 
     `old` may be of an earlier version: settings that it does not have were as they are by default.
     """
@@ -46,7 +46,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _fixed(value: Any, path: str = "") -> Any:
-    """A configuration without what may change."""
+    """Return a configuration without what may change."""
     if isinstance(value, list):
         return [_fixed(item, path) for item in value]
     if not isinstance(value, Mapping):

@@ -28,7 +28,7 @@ def candidates(config: RunConfig, entry: GeneratorConfig, prompts: int) -> int:
 
 
 def run_gb(config: RunConfig, prompts: int) -> float:
-    """What a run directory takes at most, without its report."""
+    """Return what a run directory takes at most, without its report."""
     rows = sum(
         candidates(config, entry, prompts) * (1 + len(config.verifiers_of(entry)))
         for entry in config.generators
@@ -43,7 +43,7 @@ def run_gb(config: RunConfig, prompts: int) -> float:
 
 
 def report_gb(run: Run) -> float:
-    """What a report takes at most."""
+    """Return what a report takes at most."""
     pools = len(distinct(run.candidates, POOL))
     return math.fsum([_POOL_MB * max(1, pools) / 1e3, len(run.scores) * _CSV_ROW_BYTES / 1e9])
 

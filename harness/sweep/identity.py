@@ -38,7 +38,7 @@ class Identity:
     loaded: dict[str, Any] = field(default_factory=dict)
 
     def of_prompts(self, prompts: Prompts) -> Identity:
-        """The same, of a shard of these prompts."""
+        """Return this identity for a shard of these prompts."""
         return replace(self, inputs=self.inputs | {"prompts": prompts_sha256(prompts)})
 
     def unlike(self, now: Identity) -> list[str]:
@@ -51,7 +51,7 @@ class Identity:
 
     @staticmethod
     def read(about: Mapping[str, Any]) -> Identity | None:
-        """What a shard kept; None for one of an earlier version, which kept nothing."""
+        """Return what a shard kept; None for one of an earlier version, which kept nothing."""
         kept = about.get("identity")
         return Identity(kept["inputs"], kept["surroundings"], kept["loaded"]) if kept else None
 
@@ -104,7 +104,7 @@ def of_costs(
 
 
 def device_kind(device: str) -> str:
-    """ "cuda" of "cuda:1": which of a machine's GPUs computes makes no difference."""
+    """Return "cuda" of "cuda:1": which of a machine's GPUs computes makes no difference."""
     return device.partition(":")[0]
 
 
@@ -119,7 +119,7 @@ def as_json(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities' inputs, surroundings or loaded models, in words for a user."""
+    """Return what differs between two identities' inputs, surroundings or loaded models, in words for a user."""
     old, new = dict(_leaves(then)), dict(_leaves(now))
     paths = [path for path in {**new, **old} if old.get(path) != new.get(path)]
     named = {path[:-1] for path in paths if path[-1] == "name"}  # of another name, so all of it is another

@@ -26,7 +26,7 @@ def image_name(key: str, prompt_id: int, index: int) -> str:
 
 
 def image_file(run: Path, key: str, prompt_id: int, index: int) -> Path:
-    """The picture's file in the run directory `run`."""
+    """Return the picture's file in the run directory `run`."""
     return run / image_name(key, prompt_id, index)
 
 
@@ -43,7 +43,7 @@ class Pictures:
     """The images that a run kept: of its first seed, of the gallery's prompts. `lost` are damaged or gone since."""
 
     def __init__(self, run: Run) -> None:
-        """Looks at every picture that run.json has a digest of; of earlier versions' runs, as they are asked for."""
+        """Look at every picture that run.json has a digest of; of earlier versions' runs, as they are asked for."""
         own = {
             "path": str(run.path),
             "seeds": run.info["config"]["seeds"],
@@ -54,7 +54,7 @@ class Pictures:
         self.lost = [file for place in self._places for file in place.lost()]
 
     def file(self, row: Any) -> Path | None:
-        """The file of a candidate's row (generator, steps, prompt_id, seed, index), if it was kept."""
+        """Return the file of a candidate's row (generator, steps, prompt_id, seed, index), if it was kept."""
         for place in self._places:
             if place.seed != row["seed"]:
                 continue
@@ -77,7 +77,7 @@ class Pictures:
         return picture
 
     def kept(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows whose picture was kept, lost ones too."""
+        """Return the rows whose picture was kept, lost ones too."""
         rows = rows[rows["seed"].isin({place.seed for place in self._places})]
         candidates = rows[CANDIDATE].to_dict("records")
         return rows[[self.file(candidate) is not None for candidate in candidates]]

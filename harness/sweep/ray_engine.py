@@ -84,7 +84,7 @@ class RayEngine:
     def __call__(
         self, config: RunConfig, prompts: Sequence[dict[str, Any]], todo: Sequence[Shard]
     ) -> Iterator[Finished]:
-        """Yields each shard once, in any order; ends when all workers have ended."""
+        """Yield each shard once, in any order; end when all workers have ended."""
         if not todo:
             return
         resources = self._resources(config)
@@ -106,7 +106,7 @@ class RayEngine:
             )
 
     def _resources(self, config: RunConfig) -> dict[str, float]:
-        """What a worker reserves. Raises ConfigError for a share or a device that Ray cannot give."""
+        """Return what a worker reserves. Raises ConfigError for a share or a device that Ray cannot give."""
         if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
             raise ConfigError(
                 f"--gpus-per-worker is a share of one GPU (0.5) or a whole number, not {self.gpus:g}."
@@ -253,8 +253,10 @@ class _Pool:
         return failed
 
     def end(self) -> list[int]:
-        """End the workers and wait until those of this machine are gone, so that timing is alone on it;
-        returns those that are not."""
+        """End the workers and wait until those of this machine are gone, so that timing is alone on it.
+
+        Returns the pids of those that are not.
+        """
         for slot in self.slots:
             ray.kill(slot.actor)
         until = time.monotonic() + _END_S

@@ -39,7 +39,7 @@ Engine = Callable[[RunConfig, Sequence[dict[str, Any]], Sequence[Shard]], Iterat
 
 
 def local(config: RunConfig, prompts: Sequence[dict[str, Any]], todo: Sequence[Shard]) -> Iterator[Finished]:
-    """The default engine: one shard after another in this process, each model loaded once."""
+    """Make one shard after another in this process, each model loaded once: the default engine."""
     worker: Worker | None = None
     loaded = -1
     for shard in todo:
@@ -117,7 +117,7 @@ def _begin(store: RunStore, expected: Expected, prompts: Sequence[dict[str, Any]
 
 
 def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
-    """The prompts of a run, as GenEval metadata, all checked against the rules and the detector's classes.
+    """Load the prompts of a run, as GenEval metadata, all checked against the rules and the detector's classes.
 
     Raises ConfigError for a file that cannot be read, MetadataError or UnknownClass naming its line.
     """
@@ -140,7 +140,7 @@ def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
-    """The metadata of a file of JSON lines, by file and line. Raises ConfigError or MetadataError."""
+    """Read the metadata of a file of JSON lines, by file and line. Raises ConfigError or MetadataError."""
     try:
         text = read_text(Path(source))
     except ReadError as error:

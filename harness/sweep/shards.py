@@ -125,7 +125,7 @@ class Worker:
             self.behind = ThreadPoolExecutor(1, "judge", torch.set_num_threads, (threads,))
 
     def _loaded(self) -> dict[str, Any]:
-        """What the models say of themselves: all that is known of another package's before."""
+        """Return what the models say of themselves; of another package's, nothing else is known."""
         bundled = self.entry.name in generators.SPECS  # whose source is a path, and whose files are known
         return {
             "generator": {} if bundled else {"weights": self.generator.info().source},
@@ -159,7 +159,7 @@ class Worker:
         return self._finished(shard, parts, incidents)
 
     def _prompts(self, seed: int, ids: Sequence[int], incidents: dict[Any, Any]) -> _Part:
-        """The pools of some prompts, in smaller batches if memory runs out."""
+        """Make the pools of some prompts, in smaller batches if memory runs out."""
         rows = [
             (prompt_id, seed, index) for prompt_id in ids for index in range(self.config.pool_of(self.entry))
         ]
@@ -204,7 +204,7 @@ class Worker:
         return _Part([rows], list(self.bench.score(made).values()), self._kept(made))
 
     def _kept(self, made: Candidates) -> dict[str, bytes]:
-        """The pictures of the gallery's prompts, for the first seed."""
+        """Return the pictures of the gallery's prompts, for the first seed."""
         return {
             image_name(self.entry.key, prompt_id, index): encode_image(image)
             for (prompt_id, seed, index), image in zip(made.rows.keys, made.images, strict=True)
@@ -248,7 +248,7 @@ class _Part:
 
 
 def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:
-    """A shard that cannot be done by any worker: every prompt of it failed."""
+    """Return a shard that no worker can make: every prompt of it failed."""
     rows = [
         incident(generator, steps, shard.seed, prompt_id, FAILED, 0, reason)
         for prompt_id in range(shard.start, shard.stop)
@@ -262,13 +262,13 @@ def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:
 def incident(
     generator: str, steps: int, seed: int, prompt_id: int, kind: str, batch: int, reason: str
 ) -> dict[str, Any]:
-    """A row of the incidents table; `batch` is 0 where none is to blame."""
+    """Return a row of the incidents table; `batch` is 0 where none is to blame."""
     values = (generator, steps, seed, prompt_id, kind, batch, reason)
     return dict(zip(SCHEMAS["incidents"].names, values, strict=True))
 
 
 def failed_prompts(incidents: pd.DataFrame) -> set[int]:
-    """The prompts that failed, by rows of the incidents table."""
+    """Return the prompts that failed, by rows of the incidents table."""
     return set(incidents.loc[incidents["kind"] == FAILED, "prompt_id"].astype(int))
 
 

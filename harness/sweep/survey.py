@@ -59,7 +59,7 @@ class Expected:
         }
 
     def check_unchanged(self) -> None:
-        """Raises StoreError, by name, if the models' files are not those that the run was opened with."""
+        """Raise StoreError, by name, if the models' files are not those that the run was opened with."""
         now = Expected(self.config, self.prompts).entries
         if differing := [
             said for then, made in zip(self.entries, now, strict=True) for said in then.unlike(made)
@@ -69,7 +69,7 @@ class Expected:
             )
 
     def pictures(self, shard: Shard, failed: Collection[int]) -> set[str]:
-        """The files of the pictures that a shard keeps; prompts that `failed` have none."""
+        """Return the files of the pictures that a shard keeps; prompts that `failed` have none."""
         if shard.seed != self.config.seeds[0]:
             return set()
         entry = self.config.generators[shard.entry]
@@ -130,7 +130,7 @@ def _refuse_other_prompts(store: RunStore, expected: Expected) -> None:
 
 
 def _whole(store: RunStore, shard: Shard) -> dict[str, Any] | None:
-    """What a shard says of itself; None unless its tables are whole and were written together."""
+    """Return what a shard says of itself; None unless its tables are whole and were written together."""
     said = [store.about(table, shard.key) for table in TABLES]
     whole = [about for about in said if about is not None]
     together = {about.get("together") for about in whole}

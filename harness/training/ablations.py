@@ -88,7 +88,6 @@ def compare(config: TrainConfig, folders: Mapping[str, Path], pool: Pool, bars: 
 
     `difference_points` is best-of-N at the largest N less the base's, with its 95% interval (paired by prompt).
     """
-
     candidates = pool_candidates(pool)
     tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
     size = candidates.correct.shape[1]
@@ -131,5 +130,5 @@ def _changes(overrides: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table for people: no hashes, few digits."""
+    """Write the table for people: no hashes, few digits."""
     return tables.markdown(table.drop(columns=["checkpoint_sha256"]))

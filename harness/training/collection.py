@@ -286,7 +286,7 @@ class Collector:
 
 
 def _shards(part: Part, size: int) -> list[Part]:
-    """The part, cut into pieces of `size` samples."""
+    """Cut the part into pieces of `size` samples."""
     cuts = [slice(start, start + size) for start in range(0, len(part.samples), size)]
     return [replace(part, samples=part.samples[cut], rows=part.rows[cut]) for cut in cuts]
 

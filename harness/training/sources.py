@@ -165,7 +165,7 @@ def samples_sha256(samples: Sequence[Sample]) -> str:
 
 
 def _numbered(metadata: Iterator[Mapping[str, Any]]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
-    """Number metadata as (prompt_id, index, metadata); ids follow the first appearance of a text."""
+    """Yield numbered metadata as (prompt_id, index, metadata); ids follow the first appearance of a text."""
     ids: dict[str, int] = {}
     counts: Counter[int] = Counter()
     for m in metadata:

@@ -43,7 +43,7 @@ class Objective(Protocol):
     def texts(self, rows: Rows, visual_tokens: int) -> Texts: ...
 
     def weight(self, rows: Rows) -> float:
-        """The sum of a batch's weights, which divides its loss."""
+        """Return the sum of a batch's weights, which divides its loss."""
         ...
 
 

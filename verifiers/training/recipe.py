@@ -37,8 +37,10 @@ class LlmRecipe(Strict):
 
 
 class VerifierRecipe(Strict):
-    """The verifier to train. `block` is a VHS's l*, 0-based, or several blocks, in order, whose mean it reads;
-    `connector` is one of LLaVA's mm_projector_type.
+    """The verifier to train.
+
+    `block` is a VHS's l*, 0-based, or several blocks, in order, whose mean it reads; `connector` is one of LLaVA's
+    mm_projector_type.
 
     `clip` is the vision tower of mllm-clip, a folder or hub id; `precompute` encodes all features once
     and keeps them in memory, which pays off if they are small. `dtype` is that of the checkpoint's weights.

@@ -204,7 +204,7 @@ def _as_is(features: torch.Tensor) -> torch.Tensor:
 
 
 def _filled(mllm: Mllm, card: VerifierCard, weights: Weights) -> Mllm:
-    """A model of the same sizes with the given weights, on the CPU."""
+    """Build a model of the same sizes with the given weights, on the CPU."""
     llm: Any = mllm.llm
     config = llm.config.to_dict() | {"mm_projector_type": mllm.projector}
     with torch.device("meta"):
