@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 
 def rates_of_prompts(rng: np.random.Generator, rate: float, icc: float, size: int = POPULATION) -> Floats:
-    """[size] rates of right candidates of this mean and correlation within a prompt."""
+    """Draw rates [size] of right candidates of this mean and correlation within a prompt."""
     if icc == 0 or rate == 1:
         return np.full(size, rate)
     if icc == 1:
@@ -65,7 +65,7 @@ def rates_of_prompts(rng: np.random.Generator, rate: float, icc: float, size: in
 
 @functools.cache
 def verdicts(rate: float, icc: float, salt: int = 0) -> tuple[Floats, Floats]:
-    """(right, noise), each [POPULATION, POOL]: noise is of scores."""
+    """Draw (right, noise), each [POPULATION, POOL]: noise is of scores."""
     rng = np.random.default_rng([salt, int(1e4 * rate), int(10 * icc)])
     right = rng.random((POPULATION, POOL)) < rates_of_prompts(rng, rate, icc)[:, None]
     return right.astype(float), rng.standard_normal(right.shape)
@@ -79,7 +79,7 @@ def accuracies(rate: float, icc: float, salt: int = 0, skill: float = 1.5) -> Fl
 
 
 def rates_of_tasks(rate: float, tasks: int) -> list[float]:
-    """Rates of so many tasks, easier and harder ones, whose mean is `rate`."""
+    """Return the rates of so many tasks, easier and harder ones, whose mean is `rate`."""
     if tasks == 1 or rate == 1:
         return [rate] * tasks
     shift = brentq(lambda s: expit(logit(rate) + s + TASKS).mean() - rate, -9, 9)
@@ -97,14 +97,14 @@ def draws(sizes: Sequence[int], trials: int, cell: int) -> list[Any]:
 
 
 def judged(ends: tuple[Floats, Floats], truth: float) -> Row:
-    """Coverage and mean width."""
+    """Return coverage and mean width."""
     low, high = (np.asarray(e, dtype=float) for e in ends)
     covered = (low <= truth + 1e-9) & (truth - 1e-9 <= high)
     return {"coverage": covered.mean(), "width": (high - low).mean()}
 
 
 def settings() -> Iterator[tuple[float, float, int]]:
-    """(rate, icc, column of NS): where all is right or a prompt's candidates are alike, N makes no difference."""
+    """Yield (rate, icc, column of NS) unless N makes no difference: all right, or a prompt's candidates alike."""
     for rate in RATES:
         for icc in ICCS:
             for column in range(len(NS)) if icc < 1 else (0,):
@@ -113,7 +113,7 @@ def settings() -> Iterator[tuple[float, float, int]]:
 
 
 def accuracy(trials: int, designs: Sequence[str] = tuple(DESIGNS)) -> Iterator[Row]:
-    """Every method on best-of-N accuracies."""
+    """Cover best-of-N accuracies by every method."""
     for cell, (design, (rate, icc, column)) in enumerate((d, s) for d in designs for s in settings()):
         sizes, by_task = DESIGNS[design]
         tasks = np.repeat(np.arange(len(sizes)), sizes)
@@ -155,7 +155,7 @@ def exact(numbers: Sequence[int] = (2, 3, 4, 8, 12, 24, 60, 198, 553)) -> Iterat
 
 
 def differences(trials: int) -> Iterator[Row]:
-    """Old and new on paired differences of best-of-4 and best-of-16: alike, better and nearly alike verifiers."""
+    """Cover paired differences of best-of-4 and best-of-16, old and new: alike, better and nearly alike verifiers."""
     pairs = {"alike": (1.5, 1.5, 0.5), "better": (1.5, 2.5, 0.5), "nearly alike": (3.0, 3.3, 0.9)}
     names = ["2", "4", "8", "24", "60", "198", "553", "12 in 6 tasks", "24 in 6 tasks", "198 in nano's tasks"]
     cell = 0
@@ -196,7 +196,7 @@ def _paired(about: Row, worlds: list[Floats], sizes: Sequence[int], trials: int,
 
 
 def rare_losses(trials: int) -> Iterator[Row]:
-    """Where paired differences fail: 1% of prompts are lost altogether, on all others the two differ slightly."""
+    """Cover paired differences where they fail: 1% of prompts are lost altogether, all others differ slightly."""
     rng = np.random.default_rng(3)
     world = np.where(rng.random(POPULATION) < 0.01, -1.0, np.clip(rng.normal(0, 0.03, POPULATION), -1, 1))
     for cell, name in enumerate(("24", "60", "198", "553")):
@@ -205,7 +205,7 @@ def rare_losses(trials: int) -> Iterator[Row]:
 
 
 def separations(trials: int) -> Iterator[Row]:
-    """AUC, which had no interval: the new one, beside the clusters' standard error taken as normal."""
+    """Cover AUC, which had no interval: the new one, beside the clusters' standard error taken as normal."""
     grid = ((r, i, s) for r in (0.5, 0.9, 0.99) for i in (0.0, 0.3, 0.8) for s in (1.0, 2.5, 5.0))
     for cell, (rate, icc, skill) in enumerate(grid):
         right, noise = verdicts(rate, icc)
@@ -225,7 +225,7 @@ def separations(trials: int) -> Iterator[Row]:
 
 
 def shares(trials: int) -> Iterator[Row]:
-    """Share of right candidates in a bin of P(yes), to which prompts give none, some or all of their candidates."""
+    """Cover the share of right candidates in a bin of P(yes), whose prompts give none, some or all of theirs."""
     grid = ((r, i, f) for r in (0.05, 0.3, 0.7, 0.95) for i in (0.0, 0.3, 0.8) for f in (0.05, 0.3, 0.9))
     for cell, (rate, icc, inside) in enumerate(grid):
         rng = np.random.default_rng([5, cell])
@@ -272,7 +272,7 @@ def ratios(trials: int) -> Iterator[Row]:
 
 
 def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """By quantity, design and method: lowest and mean coverage over the settings, mean width."""
+    """Summarise by quantity, design and method: lowest and mean coverage over the settings, mean width."""
     groups = cells.groupby(["quantity", "design", "method"], sort=False)
     found = groups.agg(
         settings=("coverage", "size"), lowest_coverage=("coverage", "min"),

@@ -121,7 +121,7 @@ def naive_loops(tiny: bool) -> list[tuple[str, str]]:
 
 
 def measure_all(store: RunStore, matrix: Sequence[Group], device: str, options: argparse.Namespace) -> None:
-    """Every group of the matrix and the naive loops that are not done yet, while there is time."""
+    """Measure every group of the matrix and the naive loops that are not done yet, while there is time."""
     started = time.monotonic()
     for group in matrix:
         if time.monotonic() - started < options.seconds:
@@ -139,7 +139,7 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def options_of(generator: str, steps: int, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the generator and of its verifier."""
+    """Return the options of the generator and of its verifier."""
     if generator == "nano":
         return {"device": device, "steps": steps}, {"device": device, "generator": "nano"}
     random = {"device": device, "dtype": "bfloat16"}
@@ -236,7 +236,7 @@ def naive_rows(
 
 
 def matmul_tflops(device: str, size: int = 8192) -> float | None:
-    """bf16 matrix product, 2 x size^3 FLOPs, the best of ten: the measured peak; None on a CPU."""
+    """Time a bf16 matrix product, 2 x size^3 FLOPs, the best of ten: the measured peak; None on a CPU."""
     if device == "cpu":
         return None
     import torch
@@ -309,7 +309,7 @@ def _pipeline(
 
 
 def vhs_against_clip(summary: pd.DataFrame) -> pd.DataFrame:
-    """By how many percent VHS differs from MLLM w/ CLIP; the paper says -63.3, -51 and -14.5 of time, FLOPs, VRAM."""
+    """Compare VHS with MLLM w/ CLIP in percent; the paper says -63.3, -51 and -14.5 of time, FLOPs, VRAM."""
     columns = ["per_candidate_ms", "tflop_per_candidate", "energy_j_per_candidate", "peak_vram_gb"]
     plain = summary[summary["variant"] == ""].set_index([*POOL, "statistic"])
     vhs, clip = (plain.loc[plain["verifier"] == v, columns] for v in ("vhs", "mllm-clip"))

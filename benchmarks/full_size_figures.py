@@ -29,7 +29,7 @@ def main(run: Path, out: Path) -> None:
 
 
 def time_over_n(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
-    """Measured T(N) of whole runs: one candidate at a time, and four at a time."""
+    """Draw the measured T(N) of whole runs: one candidate at a time, and four at a time."""
     whole = costs[(costs["stage"] == "end_to_end") & costs["variant"].isin(["", "batched"])]
     whole = whole[whole["generator"].isin(NAMES) & (whole["steps"] == 1) & whole["verifier"].isin(VERIFIERS)]
     keys = ["generator", "verifier", "batch", "n"]
@@ -85,7 +85,7 @@ def stages(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
 
 
 def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
-    """SANA-Sprint with VHS: the naive loop, the staged one, candidates together, CUDA graphs, compiled."""
+    """Draw SANA-Sprint with VHS: the naive loop, the staged one, candidates together, CUDA graphs, compiled."""
     ways = {
         ("naive", 1): ("naive loop", "#999999"),
         ("", 1): ("staged, one at a time", "#D55E00"),

@@ -134,7 +134,7 @@ def save(table: pd.DataFrame, file: Path) -> None:
 
 
 def all_modes(work: Path, tiny: bool, sizes: Sizes) -> list[dict[str, Any]]:
-    """Both stages in every mode, each in processes of its own; a failure is a row with its last line."""
+    """Train both stages in every mode, each in processes of its own; a failure is a row with its last line."""
     make_llm(work / "llm", sizes)
     make_data(work, sizes)
     rows: list[dict[str, Any]] = []
@@ -182,7 +182,7 @@ def make_llm(folder: Path, sizes: Sizes) -> None:
 
 
 def make_data(work: Path, sizes: Sizes) -> None:
-    """Random features of the true shape."""
+    """Write random features of the true shape."""
     card = DataCard(
         stage="labels", generator="sana-sprint", revision="random", steps=1, reads="hidden", block=7,
         feature_shape=sizes.features, dtype="bfloat16", prompts_sha256="",
@@ -203,7 +203,7 @@ def make_data(work: Path, sizes: Sizes) -> None:
 
 
 def train_one(work: Path, mode: Mode, sizes: Sizes) -> None:
-    """One training; writes a row a stage to rows.json."""
+    """Train once; write a row a stage to rows.json."""
     recipe = Recipe.model_validate(
         {
             "verifier": {"kind": "vhs", "block": 7, "llm": {"name": str(work / "llm")}},
@@ -216,7 +216,7 @@ def train_one(work: Path, mode: Mode, sizes: Sizes) -> None:
     peaks: dict[str, float] = {}
 
     def report(progress: Progress) -> None:
-        """After a step's loss was read, so the device is done with it."""
+        """Note a step's time and memory, once its loss was read and the device is done with it."""
         if progress.name not in seconds and sizes.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         seconds.setdefault(progress.name, []).append(time.perf_counter())
@@ -287,7 +287,7 @@ def make_gemma(folder: Path, sizes: Sizes) -> int:
 
 
 def answer(work: Path, sizes: Sizes) -> list[dict[str, Any]]:
-    """Captions of images, and tags of prompts, at batches of 16."""
+    """Time captions of images, and tags of prompts, at batches of 16."""
     import numpy as np
     from PIL import Image
 

@@ -20,7 +20,7 @@ REPLICATES = 1000
 
 
 def drawn(tasks: NDArray[np.int64]) -> Floats:
-    """[REPLICATES, P]: how often each prompt is drawn, tasks at their own size; tasks of one prompt as one."""
+    """Return how often each prompt is drawn, [REPLICATES, P], tasks at their own size; tasks of one prompt as one."""
     return _drawn(tuple(tasks.tolist()))
 
 
@@ -77,7 +77,10 @@ def bootstrap_t(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> En
 
 
 def wilson(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Ends:
-    """Wilson's with the effective number of prompts and Student's t; the number itself where all are equal."""
+    """Return Wilson's ends with the effective number of prompts and Student's t.
+
+    The number itself is taken where all are equal.
+    """
     tasks, mean = _estimable(tasks), weights @ values
     t = float(stdtrit(len(values) - len(np.unique(tasks)), 1 - TAIL))
     k = t * t / _effective(values, weights, tasks)
@@ -87,7 +90,7 @@ def wilson(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Ends:
 
 
 def korn_graubard(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Ends:
-    """Clopper and Pearson's with the effective number of prompts, corrected for degrees of freedom."""
+    """Return Clopper and Pearson's ends with the effective number of prompts, corrected for degrees of freedom."""
     tasks, mean = _estimable(tasks), weights @ values
     free = len(values) - len(np.unique(tasks))
     n = _effective(values, weights, tasks)
@@ -100,12 +103,12 @@ def korn_graubard(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> 
 
 
 def _estimable(tasks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All one task where one has a single prompt."""
+    """Return the tasks, or all as one where one has a single prompt."""
     return tasks if np.unique(tasks, return_counts=True)[1].min() > 1 else np.zeros_like(tasks)
 
 
 def _variance(values: Floats, weights: Floats, tasks: NDArray[np.int64]) -> Floats:
-    """Of the weighted mean, within tasks."""
+    """Return the variance of the weighted mean, within tasks."""
     found = np.zeros(values.shape[1])
     for rows in (np.flatnonzero(tasks == t) for t in np.unique(tasks)):
         found += weights[rows[0]] ** 2 * len(rows) * values[rows].var(0, ddof=1)

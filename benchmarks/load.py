@@ -29,7 +29,7 @@ POOL, GENERATORS, VERIFIERS = 32, 4, 3
 
 
 def synthetic(rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """At least `rows` candidates in whole pools, and their scores, in the columns of a run's tables."""
+    """Return at least `rows` candidates in whole pools, and their scores, in the columns of a run's tables."""
     tags = np.array([p["tag"] for p in official()])
     seeds = max(1, -(-rows // (GENERATORS * len(tags) * POOL)))
     shape = (GENERATORS, seeds, len(tags), POOL)

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parts(bench: Bench) -> list[Part]:
-    """All, in the order of what is missed most if time runs out."""
+    """Return all parts, first what is missed most if time runs out."""
     g, half = bench.gpus, bench.sizes.rounds // 2
     every = [
         Part("sweep-1", partial(sweep, bench, "sweep-1", 1, 1, 1.0), 110, 200),
@@ -102,7 +102,7 @@ def parts(bench: Bench) -> list[Part]:
 
 
 def topology() -> list[str]:
-    """How the GPUs are linked, as nvidia-smi draws it."""
+    """Return how the GPUs are linked, as nvidia-smi draws it."""
     try:
         drawn = subprocess.run(
             ["nvidia-smi", "topo", "-m"], capture_output=True, encoding="utf-8", check=True
@@ -113,7 +113,7 @@ def topology() -> list[str]:
 
 
 def measure(bench: Bench, out: Path, only: Sequence[str], until: float) -> None:
-    """Every part that is not done, while there is time for all that it may take."""
+    """Do every part that is not done, while there is time for all that it may take."""
     for part in parts(bench):
         file = out / "parts" / f"{part.name}.json"
         if not part.name.startswith(tuple(only)):

@@ -55,12 +55,12 @@ def sweeping(
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether it is a worker of Ray's."""
+    """Return whether it is a worker of Ray's."""
     return process.name().startswith("ray::_Actor")
 
 
 def finished(folder: Path) -> list[float]:
-    """When each shard of a sweep was there (seconds since the epoch), in order."""
+    """Return when each shard of a sweep was there (seconds since the epoch), in order."""
     return sorted(file.stat().st_mtime for file in shard_files(folder, "candidates"))
 
 
@@ -87,14 +87,14 @@ def shards_of(folder: Path, started: float) -> Facts:
 
 
 def table_of(folder: Path, table: str) -> pd.DataFrame:
-    """All rows of a sweep's table, in one order."""
+    """Return all rows of a sweep's table, in one order."""
     rows = pd.concat([pd.read_parquet(file) for file in shard_files(folder, table)])
     order = [key for key in ("generator", "verifier", "seed", "prompt_id", "index") if key in rows]
     return rows.sort_values(order, ignore_index=True)
 
 
 def same(work: Path, folder: Path) -> Facts:
-    """Whether tables equal those of every other sweep, in the seeds that both have; and by how much they differ."""
+    """Return whether tables equal those of every other sweep, in the seeds that both have, and how much they differ."""
     found = {}
     for other in sorted(f.parent for f in work.glob("sweep-*/run") if f.parent != folder):
         for table in ("candidates", "scores"):

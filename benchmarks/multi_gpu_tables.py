@@ -39,7 +39,7 @@ def write(out: Path) -> None:
 
 
 def sweeps(done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rates of sweeps, and of one alone on its GPU as the measure of efficiency."""
+    """Return the rates of sweeps, and of one alone on its GPU as the measure of efficiency."""
     rows = []
     for name, part in done.items():
         if "workers" not in part:
@@ -72,7 +72,7 @@ def sweeps(done: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _freed(part: dict[str, Any], killed: float, gpus: list[int]) -> dict[str, Any]:
-    """When a worker was killed, the memory that its GPU then lost, and within what time."""
+    """Return when a worker was killed, the memory that its GPU then lost, and within what time."""
     best = {"killed_s": round(killed - part["started"], 1), "freed_gb": None, "freed_within_s": None}
     for gpu in gpus:
         rows = [row for row in part["cards"] if row[1] == gpu]
@@ -104,7 +104,7 @@ def equality(done: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def training(done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rates of both stages; efficiency and losses against one process's, or against those of the undisturbed."""
+    """Return the rates of both stages; efficiency and losses against one process's, or those of the undisturbed."""
     trained = {name: part for name, part in done.items() if "sharding" in part}
     rows = []
     for name, part in trained.items():
@@ -127,7 +127,7 @@ def training(done: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _step_s(part: dict[str, Any], stage: str) -> tuple[int, float]:
-    """How many steps were timed, and the mean of their seconds."""
+    """Return how many steps were timed, and the mean of their seconds."""
     curve = _curve(part, stage)
     first, last = min(WARM_UP[stage], len(curve) - 1), len(curve)
     return last - first, (curve[last][1] - curve[first][1]) / (last - first)
@@ -149,7 +149,7 @@ def _added(part: dict[str, Any]) -> float | None:
 
 
 def _curve(part: dict[str, Any], stage: str) -> dict[int, tuple[float, float]]:
-    """Loss and seconds by step."""
+    """Return loss and seconds by step."""
     return {
         step: (loss, seconds)
         for its, step, split, loss, seconds in part["rows"]
@@ -167,7 +167,7 @@ def losses(done: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def data(done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Images a second of `train data`."""
+    """Return the images a second of `train data`."""
     rows: list[dict[str, Any]] = []
     for name, part in done.items():
         if "shard_size" not in part:
@@ -189,7 +189,7 @@ def data(done: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def costs(done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each call's times with the other GPU idle and busy."""
+    """Compare each call's times with the other GPU idle and busy."""
     if "costs" not in done:
         return []
     table = sound(pd.DataFrame(done["costs"]["rows"]))
@@ -204,7 +204,7 @@ def costs(done: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def reduced(done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Bus bandwidth of an all-reduce, as NCCL's tests count it."""
+    """Tabulate the bus bandwidth of an all-reduce, as NCCL's tests count it."""
     if "reduce" not in done:
         return []
     part = done["reduce"]
@@ -219,6 +219,6 @@ def _mean(part: dict[str, Any], gpu: int, column: int, start: float, end: float)
 
 
 def _memory(part: dict[str, Any], gpu: int) -> dict[str, float]:
-    """GB in use before, at most, and after."""
+    """Return GB in use before, at most, and after."""
     used = [row[2] for row in part["cards"] if row[1] == gpu]
     return {"before": used[0], "peak": max(used), "after": used[-1], "added": round(max(used) - used[0], 2)}

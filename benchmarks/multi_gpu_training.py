@@ -19,7 +19,7 @@ from processes import Command, CommandFailed
 def train(
     bench: Bench, name: str, processes: int, until: float, *, sharding: str = "none", fraction: int = 1
 ) -> Facts:
-    """Both stages in so many processes; `fraction` divides their batches."""
+    """Train both stages in so many processes; `fraction` divides their batches."""
     folder = bench.folder(name)
     command = training(bench, folder, processes, sharding, fraction, 1000)
     with Command(command, folder / "log.txt", until, bench.cards(*range(processes))) as running:
@@ -31,7 +31,7 @@ def train(
 
 
 def train_killed(bench: Bench, until: float) -> Facts:
-    """As train-ddp, but the second process is killed in fine-tuning after a state, and the command given again."""
+    """Train as train-ddp, but kill the second process in fine-tuning after a state, and give the command again."""
     folder = bench.folder("train-killed")
     sizes, out = bench.sizes, folder / "out"
 
@@ -90,7 +90,7 @@ def batches(folder: Path) -> dict[str, int]:
 
 
 def statistics(folder: Path) -> list[list[Any]]:
-    """[stage, step, split, loss, seconds since the stage began] of a training's statistics.csv."""
+    """Return [stage, step, split, loss, seconds since the stage began] of a training's statistics.csv."""
     table = pd.read_csv(folder / "out" / "statistics.csv")
     table["seconds"] = table["step"] * table["stage"].map(batches(folder)) / table["samples_per_s"]
     shown = table[["stage", "step", "split", "loss", "seconds"]].astype(object)
@@ -99,7 +99,10 @@ def statistics(folder: Path) -> list[list[Any]]:
 
 
 def data(bench: Bench, name: str, processes: int, until: float) -> Facts:
-    """`train data` under torchrun. Labels of random weights may be all of one class, which ends it after the shards."""
+    """Run `train data` under torchrun.
+
+    Labels of random weights may be all of one class, which ends it after the shards.
+    """
     folder = bench.folder(name)
     config = dict(bench.sizes.data)
     labels = config["data"]["labels"]
@@ -150,7 +153,7 @@ def torchrun(processes: int) -> list[str]:
 
 
 def reduce_here(out: Path, size: int, device: str) -> None:
-    """One process of `reduce`; the first writes the times."""
+    """Run one process of `reduce`; the first writes the times."""
     import torch
     from torch import distributed
 

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def registered(name: str) -> Iterator[None]:
-    """VHS under a second name, as an installed package registers it; for the processes that measure too."""
+    """Register VHS under a second name, as an installed package does; for the processes that measure too."""
     with tempfile.TemporaryDirectory() as folder:
         about = Path(folder) / "copy_of_vhs-1.dist-info"
         about.mkdir()
@@ -154,7 +154,7 @@ def alone(cell: Cell) -> Measured:
 
 
 def result(costs: pd.DataFrame) -> dict[str, Any]:
-    """T(4) and its interval, N for CLIP's T(4), and whether times are called reliable."""
+    """Return T(4) and its interval, N for CLIP's T(4), and whether times are called reliable."""
     models = {name: budgets.fit(costs, name, needs) for name, needs in NEEDS.items()}
     (budget,) = budgets.default_budgets(models["mllm-clip"], TOLERANCE, (4,))
     n = {name: model.largest_n(budget, TOLERANCE) for name, model in models.items()}
@@ -167,7 +167,7 @@ def result(costs: pd.DataFrame) -> dict[str, Any]:
 
 
 def overlap(one: CostModel, other: CostModel) -> bool | None:
-    """Whether both T(4) lie within the other's interval, or the intervals meet."""
+    """Return whether both T(4) lie within the other's interval, or the intervals meet."""
     first, second = interval(one, 4), interval(other, 4)
     return None if first is None or second is None else first[0] <= second[1] and second[0] <= first[1]
 

@@ -69,14 +69,14 @@ class Command:
         psutil.wait_procs(family, _END_S)
 
     def family(self) -> list[psutil.Process]:
-        """Its children, and theirs."""
+        """Return its children, and theirs."""
         try:
             return list(psutil.Process(self.process.pid).children(recursive=True))
         except psutil.Error:
             return []
 
     def wait(self, done: Callable[[], bool] = lambda: False, check: bool = True) -> int | None:
-        """Until it ends or `done`; returns its exit status, or None. Raises TooSlow, CommandFailed."""
+        """Wait until it ends or `done`; return its exit status, or None. Raises TooSlow, CommandFailed."""
         while (status := self.process.poll()) is None:
             if done():
                 return None

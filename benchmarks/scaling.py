@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def measure(workers: int, rounds: int, sleep_s: float) -> tuple[float, float, float]:
-    """Seconds of start-up, of work, and of the whole run."""
+    """Return the seconds of start-up, of work, and of the whole run."""
     with tempfile.TemporaryDirectory() as name:
         faults = Path(name) / "faults"
         faults.mkdir()

@@ -91,11 +91,11 @@ class StagedPipeline:
         raise NotImplementedError
 
     def settings(self, noise: torch.Tensor) -> dict[str, Any]:
-        """Further keyword arguments of the pipeline's call for z_T `noise` [B, C, h, w]."""
+        """Return further keyword arguments of the pipeline's call for z_T `noise` [B, C, h, w]."""
         return {}
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] to what the pipeline takes as latents."""
+        """Bring latents [B, C, h, w] into the form that the pipeline takes."""
         return latents
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
@@ -151,7 +151,7 @@ class StagedPipeline:
 
     @torch.inference_mode()
     def pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, C, h, w] to pixels [B, 3, H, W] around -1..1."""
+        """Decode latents [B, C, h, w] to pixels [B, 3, H, W] around -1..1."""
         vae = self.pipeline.vae
         latents = latents.to(vae.dtype) / vae.config.scaling_factor
         shift = getattr(vae.config, "shift_factor", None)

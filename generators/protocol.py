@@ -171,5 +171,5 @@ class GeneratorDefaults:
     revision = ""  # of its weights; "": info().source says it
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """None that can be counted or changed."""
+        """Return no modules: none can be counted or changed."""
         return {}

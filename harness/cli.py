@@ -48,7 +48,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence on stderr; a bug of ours keeps its traceback.
+    """Run the command line: a user's mistake is one sentence on stderr; a bug of ours keeps its traceback.
 
     `--debug`, anywhere on the line, shows the traceback of a user's mistake too.
     """

@@ -84,7 +84,7 @@ class VerifierRegression:
         return found
 
     def check(self, baseline: str | None = None, candidate: str | None = None) -> Regression:
-        """`compare`, and fail the test unless the gate passes; see the mark for inconclusive ones."""
+        """Compare as `compare` does, and fail the test unless the gate passes; see the mark for inconclusive ones."""
         found = self.compare(baseline, candidate)
         outcome, text = found.verdict.outcome, " ".join(found.verdict.reasons)
         self._node.user_properties.append(("vhs_verdict", outcome))

@@ -31,7 +31,7 @@ def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = BI
 def yes_no_metrics(
     p_yes: NDArray[np.floating], p_no: NDArray[np.floating], correct: ArrayLike
 ) -> dict[str, float]:
-    """auc, accuracy and ece of P(yes) / (P(yes) + P(no)), all shares of 1."""
+    """Return auc, accuracy and ece of P(yes) / (P(yes) + P(no)), all shares of 1."""
     p = np.asarray(p_yes, dtype=float) / (np.asarray(p_yes, dtype=float) + np.asarray(p_no, dtype=float))
     right = np.asarray(correct, dtype=bool)
     return {

@@ -72,7 +72,7 @@ class Verifier(Protocol):
         ...
 
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
-        """features: [B, T, D] hidden states, [B, C, H, W] latents, or a list of B PIL images."""
+        """Score a batch of features: [B, T, D] hidden states, [B, C, H, W] latents, or a list of B PIL images."""
         ...
 
     def check_host(self, generator: Generator) -> None:
@@ -110,25 +110,25 @@ class VerifierDefaults:
         return torch.device("cpu")
 
     def check_host(self, generator: Generator) -> None:
-        """Any generator will do."""
+        """Accept any generator."""
 
     def info(self) -> VerifierInfo:
-        """Little is known."""
+        """Return the little that is known of any verifier."""
         return VerifierInfo(self.name, self.needs, self.block)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """None that can be counted or changed."""
+        """Return no modules: none can be counted or changed."""
         return {}
 
     def parts(self, prompts: Sequence[str], features: Any) -> Mapping[str, Callable[[], object]]:
-        """`score` is timed as a whole."""
+        """Return no parts: `score` is timed as a whole."""
         return {}
 
     def question_tokens(self, prompt: str) -> QuestionTokens | None:
-        """No such question."""
+        """Return None: there is no such question."""
         return None
 
 
 def blocks_read(verifiers: Iterable[Verifier]) -> list[Block]:
-    """Whose hidden states the verifiers need, each once, the earliest first."""
+    """List the blocks whose hidden states the verifiers need, each once, the earliest first."""
     return sorted({v.block for v in verifiers if v.block is not None}, key=blocks_of)

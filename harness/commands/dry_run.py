@@ -23,7 +23,7 @@ def print_plan(config: RunConfig, as_json: bool) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
-    """At most 80 columns: budgets share one, and what a time is known by stands below."""
+    """Print at most 80 columns: budgets share one, and what a time is known by stands below."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table

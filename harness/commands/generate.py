@@ -123,7 +123,7 @@ def best_of_n(
 
 
 def _images(painter: Generator, prompt: str, seed: int, count: int) -> Iterator[Image.Image]:
-    """Candidates one after another. Raises CandidateError for one that is no picture."""
+    """Yield candidates one after another. Raises CandidateError for one that is no picture."""
     from vhsbench.harness.inference.candidates import generate
 
     cond = painter.encode([prompt])

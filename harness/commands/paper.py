@@ -88,7 +88,7 @@ def _text(column: str, value: Any) -> str:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python, None where the paper prints nothing."""
+    """Return the rows as plain Python, None where the paper prints nothing."""
     objects = frame.astype(object).where(frame.notna(), None)
     return [
         {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}

@@ -15,7 +15,7 @@ from vhsbench.harness.common.exit_codes import INTERRUPTED
 
 @contextmanager
 def stopping(said: str) -> Iterator[None]:
-    """Where a signal asks to stop in the block, unwind it, print `said` and exit with 128 plus the signal's number."""
+    """Unwind the block where a signal asks to stop, print `said` and exit with 128 plus the signal's number."""
     asked: list[int] = []
 
     def stop(number: int, frame: object) -> NoReturn:

@@ -177,7 +177,7 @@ def _show_data(cards: dict[str, DataCard]) -> None:
 
 
 def _shown(bars: Bars | None) -> Callable[[Progress], None]:
-    """Progress as bars; nothing in a process that is not the first."""
+    """Show progress as bars; show nothing in a process that is not the first."""
 
     def show(progress: Progress) -> None:
         if bars is not None:

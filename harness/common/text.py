@@ -43,7 +43,7 @@ def read_json_object(file: Path, limit: int = SMALL) -> dict[str, Any]:
 
 
 def read_json_lines(file: Path, limit: int = SMALL) -> list[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of the lines that are not blank."""
+    """Yield (line number from 1, object) of the lines that are not blank."""
     return parse_json_lines(read_text(file, limit), str(file))
 
 
@@ -92,7 +92,7 @@ def parse_json(text: str, name: str, infinities: bool = False) -> Any:
 
 
 def parse_json_lines(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of the lines that are not blank."""
+    """Yield (line number from 1, object) of the lines that are not blank."""
     found = []
     for number, line in lines(text):
         where = f"{name}, line {number}"

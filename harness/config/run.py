@@ -208,7 +208,7 @@ class RunConfig(Strict):
     @field_validator("generators")
     @classmethod
     def _told_apart(cls, entries: list[GeneratorConfig]) -> list[GeneratorConfig]:
-        """In files by `key`, and in tables by what is shown and the steps, which may be the default."""
+        """Refuse generators that files (by `key`) or tables (by what is shown and the steps) could not tell apart."""
         if (twice := _twice([entry.key for entry in entries])) is not None:
             raise ValueError(f"two generators are '{twice}'; give each a label of its own")
         shown = [entry.shown for entry in entries]
@@ -252,11 +252,11 @@ class RunConfig(Strict):
         return list(dict.fromkeys([self.device, *(str(d) for d in given if d is not None)]))
 
     def verifiers_of(self, entry: GeneratorConfig) -> list[VerifierConfig]:
-        """Those that score the candidates of `entry`."""
+        """Return the verifiers that score the candidates of `entry`."""
         return [v for v in self.verifiers if entry.verifiers is None or v.name in entry.verifiers]
 
     def pool_of(self, entry: GeneratorConfig) -> int:
-        """Candidates a prompt and seed."""
+        """Return how many candidates a prompt and seed have."""
         return entry.pool or self.pool
 
 
@@ -275,7 +275,7 @@ def default_config() -> RunConfig:
 
 
 def bundled(trainings: bool = False) -> list[str]:
-    """Names of the configurations that ship with the package: of runs, or of trainings (train-...)."""
+    """List the names of the configurations that ship with the package: of runs, or of trainings (train-...)."""
     names = [
         f.name.removesuffix(".yaml") for f in files("vhsbench.harness.config").joinpath("bundled").iterdir()
     ]
@@ -291,7 +291,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def load_pool_config(path: Path) -> PoolConfig:
-    """As load_config, for a pool."""
+    """Load a pool's configuration, as load_config does a run's."""
     return read_named(path, bundled(), PoolConfig, _EXAMPLE)
 
 

@@ -56,7 +56,7 @@ def fit(
 def breakdown(
     costs: pd.DataFrame, verifier: str, needs: str | None, variant: str = ""
 ) -> dict[str, dict[str, float]]:
-    """Ms of the stages of one pipeline, by "per candidate" and "fixed"; arguments and errors as of `fit`."""
+    """Return the ms of the stages of one pipeline, by "per candidate" and "fixed"; arguments and errors as of `fit`."""
     rows = _with_shared(costs, verifier, variant, needs)
     fixed, each = _medians(rows, verifier, needs, "wall_ms", "median")
     if turns := _turns(costs, variant):
@@ -70,7 +70,7 @@ def _turns(costs: pd.DataFrame, variant: str) -> Turns | None:
 
 
 def _key(rows: pd.DataFrame, verifier: str, stage: str) -> Key:
-    """Whose times of a stage are a pipeline's: its own, or its generator's."""
+    """Return whose times of a stage are a pipeline's: its own, or its generator's."""
     return (verifier if ((rows["stage"] == stage) & (rows["verifier"] == verifier)).any() else "", stage, 1)
 
 
@@ -101,13 +101,13 @@ def _wanted(needs: str | None) -> set[str]:
 def is_measured(
     costs: pd.DataFrame, verifier: str, needs: str | None, column: str = "wall_ms", variant: str = ""
 ) -> bool:
-    """Whether `fit` has all the stages it needs: not so for a cell that ran out of memory or time."""
+    """Return whether `fit` has all the stages it needs: not so for a cell that ran out of memory or time."""
     rows = _with_shared(costs, verifier, variant, needs)
     return _wanted(needs) <= set(rows.loc[rows[column].notna(), "stage"])
 
 
 def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "") -> CostModel:
-    """Peak memory in GB over N, the least line above every measured end-to-end run (batch 1).
+    """Fit peak memory in GB over N, the least line above every measured end-to-end run (batch 1).
 
     Where memory does not grow, by a megabyte over all measured N, per_candidate is 0 and any N fits if those do.
     Raises CostError if nothing was measured.
@@ -162,7 +162,7 @@ def default_budgets(model: CostModel, tolerance: float, ns: Sequence[int] = (2, 
 
 
 def _readable_budget(model: CostModel, n: int, tolerance: float) -> float:
-    """T(n) to two digits, or as many as it takes for the largest N to be n."""
+    """Round T(n) to two digits, or to as many as it takes for the largest N to be n."""
     # where the fixed cost is large, the tolerance at T(n) affords more than n: then aim lower
     between = model.predict(n + 0.5) / (1 + tolerance)
     for digits in range(2, 16):
@@ -179,7 +179,7 @@ def budget_table(
     budgets: Sequence[float],
     tolerance: float,
 ) -> pd.DataFrame:
-    """Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
+    """Make Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
 
     Times and N have 95% intervals (`time_low`, `n_low` ...) where turns of measuring were resampled, and those of
     accuracies are of both kinds, prompts and N.
@@ -232,7 +232,10 @@ def _n_range(
 def _accuracies(
     curve: pd.DataFrame, n: int | None, n_low: int | None = None, n_high: int | None = None
 ) -> dict[str, float]:
-    """Accuracies at N by column. Their intervals add what prompts and what other N within its own vary, squared."""
+    """Return accuracies at N by column.
+
+    Their intervals add, squared, what prompts vary and what other N within its own interval vary.
+    """
     at = curve[curve["n"] == n].set_index("tag")
     within = (
         (curve["n"] == n) if n_low is None or n_high is None else curve["n"].between(max(1, n_low), n_high)

@@ -34,7 +34,7 @@ class Repeats:
 
 
 def timed(call: Call, device: torch.device) -> tuple[float, float | None]:
-    """(host ms, CUDA event ms or None) of a call, the device idle before and done after."""
+    """Return (host ms, CUDA event ms or None) of a call, the device idle before and done after."""
     if device.type != "cuda":
         started = time.perf_counter()
         call()

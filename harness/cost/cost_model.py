@@ -53,7 +53,7 @@ class CostModel:
 
 
 def parse_budget(text: str) -> tuple[float, str]:
-    """("550ms" | "0.55 s" | "3TFLOP" | "24GB" | "40J") -> (value, unit), in ms, TFLOP, GB or J.
+    """Parse "550ms", "0.55 s", "3TFLOP", "24GB" or "40J" as (value, unit), in ms, TFLOP, GB or J.
 
     Raises CostError for another unit, none, or a number that is not above zero.
     """

@@ -54,7 +54,7 @@ class Counted:
         return "fixed" if stage in ROUTES[self.needs].fixed else "per candidate"
 
     def rows(self, n: int) -> list[dict[str, Any]]:
-        """One row a stage, in the order they run; the stage score by its parts where it has them."""
+        """Return one row a stage, in the order they run; the stage score by its parts where it has them."""
         return [
             {
                 "stage": stage, "parameters": cost.parameters, "tflop": cost.tflop, "paid": self.paid(stage),
@@ -115,7 +115,7 @@ def _with_steps(generator: Generator, steps: int) -> Generator:
 
 
 def _stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, Cost]:
-    """Every stage in the order it runs, and the parts of the stage score."""
+    """Count every stage in the order it runs, and the parts of the stage score."""
     from PIL import Image
 
     from vhsbench.harness.cost.flops import count

@@ -100,7 +100,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def torch_settings() -> dict[str, Any]:
-    """CUDA and cuDNN that torch was built for, and the switches that change speed or precision."""
+    """Return the CUDA and cuDNN that torch was built for, and the switches that change speed or precision."""
     import torch
     from torch.backends import cuda, cudnn
 

@@ -84,7 +84,7 @@ def count(call: Callable[[], object]) -> Cost:
 
 @contextmanager
 def _no_fused_transformer() -> Iterator[None]:
-    """nn.MultiheadAttention in its parts, not as one operator for which the counter has no formula."""
+    """Run nn.MultiheadAttention in its parts, not as one operator for which the counter has no formula."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -117,7 +117,10 @@ def _in_a_layer(error: BaseException) -> bool:
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
-    """Of tensors [..., heads, queries, width]; a mask or causality saves nothing; grouped heads count in full."""
+    """Count FLOPs of tensors [..., heads, queries, width].
+
+    A mask or causality saves nothing; grouped heads count in full.
+    """
     *rows, width = query.shape
     return int(2 * math.prod(rows) * key.shape[-2] * (width + value.shape[-1]))
 
@@ -172,6 +175,6 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    """Of the elements that are there: one repeated along an axis (stride 0) is read once."""
+    """Count the bytes of the elements that are there: one repeated along an axis (stride 0) is read once."""
     sizes = (n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not n)
     return math.prod(sizes) * tensor.element_size()

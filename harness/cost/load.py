@@ -23,14 +23,14 @@ class OthersLoad:
         self._before = self._now()
 
     def percent(self) -> float | None:
-        """None for a span too short to tell."""
+        """Return how much others used, in percent of the processors; None for a span too short to tell."""
         wall, busy, own = (after - before for after, before in zip(self._now(), self._before, strict=True))
         if wall < _SHORTEST_S:
             return None
         return 100 * max(0.0, busy - own) / (wall * len(self._processors))
 
     def _now(self) -> tuple[float, float, float]:
-        """Seconds of the clock, of those processors at work, and of this process at work."""
+        """Return the seconds of the clock, of those processors at work, and of this process at work."""
         each = psutil.cpu_times(percpu=True)
         busy = sum(getattr(each[i], name, 0.0) for i in self._processors for name in _BUSY if i < len(each))
         return time.perf_counter(), busy, time.process_time()

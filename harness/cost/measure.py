@@ -59,7 +59,7 @@ class Cell:
     shares: bool = False
 
     def __str__(self) -> str:
-        """In words, for errors."""
+        """Write it in words, for errors."""
         return f"{self.generator} with {self.verifier or 'no verifier'}"
 
 
@@ -156,7 +156,7 @@ class Measurement:
             self._each(short, lambda key, call: self._energy(key, call, idle_w))
 
     def _each(self, work: Mapping[Key, Call], do: Callable[[Key, Call], None]) -> None:
-        """`do(key, call)` for every call that has not run out of memory; one that does now is kept as such."""
+        """Call `do(key, call)` for every call that has not run out of memory; keep one that does now as such."""
         for key, call in work.items():
             passed = self.calls.get(key, Passed())  # best-of-2 is counted even where it is not to be timed
             if passed.out_of_memory:
@@ -228,7 +228,7 @@ class Measurement:
         }  # fmt: skip
 
     def _first_use(self) -> dict[str, float | None]:
-        """Seconds that a first request pays beside T(1), with the libraries imported: never in T(N)."""
+        """Return the seconds that a first request pays beside T(1), with the libraries imported: never in T(N)."""
         return {
             "load_s": self.seconds["build"],
             "first_request_s": self.seconds["first_request"],
@@ -291,7 +291,7 @@ class Measurement:
 
 
 def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[Key, Call]:
-    """Every call to measure: stages, best-of-N one candidate at a time, and batched at the sizes asked for."""
+    """List every call to measure: stages, best-of-N one candidate at a time, and batched at the sizes asked for."""
     work: dict[Key, Call] = {
         (stage, 1, 1): call
         for stage, call in stages(generator, verifier, cell.prompt).items()
@@ -305,7 +305,7 @@ def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[K
 
 
 def extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:
-    """Best-of-n in batches, from best-of-1 and best-of-2 one candidate at a time."""
+    """Derive best-of-n in batches from best-of-1 and best-of-2 one candidate at a time."""
     more = two.less(one)
     weight_bytes = one.weight_bytes + (math.ceil(n / batch) - 1) * more.weight_bytes
     return replace(one.plus(more, n - 1), weight_bytes=weight_bytes)
@@ -318,7 +318,7 @@ def taints(gpu: Gpu) -> list[str]:
 
 
 def others_on(gpu: Gpu, since_s: float) -> str:
-    """Which other processes computed on this GPU since a time of the clock, in words; "" for none."""
+    """Return which other processes computed on this GPU since a time of the clock, in words; "" for none."""
     others = gpu.others_at_work(since_s)
     return f"{_OTHERS}: {', '.join(map(str, others))}" if others else ""
 

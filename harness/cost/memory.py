@@ -6,7 +6,7 @@ _SAID = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA,
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had no memory left, as PyTorch and Python say it."""
+    """Return whether the device or the machine had no memory left, as PyTorch and Python say it."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

@@ -56,7 +56,7 @@ def energy_per_call(call: Call, gpu: Gpu, idle_w: float | None) -> float | None:
 
 
 def idle_power(gpu: Gpu) -> float | None:
-    """Watts of the GPU with the models loaded and nothing running; None without NVML's counter."""
+    """Return the watts of the GPU with the models loaded and nothing running; None without NVML's counter."""
     before = gpu.energy_j()
     if before is None:
         return None

@@ -63,14 +63,14 @@ class Gpu:
         return self._nvml is not None
 
     def energy_j(self) -> float | None:
-        """Joules of the whole card since the driver was loaded; None under MIG, where others share it."""
+        """Return the joules of the whole card since the driver was loaded; None under MIG, where others share it."""
         if self.mig:
             return None
         millijoules = self._ask(lambda n, h: n.nvmlDeviceGetTotalEnergyConsumption(h))
         return None if millijoules is None else millijoules / 1e3
 
     def process_gb(self) -> float | None:
-        """Memory that this process holds, with the CUDA context and what the allocator keeps."""
+        """Return the memory that this process holds, with the CUDA context and what the allocator keeps."""
         for process in self._processes() or []:
             if process.pid == os.getpid() and process.usedGpuMemory is not None:
                 return float(process.usedGpuMemory) / 1e9
@@ -94,7 +94,7 @@ class Gpu:
         return sorted(pid for pid in pids - {os.getpid(), parent.pid} if _parent(pid) != os.getppid())
 
     def others_at_work(self, since_s: float) -> list[int]:
-        """Those of `others` that computed since that time of the clock; all of them where NVML does not say."""
+        """Return those of `others` that computed since that time of the clock; all of them where NVML does not say."""
         others = self.others() or []
         if not others or self._nvml is None:
             return others
@@ -121,7 +121,7 @@ class Gpu:
         return found
 
     def neighbours(self) -> list[int]:
-        """NVML's indices of the machine's other cards that are at work just now; none where it cannot tell."""
+        """Return NVML's indices of the machine's other cards that are at work just now; none where it cannot tell."""
         mine = self._uuid()
         if mine is None:
             return []
@@ -129,7 +129,7 @@ class Gpu:
         return [i for i, gpu in cards if gpu._uuid() != mine and gpu._busy_percent() >= AT_WORK_PERCENT]
 
     def reasons(self, names: dict[str, str]) -> list[str]:
-        """Which of the named reasons lower the clocks now; none where NVML cannot tell."""
+        """Return which of the named reasons lower the clocks now; none where NVML cannot tell."""
         bits = self._ask(lambda n, h: n.nvmlDeviceGetCurrentClocksThrottleReasons(h)) or 0
         return [
             text
@@ -195,7 +195,7 @@ def _parent(pid: int) -> int | None:
 
 
 def count() -> int:
-    """How many GPUs NVML sees; 0 without NVML."""
+    """Count the GPUs that NVML sees; 0 without NVML."""
     try:
         import pynvml
 

@@ -35,7 +35,7 @@ def percentile(values: Sequence[float], wanted: float) -> float | None:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95% interval of the median from order statistics, no distribution assumed; None below 6 samples."""
+    """Return the 95% interval of the median from order statistics, no distribution assumed; None below 6 samples."""
     below = int(binom.ppf((1 - MEDIAN_CONFIDENCE) / 2, len(values), 0.5))
     if below < 1:
         return None
@@ -44,7 +44,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def drift(values: Sequence[float]) -> float:
-    """Median of the later half over that of the earlier, less 1; 0 below 8 samples."""
+    """Return the median of the later half over that of the earlier, less 1; 0 below 8 samples."""
     if len(values) < 8:
         return 0.0
     half = len(values) // 2
@@ -52,7 +52,7 @@ def drift(values: Sequence[float]) -> float:
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Everything above of times in ms, by column name; no values leave all but the count empty."""
+    """Return everything above of times in ms, by column name; no values leave all but the count empty."""
     known = [float(v) for v in values if not math.isnan(v)]
     low, high = (median_interval(known) or (None, None)) if known else (None, None)
     return {

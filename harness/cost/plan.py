@@ -65,7 +65,7 @@ class Planned:
 def plan(
     pipelines: Sequence[Priced], budgets: Sequence[str], tolerance: float | None = None
 ) -> list[dict[str, Any]]:
-    """One row per budget and pipeline; `tolerance` stands for the pipelines' own.
+    """Make one row per budget and pipeline; `tolerance` stands for the pipelines' own.
 
     Raises ValueError for what is no budget.
     """
@@ -130,7 +130,10 @@ def _tolerance(path: Path, info: dict[str, Any]) -> float:
 
 
 def _priced(pool: pd.DataFrame, verifier: str, cell: dict[str, Any], tolerance: float) -> Priced:
-    """One pipeline from the rows of its pool and variant; `cell` is its entry in run.json, empty if it was not measured."""
+    """Price one pipeline by the rows of its pool and variant.
+
+    `cell` is its entry in run.json, empty if it was not measured.
+    """
     from vhsbench.harness.cost import budgets as budgeting
     from vhsbench.harness.cost.sound import OK, left_out, sound
 
@@ -170,7 +173,7 @@ def _priced(pool: pd.DataFrame, verifier: str, cell: dict[str, Any], tolerance: 
 def from_device(
     name: str, units: Sequence[str], only_generators: Sequence[str] = (), prompt: str | None = None
 ) -> list[Priced]:
-    """Pipelines on a device that is not here: `a100-paper` as published, any other by its roofline.
+    """Price pipelines on a device that is not here: `a100-paper` as published, any other by its roofline.
 
     FLOPs are counted for `prompt`, by default `counting.usual_prompt`, and only if `units` asks for them or
     the roofline needs them. Raises DeviceError for an unknown device, PlanError for a generator of which nothing was

@@ -62,7 +62,7 @@ class MeasuringProcess:
         self.opened = opened
 
     def turn(self, first: int, rounds: int) -> list[Round]:
-        """At least so many rounds of this pipeline; see Measurement.turn."""
+        """Measure at least so many rounds of this pipeline; see Measurement.turn."""
         self._pipe.send((first, rounds))
         done: list[Round] = self._answer()
         return done

@@ -55,7 +55,7 @@ def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str
 
 
 def _load(costs: pd.DataFrame) -> list[str]:
-    """Other processes that were at work in most turns, so that even a good turn may be slowed by them."""
+    """Report other processes that were at work in most turns, so that even a good turn may be slowed by them."""
     if "others_percent" not in costs:
         return []
     turns = costs.drop_duplicates([*POOL, "verifier", "visit"]).dropna(subset=["others_percent"])

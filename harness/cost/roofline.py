@@ -44,7 +44,7 @@ def devices() -> dict[str, Device]:
 
 
 def device(name: str, also: Sequence[str] = ()) -> Device:
-    """By its short name. Raises DeviceError for an unknown one; `also` are other names to suggest."""
+    """Find a device by its short name. Raises DeviceError for an unknown one; `also` are other names to suggest."""
     known = devices()
     if name not in known:
         raise DeviceError(f"unknown device '{name}'; {nearest(name, [*also, *known])}")

@@ -59,7 +59,7 @@ class _Pipeline:
 
 
 def loaded(round: Round) -> bool:
-    """Whether others took so much of the processors that its times are theirs too."""
+    """Return whether others took so much of the processors that its times are theirs too."""
     return round.others_percent is not None and round.others_percent > LOADED_PERCENT
 
 
@@ -161,7 +161,7 @@ def _take_turn(pipeline: _Pipeline, turn: int, rounds: int, alive: bool) -> None
 
 
 def _wants_more(pipelines: Sequence[_Pipeline], turn: int, turns: int) -> bool:
-    """Whether a pipeline lacks seconds, or quiet turns that a few more may give."""
+    """Return whether a pipeline lacks seconds, or quiet turns that a few more may give."""
     running = [p for p in pipelines if p.failure is None]
     if any(p.seconds < p.cell.timing.min_seconds for p in running):
         return True
@@ -192,7 +192,7 @@ def _repeats(
     rounds: Sequence[tuple[int, Round]],
     remarks: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """One row a repeat; one row without times for a call that ran out of memory before its first."""
+    """Return one row a repeat; one row without times for a call that ran out of memory before its first."""
     timed = [(turn, r, *times) for turn, r in rounds for times in r.times.get(key, [])]
     notes = [*passed.notes, *remarks]
     sound = [wall for _, r, wall, _ in timed if not r.taint]
@@ -215,12 +215,12 @@ def _repeats(
 
 
 def cell_name(generator: str, steps: int, verifier: str, variant: str) -> str:
-    """How run.json names a pipeline, under "cells"."""
+    """Name a pipeline as run.json does, under "cells"."""
     return "_".join(filter(None, (generator, f"steps={steps}", verifier or "none", variant)))
 
 
 def failed(cell: Cell, status: str, note: str) -> Measured:
-    """Rows with a status and no numbers, one per end-to-end run that was asked for."""
+    """Return rows with a status and no numbers, one per end-to-end run that was asked for."""
     steps = generators.steps_of(cell.generator, cell.generator_options)
     rows = [
         row(cell, cell.generator, steps, (END_TO_END, n, 1), status=status, note=note)

@@ -20,7 +20,7 @@ def sound(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(costs: pd.DataFrame) -> str:
-    """How many rows do not count and why, as "3 of 15 rows tainted (thermal slowdown)"; "" if all do."""
+    """Return how many rows do not count and why, as "3 of 15 rows tainted (thermal slowdown)"; "" if all do."""
     lost = costs[costs["status"] != OK]
     return "; ".join(
         f"{len(rows)} of {len(costs)} rows {status}{_why(rows)}"

@@ -30,7 +30,7 @@ class Watched:
 
 
 def each_stage(generator: Generator, verifier: Verifier | None, prompt: str, do: Do) -> None:
-    """`do` every stage of one candidate in the order they run, fed what `do` returned for the one before."""
+    """Let `do` make every stage of one candidate in the order they run, fed what it returned for the one before."""
     route, watched = route_of(verifier), Watched(generator, do)
     cond = watched.encode([prompt])
     state = route.start(watched, cond, [0])
@@ -57,14 +57,14 @@ def stages(generator: Generator, verifier: Verifier | None, prompt: str) -> dict
 
 
 def question_tokens(verifier: Verifier | None, prompt: str) -> QuestionTokens | None:
-    """How long the verifier's question is for this prompt; None where it has no such question."""
+    """Return how long the verifier's question is for this prompt; None where it has no such question."""
     return verifier.question_tokens(prompt) if verifier is not None else None
 
 
 def end_to_end(
     generator: Generator, verifier: Verifier | None, prompt: str, ns: Sequence[int], batch: int = 1
 ) -> dict[int, Call]:
-    """Whole best-of-N runs by N; without a verifier only N = 1 means anything."""
+    """Return whole best-of-N runs by N; without a verifier only N = 1 means anything."""
     from vhsbench.harness.inference.best_of_n import best_of_n
 
     def call(n: int) -> Call:

@@ -40,7 +40,7 @@ class Turns:
         return float(np.exp(np.nanmedian(self.calls[key]) + np.nanquantile(self.turns, GOOD)))
 
     def draws_ms(self, key: Key) -> Floats:
-        """[DRAWS]: the same by resampled turns, spread as widely as so few turns call for."""
+        """Return the same by resampled turns, [DRAWS], spread as widely as so few turns call for."""
         weights = _weights(len(self.turns))
         here = self.calls[key]
         count = max(2, int(np.isfinite(here).sum()))
@@ -68,7 +68,7 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
 
 
 def interval(model: CostModel, n: float) -> tuple[float, float] | None:
-    """95% interval of T(n); None where nothing was resampled."""
+    """Return the 95% interval of T(n); None where nothing was resampled."""
     return None if model.draws is None else quantiles(model.draws[:, 0] + n * model.draws[:, 1])
 
 
@@ -83,7 +83,7 @@ def range_of_n(model: CostModel, budget: float, tolerance: float) -> tuple[int, 
 
 
 def ratio_interval(a: CostModel, b: CostModel) -> tuple[float, float] | None:
-    """95% interval of a's time for a candidate over b's, paired by turn."""
+    """Return the 95% interval of a's time for a candidate over b's, paired by turn."""
     if a.draws is None or b.draws is None:
         return None
     return quantiles(a.draws[:, 1] / b.draws[:, 1])
@@ -95,7 +95,7 @@ def quantiles(values: Floats) -> tuple[float, float]:
 
 
 def draw_model(turns: Turns, fixed: Sequence[Key], per_candidate: Sequence[Key]) -> Floats:
-    """[DRAWS, 2]: fixed and per-candidate cost as resampled turns give them."""
+    """Return the fixed and per-candidate cost as resampled turns give them, [DRAWS, 2]."""
     return np.stack(
         [sum((turns.draws_ms(k) for k in part), np.zeros(DRAWS)) for part in (fixed, per_candidate)], 1
     )
@@ -103,14 +103,14 @@ def draw_model(turns: Turns, fixed: Sequence[Key], per_candidate: Sequence[Key])
 
 @cache
 def _weights(turns: int) -> NDArray[np.int64]:
-    """[DRAWS, turns]: how often each turn is in each draw."""
+    """Draw turns: how often each turn is in each draw, [DRAWS, turns]."""
     draws = np.random.default_rng(0).multinomial(turns, np.full(turns, 1 / turns), size=DRAWS)
     draws.setflags(write=False)  # the cache hands out this very array
     return draws
 
 
 def _quantiles(values: Floats, weights: NDArray[np.int64], share: float) -> Floats:
-    """[DRAWS]: a quantile of values in each draw of turns; NaN where none of them has a value."""
+    """Return a quantile of values in each draw of turns, [DRAWS]; NaN where none of them has a value."""
     order = np.argsort(values, kind="stable")[: int(np.isfinite(values).sum())]
     ordered, total = values[order], np.cumsum(weights[:, order], axis=1)
     wanted = share * (total[:, -1:] - 1)  # as numpy's linear quantile of the repeated values

@@ -53,7 +53,7 @@ class Bench:
             verifier.check_host(generator)
 
     def make(self, keys: Sequence[tuple[int, int, int]], blocks: Iterable[Block] | None = None) -> Candidates:
-        """Candidates by prompt id, root seed and index, each prompt encoded once.
+        """Make candidates by prompt id, root seed and index, each prompt encoded once.
 
         Hidden states of `blocks` are kept, by default those that the verifiers read. Raises CandidateError.
         """
@@ -62,7 +62,7 @@ class Bench:
         return generate(self.generator, cond, Rows(self.shown, cond.prompts, keys), wanted)
 
     def judge(self, made: Candidates) -> pd.DataFrame:
-        """Their rows of the table `candidates`."""
+        """Judge candidates, and return their rows of the table `candidates`."""
         metadata = [self.prompts[prompt_id] for prompt_id, _, _ in made.rows.keys]
         verdicts = self.verdicts(made.images, metadata)
         return self._rows(made).assign(
@@ -72,7 +72,10 @@ class Bench:
         )
 
     def score(self, made: Candidates) -> dict[str, pd.DataFrame]:
-        """Their rows of the table `scores`, by verifier. Raises ScoresError, and what a verifier does."""
+        """Score candidates, and return their rows of the table `scores`, by verifier.
+
+        Raises ScoresError, and what a verifier does.
+        """
         rows = self._rows(made)
         return {v.name: rows.assign(verifier=v.name, **made.scored_by(v)) for v in self.verifiers}
 

@@ -37,7 +37,7 @@ class Rows:
     keys: Sequence[tuple[int, int, int]]
 
     def seeds(self) -> list[int]:
-        """Of each candidate's noise."""
+        """Return the seed of each candidate's noise."""
         return [candidate_seed(seed, prompt_id, index) for prompt_id, seed, index in self.keys]
 
     def name(self, row: int) -> str:
@@ -63,7 +63,10 @@ class Candidates:
         return ROUTES[needs].reads(self.states[needs, block])
 
     def scored_by(self, verifier: Verifier) -> Marks:
-        """p_yes, p_no and score of each candidate, on the CPU. Raises ScoresError, and what the verifier does."""
+        """Return p_yes, p_no and score of each candidate, on the CPU.
+
+        Raises ScoresError, and what the verifier does.
+        """
         prompts = list(self.rows.prompts)
         scores = verifier.score(prompts, self.read(verifier.needs, verifier.block))
         return marks(verifier, scores, len(prompts), self.rows.name)
@@ -82,7 +85,7 @@ def encoded(encode: Callable[[list[str]], Conditioning], prompts: Sequence[str])
 
 
 def generate(generator: Generator, cond: Conditioning, rows: Rows, blocks: Iterable[Block]) -> Candidates:
-    """Every candidate to its image, keeping the hidden states of `blocks` (verifiers.protocol.blocks_read).
+    """Carry every candidate to its image, keeping the hidden states of `blocks` (verifiers.protocol.blocks_read).
 
     Raises CandidateError for one whose hidden states, latents or pixels are NaN or infinite.
     """
@@ -138,7 +141,7 @@ def _decoded(generator: Generator, latents: torch.Tensor, rows: Rows) -> list[Im
 
 
 def finite_rows(values: torch.Tensor) -> torch.Tensor:
-    """[B]: which rows of [B, ...] hold finite numbers alone, on their device and without a copy of them."""
+    """Return which rows [B] of a tensor [B, ...] hold finite numbers alone, on their device and without a copy."""
     if not values.numel():
         return values.new_ones(len(values)).bool()
     least, most = values.flatten(1).aminmax(dim=1)  # NaN passes through both

@@ -51,7 +51,7 @@ class Inputs:
 
 
 def load_inputs(prompts: Path, images: Path | None, features: Path | None) -> Inputs:
-    """Prompts and what goes with them. Raises ScoringError where they do not fit."""
+    """Return the prompts and what goes with them. Raises ScoringError where they do not fit."""
     texts = read_prompts(prompts)
     if images is not None:
         if not images.is_dir():
@@ -82,7 +82,7 @@ def _refuse_doubles(folder: Path, files: Sequence[Path]) -> None:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """JSON lines with "prompt" where the first line is a JSON object, else plain lines. Raises ScoringError."""
+    """Read JSON lines with "prompt" where the first line is a JSON object, else plain lines. Raises ScoringError."""
     with read_errors_as(ScoringError):
         return [prompt for _, prompt in parse_texts(read_text(file), str(file))]
 
@@ -116,7 +116,10 @@ def score_all(
     batch_size: int,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> pd.DataFrame:
-    """Columns index, item, prompt, verifier, p_yes, p_no, score. Raises ScoringError, or the verifier's own."""
+    """Score all items, in columns index, item, prompt, verifier, p_yes, p_no, score.
+
+    Raises ScoringError, or the verifier's own.
+    """
     images = isinstance(inputs.items, list)
     if images != (verifier.needs == "images"):
         given, wanted = ("images", "--features") if images else ("features", "--images")
@@ -147,7 +150,7 @@ def _read_image(file: Path) -> Image.Image:
 
 
 def write(scores: pd.DataFrame, out: Path | None) -> None:
-    """As Parquet or CSV by the file's suffix; as CSV on the standard output where there is no file."""
+    """Write Parquet or CSV by the file's suffix; CSV on the standard output where there is no file."""
     if out is None:
         sys.stdout.write(csv_bytes(scores).decode())
     elif out.suffix == ".parquet":

@@ -214,13 +214,13 @@ def differences(
 
 
 def _accuracies(candidates: LabeledCandidates, scores: Floats, ns: Sequence[int]) -> Floats:
-    """Best-of-N in percent [P, len(ns)], each prompt's seeds averaged."""
+    """Return best-of-N in percent [P, len(ns)], each prompt's seeds averaged."""
     accuracy = 100 * expected_accuracy(scores, candidates.correct)[:, np.array(ns) - 1]
     return average_by_prompt(accuracy, candidates.prompt_id)
 
 
 def _rows_of(tag: str, tags: Tags) -> NDArray[np.bool_]:
-    """Which of the rows with `tags` belong to a task, or to an overall."""
+    """Return which of the rows with `tags` belong to a task, or to an overall."""
     return np.full(len(tags), True) if tag in (OVERALL, GENEVAL_OVERALL) else tags == tag
 
 
@@ -251,7 +251,7 @@ def _mcnemar(candidates: LabeledCandidates, a: Floats, b: Floats, row: Differenc
 
 
 def separation(candidates: LabeledCandidates, a: Floats, b: Floats, gate: GateConfig) -> list[Separation]:
-    """AUC overall and per task, with permutation tests by prompt."""
+    """Measure AUC overall and per task, with permutation tests by prompt."""
     ids = candidates.prompt_id
     order = np.argsort(ids, kind="stable")
     prompts = len(np.unique(ids))

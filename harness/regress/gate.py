@@ -75,7 +75,7 @@ def _together(checks: Iterable[Check]) -> tuple[Outcome, tuple[str, ...]]:
 
 
 def _accuracy(row: Difference, gate: GateConfig) -> Check:
-    """Any row can fail; only overall accuracy must be shown to keep the margin."""
+    """Check the differences: any row can fail; only overall accuracy must be shown to keep the margin."""
     name = f"accuracy[{row.tag}-{row.budget or f'N={row.n}'}]"
     where = f"{row.tag} at {row.point.shown}"
     interval = brackets(row.low, row.high, "+.2f").strip() or "(no interval)"

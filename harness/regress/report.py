@@ -67,7 +67,7 @@ def _columns(row: Difference) -> dict[str, str]:
 
 
 def _ns(point: OperatingPoint) -> str:
-    """As "4", or "550ms 4/2" of baseline and candidate."""
+    """Write N as "4", or as "550ms 4/2" of baseline and candidate."""
     same = point.n_baseline == point.n_candidate
     ns = str(point.n_baseline) if same else f"{point.n_baseline}/{point.n_candidate}"
     return f"{point.budget} {ns}".strip()
@@ -171,7 +171,7 @@ def _md(text: str) -> str:
 
 
 def _sides(pick: ChangedPick) -> list[tuple[int, bool, str]]:
-    """(index, whether it is right, that and its score) of the baseline's pick and of the candidate's."""
+    """Return (index, whether it is right, that and its score) of the baseline's pick and of the candidate's."""
     sides = (
         (pick.baseline_index, pick.baseline_correct, pick.baseline_score),
         (pick.candidate_index, pick.candidate_correct, pick.candidate_score),
@@ -180,7 +180,7 @@ def _sides(pick: ChangedPick) -> list[tuple[int, bool, str]]:
 
 
 def junit(regression: Regression) -> bytes:
-    """JUnit XML: a case for each check of the gate, and one for the verdict.
+    """Write JUnit XML: a case for each check of the gate, and one for the verdict.
 
     A case fails or is skipped (inconclusive) only if its check decides the verdict.
     """

@@ -42,7 +42,7 @@ class Regression:
     pool: Pool | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; an unknown number is None."""
+        """Return plain data for JSON; an unknown number is None."""
         return _plain(
             {
                 "verdict": self.verdict.outcome,
@@ -122,7 +122,7 @@ def _scores(
 
 
 def _plain(value: Any) -> Any:
-    """NaN and infinities as None, tuples as lists."""
+    """Turn NaN and infinities into None, tuples into lists."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

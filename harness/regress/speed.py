@@ -85,7 +85,7 @@ def _gpus(*verifiers: Verifier) -> list[Gpu]:
 
 
 def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, float, float]:
-    """(median of candidate / baseline by rounds, low, high), by the order of the rounds' ratios."""
+    """Return (median of candidate / baseline by rounds, low, high), by the order of the rounds' ratios."""
     ratios = np.asarray(candidate, dtype=np.float64) / np.asarray(baseline, dtype=np.float64)
     low, high = median_interval(ratios.tolist()) or (0.0, math.inf)
     return float(np.median(ratios)), low, high
@@ -124,7 +124,7 @@ def _wait(verifier: Verifier) -> None:
 
 
 def _peak_gb(verifier: Verifier, call: Call) -> float:
-    """Weights, and the peak of the call's own allocations: by CUDA's counter, or torch's profiler on CPU."""
+    """Return the weights and the peak of the call's own allocations, by CUDA's counter or torch's profiler on CPU."""
     import torch
 
     call()  # the first call may build caches
@@ -152,7 +152,7 @@ def _allocated_bytes(call: Call) -> int:
 
 
 def _weights_bytes(verifier: Verifier) -> int:
-    """Bytes of all parameters and buffers that the verifier keeps loaded, each once."""
+    """Count the bytes of all parameters and buffers that the verifier keeps loaded, each once."""
     tensors = {
         t.data_ptr(): t.nbytes
         for module in verifier.modules().values()

@@ -189,7 +189,7 @@ def local_output(where: str | Path) -> Iterator[Path]:
 
 
 def is_url(where: str | Path) -> bool:
-    """Whether `where` is a URL, not a local path."""
+    """Return whether `where` is a URL, not a local path."""
     return "://" in str(where)
 
 

@@ -36,7 +36,7 @@ def _unknown(kind: pa.DataType, *names: str) -> list[pa.Field]:
 
 
 def _later(kind: pa.DataType, *names: str) -> list[pa.Field]:
-    """Columns that tables of earlier versions lack: unknown there."""
+    """Return the columns that tables of earlier versions lack: unknown there."""
     return [pa.field(name, kind, metadata={LATER: b"yes"}) for name in names]
 
 

@@ -117,7 +117,7 @@ class RunStore:
         self._write_whole(PROMPTS, text.encode())
 
     def has(self, table: str, key: str) -> bool:
-        """Whether the shard exists and is whole; see `about`."""
+        """Return whether the shard exists and is whole; see `about`."""
         return self.about(table, key) is not None
 
     def about(self, table: str, key: str) -> dict[str, Any] | None:

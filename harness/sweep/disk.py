@@ -23,7 +23,7 @@ _POOL_MB = 20.0  # of the figures of one generator, and its part of report.html 
 
 
 def candidates(config: RunConfig, entry: GeneratorConfig, prompts: int) -> int:
-    """How many images a generator makes for that many prompts."""
+    """Count the images that a generator makes for that many prompts."""
     return prompts * len(config.seeds) * config.pool_of(entry)
 
 

@@ -15,7 +15,7 @@ from vhsbench.results.readers import a100_timings, published_rows
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
-    """Cells (generator, verifier) with N by budget and GPU hours on an A100, and totals.
+    """Tabulate cells (generator, verifier) with N by budget and GPU hours on an A100, and totals.
 
     Times are published or bounded by what was published, never measured: `basis` says which. Unknown is
     None. Hours count every pipeline's whole time per candidate, so they are an upper bound for generation
@@ -69,7 +69,7 @@ def _affordable(model: CostModel | None, budget: float, config: RunConfig, verif
 
 
 def _model(generator: str, steps: int, verifier: str) -> tuple[CostModel | None, str]:
-    """T(N) in ms as published for an A100, else the bound that a published best-of-N within its budget sets."""
+    """Return T(N) in ms as published for an A100, else the bound that a published best-of-N within its budget sets."""
     same = of_pipeline(a100_timings(), generator, steps, verifier)
     if len(same):
         row = same.iloc[0]

@@ -42,11 +42,11 @@ class Identity:
         return replace(self, inputs=self.inputs | {"prompts": prompts_sha256(prompts)})
 
     def unlike(self, now: Identity) -> list[str]:
-        """In which inputs and surroundings `now` is another, in words."""
+        """Return in which inputs and surroundings `now` differs, in words."""
         return differences(self.inputs, now.inputs) + differences(self.surroundings, now.surroundings)
 
     def about(self) -> dict[str, Any]:
-        """As a shard keeps it."""
+        """Return what a shard keeps of it."""
         return {"identity": asdict(self)}
 
     @staticmethod
@@ -61,7 +61,10 @@ def prompts_sha256(prompts: Prompts) -> str:
 
 
 def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Identity:
-    """Of all candidates of one generator, less their own prompts. Raises what loading the models would for missing files."""
+    """Identify all candidates of one generator, less their own prompts.
+
+    Raises what loading the models would for missing files.
+    """
     import torch  # not before: a report compares identities and needs none
 
     kind = device_kind(config.device)
@@ -88,7 +91,10 @@ def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Ide
 def of_costs(
     config: RunConfig, prompts: Prompts, entry: Identity, verifier: str | None, variant: str
 ) -> Identity:
-    """Of the costs of one pipeline of that generator. Times are of one device, which so is a surrounding."""
+    """Identify the costs of one pipeline of that generator.
+
+    Times are of one device, which is therefore a surrounding.
+    """
     import torch
 
     inputs = {
@@ -114,7 +120,7 @@ def _plain(inputs: dict[str, Any], surroundings: dict[str, Any]) -> Identity:
 
 
 def as_json(value: dict[str, Any]) -> dict[str, Any]:
-    """As it is read back: JSON has no tuples."""
+    """Return a value as it is read back: JSON has no tuples."""
     return dict(json.loads(json.dumps(value)))
 
 
@@ -146,7 +152,7 @@ _PARTS = {
 
 
 def _words(path: tuple[str, ...], then: Any, now: Any, whole: Mapping[str, Any]) -> str:
-    """One leaf that differs; `whole` is what is there now."""
+    """Write one leaf that differs; `whole` is what is there now."""
     change = f"({_short(then)} then, {_short(now)} now)"
     kind, *rest = path
     if kind == "results":

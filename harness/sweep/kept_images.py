@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def image_name(key: str, prompt_id: int, index: int) -> str:
-    """Where a picture lies in a run directory; `key` is the generator entry's."""
+    """Return where a picture lies in a run directory; `key` is the generator entry's."""
     return f"images/{key}/{prompt_id:05d}_{index:04d}.png"
 
 
@@ -31,7 +31,7 @@ def image_file(run: Path, key: str, prompt_id: int, index: int) -> Path:
 
 
 def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
-    """Ids of `count` prompts, the six tasks in turn, spread over each task's prompts."""
+    """Choose the ids of `count` prompts, the six tasks in turn, spread over each task's prompts."""
     by_task = [[i for i, p in enumerate(prompts) if p["tag"] == tag] for tag in TAGS]
     by_task = [ids for ids in by_task if ids]
     per_task = -(-count // len(by_task)) if by_task else 0
@@ -65,7 +65,7 @@ class Pictures:
         return None
 
     def image(self, row: Any) -> Image.Image | None:
-        """None for a lost one. Raises FileNotFoundError if it was not kept."""
+        """Read a candidate's picture; None for a lost one. Raises FileNotFoundError if it was not kept."""
         file = self.file(row)
         if file is None:
             raise FileNotFoundError(f"no picture of prompt {row['prompt_id']}, candidate {row['index']}.")
@@ -83,7 +83,7 @@ class Pictures:
         return rows[[self.file(candidate) is not None for candidate in candidates]]
 
     def notes(self) -> list[str]:
-        """Sentences on the lost ones."""
+        """Return sentences on the lost pictures."""
         if not self.lost:
             return []
         first = self.lost[0]

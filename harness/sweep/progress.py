@@ -39,7 +39,7 @@ class Journal:
         }
 
     def update(self, phase: str, done: int, of: int) -> None:
-        """`done` of `of` shards or cells of a phase are there."""
+        """Say that `done` of `of` shards or cells of a phase are there."""
         now_s = time.monotonic()
         phases = self.state["phases"]
         new = phase not in phases

@@ -50,7 +50,7 @@ class _Actor:
     def load(
         self, config: dict[str, Any], prompts: list[dict[str, Any]], entry: int, threads: int, driver: Place
     ) -> tuple[Place, int, Identity, str]:
-        """Where this process is, its generator's steps, and what it makes candidates of, on which host."""
+        """Return where this process is, its generator's steps, and what it makes candidates of, on which host."""
         if (process := find(driver)) is not None:
             end_with(process)  # Ray does so too, on another machine or later
         torch.set_num_threads(threads)
@@ -146,7 +146,7 @@ class _Pool:
         self.processes: list[psutil.Process] = []  # workers of this machine
 
     def fitting(self) -> int:
-        """How many workers the cluster has room for. Raises ConfigError for none."""
+        """Count the workers that the cluster has room for. Raises ConfigError for none."""
         cpus, gpus = self.resources["num_cpus"], self.resources["num_gpus"]
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count = sum(_room(n.get("CPU", 0.0), n.get("GPU", 0.0), cpus, gpus) for n in nodes)
@@ -266,7 +266,7 @@ class _Pool:
 
 
 def _room(have_cpus: float, have_gpus: float, cpus: float, gpus: float) -> int:
-    """Workers that a node has room for; a share of a GPU is of one GPU."""
+    """Count the workers that a node has room for; a share of a GPU is of one GPU."""
     places = [int(have_cpus / cpus + 1e-6)] if cpus else []
     if gpus >= 1:
         places.append(int(have_gpus / gpus))

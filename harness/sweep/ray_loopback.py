@@ -15,7 +15,7 @@ _SWITCH = "ENABLE_RAY_CLUSTER"  # off on a Mac, where a Ray so listens on 127.0.
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Have a Ray that is started meanwhile listen on loopback.
+    """Make a Ray that is started meanwhile listen on loopback.
 
     Raises ConfigError, and ends that Ray, if it listens on the network all the same: another version's switch.
     """

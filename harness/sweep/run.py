@@ -101,7 +101,7 @@ def run(
 
 
 def _none(old: object, new: object) -> str:
-    """No difference between configurations that counts: what is of the old one is made again."""
+    """Return that no difference between configurations counts: what is of the old one is made again."""
     return ""
 
 
@@ -153,7 +153,7 @@ def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
 
 
 def _candidates(expected: Expected, store: RunStore, found: Found, engine: Engine, journal: Journal) -> None:
-    """Have the engine do the shards that are not there, and write each as it comes."""
+    """Let the engine make the shards that are not there, and write each as it comes."""
     config = expected.config
     counts = {e: [sum(s.entry == e for s in group) for group in (found.done, expected.shards)]
               for e in range(len(config.generators))}  # fmt: skip

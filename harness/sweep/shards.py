@@ -57,7 +57,7 @@ class Finished:
 
 
 def shard_size(groups: int, prompts: int) -> int:
-    """Prompts per shard of a run of `groups` pairs of generator and seed.
+    """Return the prompts per shard of a run of `groups` pairs of generator and seed.
 
     SMALLEST_SHARD, doubled until the run has no more than MOST_SHARDS or a shard holds all prompts.
     """
@@ -68,7 +68,7 @@ def shard_size(groups: int, prompts: int) -> int:
 
 
 def shards(config: RunConfig, prompts: int) -> list[Shard]:
-    """All shards of a run, generator by generator.
+    """Return all shards of a run, generator by generator.
 
     Their size follows from what cannot change when a run is resumed. Keys name it where it is not the smallest.
     """
@@ -199,7 +199,7 @@ class Worker:
         return part
 
     def _judge(self, made: Candidates) -> _Part:
-        """Verdicts, scores and the gallery's pictures of a batch."""
+        """Make the verdicts, scores and the gallery's pictures of a batch."""
         rows = self.bench.judge(made)
         return _Part([rows], list(self.bench.score(made).values()), self._kept(made))
 

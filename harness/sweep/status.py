@@ -20,7 +20,7 @@ _SILENT_S = 120.0  # after which a driver elsewhere is taken for gone
 
 
 def status(where: str | Path, now_s: float | None = None) -> dict[str, Any]:
-    """State, phases with rate and time left, failed prompts and other incidents. Raises StoreError."""
+    """Return state, phases with rate and time left, failed prompts and other incidents. Raises StoreError."""
     folder = Folder(where)
     info = read_info(folder)
     if info is None:

@@ -30,7 +30,7 @@ class Expected:
     """All shards and pipelines of a run, each with the identity of what it is to be made of now."""
 
     def __init__(self, config: RunConfig, prompts: Sequence[dict[str, Any]]) -> None:
-        """Hashes the models' files. Raises what loading the models would for files that are not there."""
+        """Hash the models' files. Raises what loading the models would for files that are not there."""
         self.config, self.prompts = config, prompts
         self.entries = [identity.of_entry(config, prompts, entry) for entry in config.generators]
         self.shards = shards(config, len(prompts))
@@ -50,7 +50,7 @@ class Expected:
         return self.entries[shard.entry].of_prompts(self.prompts[shard.start : shard.stop])
 
     def record(self) -> dict[str, Any]:
-        """For run.json: what all its rows are made of."""
+        """Return what all rows of the run are made of, for run.json."""
         keys = [entry.key for entry in self.config.generators]
         return {
             "prompts": identity.prompts_sha256(self.prompts),
@@ -123,7 +123,10 @@ def survey(store: RunStore, expected: Expected, redo: bool) -> Found:
 
 
 def _refuse_other_prompts(store: RunStore, expected: Expected) -> None:
-    """Shards know their own prompts; the run, how many there were, and in which order."""
+    """Refuse a run of other prompts.
+
+    Shards know their own prompts; the run, how many there were, and in which order.
+    """
     before = store.info.get("identity", {}).get("prompts")
     if before not in (None, expected.record()["prompts"]):
         _refuse(store, ["the prompts"], "it was")
@@ -144,7 +147,7 @@ def _fresh(
     redo: bool,
     what: str,
 ) -> dict[str, Identity]:
-    """Of what is kept, by key, what need not be made again."""
+    """Return the identities of what is kept and need not be made again, by key."""
     made = {key: Identity.read(about) for key, about in kept.items()}
     stale: dict[str, list[str]] = {}
     mixed: dict[str, list[str]] = {}
@@ -184,7 +187,7 @@ def _refuse_earlier(store: RunStore) -> NoReturn:
 def _pictured(
     store: RunStore, expected: Expected, shard: Shard, about: Mapping[str, Any], digests: dict[str, str]
 ) -> bool:
-    """Whether the pictures that a shard is to keep are there and whole; adds their digests."""
+    """Return whether the pictures that a shard is to keep are there and whole; add their digests."""
     if not expected.pictures(shard, ()):
         return True
     failed = failed_prompts(store.read_shards("incidents", [shard.key]))
@@ -197,7 +200,7 @@ def _pictured(
 
 
 def is_whole(store: RunStore, expected: Expected) -> bool:
-    """Whether a run that is called complete is: of what is there now, with every table and picture whole.
+    """Return whether a run that is called complete is: of what is there now, with every table and picture whole.
 
     Raises StoreError, by name of what differs, for one that was made of something else.
     """

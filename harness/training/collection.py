@@ -292,7 +292,7 @@ def _shards(part: Part, size: int) -> list[Part]:
 
 
 def _whole(writers: Mapping[Needs, ShardWriter], i: int) -> bool:
-    """Whether every kind of features has shard `i`."""
+    """Return whether every kind of features has shard `i`."""
     return all(writer.done(i) for writer in writers.values())
 
 

@@ -15,7 +15,7 @@ from vhsbench.verifiers.training.stage import Stage, ask
 
 @torch.no_grad()
 def validate(model: nn.Module, stage: Stage, accelerator: Any, micro_batch: int) -> dict[str, float]:
-    """loss, auc, accuracy and ece over the stage's validation samples."""
+    """Return loss, auc, accuracy and ece over the stage's validation samples."""
     samples, objective = stage.validation, stage.objective
     assert samples is not None
     assert isinstance(objective, YesNo)
