@@ -150,7 +150,7 @@ def fit(
                 group["lr"] = rate * factor
         with attention(device_of(modules[0])):
             value = loss(step)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
         for module in modules:
             nn.utils.clip_grad_norm_(module.parameters(), clip_grad)
         for optimizer in optimizers:

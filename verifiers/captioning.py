@@ -34,12 +34,12 @@ def captions(verifier: MllmVerifier, features: Any, longest: int = LONGEST) -> l
     ask = Question(tokenizer, template)
     visual = verifier.visual([""] * len(features), features)
     model, llm = verifier.model, verifier.model.llm
-    embed = llm.get_input_embeddings()  # type: ignore[operator]
+    embed = llm.get_input_embeddings()
     before = torch.tensor(ask.before_ids, device=verifier.device)
     after = ask.after_ids([""])[0].to(verifier.device)
     first, last = (embed(ids).expand(len(visual), -1, -1) for ids in (before, after[0]))
     sequence = torch.cat([first, model.connector(visual), last], dim=1).to(visual.dtype)
-    ids = llm.generate(  # type: ignore[operator]
+    ids = llm.generate(
         inputs_embeds=sequence,
         attention_mask=torch.ones(sequence.shape[:2], dtype=torch.long, device=verifier.device),
         max_new_tokens=longest,

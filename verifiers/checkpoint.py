@@ -171,11 +171,11 @@ def load_model(
     with ExitStack() as stack:
         tensors = _Tensors(folder, device, stack)
         _fill(model.connector, tensors, _PROJECTOR, {}, dtype)
-        optional = {_HEAD: _EMBEDDINGS} if model.llm.config.tie_word_embeddings else {}  # type: ignore[union-attr]
+        optional = {_HEAD: _EMBEDDINGS} if model.llm.config.tie_word_embeddings else {}
         _fill(model.llm, tensors, "", optional, dtype)
         with read_errors_as(CheckpointError):
             check_model(model, tensors.files, tensors.name)
-    embeddings: int = model.llm.config.vocab_size  # type: ignore[union-attr,assignment]
+    embeddings = model.llm.config.vocab_size
     with read_errors_as(CheckpointError):
         question = read_question(folder, card.template, embeddings)
     return ready(model, device), question
@@ -186,8 +186,8 @@ def empty_model(config: Mapping[str, Any], feature_width: int) -> Mllm:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     known = {k: v for k, v in config.items() if not k.startswith("mm_") and k != "model_type"}
-    qwen = Qwen2Config(**known, attn_implementation="sdpa")
-    if set(qwen.layer_types) != {"full_attention"}:
+    qwen = Qwen2Config(**known | {"attn_implementation": "sdpa"})
+    if set(qwen.layer_types or ()) != {"full_attention"}:
         raise CheckpointError(
             "a verifier's LLM must have full attention in all layers, not a sliding window."
         )

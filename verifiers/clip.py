@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
 OFFICIAL = "openai/clip-vit-large-patch14-336"
-OFFICIAL_CONFIG = {
+OFFICIAL_CONFIG: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14, "projection_dim": 768, "hidden_act": "quick_gelu",
 }  # fmt: skip
@@ -39,11 +39,11 @@ class ClipPatches:
 
         config = model.config
         self.width: int = config.hidden_size
-        self.tokens = (config.image_size // config.patch_size) ** 2
+        size, patch = cast(int, config.image_size), cast(int, config.patch_size)  # CLIP's are no pairs
+        self.tokens = (size // patch) ** 2
         # hidden_states[-2] is the input of the last layer, so that layer need not run
         model.encoder.layers = model.encoder.layers[: config.num_hidden_layers - 1]
         self.model = model.eval().requires_grad_(False)
-        size = config.image_size
         self._preprocess = CLIPImageProcessorPil(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
@@ -79,7 +79,7 @@ class OpenClipPatches:
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Prepare images as [B, 3, S, S], as the tower was trained."""
-        return torch.stack([self._preprocess(image) for image in images]).to(self.device)  # type: ignore[misc,operator]
+        return torch.stack([self._preprocess(image) for image in images]).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -116,7 +116,8 @@ def load_tower(folder: Path, device: torch.device, dtype: torch.dtype) -> ClipPa
             )
         except Exception as error:  # a damaged configuration can raise anything
             raise CheckpointError(f"{folder} holds no CLIP that can be read: {reason(error)}.") from error
-        check_model(model.to(device), files, str(folder))
+        model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides self
+        check_model(model, files, str(folder))
     return ClipPatches(model)
 
 
@@ -124,7 +125,7 @@ def empty_tower() -> nn.Module:
     """Build CLIP ViT-L/14@336's vision model, with torch's default weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    return CLIPVisionModel(CLIPVisionConfig(**OFFICIAL_CONFIG, attn_implementation="sdpa"))
+    return CLIPVisionModel(CLIPVisionConfig(**OFFICIAL_CONFIG | {"attn_implementation": "sdpa"}))
 
 
 def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from vhsbench.verifiers.protocol import QuestionTokens, Scores
 from vhsbench.verifiers.qwen import KnownPieces
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 IMAGE, PROMPT = "<image>", "{prompt}"
 # The paper's prompt (Fig. 10, 3) as the official release writes it: one line, no final period.
@@ -35,11 +35,11 @@ class Mllm(nn.Module):
     `projector` names the connector as LLaVA's mm_projector_type does: one of CONNECTORS.
     """
 
-    def __init__(self, llm: nn.Module, feature_width: int, projector: str = MLP2X) -> None:
+    def __init__(self, llm: Qwen2ForCausalLM, feature_width: int, projector: str = MLP2X) -> None:
         super().__init__()
         if projector not in CONNECTORS:
             raise ValueError(f"a connector is {' or '.join(CONNECTORS)}, not '{projector}'.")
-        width: int = llm.config.hidden_size  # type: ignore[union-attr,assignment]
+        width = llm.config.hidden_size
         self.llm = llm
         self.projector = projector
         first = nn.Linear(feature_width, width)
@@ -56,10 +56,10 @@ class Mllm(nn.Module):
 
         `after` may be padded on the right: attention is causal, so padding touches nothing before it.
         """
-        embed = self.llm.get_input_embeddings()  # type: ignore[operator]
+        embed = self.llm.get_input_embeddings()
         sequence = torch.cat([embed(before).expand(len(projected), -1, -1), projected, embed(after)], dim=1)
         # without a mask SDPA is causal; to decide so, transformers would look at a mask's values
-        output = self.llm.model(  # type: ignore[operator,union-attr]
+        output = self.llm.model(
             inputs_embeds=sequence.to(projected.dtype),
             attention_mask={"full_attention": None},
             use_cache=False,
@@ -69,7 +69,7 @@ class Mllm(nn.Module):
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Compute the vocabulary logits of the given states."""
-        result: torch.Tensor = self.llm.lm_head(states)  # type: ignore[operator,union-attr]
+        result: torch.Tensor = self.llm.lm_head(states)
         return result
 
 

@@ -101,7 +101,7 @@ class Registry(Generic[T]):
             ) from error
         if not callable(factory):
             raise RegistryError(f"{self.kind} '{name}': '{target}' is not callable.")
-        return factory  # type: ignore[no-any-return]
+        return factory
 
     def create(self, name: str, **options: Any) -> T:
         """Call the factory.

@@ -52,7 +52,7 @@ class Gpu:
             return cls(pci_bus_id="none")
         import torch
 
-        p = torch.cuda.get_device_properties(device)
+        p: Any = torch.cuda.get_device_properties(device)  # torch's stubs lack its PCI numbers
         gpu = cls(f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0")
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         gpu.mig = gpu.mig or any(name.strip().startswith("MIG-") for name in visible)

@@ -61,7 +61,7 @@ class Mask2FormerDetector:
         self.classes = coco_classes()
         self.pipeline, self.batch_size, self.scale = pipeline, batch_size, (max(scale), min(scale))
         model, self.checkpoint_sha256, self._ignored = mask2former_weights.load(checkpoint, seed)
-        self.model: Any = model.to(device)
+        self.model: Any = model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides self
         self._colors = colors
 
     @property
@@ -105,6 +105,7 @@ class Mask2FormerDetector:
         found: dict[int, Objects] = {}
         shapes = {pixels.shape for pixels, _ in prepared}
         for shape in shapes:
+            padded = shape[-2], shape[-1]
             alike = [i for i, (pixels, _) in enumerate(prepared) if pixels.shape == shape]
             for at in range(0, len(alike), self.batch_size):
                 part = alike[at : at + self.batch_size]
@@ -112,7 +113,7 @@ class Mask2FormerDetector:
                 for row, i in enumerate(part):
                     height, width = images[i].height, images[i].width
                     found[i] = self._objects(
-                        *instances(classes[row], masks[row], shape[-2:], prepared[i][1], (height, width))
+                        *instances(classes[row], masks[row], padded, prepared[i][1], (height, width))
                     )
         return [found[i] for i in range(len(images))]
 

@@ -110,11 +110,13 @@ class DetectorWeightsError(VhsbenchError):
 
 def build() -> Mask2FormerForUniversalSegmentation:
     """Build the architecture (Swin-S, 100 queries, 80 classes) with undefined weights."""
-    swin = SwinConfig(
+    # transformers annotates no option that all its configurations share
+    swin = SwinConfig(  # type: ignore[call-arg]
         embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7,
         drop_path_rate=0.0, out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=_CLASSES))
+    config = Mask2FormerConfig(backbone_config=swin, num_labels=_CLASSES)  # type: ignore[call-arg]
+    return Mask2FormerForUniversalSegmentation(config)
 
 
 def sources(shapes: Mapping[str, Any]) -> dict[str, list[str]]:

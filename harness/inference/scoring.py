@@ -24,6 +24,7 @@ from vhsbench.harness.inference.candidates import finite_rows
 from vhsbench.verifiers.checks import marks
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from vhsbench.verifiers.protocol import Verifier
@@ -87,14 +88,14 @@ def read_prompts(file: Path) -> list[str]:
         return [prompt for _, prompt in parse_texts(read_text(file), str(file))]
 
 
-def _read_features(file: Path) -> Any:
+def _read_features(file: Path) -> torch.Tensor:
     if not file.exists():
         raise ScoringError(f"--features {file} is not a file.")
     with read_errors_as(ScoringError):
         tensors = load_tensors(file)
     if _TENSOR not in tensors:
-        found = ", ".join(f"'{k}'" for k in tensors) or "nothing"
-        raise ScoringError(f"{file} lacks a tensor '{_TENSOR}'; it holds {found}.")
+        held = ", ".join(f"'{k}'" for k in tensors) or "nothing"
+        raise ScoringError(f"{file} lacks a tensor '{_TENSOR}'; it holds {held}.")
     if tensors[_TENSOR].dim() not in (3, 4):
         raise ScoringError(
             f"{file}: '{_TENSOR}' has shape {list(tensors[_TENSOR].shape)}, not [B, T, C] or [B, C, h, w]."

@@ -146,7 +146,7 @@ def _allocated_bytes(call: Call) -> int:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profiler.profiler.kineto_results.events()
     steps = [e.nbytes() for e in events if e.name() == "[memory]"]
     return int(np.cumsum([0, *steps]).max())
 

@@ -38,7 +38,7 @@ def fonts() -> list[str]:
     return ["DejaVu Sans", *(name for name in _WIDER_FONTS if name in installed)]
 
 
-_RC = {
+_RC: dict[Any, object] = {
     "text.parse_math": False,  # a prompt may hold a $
     "font.family": fonts(),
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,

@@ -176,7 +176,7 @@ class _Pool:
                     yield done
 
     def _start(self, slot: _Slot) -> None:
-        options = {**self.resources, "max_restarts": 0, "max_task_retries": 0}
+        options: dict[str, Any] = {**self.resources, "max_restarts": 0, "max_task_retries": 0}
         slot.actor = ray.remote(**options)(_Actor).remote()
         threads = self.config.threads or torch.get_num_threads()
         config = self.config.model_dump(mode="json")
@@ -278,7 +278,7 @@ def _room(have_cpus: float, have_gpus: float, cpus: float, gpus: float) -> int:
 def _connect(address: str | None) -> None:
     """Join a cluster, or start Ray here, on loopback and without a dashboard. Raises ConfigError."""
     stop = signal.getsignal(signal.SIGTERM)
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if address is None:
             with on_loopback():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import Any
 
 import ray
 
@@ -19,10 +21,9 @@ def on_loopback() -> Iterator[None]:
 
     Raises ConfigError, and ends that Ray, if it listens on the network all the same: another version's switch.
     """
-    try:
-        from ray._private import ray_constants
-    except ImportError:
-        ray_constants = object()
+    ray_constants: Any = None
+    with suppress(ImportError):
+        ray_constants = import_module("ray._private.ray_constants")
     before = getattr(ray_constants, _SWITCH, None)
     if before is not None:
         setattr(ray_constants, _SWITCH, False)

@@ -98,7 +98,8 @@ class Gemma:
             model = Gemma3ForConditionalGeneration.from_pretrained(
                 folder, dtype=getattr(torch, self.dtype), use_safetensors=True,
                 local_files_only=True, trust_remote_code=False,
-            ).to(self.device)  # fmt: skip
+            )  # fmt: skip
+            model.to(self.device)  # type: ignore[arg-type]  # transformers' decorator hides self
             check_model(model, files, str(folder))
         except (OSError, ValueError, KeyError) as error:
             raise GemmaError(f"{folder} holds no Gemma 3 that can be read: {reason(error)}.") from error

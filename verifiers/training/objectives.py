@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ class Captioning:
         self._tokenizer = question.tokenizer
         self._before = torch.tensor(ask.before_ids)
         self._after = ask.after_ids([""])[0][0].tolist()
-        self._end = question.tokenizer.convert_tokens_to_ids(END)
+        self._end = cast(int, question.tokenizer.convert_tokens_to_ids(END))  # of one token, one number
         self._known: dict[str, list[int]] = {}
 
     def texts(self, rows: Rows, visual_tokens: int) -> Texts:

@@ -20,7 +20,8 @@ Tokens = Callable[[torch.Tensor], torch.Tensor]
 class Samples(Protocol):
     """Features with the facts of each: prompt, caption, correct."""
 
-    rows: Rows
+    @property
+    def rows(self) -> Rows: ...
 
     def __len__(self) -> int: ...
 
