@@ -1,0 +1,130 @@
+"""The pages for people: paths and commands that they name exist, and their Python runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from vhsbench.harness.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+_PATH = re.compile(
+    r"(?<![\w./-])((?:harness|verifiers|generators|benchmarks|results|tests|vhsbench)/[\w./-]*\w/?)"
+)
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"(?<!from )\bvhsbench ([a-z][a-z0-9-]*)(?: ([a-z][a-z0-9-]*))?")
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def missing_paths(text: str) -> list[str]:
+    """Return the paths named in a page that are not in the repository; NAME in one stands for any name."""
+    return [path for path in _PATH.findall(text) if not any(ROOT.glob(path.replace("NAME", "*")))]
+
+
+def unknown_commands(text: str) -> list[str]:
+    """Return the commands of code, in blocks and between backquotes, that the command line does not have."""
+    command = typer.main.get_command(app)
+    code = [body for _, body in _BLOCK.findall(text)]
+    code += re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text))
+    unknown = []
+    for line in "\n".join(code).splitlines():
+        for name, below in _COMMAND.findall(line.partition("#")[0]):
+            here = command.commands.get(name)
+            known = here is not None and (
+                not hasattr(here, "commands") or not below or below in here.commands
+            )
+            unknown += [] if known else [f"{name} {below}".strip()]
+    return unknown
+
+
+@by_page
+def test_every_path_that_a_page_names_exists(page):
+    assert missing_paths(page.read_text(encoding="utf-8")) == []
+
+
+@by_page
+def test_every_link_of_a_page_leads_somewhere(page):
+    links = _LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@by_page
+def test_every_command_of_a_page_is_registered(page):
+    assert unknown_commands(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_a_page_must_not_name_is_seen():
+    assert missing_paths("`harness/sweep/run.py`, see harness/sweep/walk.py and `generators/mine/`") == [
+        "harness/sweep/walk.py",
+        "generators/mine/",
+    ]
+    page = "`vhsbench walk nano`, `vhsbench run nano`\n```\nvhsbench train nano\nvhsbench train moon\n```\n"
+    assert unknown_commands(page) == ["train moon", "walk nano"]
+
+
+def run_file(folder: Path, name: str, code: str, *more: Path) -> str:
+    (folder / name).write_text(code, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *more])), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, name], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_chooses_the_best_image(tmp_path):
+    first, _ = blocks(ROOT / "README.md", "python")
+    said = run_file(tmp_path, "best.py", f"{first}\nprint(best.index, len(best.scores))\n")
+    index, count = map(int, said.split())
+    assert count == 8
+    assert 0 <= index < 8
+    assert (tmp_path / "best.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readme_runs_a_configuration_and_reports_it(tmp_path):
+    (configuration,) = blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "my.yaml").write_text(configuration, encoding="utf-8")
+    _, second = blocks(ROOT / "README.md", "python")
+    last = run_file(tmp_path, "sweep.py", second).splitlines()[-1]
+    assert last.split()[0] == str(Path("runs/mine/report.html"))
+    assert last.split()[1] in ("reliable", "unreliable")
+    assert (tmp_path / "runs/mine/report.html").is_file()
+
+
+def test_the_verifier_in_ten_lines_chooses(tmp_path):
+    page = ROOT / "docs/extending.md"
+    (code,) = blocks(page, "python")
+    (entry,) = [toml for toml in blocks(page, "toml") if "vhsbench.verifiers" in toml]
+    (tmp_path / "my_package.py").write_text(code, encoding="utf-8")
+    about = tmp_path / "my_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    lines = entry.replace('[project.entry-points."vhsbench.verifiers"]', "[vhsbench.verifiers]")
+    (about / "entry_points.txt").write_text(lines.replace('"', ""))
+    said = run_file(
+        tmp_path,
+        "choose.py",
+        "import numpy as np, vhsbench\n"
+        "generator = vhsbench.create_generator('nano')\n"
+        "verifier = vhsbench.create_verifier('redness', generator='nano')\n"
+        "found = vhsbench.best_of_n(generator, verifier, 'a photo of a red circle', [3, 1, 2])\n"
+        "print(found.index == int(found.scores.argmax()), found.scores[found.index].item())\n"
+        "print(np.asarray(found.image, float)[..., 0].mean() / 255)\n",
+        tmp_path,
+    )
+    best, red = said.splitlines()
+    assert best.split()[0] == "True"
+    assert float(best.split()[1]) == pytest.approx(float(red), abs=1e-6)
