@@ -149,12 +149,15 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="The paper's values beside the measured ones.")
     ] = False,
+    costs_from: Annotated[
+        str, typer.Option(help="Times of another device: a100-paper, or another finished run or its URL.")
+    ] = "",
     require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet()
-    _report(runs, as_json, out, published, again=sys.argv[1:], require_reliable=require_reliable)
+    _report(runs, as_json, out, published, costs_from, again=sys.argv[1:], require_reliable=require_reliable)
 
 
 @app.command()
@@ -217,6 +220,7 @@ def _report(
     as_json: bool,
     out: str | None = None,
     published: bool = False,
+    costs_from: str = "",
     *,
     again: list[str],
     require_reliable: bool = False,
@@ -231,7 +235,7 @@ def _report(
         stack.callback(gc.unfreeze)
         target = None if out is None else stack.enter_context(local_output(out))
         folders = [stack.enter_context(local_copy(run)) for run in runs]
-        summary = build(*folders, out=target, with_published=published)
+        summary = build(*folders, out=target, with_published=published, costs_from=costs_from)
     if is_url(where := out or runs[0]):  # not the copy that it was written in
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
     if as_json:

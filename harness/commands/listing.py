@@ -72,9 +72,8 @@ def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
 
 def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print the main comparison, and where its tables and figures lie."""
-    title = (
-        f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; measured here"
-    )
+    times = f"accuracies measured here; times: {summary['times']}" if summary["times"] else "measured here"
+    title = f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; {times}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     one_pool = len({(row["generator"], row["steps"]) for row in summary["budgets"]}) == 1
     headings = {c: heading for c, heading in _HEADINGS.items() if not (c == "generator" and one_pool)}

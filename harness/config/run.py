@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -314,5 +314,9 @@ def parse(text: str, file: str) -> RunConfig:
 
 def kept_config(run: Run) -> RunConfig:
     """Return the configuration that a run keeps in its run.json. Raises ConfigError where it can no longer be read."""
-    file = f"{str(run.path).rstrip('/')}/run.json"
-    return yaml_files.check(run.info["config"], file, RunConfig, under=("config",))
+    return recorded_config(run.info, run.path)
+
+
+def recorded_config(info: Mapping[str, Any], path: Path | str) -> RunConfig:
+    """Return the configuration in the run.json of the run at `path`; raises as `kept_config`."""
+    return yaml_files.check(info["config"], f"{str(path).rstrip('/')}/run.json", RunConfig, under=("config",))

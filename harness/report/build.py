@@ -24,24 +24,32 @@ from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.sweep.disk import check_room, report_gb
 from vhsbench.harness.sweep.kept_images import Pictures, gallery_prompts
 
+# what depends on whose times a report goes by
+_TIMED_TABLES = ("budgets", "scoring", "generators", "drift", "headline", "latency", "costs")
+_TIMED_FIGURES = ("accuracy_over_", "teaser", "n_per_budget", "latency_breakdown")
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
 
-def build(*paths: Path, out: Path | None = None, with_published: bool = False) -> dict[str, Any]:
+def build(
+    *paths: Path, out: Path | None = None, with_published: bool = False, costs_from: str = ""
+) -> dict[str, Any]:
     """Write tables/, figures/ and report.html of one run, or of several combined, and return a summary for JSON.
 
     They go to `out`, by default the run's folder. `with_published` adds tables with the paper's values beside the
-    measured ones. Raises StoreError for a run that cannot be read or combined, and DiskFullError, before anything
+    measured ones; `costs_from` takes times and FLOPs from elsewhere: "a100-paper", or another finished run. An
+    earlier report's tables and figures of other times are then removed. Raises StoreError for a run that cannot be read or combined, and DiskFullError, before anything
     is written, if there is not enough room.
     """
     if len(paths) > 1 and out is None:
         raise StoreError("several runs make one report; say with --out where it goes.")
-    derived = derive(load_runs(paths))
+    derived = derive(load_runs(paths), costs_from)
     out = out or derived.run.path
     found = _tables(derived, with_published)
     check_room(out, report_gb(derived.run), "this report")
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
+    if derived.times:
+        _remove_timed(out)
     for name, table in found.items():
         tables.write(table, out / "tables" / name)
     write_output(out / "tables" / "curves.csv", csv_bytes(derived.curves))
@@ -57,8 +65,16 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable |
     if with_published:
         accuracies = accuracies + [published.beside(table, derived.names) for table in accuracies]
         headline["headline_published"] = published.headline_beside(derived.headline, derived.names)
-    costs = {"latency": derived.latency, "costs": derived.costs, "auc": derived.auc}
-    return {table.name: table for table in accuracies} | headline | costs
+    costs = {"latency": derived.latency, "costs": derived.costs} if derived.has_costs else {}
+    return {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}
+
+
+def _remove_timed(out: Path) -> None:
+    """Remove an earlier report's tables and figures of times: what stayed would be of another clock, unlabelled."""
+    patterns = [f"tables/{name}{also}.*" for name in _TIMED_TABLES for also in ("", "_published")]
+    for pattern in [*patterns, *(f"figures/{name}*" for name in _TIMED_FIGURES)]:
+        for file in out.glob(pattern):
+            file.unlink()
 
 
 def draw_captions(run: Run, folder: Path) -> Path | None:
@@ -101,10 +117,11 @@ class _Figures:
             fig, steps = figures.n_per_budget(
                 self.models, self.pool, self.derived.budgets, self.derived.config.tolerance, self.title
             )
-            self._save("n_per_budget", fig, steps)
-            stages = self.derived.breakdown(self.generator, self.steps)
+            self._save_timed("n_per_budget", fig, steps)
+        stages = self.derived.breakdown(self.generator, self.steps)
+        if len(stages):
             fig = figures.latency_breakdown(stages, f"{self.title}, one candidate")
-            self._save("latency_breakdown", fig, stages)
+            self._save_timed("latency_breakdown", fig, stages)
         if self.pool > 1:
             self._save("accuracy_by_n", figures.accuracy_by_n(self.curves, self.about), self.curves)
         if len(self.scores):
@@ -120,15 +137,25 @@ class _Figures:
         suffix = "" if len(self.derived.pools) == 1 else f"_{self.name}"
         style.save(fig, self.folder / f"{name}{suffix}", data)
 
+    def _save_timed(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
+        """Save a figure of times, saying whose they are where they are not the run's own."""
+        if self.derived.times:
+            axes = fig.axes[0]
+            axes.set_xlabel(f"{axes.get_xlabel()}\n{self.derived.times}")
+        self._save(name, fig, self.derived.labelled(data))
+
     def _over_cost(self) -> None:
         verified = figures.overall(self.curves[self.curves["verifier"].isin(self.models)])
         for name, unit, points in _cost_points(verified, self.derived, self.generator, self.steps):
             marks = self.derived.budgets if name == "time" else []
             fig = figures.accuracy_over_cost(points, unit, self.about, marks)
-            self._save(f"accuracy_over_{name}", fig, points)
+            if name == "tflop":  # counted, on whatever device
+                self._save(f"accuracy_over_{name}", fig, points)
+            else:
+                self._save_timed(f"accuracy_over_{name}", fig, points)
             if name == "time":
                 saving = comparisons.time_saving(verified, self.models)
-                self._save("teaser", figures.teaser(points, saving, self.title), points)
+                self._save_timed("teaser", figures.teaser(points, saving, self.title), points)
 
     def _galleries(self) -> None:
         run, config, pictures = self.derived.run, self.derived.config, self.derived.pictures
@@ -179,6 +206,13 @@ def _cost_points(
     return [entry for entry in found if len(entry[2])]
 
 
+def _timing(derived: Derived) -> str | None:
+    """Say whether measured times can be trusted; None where times were published, not measured."""
+    if not derived.has_costs:
+        return None
+    return "unreliable" if derived.unreliable else "reliable"
+
+
 def _summary(derived: Derived, out: Path) -> dict[str, Any]:
     curves = derived.curves
     at = curves[(curves["n"] == MARGIN_N) & (curves["tag"] == OVERALL)]
@@ -194,7 +228,8 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "latency": records(derived.latency),
         "auc": records(derived.auc),
         "at_n": records(at[keep]),
-        "timing": "unreliable" if derived.unreliable else "reliable",
+        "times": derived.clock.label or None,
+        "timing": _timing(derived),
         "timing_reasons": derived.unreliable,
         "unmeasured": derived.unmeasured,
         "notes": derived.notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape as html_escape
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,16 @@ def pipelines(derived: Derived) -> list[dict[str, Any]]:
     return found
 
 
-def accuracy_over_time(lines: Sequence[dict[str, Any]]) -> go.Figure:
+def accuracy_over_time(lines: Sequence[dict[str, Any]], times: str = "") -> go.Figure:
     """Plot overall accuracy over the time of best-of-N; the last trace marks the slider's budget."""
-    fig = _figure("wall-clock of best-of-N (ms)", "overall accuracy (%)")
+    fig = _figure(_timed("wall-clock of best-of-N (ms)", times), "overall accuracy (%)")
     for line in lines:
         overall = line["tasks"][OVERALL]
         ns = list(range(1, len(overall["accuracy"]) + 1))
-        times = [line["fixed_ms"] + n * line["per_candidate_ms"] for n in ns]
+        at = [line["fixed_ms"] + n * line["per_candidate_ms"] for n in ns]
         bounds = [[n, brackets(*ends)] for n, *ends in zip(ns, overall["low"], overall["high"], strict=True)]
         fig.add_scatter(
-            x=times, y=overall["accuracy"], customdata=bounds, name=line["name"], mode="lines+markers",
+            x=at, y=overall["accuracy"], customdata=bounds, name=line["name"], mode="lines+markers",
             line={"color": line["color"], "dash": line["dash"], "width": 2},
             marker={"symbol": line["symbol"], "size": 6},
             hovertemplate="N = %{customdata[0]}: %{y:.1f}%%{customdata[1]} in %{x:.0f} ms"
@@ -124,7 +125,7 @@ def reliability_chart(derived: Derived) -> go.Figure:
 
 def stage_times(derived: Derived) -> go.Figure:
     """Plot the median time of every stage, of each candidate and of the winner alone."""
-    fig = _figure("wall-clock (ms, median)", "")
+    fig = _figure(_timed("wall-clock (ms, median)", derived.times), "")
     parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
     costs = pd.concat(parts, ignore_index=True)
     order_of_rows = [_row_name(derived, row) for _, row in costs.iterrows()]
@@ -159,6 +160,11 @@ def _name(derived: Derived, generator: str, steps: int, label: str) -> str:
         return label
     several = len({g for g, _ in derived.pools}) != len(derived.pools)
     return f"{generator}{f', {steps} steps' if several else ''}: {label}"
+
+
+def _timed(title: str, times: str) -> str:
+    """Add whose times these are, if they are not the run's own."""
+    return f"{title}; {html_escape(times)}" if times else title
 
 
 def _figure(x: str, y: str, log_x: bool = False) -> go.Figure:

@@ -21,6 +21,7 @@ from vhsbench.harness.store.tables import Run
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
 VHS, CLIP = "vhs", "mllm-clip"  # compared by the paper's headline numbers
 TOKEN_PROBABILITY, NO_SCORING = "token_probability", "none"
+TIMES = "times"  # the column that says whose times a row has, where they are not the run's own
 
 
 @dataclass(frozen=True)

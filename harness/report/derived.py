@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,11 +11,12 @@ import pandas as pd
 from vhsbench.harness.common.shown import printable
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost import budgets as budgeting
-from vhsbench.harness.cost.cost_model import CostError, CostModel
+from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.reliability import unreliable
-from vhsbench.harness.cost.sound import left_out, sound
+from vhsbench.harness.cost.sound import left_out
 from vhsbench.harness.report import comparisons
-from vhsbench.harness.report.comparisons import AccuracyTable, Pipeline
+from vhsbench.harness.report.clock import Clock, Models, read_clock
+from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.stats.curves import accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
@@ -24,29 +24,44 @@ from vhsbench.harness.store.keys import POOL, distinct, of_pool
 from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.sweep.kept_images import Pictures
 
-Models = dict[Pipeline, CostModel]
-
 
 @dataclass(frozen=True)
 class Derived:
     """A run and the numbers derived from it.
 
-    run: with printable texts, and of its costs the sound rows without named speed-ups. all_costs: all sound rows.
-    failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. models: cost models
-    by column ("wall_ms", "tflop") and pipeline. unmeasured: why a pipeline has none. budgets: in ms. budget_rows: the
-    N that each budget affords, with its accuracies.
+    run: with printable texts; its costs are the clock's, without named speed-ups. clock: whose times budgets go by.
+    failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. budgets: in ms.
+    budget_rows: the N that each budget affords, with its accuracies.
     """
 
     run: Run
     config: RunConfig
-    all_costs: pd.DataFrame
+    clock: Clock
     failed: pd.DataFrame
     needs: dict[str, str | None]
     curves: pd.DataFrame
-    models: dict[str, Models]
-    unmeasured: list[str]
     budgets: list[float]
     budget_rows: pd.DataFrame
+
+    @property
+    def models(self) -> dict[str, Models]:
+        """The cost models by column ("wall_ms", "tflop") and pipeline."""
+        return self.clock.models
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Why a pipeline has no cost model."""
+        return self.clock.unmeasured
+
+    @property
+    def times(self) -> str:
+        """Whose times these are, as "times: published, A100"; "" for the run's own."""
+        return f"times: {self.clock.label}" if self.clock.label else ""
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether there are measured rows, not models alone."""
+        return not self.clock.costs.empty
 
     @cached_property  # every row of the page uses it
     def pools(self) -> list[tuple[str, int]]:
@@ -65,12 +80,17 @@ class Derived:
     @property
     def left_out(self) -> str:
         """How many rows of costs were left out, and why."""
-        return left_out(self.all_costs)
+        return left_out(self.clock.costs)
 
     @property
     def notes(self) -> list[str]:
         """Sentences about what a reader should know of the run and its tables."""
-        return [*self.run.notes, *self.pictures.notes(), *self._about_intervals()]
+        times = [f"{self.times}; accuracies are this run's."] if self.times else []
+        return [*times, *self.run.notes, *self.pictures.notes(), *self._about_intervals()]
+
+    def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Add a column that says whose times the rows have, if they are not the run's own."""
+        return _labelled(frame, self.clock)
 
     def _about_intervals(self) -> list[str]:
         """Say what the tables' intervals do not cover."""
@@ -95,11 +115,14 @@ class Derived:
         return of_pool(self.run.costs, generator, steps)
 
     def breakdown(self, generator: str, steps: int) -> pd.DataFrame:
-        """Tabulate the median time that each candidate and that only the winner takes: verifier, part, stage, wall_ms."""
+        """Tabulate the median time that each candidate and that only the winner takes: verifier, part, stage, wall_ms.
+
+        No rows where only models were published.
+        """
         costs = self.costs_of(generator, steps)
         rows = [
             (verifier, part, stage, wall_ms)
-            for verifier in self.models_of(generator, steps)
+            for verifier in (self.models_of(generator, steps) if self.has_costs else ())
             for part, stages in budgeting.breakdown(costs, verifier, self.needs[verifier]).items()
             for stage, wall_ms in stages.items()
         ]
@@ -117,7 +140,13 @@ class Derived:
             comparisons.scoring_ablation(self.run, self.curves, still, self.budgets, self.config.tolerance),
             comparisons.drift(self.budget_rows, _drifts(self.config), self.run),
         ]
-        return [table for table in found if table is not None]
+        return [self._with_label(table) for table in found if table is not None]
+
+    def _with_label(self, table: AccuracyTable) -> AccuracyTable:
+        if not self.times:
+            return table
+        rows, title = self.labelled(table.rows), f"{table.title}; {self.times}"
+        return replace(table, rows=rows, title=title, keys=(*table.keys, TIMES))
 
     @cached_property
     def headline(self) -> pd.DataFrame:
@@ -128,7 +157,11 @@ class Derived:
         ]  # fmt: skip
         frames = [comparisons.headline(*pool, self.models, rows, self._peak_vram(*pool)) for pool in both]
         columns = [*POOL, "key", "about", "unit", "measured", "low", "high"]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        rows = self.labelled(found)
+        if self.times:  # FLOPs are counted, on whatever device
+            rows[TIMES] = rows[TIMES].mask(rows["key"] == "tflop_per_candidate", "")
+        return rows
 
     def _peak_vram(self, generator: str, steps: int) -> dict[str, float]:
         """Find the peak VRAM (GB) of whole best-of-N runs by verifier; empty where none was measured."""
@@ -138,25 +171,27 @@ class Derived:
 
     @cached_property
     def latency(self) -> pd.DataFrame:
-        """T(N) of every pipeline against measured best-of-N runs."""
+        """T(N) of every pipeline against measured best-of-N runs; no rows where only models were published."""
+        if not self.has_costs:
+            return pd.DataFrame()
         checks = []
         for (generator, steps, verifier), model in self.models["wall_ms"].items():
             here = self.costs_of(generator, steps)
             rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
             checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
-        return pd.concat(checks, ignore_index=True)
+        return self.labelled(pd.concat(checks, ignore_index=True))
 
     @cached_property
     def unreliable(self) -> list[str]:
         """Reasons not to trust the measured times."""
-        return unreliable(self.all_costs, self.needs)
+        return unreliable(self.clock.costs, self.needs)
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """The table of every stage's costs."""
-        parts = self.run.info.get("combined") or [self.run.info]
-        cells = {name: cell for part in parts for name, cell in part.get("cells", {}).items()}
-        return with_first_use(cost_table(self.all_costs), cells)
+        """The table of every stage's costs; no rows where only models were published."""
+        if not self.has_costs:
+            return pd.DataFrame()
+        return self.labelled(with_first_use(cost_table(self.clock.costs), self.clock.cells))
 
     @cached_property
     def auc(self) -> pd.DataFrame:
@@ -164,27 +199,31 @@ class Derived:
         return separation(self.run.candidates, self.run.scores)
 
 
-def derive(run: Run) -> Derived:
-    """Derive a report's numbers. Raises StoreError if no pipeline has a measured time, or all prompts failed."""
+def derive(run: Run, costs_from: str = "") -> Derived:
+    """Derive a report's numbers; times and FLOPs are of `costs_from` (see `read_clock`), by default the run's own.
+
+    Raises StoreError if no pipeline has a time, or all prompts failed.
+    """
     run = _shown(run)
     config = kept_config(run)
     failed = failed_prompts(run)
     if run.candidates.empty:
         reason = failed["reason"].iloc[0] if len(failed) else "it has no rows"
         raise StoreError(f"the run in {run.path} has no candidates to report on: {reason.rstrip('.')}.")
-    costs = sound(run.costs)
-    # the paper's comparison has no named speed-ups
-    run = replace(run, costs=costs[costs["variant"] == ""])
     curves = accuracy_curves(run.candidates, run.scores)
     needs = _needs(run, config)
-    models, unmeasured = _models(run, needs)
-    times = models["wall_ms"]
-    if not times:
-        raise StoreError(f"the run in {run.path} has no pipeline with a measured time: {unmeasured[0]}")
+    clock = read_clock(run, config, needs, costs_from)
+    # the paper's comparison has no named speed-ups
+    run = replace(run, costs=clock.costs[clock.costs["variant"] == ""])
+    times = clock.models["wall_ms"]
     priced = times | _as_unmoved(times, config)
     budgets = config.budgets_ms or _default_budgets(priced, config.tolerance)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
-    return Derived(run, config, costs, failed, needs, curves, models, unmeasured, budgets, rows)
+    return Derived(run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock))
+
+
+def _labelled(frame: pd.DataFrame, clock: Clock) -> pd.DataFrame:
+    return frame.assign(**{TIMES: clock.label}) if clock.label else frame
 
 
 def _shown(run: Run) -> Run:
@@ -227,22 +266,6 @@ def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
     if missing := [v.name for v in config.verifiers if v.name not in recorded]:
         raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
     return {v.name: recorded[v.name] for v in config.verifiers}
-
-
-def _models(run: Run, needs: Mapping[str, str | None]) -> tuple[dict[str, Models], list[str]]:
-    """Fit cost models by column and pipeline, also of plain generation; and say why some pipelines have none."""
-    models: dict[str, Models] = {"wall_ms": {}, "tflop": {}}
-    unmeasured = []
-    for generator, steps in distinct(run.candidates, POOL):
-        here = of_pool(run.costs, generator, steps)
-        judges = sorted(of_pool(run.scores, generator, steps)["verifier"].unique())
-        for verifier, name, reads in (("none", "", None), *((v, v, needs[v]) for v in judges)):
-            for column, found in models.items():
-                try:
-                    found[generator, steps, verifier] = budgeting.fit(here, name, reads, column)
-                except CostError as error:
-                    unmeasured.append(f"{generator} ({steps} steps): {error}")
-    return models, unmeasured
 
 
 def _default_budgets(models: Models, tolerance: float) -> list[float]:

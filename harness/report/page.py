@@ -45,6 +45,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         facts=_facts(derived),
         tables=_tables(derived, with_published),
         notes=derived.notes,
+        times=derived.times,
         unreliable=in_one_line(derived.unreliable),
         headline=Markup(tables.html(_headline(derived, with_published))),
         plain=_plain(derived),
@@ -70,9 +71,11 @@ def _data(derived: Derived) -> dict[str, Any]:
     """Collect what the page's script reads."""
     lines = charts.pipelines(derived)
     by_n, values = charts.accuracy_by_n(derived)
-    figures = {"by-n": by_n, "stages": charts.stage_times(derived)}
+    figures = {"by-n": by_n}
+    if derived.has_costs:
+        figures["stages"] = charts.stage_times(derived)
     if lines:
-        figures["over-time"] = charts.accuracy_over_time(lines)
+        figures["over-time"] = charts.accuracy_over_time(lines, derived.times)
         figures["scores"] = charts.score_histograms(derived)
         figures["reliability"] = charts.reliability_chart(derived)
     return {
@@ -107,7 +110,7 @@ def _facts(derived: Derived) -> list[tuple[str, str]]:
         ("generators", pools),
         ("verifiers", ", ".join(label(v) for v in derived.needs) or "none"),
         ("seeds", seeds),
-        ("times measured on", devices),
+        ("times", derived.clock.label) if derived.times else ("times measured on", devices),
         ("costs left out", derived.left_out or "none"),
     ]
 
@@ -132,7 +135,7 @@ def _plain(derived: Derived) -> list[dict[str, Any]]:
         ("Area under the ROC curve of the scores", derived.auc),
         ("Cost of every stage", derived.costs),
     ]
-    return [{"title": title, "html": Markup(tables.html(frame))} for title, frame in found]
+    return [{"title": title, "html": Markup(tables.html(frame))} for title, frame in found if len(frame)]
 
 
 def _environment(derived: Derived) -> Any:

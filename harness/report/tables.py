@@ -13,7 +13,7 @@ import pandas as pd
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes, markdown_table, printable
 from vhsbench.harness.common.tasks import TAGS
-from vhsbench.harness.report.comparisons import AccuracyTable
+from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.published import DIFFERENCE
 from vhsbench.harness.report.style import label
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
@@ -24,7 +24,7 @@ HEADINGS = {
     "steps": "Steps", "verifier": "Verifier", "scoring": "Scoring", "best_of_n": "Best-of-N",
     "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two", "counting": "Counting",
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
-    GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP",
+    GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP", TIMES: "Times",
 }  # fmt: skip
 _ENDS = {"best_of_n": ("n_low", "n_high"), "time_ms": ("time_low", "time_high")}
 BELOW_ONE = "below one candidate"

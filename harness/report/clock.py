@@ -1,0 +1,155 @@
+"""Whose times a report's budgets go by: the run's own, another run's, or the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from vhsbench.harness.config.run import RunConfig, recorded_config
+from vhsbench.harness.cost import budgets as budgeting
+from vhsbench.harness.cost.cost_model import CostError, CostModel
+from vhsbench.harness.cost.plan import PAPER, Priced, from_device
+from vhsbench.harness.cost.rounds import cell_name
+from vhsbench.harness.cost.sound import sound
+from vhsbench.harness.report.comparisons import Pipeline
+from vhsbench.harness.store.keys import CELL, PIPELINE, POOL, distinct, of_pool
+from vhsbench.harness.store.tables import Run, StoreError, load_costs
+
+Models = dict[Pipeline, CostModel]
+_UNITS = {"wall_ms": "ms", "tflop": "TFLOP"}
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Cost models of a run's pipelines, and the rows that they were fitted to.
+
+    models: by column ("wall_ms", "tflop") and pipeline. unmeasured: why a pipeline has none. costs: sound rows, of
+    named speed-ups too; empty where only models were published. cells: run.json's about them, by name. label: whose
+    times these are, "" for the run's own.
+    """
+
+    models: dict[str, Models]
+    unmeasured: list[str]
+    costs: pd.DataFrame
+    cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    label: str = ""
+
+
+def read_clock(run: Run, config: RunConfig, needs: Mapping[str, str | None], source: str = "") -> Clock:
+    """Read the cost models of a run's pipelines from `source`: "" for its own costs, "a100-paper", or another run.
+
+    needs: what each verifier reads. In another source, a pipeline is found by its generator's registered name, its
+    steps and its verifier. Raises StoreError for a source that has no time of any pipeline, or is no finished run.
+    """
+    wanted = _pipelines(run)
+    names = {entry.shown: entry.name for entry in config.generators}
+    if not source:
+        clock = _fitted(wanted, sound(run.costs), needs)
+        if not clock.models["wall_ms"]:
+            raise StoreError(
+                f"the run in {run.path} has no pipeline with a measured time: {clock.unmeasured[0]}"
+            )
+        parts = run.info.get("combined") or [run.info]
+        return replace(clock, cells={k: cell for part in parts for k, cell in part.get("cells", {}).items()})
+    return _published(wanted, names, run.costs) if source == PAPER else _of_run(source, wanted, names, needs)
+
+
+def _pipelines(run: Run) -> list[Pipeline]:
+    """List each pool's pipelines, plain generation first."""
+    return [
+        (generator, steps, verifier)
+        for generator, steps in distinct(run.candidates, POOL)
+        for verifier in ("none", *sorted(of_pool(run.scores, generator, steps)["verifier"].unique()))
+    ]
+
+
+def _fitted(wanted: list[Pipeline], costs: pd.DataFrame, needs: Mapping[str, str | None]) -> Clock:
+    """Fit cost models to the rows of plain pipelines, and say why some have none."""
+    models: dict[str, Models] = {column: {} for column in _UNITS}
+    unmeasured = []
+    plain = costs[costs["variant"] == ""]
+    for generator, steps, verifier in wanted:
+        name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
+        for column, found in models.items():
+            try:
+                found[generator, steps, verifier] = budgeting.fit(
+                    of_pool(plain, generator, steps), name, reads, column
+                )
+            except CostError as error:
+                unmeasured.append(f"{generator} ({steps} steps): {error}")
+    return Clock(models, unmeasured, costs)
+
+
+def _of_run(
+    source: str, wanted: list[Pipeline], names: Mapping[str, str], needs: Mapping[str, str | None]
+) -> Clock:
+    """Fit the cost models to the costs of another run, whose generators take the names that this run shows."""
+    costs, info = load_costs(source)
+    # a benchmark of costs names generators as registered
+    entries = recorded_config(info, source).generators if "generators" in (info["config"] or ()) else []
+    theirs = {e.shown: e.name for e in sorted(entries, key=lambda entry: bool(entry.moved))}
+    theirs |= {g: g for g in costs["generator"].unique() if g not in theirs}
+    plain = costs[(costs["variant"] == "") & (costs["batch"] == 1)]
+    has = {(theirs[g], s, v or "none") for g, s, v in distinct(plain, PIPELINE)}
+    known, lacking = _sorted_out(wanted, names, has, source)
+    parts, cells = [costs.head(0)], {}
+    for generator, steps in dict.fromkeys((g, s) for g, s, _ in known):
+        same = [g for g in theirs if theirs[g] == names[generator] and len(of_pool(costs, g, steps))]
+        rows = of_pool(costs, generator if generator in same else same[0], steps)
+        parts.append(rows.assign(generator=generator))
+        for other, *rest in distinct(rows, CELL):
+            cells[cell_name(generator, *rest)] = info.get("cells", {}).get(cell_name(other, *rest), {})
+    clock = _fitted(known, sound(pd.concat(parts, ignore_index=True)), needs)
+    if not clock.models["wall_ms"]:
+        raise StoreError(f"{source} has no time of a pipeline of this run: {clock.unmeasured[0]}")
+    devices = " and ".join(sorted({str(d) for d in clock.costs["device"].dropna()})) or "an unknown device"
+    label = f"of {PurePosixPath(source.rstrip('/')).name}, measured on {devices}"
+    return replace(clock, unmeasured=lacking + clock.unmeasured, cells=cells, label=label)
+
+
+def _published(wanted: list[Pipeline], names: Mapping[str, str], costs: pd.DataFrame) -> Clock:
+    """Take the published times; FLOPs are counted from the architecture."""
+    times = {_key(p): p for p in from_device(PAPER, ["ms"])}
+    known, lacking = _sorted_out(wanted, names, set(times), PAPER)
+    generators = sorted({names[g] for g, _, _ in known})
+    priced = {_key(p): p for p in from_device(PAPER, list(_UNITS.values()), generators)}
+    models = {
+        column: {(g, s, v): priced[names[g], s, v].models[unit] for g, s, v in known}
+        for column, unit in _UNITS.items()
+    }
+    return Clock(models, lacking, costs.head(0), label=next(iter(times.values())).basis["ms"])
+
+
+def _key(priced: Priced) -> Pipeline:
+    return priced.generator, priced.steps, priced.verifier
+
+
+def _sorted_out(
+    wanted: list[Pipeline], names: Mapping[str, str], has: set[Pipeline], source: str
+) -> tuple[list[Pipeline], list[str]]:
+    """Split a run's pipelines into those that a source has, and sentences about the others.
+
+    Raises StoreError, naming what there is, if it has none.
+    """
+    known = [(g, s, v) for g, s, v in wanted if (names[g], s, v) in has]
+    if not known:
+        asked = _listed({(names[g], s, v) for g, s, v in wanted})
+        raise StoreError(f"{source} has no time of {asked}; it has {_listed(has) or 'none'}.")
+    lacking = [
+        f"{g} ({s} steps) with {'no verifier' if v == 'none' else v}: {source} has no time of it."
+        for g, s, v in wanted
+        if (g, s, v) not in known
+    ]
+    return known, lacking
+
+
+def _listed(pipelines: set[Pipeline]) -> str:
+    """Name pipelines as "sana-sprint (1 step: none, vhs)"."""
+    pools: dict[tuple[str, int], list[str]] = {}
+    for generator, steps, verifier in sorted(pipelines):
+        pools.setdefault((generator, steps), []).append(verifier)
+    return ", ".join(f"{g} ({s} step{'s' if s > 1 else ''}: {', '.join(v)})" for (g, s), v in pools.items())
