@@ -111,9 +111,11 @@ def test_the_verifier_in_ten_lines_chooses(tmp_path):
     (tmp_path / "my_package.py").write_text(code, encoding="utf-8")
     about = tmp_path / "my_package-1.0.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n", encoding="utf-8"
+    )
     lines = entry.replace('[project.entry-points."vhsbench.verifiers"]', "[vhsbench.verifiers]")
-    (about / "entry_points.txt").write_text(lines.replace('"', ""))
+    (about / "entry_points.txt").write_text(lines.replace('"', ""), encoding="utf-8")
     said = run_file(
         tmp_path,
         "choose.py",
