@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -85,3 +86,25 @@ def test_every_package_of_the_tree_is_in_the_wheel():
         for f in (ROOT / name).rglob("__init__.py")
     }
     assert set(setuptools["packages"]) == found | {"vhsbench"}
+
+
+def prints(source):
+    """The lines on which a module calls `print`."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def test_only_commands_print(tree):
+    """Modules log, or report progress to who calls them."""
+    assert prints("x = 1\nif x:\n    print(x)\n") == [3]
+    found = {
+        f.relative_to(tree / "vhsbench").as_posix(): prints(f.read_text(encoding="utf-8"))
+        for f in tree.rglob("*.py")
+    }
+    assert found["harness/cli.py"]
+    assert [
+        f"{name}, line {line}"
+        for name, lines in found.items()
+        for line in lines
+        if name != "harness/cli.py" and not name.startswith("harness/commands/")
+    ] == []

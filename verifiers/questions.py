@@ -186,10 +186,10 @@ def main(folder: Path, template: str, seconds: int) -> int:
             question.tokenizer.encode(sample, add_special_tokens=False)
             question.after_ids([sample])
     except ReadError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")  # for the process that asks
         return 2
     except BaseException as error:  # a panic in Rust is not an Exception
-        print(f"{folder}: its tokenizer fails on ordinary text: {reason(error)}.", file=sys.stderr)
+        sys.stderr.write(f"{folder}: its tokenizer fails on ordinary text: {reason(error)}.\n")
         return 2
     return 0
 

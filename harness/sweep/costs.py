@@ -18,6 +18,7 @@ from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.rounds import cell_name, measure_in_turns
 from vhsbench.harness.store.tables import RunStore, environments, load_run
 from vhsbench.harness.sweep.progress import Journal
+from vhsbench.harness.sweep.run_log import EVENTS, run_log
 from vhsbench.harness.sweep.survey import Expected, Pipeline
 
 
@@ -32,18 +33,22 @@ def measure_again(out: Path | str, progress: Callable[[str, int, int], None] = l
         torch.set_num_threads(config.threads)
     with RunStore(out, run.info["config"], difference=lambda *_: "") as store:
         expected = Expected(config, run.prompts)
-        here = environment(config.threads or torch.get_num_threads())
-        here["opened"] = datetime.now(UTC).isoformat(timespec="seconds")
-        store.update(environments=[*environments(store.info), here])
-        journal = Journal(store.folder, progress)
-        keys = measure_costs(expected, store, (), journal)
-        store.consolidate({"costs": keys})
-        costs = {"costs": expected.record()["costs"]}
-        store.update(
-            digests=store.info.get("digests", {}) | store.digests,
-            **({"identity": store.info["identity"] | costs} if "identity" in store.info else {}),
-        )
-        journal.close("complete")
+        with run_log(store.folder, "costs are measured again"):
+            _again(expected, store, Journal(store.folder, progress))
+
+
+def _again(expected: Expected, store: RunStore, journal: Journal) -> None:
+    here = environment(expected.config.threads or torch.get_num_threads())
+    here["opened"] = datetime.now(UTC).isoformat(timespec="seconds")
+    store.update(environments=[*environments(store.info), here])
+    keys = measure_costs(expected, store, (), journal)
+    store.consolidate({"costs": keys})
+    costs = {"costs": expected.record()["costs"]}
+    store.update(
+        digests=store.info.get("digests", {}) | store.digests,
+        **({"identity": store.info["identity"] | costs} if "identity" in store.info else {}),
+    )
+    journal.close("complete")
 
 
 def measure_costs(
@@ -71,7 +76,10 @@ def measure_costs(
         cells[name] = each.about | {"environment": len(store.info["environments"]) - 1}
         rows = pd.DataFrame(each.rows).assign(generator=shown)
         store.write_shard("costs", pipeline.key, rows, pipeline.identity.about())
+        EVENTS.info("costs of %s: %d rows", name, len(rows))
     reasons = unreliable(store.read_shards("costs", keys), store.info.get("needs", {}))
+    for reason in reasons:
+        EVENTS.warning("the times are unreliable: %s", reason)
     store.update(cells=cells, timing="unreliable" if reasons else "reliable", timing_reasons=reasons)
     return keys
 

@@ -1,4 +1,4 @@
-"""A run's progress.json: what a driver is doing, for `vhsbench status` to read while it does."""
+"""A run's progress.json: what a driver is doing, for `vhsbench status` to read while it does; phases in its log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vhsbench.harness.common.terminal import duration
 from vhsbench.harness.store.folder import Folder
+from vhsbench.harness.sweep.run_log import EVENTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +46,11 @@ class Journal:
         phases = self.state["phases"]
         new = phase not in phases
         before = done if new else phases[phase]["done_before"]
+        ended = done >= of and (new or phases[phase]["done"] < of)
         spent_s = now_s - self._began_s.setdefault(phase, now_s)
+        if new or ended:
+            took = "" if new else f", in {duration(spent_s)}"
+            EVENTS.info("%s: %d of %d%s", phase, done, of, took)
         phases[phase] = {"done_before": before, "done": done, "of": of, "spent_s": spent_s}
         self._progress(phase, done, of)
         if new or now_s - self._written_s > _EVERY_S:
@@ -52,9 +58,15 @@ class Journal:
 
     def note(self, incidents: pd.DataFrame) -> None:
         """Add rows of the incidents table."""
-        self.state["incidents"] += json.loads(incidents.to_json(orient="records"))
+        rows = json.loads(incidents.to_json(orient="records"))
+        self.state["incidents"] += rows
+        for row in rows:
+            EVENTS.warning("incident: %s", ", ".join(f"{k} {v}" for k, v in row.items()))
 
     def close(self, status: str) -> None:
+        for phase, state in self.state["phases"].items():
+            if state["done"] < state["of"]:
+                EVENTS.info("%s: %s of %s", phase, state["done"], state["of"])
         self.state["status"] = status
         self._write()
 

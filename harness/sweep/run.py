@@ -31,6 +31,7 @@ from vhsbench.harness.sweep.costs import measure_costs
 from vhsbench.harness.sweep.disk import check_room, run_gb
 from vhsbench.harness.sweep.identity import Identity
 from vhsbench.harness.sweep.progress import Journal
+from vhsbench.harness.sweep.run_log import EVENTS, run_log
 from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished, Shard, Worker
 from vhsbench.harness.sweep.survey import Expected, Found, check, is_whole, survey
 
@@ -80,24 +81,35 @@ def run(
             for device in config.devices:
                 as_device(device)
         found = survey(store, expected, redo)
-        _begin(store, expected, prompts)
-        journal = Journal(store.folder, progress)
-        try:
-            _candidates(expected, store, found, engine, journal)
-            pipelines = measure_costs(expected, store, found.measured, journal) or []
-        except BaseException:
-            with suppress(OSError, StorageError):  # a full disk must not hide why it stopped
-                journal.close("stopped")
-            raise
-        keys = [shard.key for shard in expected.shards]
-        store.consolidate(dict.fromkeys(TABLES, keys) | {"costs": pipelines})
-        failed = [i for i in journal.state["incidents"] if i["kind"] == FAILED]
-        store.update(
-            status="complete", finished=_now(), damaged_shards_redone=store.damaged, failed_prompts=failed,
-            digests=store.digests | found.digests,
-        )  # fmt: skip
-        journal.close("complete")
+        there = (
+            f"{len(found.done)} of {len(expected.shards)} shards and the costs of {len(found.measured)} of "
+            f"{len(expected.pipelines)} pipelines are there"
+        )
+        with run_log(store.folder, there):
+            _work(expected, store, found, engine, Journal(store.folder, progress))
     return out
+
+
+def _work(expected: Expected, store: RunStore, found: Found, engine: Engine, journal: Journal) -> None:
+    """Do what is not there, and write the whole tables."""
+    for damaged in store.damaged:
+        EVENTS.warning("%s was damaged: removed, to be done again", damaged)
+    _begin(store, expected)
+    try:
+        _candidates(expected, store, found, engine, journal)
+        pipelines = measure_costs(expected, store, found.measured, journal) or []
+    except BaseException:
+        with suppress(OSError, StorageError):  # a full disk must not hide why it stopped
+            journal.close("stopped")
+        raise
+    keys = [shard.key for shard in expected.shards]
+    store.consolidate(dict.fromkeys(TABLES, keys) | {"costs": pipelines})
+    failed = [i for i in journal.state["incidents"] if i["kind"] == FAILED]
+    store.update(
+        status="complete", finished=_now(), damaged_shards_redone=store.damaged, failed_prompts=failed,
+        digests=store.digests | found.digests,
+    )  # fmt: skip
+    journal.close("complete")
 
 
 def _none(old: object, new: object) -> str:
@@ -105,8 +117,8 @@ def _none(old: object, new: object) -> str:
     return ""
 
 
-def _begin(store: RunStore, expected: Expected, prompts: Sequence[dict[str, Any]]) -> None:
-    store.write_prompts(prompts)
+def _begin(store: RunStore, expected: Expected) -> None:
+    store.write_prompts(expected.prompts)
     here = environment(expected.config.threads or torch.get_num_threads()) | {"opened": _now()}
     store.update(
         status="running",

@@ -47,6 +47,10 @@ def test_costs_are_of_one_timing_and_measured_again_alone(runs, faults, tmp_path
     assert "differs in 'timing.repeats'" in runs.refused(more, out)
     run(more, out, redo=True, engine=lambda *_: pytest.fail("a shard was made again") if _[2] else iter(()))
     assert costs[2:] == [("none", 20), ("fake-verifier", 20)]
+    logged = [line.split(" ", 2)[2] for line in (out / "run.log").read_text().splitlines()]
+    assert [said for said in logged if said.startswith("costs of fake_steps=1_none: ")] == [
+        "costs of fake_steps=1_none: 6 rows"
+    ] * 2
     assert load_run(out).info["cells"]["fake_steps=1_none"]["environment"] == 1
 
 
