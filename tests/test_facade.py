@@ -48,6 +48,13 @@ def test_an_unknown_name_is_an_attribute_error():
         vhsbench.rnu  # noqa: B018
 
 
+def test_verifiers_are_compared_by_name():
+    pool = Path(__file__).parents[1] / "results/pools/nano"
+    same = vhsbench.compare("vhs", "vhs", pool)
+    assert same.verdict.outcome == "pass"
+    assert {d.difference for d in same.comparison.differences} == {0.0}
+
+
 def test_best_of_n_by_the_stable_names():
     generator = vhsbench.create_generator("nano")
     verifier = vhsbench.create_verifier("vhs", generator="nano")

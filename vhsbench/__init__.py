@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vhsbench.harness.cost.plan import plan
     from vhsbench.harness.geneval.detector import create as create_detector
     from vhsbench.harness.inference.best_of_n import best_of_n
-    from vhsbench.harness.regress.run import regress as compare
+    from vhsbench.harness.regress.run import compare_named as compare
     from vhsbench.harness.report.build import build as report
     from vhsbench.harness.stats.curves import accuracy_curves
     from vhsbench.harness.stats.expected import expected_accuracy
@@ -52,7 +52,7 @@ _PLACES = {
     "VhsbenchError": "harness.common.errors:VhsbenchError",
     "accuracy_curves": "harness.stats.curves:accuracy_curves",
     "best_of_n": "harness.inference.best_of_n:best_of_n",
-    "compare": "harness.regress.run:regress",
+    "compare": "harness.regress.run:compare_named",
     "create_detector": "harness.geneval.detector:create",
     "create_generator": "generators:create",
     "create_verifier": "verifiers:create",

@@ -91,7 +91,8 @@ class MeasuringProcess:
             if code == -signal.SIGKILL:
                 raise Failure("oom", "killed by the system, usually because memory ran out") from None
             raise MeasureError(
-                f"measuring {self.cell} ended with exit code {code} and without a reason."
+                f"measuring {self.cell} ended with exit code {code} and without a reason; a script that measures must "
+                "do so under `if __name__ == '__main__':`, since the processes that measure import it."
             ) from None
         self.seconds_left -= time.monotonic() - started
         if isinstance(answer, BaseException):

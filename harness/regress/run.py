@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from vhsbench.harness.regress.compare import Comparison, check_size, compare
 from vhsbench.harness.regress.gate import GateVerdict, decide
 from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.points import points
-from vhsbench.harness.regress.pool import Pool
+from vhsbench.harness.regress.pool import Pool, load_pool
 from vhsbench.harness.regress.scores import (
     LabeledCandidates,
     VerifierScores,
@@ -22,7 +23,7 @@ from vhsbench.harness.regress.scores import (
     run_scores,
     score_pool,
 )
-from vhsbench.harness.regress.sources import Source, SourceError
+from vhsbench.harness.regress.sources import Source, SourceError, resolve
 from vhsbench.harness.regress.speed import Speed, side_by_side
 from vhsbench.harness.store.tables import load_run
 from vhsbench.verifiers.protocol import Verifier
@@ -90,6 +91,18 @@ def regress(
         "pool": pool.sha256 if pool else str(baseline.run),
     }
     return Regression(gate, decide(comparison, gate, speed), comparison, speed, inputs, pool)
+
+
+def compare_named(
+    baseline: str, candidate: str, pool: Path | str | None = None, gate: GateConfig | None = None
+) -> Regression:
+    """Compare two verifiers named as `vhsbench regress` names them: registered, checkpoints, runs, accepted baselines.
+
+    pool: the folder of a frozen pool, which checkpoints need and two runs do not; gate: by default GateConfig().
+    Raises SourceError, PoolError and what loading raises.
+    """
+    frozen = load_pool(Path(pool)) if pool is not None else None
+    return regress(resolve(baseline), resolve(candidate), frozen, gate or GateConfig())
 
 
 def _candidates(sides: tuple[Source, Source], pool: Pool | None) -> tuple[LabeledCandidates, str, int]:
