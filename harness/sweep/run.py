@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -166,23 +167,30 @@ def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
 
 def _candidates(expected: Expected, store: RunStore, found: Found, engine: Engine, journal: Journal) -> None:
     """Let the engine make the shards that are not there, and write each as it comes."""
-    config = expected.config
-    counts = {e: [sum(s.entry == e for s in group) for group in (found.done, expected.shards)]
-              for e in range(len(config.generators))}  # fmt: skip
-    for entry, (have, of) in counts.items():
-        journal.update(_phase(config, entry), have, of)
+    done, all_ = (Counter(shard.entry for shard in group) for group in (found.done, expected.shards))
+
+    def show(entry: int) -> None:
+        journal.update(f"candidates of {expected.config.generators[entry].key}", done[entry], all_[entry])
+
+    for entry in range(len(expected.config.generators)):
+        show(entry)
     journal.note(store.read_shards("incidents", [s.key for s in found.done]))
-    for finished in engine(config, expected.prompts, found.todo):
-        shard = finished.shard
+    for finished in engine(expected.config, expected.prompts, found.todo):
         check(expected, finished, found.loaded)
-        merged = {k: store.info.get(k, {}) | v for k, v in finished.about.items()}
-        merged |= {"detector": finished.about["detector"]} if finished.about else {}  # one for all
-        if any(store.info.get(k) != v for k, v in merged.items()):
-            store.update(**merged)
-        found.digests |= _write(store, finished, expected.of(shard))
-        counts[shard.entry][0] += 1
+        _note_models(store, finished)
+        found.digests |= _write(store, finished, expected.of(finished.shard))
         journal.note(finished.tables["incidents"])
-        journal.update(_phase(config, shard.entry), *counts[shard.entry])
+        done[finished.shard.entry] += 1
+        show(finished.shard.entry)
+
+
+def _note_models(store: RunStore, finished: Finished) -> None:
+    """Add to run.json what made a shard, if it is not there yet."""
+    known = {k: store.info.get(k, {}) | v for k, v in finished.about.items()}
+    if finished.about:
+        known["detector"] = finished.about["detector"]  # one for all
+    if any(store.info.get(k) != v for k, v in known.items()):
+        store.update(**known)
 
 
 def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str, str]:
@@ -201,10 +209,6 @@ def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str,
     for table in TABLES:
         store.write_shard(table, finished.shard.key, finished.tables[table], about)
     return images
-
-
-def _phase(config: RunConfig, entry: int) -> str:
-    return f"candidates of {config.generators[entry].key}"
 
 
 def _now() -> str:

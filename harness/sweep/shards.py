@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,25 +139,28 @@ class Worker:
 
         Raises what went wrong if it is not one prompt's fault: if none of several can be done.
         """
-        incidents: dict[tuple[Any, ...], dict[str, Any]] = {}
-        ids = list(range(shard.start, shard.stop))
-        parts: list[_Part] = []
-        error: Exception | None = None
+        incidents: dict[Any, Any] = {}
+        ids = range(shard.start, shard.stop)
         for _ in range(ATTEMPTS - 1):
-            try:
-                parts = [self._prompts(shard.seed, ids, incidents)]
-                return self._finished(shard, parts, incidents)
-            except Exception as caught:
-                error = caught
-        for prompt_id in ids:
-            try:
-                parts.append(self._prompts(shard.seed, [prompt_id], incidents))
-            except Exception as caught:
-                error = caught
-                self._note(incidents, shard.seed, prompt_id, FAILED, 0, caught)
-        if not parts and len(ids) > 1 and error is not None:
+            with suppress(Exception):  # whose it is shows when each prompt is made alone
+                return self._finished(shard, [self._prompts(shard.seed, ids, incidents)], incidents)
+        parts, error = self._one_by_one(shard.seed, ids, incidents)
+        if error is not None and not parts and len(ids) > 1:
             raise error
         return self._finished(shard, parts, incidents)
+
+    def _one_by_one(
+        self, seed: int, ids: Sequence[int], incidents: dict[Any, Any]
+    ) -> tuple[list[_Part], Exception | None]:
+        """Make the pools of each prompt alone; returns what could be made, and the last error."""
+        parts, error = list[_Part](), None
+        for prompt_id in ids:
+            try:
+                parts.append(self._prompts(seed, [prompt_id], incidents))
+            except Exception as caught:
+                error = caught
+                self._note(incidents, seed, prompt_id, FAILED, 0, caught)
+        return parts, error
 
     def _prompts(self, seed: int, ids: Sequence[int], incidents: dict[Any, Any]) -> _Part:
         """Make the pools of some prompts, in smaller batches if memory runs out."""
