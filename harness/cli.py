@@ -156,7 +156,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
-    quiet()
+    quiet(models=False)
     _report(runs, as_json, out, published, costs_from, again=sys.argv[1:], require_reliable=require_reliable)
 
 

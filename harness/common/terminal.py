@@ -148,8 +148,8 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr)
 
 
-def quiet() -> None:
-    """Keep the libraries' progress bars and advice off the terminal."""
+def quiet(models: bool = True) -> None:
+    """Keep the libraries' progress bars and advice off the terminal; `models`: of those that load models too."""
     import os
     import warnings
 
@@ -158,6 +158,8 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if not models:  # importing them takes seconds
+        return
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

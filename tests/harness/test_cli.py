@@ -184,3 +184,18 @@ def test_a_url_is_never_taken_for_a_folder_of_that_name():
             assert "s3://bucket/folder is a URL" in said.output
             refused.add(name)
     assert len(refused) > 10
+
+
+def test_a_report_loads_no_model_library(tmp_path):
+    code = (
+        "import sys\n"
+        "from vhsbench.harness.cli import main\n"
+        "sys.argv = ['vhsbench', 'report', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'diffusers', 'transformers', 'open_clip'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+    assert "error: " in done.stderr
