@@ -1,11 +1,13 @@
 """Are times fair when something else works on the machine? Two registered copies of one verifier must cost the same.
 
-    python benchmarks/noisy_neighbour.py --out results/noisy [--runs 20] [--cuda] [--quiet-too]
+    python benchmarks/noisy_neighbour.py --out FOLDER [--runs 20] [--cuda] [--quiet]
+    python benchmarks/noisy_neighbour.py --derive results/noisy/costs.parquet
 
 A busy process is switched on and off while pipelines are measured: on and off for 2 to 8 seconds each, by the run's seed.
 Each run measures the generator, VHS, a copy of it that is registered under another name, and MLLM w/ CLIP, in turns as
 `vhsbench run` does, and each pipeline alone one after another, as it was before that. Both have the same calls and repeats.
 `--cuda` measures SANA-Sprint with random weights on the GPU, which the busy process uses too. `--quiet` leaves it out.
+`--derive` measures nothing: it concludes again from rows that were kept.
 Writes costs.csv (every row) and summary.csv, and prints how often both copies got the same N.
 """
 
@@ -47,11 +49,14 @@ BUSY = {
     "cuda": "import torch; a = torch.randn(4096, 4096, device='cuda')\nwhile True: a @ a; torch.cuda.synchronize()",
 }
 ON_OFF_S = (2.0, 8.0)
+SAMPLE = ["machine", "device", "neighbour", "method"]  # what kept runs are grouped by
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
+    out = parser.add_mutually_exclusive_group(required=True)
+    out.add_argument("--out", type=Path)
+    out.add_argument("--derive", type=Path, help="costs.parquet of earlier runs, to conclude from again")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first run")
     parser.add_argument("--repeats", type=int, default=15)
@@ -61,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", choices=[TURNS, ALONE], help="one method alone")
     options = parser.parse_args(arguments)
+    if options.derive:
+        print(summary(derive(pd.read_parquet(options.derive))).to_string())
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     with registered(COPY):
         rows, found = [], []
@@ -166,18 +174,29 @@ def result(costs: pd.DataFrame) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def derive(costs: pd.DataFrame) -> pd.DataFrame:
+    """Return what `result` says of each run of kept rows, with the seconds that it took."""
+    runs = costs.groupby([*SAMPLE, "run"])
+    return pd.DataFrame([
+        dict(zip([*SAMPLE, "run"], key, strict=True)) | result(run) | {"took_s": run["took_s"].iloc[0]}
+        for key, run in runs
+    ])  # fmt: skip
+
+
 def overlap(one: CostModel, other: CostModel) -> bool | None:
-    """Return whether both T(4) lie within the other's interval, or the intervals meet."""
+    """Return whether the intervals of both T(4) meet; None where one has none."""
     first, second = interval(one, 4), interval(other, 4)
     return None if first is None or second is None else first[0] <= second[1] and second[0] <= first[1]
 
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Return how often both copies got the same N, and by how much the larger T(4) exceeds the smaller."""
+    t4 = ["t4_ms", "t4_copy_ms"]
     found = found.assign(
         same_n=found["n"] == found["n_copy"],
-        t4_off_percent=100 * (found["t4_copy_ms"] / found["t4_ms"] - 1).abs(),
+        t4_off_percent=100 * (found[t4].max(axis=1) / found[t4].min(axis=1) - 1),
     )
-    return found.groupby("method").agg(
+    return found.groupby([column for column in SAMPLE if column in found]).agg(
         runs=("run", "size"), same_n=("same_n", "sum"), agree=("agree", "sum"), reliable=("reliable", "sum"),
         t4_off_percent=("t4_off_percent", "median"), t4_off_most=("t4_off_percent", "max"),
         vhs_to_clip=("vhs_to_clip", "median"), vhs_to_clip_low=("vhs_to_clip", "min"),
