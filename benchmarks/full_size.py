@@ -38,7 +38,7 @@ from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.cost.variants import LOOPS
 from vhsbench.harness.report.costs import cost_table
-from vhsbench.harness.store.keys import CELL, POOL
+from vhsbench.harness.store.keys import CELL, POOL, of_pool
 from vhsbench.harness.store.tables import RunStore
 
 T = TypeVar("T")
@@ -259,8 +259,8 @@ def summarise(out: Path, info: dict[str, Any]) -> None:
     stages["tflops_achieved"] = 1e3 * stages["tflop"] / stages["median_ms"]
     stages["share_of_matmul_percent"] = 100 * stages["tflops_achieved"] / peak if peak else None
     write_output(out / "stages.csv", csv_bytes(stages))
-    rows = [row for key, part in costs[~looped].groupby(CELL)
-            for statistic in ("median", "min") if (row := _pipeline(key, part, info, statistic))]  # fmt: skip
+    rows = [row for key in costs[~looped].groupby(CELL).groups
+            for statistic in ("median", "min") if (row := _pipeline(key, costs[~looped], info, statistic))]  # fmt: skip
     summary = pd.DataFrame(rows)
     write_output(out / "summary.csv", csv_bytes(summary))
     against = vhs_against_clip(summary)
@@ -280,20 +280,22 @@ def summarise(out: Path, info: dict[str, Any]) -> None:
 
 
 def _pipeline(
-    key: tuple[str, int, str, str], part: pd.DataFrame, info: dict[str, Any], statistic: str
+    key: tuple[str, int, str, str], costs: pd.DataFrame, info: dict[str, Any], statistic: str
 ) -> dict[str, Any] | None:
     generator, steps, verifier, variant = key
+    pool = of_pool(costs, generator, steps)
+    part = pool[(pool["verifier"] == verifier) & (pool["variant"] == variant)]
     needs = info.get("cells", {}).get(cell_name(generator, steps, verifier, variant), {}).get("needs")
-    if not budgets.is_measured(part, verifier, needs, variant=variant):
+    if not budgets.is_measured(pool, verifier, needs, variant=variant):
         return None
-    time_ms = budgets.fit(part, verifier, needs, variant=variant, statistic=statistic)
-    tflop = budgets.fit(part, verifier, needs, "tflop", variant)
+    time_ms = budgets.fit(pool, verifier, needs, variant=variant, statistic=statistic)
+    tflop = budgets.fit(pool, verifier, needs, "tflop", variant)
     energy = (
-        budgets.fit(part, verifier, needs, "energy_j", variant)
-        if budgets.is_measured(part, verifier, needs, "energy_j", variant)
+        budgets.fit(pool, verifier, needs, "energy_j", variant)
+        if budgets.is_measured(pool, verifier, needs, "energy_j", variant)
         else None
     )
-    errors = budgets.check(part, verifier, time_ms, variant, statistic)["error_percent"].abs()
+    errors = budgets.check(pool, verifier, time_ms, variant, statistic)["error_percent"].abs()
     whole = part[(part["stage"] == "end_to_end") & (part["batch"] == 1)]
     return {
         "generator": generator, "steps": steps, "verifier": verifier or "none", "variant": variant,

@@ -21,6 +21,7 @@ import typer
 
 import vhsbench.harness.sweep.run
 from vhsbench.harness.commands.run import Engine, sweep
+from vhsbench.harness.common.processes import find, here, lives
 from vhsbench.harness.config.run import ConfigError, parse
 from vhsbench.harness.sweep.run import local, run
 from vhsbench.harness.sweep.status import status
@@ -233,7 +234,8 @@ def test_workers_get_gpus_and_costs_wait_until_they_are_gone(
 
     def costs(*_):
         pids = {int(name.rsplit("-", 2)[1]) for name in faults.loads()}
-        alive_at_costs.append([pid for pid in pids if psutil.pid_exists(pid)])
+        found = [find((here()[0], pid)) for pid in pids]
+        alive_at_costs.append([process.pid for process in found if process is not None and lives(process)])
 
     monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", costs)
     faults.set(slow=0.5)
