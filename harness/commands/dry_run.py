@@ -29,6 +29,7 @@ def _show(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     budgets = [f"{budget:g}" for budget in found["budgets_ms"] or ()]
+    others = [text for text in found["budgets"] if not text.endswith("ms")]
     out = console()
     title = f"{found['name']}: {found['prompts']} prompts, seeds {found['seeds']}, on {found['device']}"
     out.print(escape(title), highlight=False)
@@ -42,12 +43,17 @@ def _show(found: dict[str, Any]) -> None:
         table.add_column(f"N at {' / '.join(budgets)} ms", justify="right", min_width=12)
     table.add_column("A100 h", justify="right", no_wrap=True)
     table.add_column("by", justify="right", no_wrap=True)
+    if others:
+        table.add_column(f"N at {' / '.join(others)}", justify="right")
     bases = list(dict.fromkeys(cell["basis"] for cell in found["cells"]))
     for cell in found["cells"]:
-        ns = [_number(cell["n_by_budget"][budget]) or "-" for budget in budgets]
+        ns, more = (
+            [_number(cell["n_by_budget"][budget]) or "-" for budget in part] for part in (budgets, others)
+        )
         table.add_row(
             escape(cell["generator"]), str(cell["steps"]), cell["verifier"], str(cell["pool"]),
-            f"{cell['candidates']:,}", *([" / ".join(ns)] if budgets else []), _number(cell["gpu_hours"]),
+            f"{cell['candidates']:,}", *([" / ".join(ns)] if budgets else []),
+            *([" / ".join(more)] if others else []), _number(cell["gpu_hours"]),
             str(1 + bases.index(cell["basis"])),
         )  # fmt: skip
     out.print(table)
@@ -65,7 +71,8 @@ def _show(found: dict[str, Any]) -> None:
     )
     if not budgets:
         out.print(
-            "Budgets are set by the run: what MLLM w/ CLIP takes for 2, 4 and 6 candidates.", highlight=False
+            "Time budgets are set by the run: what MLLM w/ CLIP takes for 2, 4 and 6 candidates.",
+            highlight=False,
         )
 
 

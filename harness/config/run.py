@@ -37,7 +37,7 @@ from vhsbench.harness.config import yaml_files
 from vhsbench.harness.config.base import Name, Registered
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.yaml_files import ConfigError, Model
-from vhsbench.harness.cost.cost_model import TOLERANCE
+from vhsbench.harness.cost.cost_model import TOLERANCE, parse_budget
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
 
@@ -181,6 +181,17 @@ def _no_seed_twice(seeds: list[int]) -> list[int]:
 Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_no_seed_twice)]
 
 
+def _is_budget(text: str) -> str:
+    value, unit = parse_budget(text)
+    if value > _MOST_BUDGET:
+        raise ValueError(f"'{text}' is beyond any real run; write at most {_MOST_BUDGET:g} {unit}")
+    return text
+
+
+BudgetText = Annotated[str, AfterValidator(_is_budget)]
+_MOST_BUDGET = 1e9  # ms, TFLOP, GB or J
+
+
 class RunConfig(Strict):
     """One sweep: pools of candidates, verifiers that score them, and what they cost."""
 
@@ -196,7 +207,8 @@ class RunConfig(Strict):
     seeds: Seeds = [0]
     pool: CandidateCount = 16
     batch_size: CandidateCount = 32
-    budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None
+    budgets: list[BudgetText] | None = None  # such as [550ms, 3TFLOP, 24GB, 40J]
+    budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None  # the same, of times alone
     tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
     bootstrap: Amount = 1000  # has no effect: intervals are computed, not drawn; older files may have it
     gallery_prompts: AmountOrNone = 12
@@ -243,6 +255,22 @@ class RunConfig(Strict):
                         f"{nearest(name, known)}"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> RunConfig:
+        if self.budgets is not None and self.budgets_ms is not None:
+            raise ValueError(
+                "'budgets' and 'budgets_ms' are two spellings of one setting; give budgets alone, such as [550ms]"
+            )
+        return self
+
+    @property
+    def budgets_by_unit(self) -> dict[str, list[float]]:
+        """The budgets in ms, TFLOP, GB and J, by unit; without those that are not given."""
+        found: dict[str, list[float]] = {"ms": list(self.budgets_ms)} if self.budgets_ms else {}
+        for value, unit in map(parse_budget, self.budgets or ()):
+            found.setdefault(unit, []).append(value)
+        return found
 
     @property
     def devices(self) -> list[str]:

@@ -17,6 +17,7 @@ from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.store.keys import POOL, distinct, of_pipeline
 
 END_TO_END = "end_to_end"
+COLUMN = {"ms": "wall_ms", "TFLOP": "tflop", "J": "energy_j"}  # of stages; memory is of whole runs
 _ROUNDING_GB = 1e-3  # an allocator's blocks, not what a candidate keeps
 
 
@@ -123,6 +124,38 @@ def fit_memory(costs: pd.DataFrame, verifier: str, column: str, variant: str = "
     return CostModel(float((gb - slope * n).max()), slope)
 
 
+def memory_column(costs: pd.DataFrame, verifier: str, variant: str = "") -> str | None:
+    """Find what memory over N was measured as: "peak_vram_gb", else "peak_rss_gb"; None if neither was.
+
+    One N says nothing of how memory grows, but without a verifier there is no other.
+    """
+    rows = _sequential(costs, verifier, variant)
+    whole = rows[rows["stage"] == END_TO_END]
+    for column in ("peak_vram_gb", "peak_rss_gb"):
+        if whole.loc[whole[column].notna(), "n"].nunique() >= (2 if verifier else 1):
+            return column
+    return None
+
+
+def fit_unit(
+    costs: pd.DataFrame, verifier: str, needs: str | None, unit: str, variant: str = ""
+) -> CostModel:
+    """Fit the cost model of one pipeline in "ms", "TFLOP", "J" or "GB"; arguments and errors as of `fit`."""
+    if unit != "GB":
+        model = fit(costs, verifier, needs, COLUMN[unit], variant)
+        if unit == "J" and model.per_candidate <= 0:
+            raise UnmeasuredError(f"no energy above idle was measured for verifier '{verifier}'", "")
+        return model
+    if (column := memory_column(costs, verifier, variant)) is not None:
+        return fit_memory(costs, verifier, column, variant)
+    rows = _sequential(costs, verifier, variant)
+    whole = rows[rows["stage"] == END_TO_END]
+    raise UnmeasuredError(
+        f"no memory over N was measured for verifier '{verifier}'",
+        "" if (whole["status"] == OK).any() else left_out(whole),
+    )
+
+
 def check(
     costs: pd.DataFrame, verifier: str, model: CostModel, variant: str = "", statistic: str = "median"
 ) -> pd.DataFrame:
@@ -178,9 +211,11 @@ def budget_table(
     models: Mapping[tuple[str, int, str], CostModel | None],
     budgets: Sequence[float],
     tolerance: float,
+    unit: str = "ms",
 ) -> pd.DataFrame:
     """Make Table 1 for these pipelines: the N that each budget affords, and its accuracies in percent.
 
+    Budgets and models are in `unit`, and named by it: `budget_ms` and `time_ms`, or `budget_tflop` and `cost_tflop`.
     Times and N have 95% intervals (`time_low`, `n_low` ...) where turns of measuring were resampled, and those of
     accuracies are of both kinds, prompts and N.
 
@@ -197,10 +232,10 @@ def budget_table(
             if curve.empty:
                 raise CostError(f"no accuracy of {generator} ({steps} steps) with '{verifier}'.")
             pool = int(curve["n"].max())
-            affordable = model.largest_n(budget, tolerance) if model else None
+            affordable = _affordable(model, budget, tolerance, unit) if model else None
             if verifier == "none" and affordable is not None:
                 affordable = 1
-            n = None if affordable is None else min(affordable, pool)
+            n = None if affordable is None else int(min(affordable, pool))
             most = 1 if verifier == "none" else pool
             n_low, n_high = _n_range(model, n, budget, tolerance, most)
             low, high = (interval(model, n) if model and n is not None else None) or (None, None)
@@ -217,7 +252,22 @@ def budget_table(
     integers = ["best_of_n", "n_low", "n_high"]
     frame[integers] = frame[integers].astype("Int64")
     frame[["time_low", "time_high"]] = frame[["time_low", "time_high"]].astype(float)
-    return frame
+    if unit == "ms":
+        return frame
+    costs = {f"time_{end}": f"cost_{end}" for end in ("low", "high")}
+    return frame.rename(columns=dict(zip(("budget_ms", "time_ms"), columns_of(unit), strict=True)) | costs)
+
+
+def columns_of(unit: str) -> tuple[str, str]:
+    """Name the columns of a budget table that hold the budget and what N candidates cost."""
+    return ("budget_ms", "time_ms") if unit == "ms" else (f"budget_{unit.lower()}", f"cost_{unit.lower()}")
+
+
+def _affordable(model: CostModel, budget: float, tolerance: float, unit: str) -> float | None:
+    """Find the largest N: infinite if memory, which alone may not grow, fits at all."""
+    if unit == "GB" and model.per_candidate == 0:
+        return math.inf if model.fixed <= budget * (1 + tolerance) * (1 + 1e-12) else None
+    return model.largest_n(budget, tolerance)
 
 
 def _n_range(

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAPER = "a100-paper"
-_COLUMN = {"ms": "wall_ms", "TFLOP": "tflop", "J": "energy_j"}
 WHAT = {"ms": "time", "TFLOP": "FLOPs", "GB": "memory", "J": "energy"}
 
 
@@ -135,7 +134,7 @@ def _priced(pool: pd.DataFrame, verifier: str, cell: dict[str, Any], tolerance: 
     `cell` is its entry in run.json, empty if it was not measured.
     """
     from vhsbench.harness.cost import budgets as budgeting
-    from vhsbench.harness.cost.sound import OK, left_out, sound
+    from vhsbench.harness.cost.sound import left_out, sound
 
     costs = pool[pool["verifier"] == verifier]
     why, costs = left_out(costs), sound(costs)
@@ -144,21 +143,16 @@ def _priced(pool: pd.DataFrame, verifier: str, cell: dict[str, Any], tolerance: 
     device = next(iter(costs["device"].dropna()), "")
     models, basis = {}, {}
     lost = {} if cell or not why else dict.fromkeys(WHAT, why)
-    for unit, column in _COLUMN.items() if cell else ():
+    for unit in WHAT if cell else ():
         try:
-            models[unit] = budgeting.fit(pool, verifier, needs, column, variant)
-            basis[unit] = "counted" if unit == "TFLOP" else f"measured on {device}"
+            models[unit] = budgeting.fit_unit(pool, verifier, needs, unit, variant)
         except budgeting.UnmeasuredError as error:
             lost |= {unit: error.why} if error.why else {}
-    for column, what in (("peak_vram_gb", "VRAM"), ("peak_rss_gb", "resident set")):
-        whole = costs[(costs["stage"] == budgeting.END_TO_END) & costs[column].notna()]
-        # one N says nothing of how memory grows; without a verifier there is no other
-        if "GB" not in models and whole["n"].nunique() >= (2 if verifier else 1):
-            models["GB"] = budgeting.fit_memory(costs, verifier, column, variant)
-            basis["GB"] = f"peak {what} measured on {device}"
-    whole = costs[costs["stage"] == budgeting.END_TO_END]
-    if "GB" not in models and not (whole["status"] == OK).any() and (why_whole := left_out(whole)):
-        lost["GB"] = why_whole
+            continue
+        basis[unit] = "counted" if unit == "TFLOP" else f"measured on {device}"
+        if unit == "GB":
+            on_gpu = budgeting.memory_column(pool, verifier, variant) == "peak_vram_gb"
+            basis[unit] = f"peak {'VRAM' if on_gpu else 'resident set'} {basis[unit]}"
     errors = (
         budgeting.check(costs, verifier, models["ms"], variant)["error_percent"].abs().dropna().tolist()
         if "ms" in models

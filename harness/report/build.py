@@ -25,7 +25,18 @@ from vhsbench.harness.sweep.disk import check_room, report_gb
 from vhsbench.harness.sweep.kept_images import Pictures, gallery_prompts
 
 # what depends on whose times a report goes by
-_TIMED_TABLES = ("budgets", "scoring", "generators", "drift", "headline", "latency", "costs")
+_TIMED_TABLES = (
+    "budgets",
+    "budgets_tflop",
+    "budgets_gb",
+    "budgets_j",
+    "scoring",
+    "generators",
+    "drift",
+    "headline",
+    "latency",
+    "costs",
+)
 _TIMED_FIGURES = ("accuracy_over_", "teaser", "n_per_budget", "latency_breakdown")
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
@@ -63,7 +74,9 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable |
     """Collect the tables by the name of their files."""
     accuracies, headline = derived.tables, {"headline": derived.headline}
     if with_published:
-        accuracies = accuracies + [published.beside(table, derived.names) for table in accuracies]
+        accuracies = accuracies + [
+            published.beside(table, derived.names) for table in accuracies if table.published
+        ]
         headline["headline_published"] = published.headline_beside(derived.headline, derived.names)
     costs = {"latency": derived.latency, "costs": derived.costs} if derived.has_costs else {}
     return {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from vhsbench.harness.config.run import RunConfig, recorded_config
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostError, CostModel
-from vhsbench.harness.cost.plan import PAPER, Priced, from_device
+from vhsbench.harness.cost.plan import PAPER, WHAT, Priced, from_device
 from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.report.comparisons import Pipeline
@@ -20,14 +20,15 @@ from vhsbench.harness.store.keys import CELL, PIPELINE, POOL, distinct, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, load_costs
 
 Models = dict[Pipeline, CostModel]
-_UNITS = {"wall_ms": "ms", "tflop": "TFLOP"}
+COLUMNS = budgeting.COLUMN | {"GB": "memory_gb"}
+_ALWAYS = ("ms", "TFLOP")
 
 
 @dataclass(frozen=True)
 class Clock:
     """Cost models of a run's pipelines, and the rows that they were fitted to.
 
-    models: by column ("wall_ms", "tflop") and pipeline. unmeasured: why a pipeline has none. costs: sound rows, of
+    models: by column ("wall_ms", "tflop", and "energy_j" and "memory_gb" where budgets are in J and GB) and pipeline. unmeasured: why a pipeline has none. costs: sound rows, of
     named speed-ups too; empty where only models were published. cells: run.json's about them, by name. label: whose
     times these are, "" for the run's own.
     """
@@ -47,15 +48,18 @@ def read_clock(run: Run, config: RunConfig, needs: Mapping[str, str | None], sou
     """
     wanted = _pipelines(run)
     names = {entry.shown: entry.name for entry in config.generators}
+    units = list(dict.fromkeys((*_ALWAYS, *config.budgets_by_unit)))
     if not source:
-        clock = _fitted(wanted, sound(run.costs), needs)
+        clock = _fitted(wanted, sound(run.costs), needs, units)
         if not clock.models["wall_ms"]:
             raise StoreError(
                 f"the run in {run.path} has no pipeline with a measured time: {clock.unmeasured[0]}"
             )
         parts = run.info.get("combined") or [run.info]
         return replace(clock, cells={k: cell for part in parts for k, cell in part.get("cells", {}).items()})
-    return _published(wanted, names, run.costs) if source == PAPER else _of_run(source, wanted, names, needs)
+    if source == PAPER:
+        return _published(wanted, names, run.costs, units)
+    return _of_run(source, wanted, names, needs, units)
 
 
 def _pipelines(run: Run) -> list[Pipeline]:
@@ -67,17 +71,20 @@ def _pipelines(run: Run) -> list[Pipeline]:
     ]
 
 
-def _fitted(wanted: list[Pipeline], costs: pd.DataFrame, needs: Mapping[str, str | None]) -> Clock:
+def _fitted(
+    wanted: list[Pipeline], costs: pd.DataFrame, needs: Mapping[str, str | None], units: Sequence[str]
+) -> Clock:
     """Fit cost models to the rows of plain pipelines, and say why some have none."""
-    models: dict[str, Models] = {column: {} for column in _UNITS}
+    models: dict[str, Models] = {COLUMNS[unit]: {} for unit in units}
     unmeasured = []
     plain = costs[costs["variant"] == ""]
     for generator, steps, verifier in wanted:
         name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
-        for column, found in models.items():
+        here = of_pool(plain, generator, steps)
+        for unit in units:
             try:
-                found[generator, steps, verifier] = budgeting.fit(
-                    of_pool(plain, generator, steps), name, reads, column
+                models[COLUMNS[unit]][generator, steps, verifier] = budgeting.fit_unit(
+                    here, name, reads, unit
                 )
             except CostError as error:
                 unmeasured.append(f"{generator} ({steps} steps): {error}")
@@ -85,7 +92,11 @@ def _fitted(wanted: list[Pipeline], costs: pd.DataFrame, needs: Mapping[str, str
 
 
 def _of_run(
-    source: str, wanted: list[Pipeline], names: Mapping[str, str], needs: Mapping[str, str | None]
+    source: str,
+    wanted: list[Pipeline],
+    names: Mapping[str, str],
+    needs: Mapping[str, str | None],
+    units: Sequence[str],
 ) -> Clock:
     """Fit the cost models to the costs of another run, whose generators take the names that this run shows."""
     costs, info = load_costs(source)
@@ -103,7 +114,7 @@ def _of_run(
         parts.append(rows.assign(generator=generator))
         for other, *rest in distinct(rows, CELL):
             cells[cell_name(generator, *rest)] = info.get("cells", {}).get(cell_name(other, *rest), {})
-    clock = _fitted(known, sound(pd.concat(parts, ignore_index=True)), needs)
+    clock = _fitted(known, sound(pd.concat(parts, ignore_index=True)), needs, units)
     if not clock.models["wall_ms"]:
         raise StoreError(f"{source} has no time of a pipeline of this run: {clock.unmeasured[0]}")
     devices = " and ".join(sorted({str(d) for d in clock.costs["device"].dropna()})) or "an unknown device"
@@ -111,16 +122,19 @@ def _of_run(
     return replace(clock, unmeasured=lacking + clock.unmeasured, cells=cells, label=label)
 
 
-def _published(wanted: list[Pipeline], names: Mapping[str, str], costs: pd.DataFrame) -> Clock:
+def _published(
+    wanted: list[Pipeline], names: Mapping[str, str], costs: pd.DataFrame, units: Sequence[str]
+) -> Clock:
     """Take the published times; FLOPs are counted from the architecture."""
     times = {_key(p): p for p in from_device(PAPER, ["ms"])}
     known, lacking = _sorted_out(wanted, names, set(times), PAPER)
     generators = sorted({names[g] for g, _, _ in known})
-    priced = {_key(p): p for p in from_device(PAPER, list(_UNITS.values()), generators)}
+    priced = {_key(p): p for p in from_device(PAPER, _ALWAYS, generators)}
     models = {
-        column: {(g, s, v): priced[names[g], s, v].models[unit] for g, s, v in known}
-        for column, unit in _UNITS.items()
+        COLUMNS[unit]: {(g, s, v): priced[names[g], s, v].models[unit] for g, s, v in known}
+        for unit in _ALWAYS
     }
+    lacking += [f"{PAPER} has no {WHAT[unit]} of any pipeline." for unit in units if unit not in _ALWAYS]
     return Clock(models, lacking, costs.head(0), label=next(iter(times.values())).basis["ms"])
 
 

@@ -15,7 +15,7 @@ from vhsbench.harness.store.tables import Run, StoreError, environments, load_ru
 from vhsbench.harness.sweep.identity import differences
 
 # settings that change what a number means, and so must be equal in all runs
-_SAME = ("pool", "prompts", "tolerance", "budgets_ms")
+_SAME = {"pool": "pool", "prompts": "prompts", "tolerance": "tolerance", "budgets": "budgets_by_unit"}
 # parts of an identity that must be equal: of candidates of one generator, and of different ones
 _MADE_OF, _JUDGED_BY = ("results", "generator", "verifiers", "detector"), ("results", "detector")
 _Pipeline = tuple[Any, ...]
@@ -46,8 +46,8 @@ def _check(first: Run, other: Run) -> None:
     if first.prompts != other.prompts:
         raise StoreError(f"{refuse} their prompts differ.")
     mine, its = map(kept_config, (first, other))
-    for key in _SAME:
-        a, b = getattr(mine, key), getattr(its, key)
+    for key, attribute in _SAME.items():
+        a, b = getattr(mine, attribute), getattr(its, attribute)
         if a != b:
             raise StoreError(f"{refuse} '{key}' is {_said(a)} in one and {_said(b)} in the other.")
     entries = {e.key: e for e in mine.generators}

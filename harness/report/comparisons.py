@@ -29,7 +29,8 @@ class AccuracyTable:
     """Accuracies by task with intervals, ready for layout.
 
     rows have `keys`, the tasks and both overalls with `_low` and `_high`; the best and second best are marked
-    among rows that agree in `groups`; `published` names the paper's table of the same layout.
+    among rows that agree in `groups`; `published` names the paper's table of the same layout, "" if
+    there is none.
     """
 
     name: str
@@ -40,12 +41,14 @@ class AccuracyTable:
     published: str
 
 
-def main_comparison(budget_rows: pd.DataFrame) -> AccuracyTable:
-    """Lay out the paper's Table 1: every pipeline at every budget."""
-    keys = ("budget_ms", *PIPELINE, "best_of_n", "time_ms")
-    return AccuracyTable(
-        "budgets", "Accuracy (%) by time budget", budget_rows, keys, ("budget_ms",), "table1"
-    )
+def main_comparison(budget_rows: pd.DataFrame, unit: str = "ms") -> AccuracyTable:
+    """Lay out the paper's Table 1, every pipeline at every budget; also for budgets in another unit than time."""
+    budget, cost = budgeting.columns_of(unit)
+    keys = (budget, *PIPELINE, "best_of_n", cost)
+    if unit == "ms":
+        return AccuracyTable("budgets", "Accuracy (%) by time budget", budget_rows, keys, (budget,), "table1")
+    title = f"Accuracy (%) by budget in {unit}"
+    return AccuracyTable(f"budgets_{unit.lower()}", title, budget_rows, keys, (budget,), "")
 
 
 def other_generators(budget_rows: pd.DataFrame) -> AccuracyTable | None:

@@ -15,7 +15,7 @@ from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.sound import left_out
 from vhsbench.harness.report import comparisons
-from vhsbench.harness.report.clock import Clock, Models, read_clock
+from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.stats.curves import accuracy_curves, separation
@@ -133,17 +133,33 @@ class Derived:
         """The paper's comparisons that the run has rows for."""
         moved = [entry.shown for entry in self.config.generators if entry.moved]
         settled = self.budget_rows[~self.budget_rows["generator"].isin(moved)].reset_index(drop=True)
-        still = {key: model for key, model in self.models["wall_ms"].items() if key[0] not in moved}
+        still = {
+            column: {key: model for key, model in found.items() if key[0] not in moved}
+            for column, found in self.models.items()
+        }
         found = [
             comparisons.main_comparison(settled),
+            *self._by_other_units(still),
             comparisons.other_generators(settled),
-            comparisons.scoring_ablation(self.run, self.curves, still, self.budgets, self.config.tolerance),
+            comparisons.scoring_ablation(
+                self.run, self.curves, still["wall_ms"], self.budgets, self.config.tolerance
+            ),
             comparisons.drift(self.budget_rows, _drifts(self.config), self.run),
         ]
         return [self._with_label(table) for table in found if table is not None]
 
+    def _by_other_units(self, models: dict[str, Models]) -> list[AccuracyTable]:
+        """Lay out the main comparison in each unit other than time in which the configuration has budgets."""
+        given = {unit: budgets for unit, budgets in self.config.budgets_by_unit.items() if unit != "ms"}
+        found = []
+        for unit, budgets in given.items():
+            if known := models.get(COLUMNS[unit]):
+                rows = budgeting.budget_table(self.curves, known, budgets, self.config.tolerance, unit)
+                found.append(comparisons.main_comparison(rows, unit))
+        return found
+
     def _with_label(self, table: AccuracyTable) -> AccuracyTable:
-        if not self.times:
+        if not self.times or table.name == "budgets_tflop":  # FLOPs are counted, on whatever device
             return table
         rows, title = self.labelled(table.rows), f"{table.title}; {self.times}"
         return replace(table, rows=rows, title=title, keys=(*table.keys, TIMES))
@@ -217,7 +233,7 @@ def derive(run: Run, costs_from: str = "") -> Derived:
     run = replace(run, costs=clock.costs[clock.costs["variant"] == ""])
     times = clock.models["wall_ms"]
     priced = times | _as_unmoved(times, config)
-    budgets = config.budgets_ms or _default_budgets(priced, config.tolerance)
+    budgets = config.budgets_by_unit.get("ms") or _default_budgets(priced, config.tolerance)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock))
 

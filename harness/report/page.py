@@ -118,7 +118,7 @@ def _facts(derived: Derived) -> list[tuple[str, str]]:
 def _tables(derived: Derived, with_published: bool) -> list[dict[str, Any]]:
     found = []
     for table in derived.tables:
-        shown = published.beside(table, derived.names) if with_published else table
+        shown = published.beside(table, derived.names) if with_published and table.published else table
         found.append({"title": shown.title, "html": Markup(tables.html(shown))})
     return found
 

@@ -25,6 +25,8 @@ HEADINGS = {
     "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two", "counting": "Counting",
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
     GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP", TIMES: "Times",
+    "budget_tflop": "Budget (TFLOP)", "cost_tflop": "TFLOP", "budget_gb": "Budget (GB)", "cost_gb": "Memory (GB)",
+    "budget_j": "Budget (J)", "cost_j": "Energy (J)",
 }  # fmt: skip
 _ENDS = {"best_of_n": ("n_low", "n_high"), "time_ms": ("time_low", "time_high")}
 BELOW_ONE = "below one candidate"
@@ -98,7 +100,8 @@ def _accuracies(table: AccuracyTable, kind: _Format) -> str:
         cells.append([_cell(row, c, place.get(c, {}).get(at, 0), kind) for c in shown])
     heads = [kind.escape(HEADINGS[c]) for c in shown]
     # a rule where a budget begins
-    starts = list((rows["budget_ms"] != rows["budget_ms"].shift()) & (rows.index > 0))
+    budget = next(rows[c] for c in table.keys if c.startswith("budget_"))
+    starts = list((budget != budget.shift()) & (rows.index > 0))
     return kind.render(heads, cells, starts)
 
 

@@ -30,7 +30,7 @@ _OPTIONS_BY_CONTENT = {
 }  # fmt: skip
 # No row depends on them: they may change at any time, also of a finished run.
 FREE = {
-    "name", "generators.drift", "budgets_ms", "tolerance", "bootstrap", "gallery_prompts", "overlap",
+    "name", "generators.drift", "budgets", "budgets_ms", "tolerance", "bootstrap", "gallery_prompts", "overlap",
     "timing.preset",
 }  # fmt: skip
 

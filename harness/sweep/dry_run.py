@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vhsbench import generators
+from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.config.run import GeneratorConfig, RunConfig
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.store.keys import of_pipeline
@@ -33,7 +34,8 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         "prompts": prompts,
         "seeds": config.seeds,
         "device": config.device,
-        "budgets_ms": config.budgets_ms,
+        "budgets_ms": config.budgets_by_unit.get("ms"),
+        "budgets": [f"{v:g}{unit}" for unit, values in config.budgets_by_unit.items() for v in values],
         "cells": cells,
         "candidates": sum(count(config, entry, prompts) for entry in config.generators),
         "gpu_hours": None if None in hours else round(sum(hours), 1),
@@ -52,12 +54,35 @@ def _cell(config: RunConfig, entry: GeneratorConfig, verifier: str, prompts: int
         "verifier": verifier,
         "pool": config.pool_of(entry),
         "candidates": candidates,
-        "n_by_budget": {
-            f"{budget:g}": _affordable(model, budget, config, verifier) for budget in config.budgets_ms or ()
-        },
+        "n_by_budget": _n_by_budget(config, entry.name, steps, verifier, model),
         "gpu_hours": hours,
         "basis": basis,
     }
+
+
+def _n_by_budget(
+    config: RunConfig, generator: str, steps: int, verifier: str, time: CostModel | None
+) -> dict[str, int | None]:
+    """Find N by budget: a time as its ms, others with their unit. Memory and energy are known only where measured."""
+    given = config.budgets_by_unit
+    models = {"ms": time, "TFLOP": _tflop(generator, steps, verifier) if "TFLOP" in given else None}
+    return {
+        f"{budget:g}" if unit == "ms" else f"{budget:g}{unit}": _affordable(
+            models.get(unit), budget, config, verifier
+        )
+        for unit, budgets in given.items()
+        for budget in budgets
+    }
+
+
+def _tflop(generator: str, steps: int, verifier: str) -> CostModel | None:
+    """Count FLOPs from the architecture, without weights; None where that cannot be done."""
+    from vhsbench.harness.cost.counting import count_pipeline
+
+    try:
+        return count_pipeline(generator, None if verifier == "none" else verifier, steps).tflop
+    except VhsbenchError:
+        return None
 
 
 def _affordable(model: CostModel | None, budget: float, config: RunConfig, verifier: str) -> int | None:

@@ -43,6 +43,9 @@ def test_the_default_is_nano_with_all_three_verifiers():
         ("generators: [{name: nano}]\nseeds: [9223372036854775808]\n", "key 'seeds.0': input should be less than or equal to 9223372036854775807, not 9223372036854775808."),
         ("generators: [{name: nano}]\nprompts: {limit: 1000000000}\n", "line 2, key 'prompts.limit': input should be less than or equal to 1000000"),
         ("generators: [{name: nano}]\nbudgets_ms: [.inf]\n", "line 2, key 'budgets_ms.0': input should be a finite number, not inf."),
+        ("generators: [{name: nano}]\nbudgets: [550ms, 3GHz]\n", "'3GHz' is no budget; write a number and ms, s, GFLOP, TFLOP, MB, GB or J."),
+        ("generators: [{name: nano}]\nbudgets: [1e12ms]\n", "line 2, key 'budgets.0': '1e12ms' is beyond any real run; write at most 1e+09 ms."),
+        ("generators: [{name: nano}]\nbudgets: [1s]\nbudgets_ms: [1000]\n", "'budgets' and 'budgets_ms' are two spellings of one setting; give budgets alone, such as [550ms]."),
         ("generators: [{name: nano}]\nbudgets_ms: [.nan]\n", "line 2, key 'budgets_ms.0': input should be a finite number, not nan."),
         ("generators: [{name: nano, drift: .inf}]\n", "key 'generators.0.drift': input should be a finite number, not inf."),
         ("generators: [{name: nano}]\ntiming: {best_of_n: [1, 100000]}\n", "key 'timing.best_of_n.1': input should be less than or equal to 4096"),
@@ -191,3 +194,12 @@ def test_a_lora_names_its_entry_and_says_how_far_it_moved():
 )  # fmt: skip
 def test_a_lora_that_cannot_be(entry, said):
     assert said in refused(f"generators: [{{name: nano, {entry}}}]\n")
+
+
+def test_budgets_are_one_setting_in_two_spellings():
+    start = "generators: [{name: nano}]\n"
+    old, new = (parse(start + text, "x") for text in ("budgets_ms: [550, 1100]", "budgets: [550ms, 1.1s]"))
+    assert old.budgets_by_unit == new.budgets_by_unit == {"ms": [550, 1100]}
+    found = parse(start + "budgets: [40J, 3TFLOP, 24GB, 500GFLOP]", "x").budgets_by_unit
+    assert found == {"J": [40], "TFLOP": [3, 0.5], "GB": [24]}
+    assert parse(start, "x").budgets_by_unit == {}

@@ -55,7 +55,7 @@ def test_what_decides_rows_is_named(text, said):
 
 @pytest.mark.parametrize(
     "text",
-    ["name: other", "bootstrap: 3", "tolerance: 0.5", "budgets_ms: [3]", "gallery_prompts: 0", "overlap: true",
+    ["name: other", "bootstrap: 3", "tolerance: 0.5", "budgets_ms: [3]", "budgets: [3TFLOP]", "gallery_prompts: 0", "overlap: true",
      "timing: {preset: smoke, repeats: 15, warm_up: 3}", "prompts: {limit: 3}", "prompts: {split: train}",
      "detector: {name: mask2former, options: {pipeline: mmdet3}}", "device: cuda", "threads: 3"],
 )  # fmt: skip
