@@ -32,7 +32,7 @@ END_TO_END = "end_to_end"
 _OTHERS = "other processes on the GPU"
 GENERATORS_OWN = ("encode", "noise", "denoise", "decode")  # the same calls whichever verifier follows
 _PHASE_TRIES = 3
-SAMPLES = 3  # of a stage in a round, whose fastest is taken
+SAMPLES = 3  # of a stage in a round
 TURN_S = 0.5  # of a turn at least, which the load of others is measured over
 _SHORT_N = 4  # phases and energy are of runs up to this N: longer ones repeat the same stages
 
@@ -275,9 +275,10 @@ class Measurement:
                 raise
 
     def _calls(self, done: Round, number: int) -> Round:
-        keys = [key for key in self.calls if key[0] == END_TO_END] + SAMPLES * [
-            key for key in self.calls if key[0] != END_TO_END
-        ]
+        runs = [key for key in self.calls if key[0] == END_TO_END]
+        stages = [key for key in self.calls if key[0] != END_TO_END]
+        # whole runs between the samples of a stage: back to back, it would find its weights in the caches
+        keys = [key for sample in range(SAMPLES) for key in (*runs[sample::SAMPLES], *stages)]
         for key in reversed(keys) if number % 2 else keys:
             if self.calls[key].out_of_memory:
                 continue
