@@ -93,7 +93,7 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(_auc(row), highlight=False, markup=False)
     errors = [abs(row["error_percent"]) for row in summary["latency"] if row["error_percent"] is not None]
     if errors:
-        console.print(f"T(N) against end-to-end medians: at most {max(errors):.1f}% off", highlight=False)
+        console.print(f"T(N) against whole runs: at most {max(errors):.1f}% off", highlight=False)
     if summary["timing_reasons"]:
         console.print(in_one_line(summary["timing_reasons"]), style="bold red", highlight=False, markup=False)
     if summary["left_out"]:

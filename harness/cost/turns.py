@@ -1,6 +1,6 @@
 """What calls typically take, from turns of measuring that others slowed more or less.
 
-The time of a call in a turn, the median of its repeats there, is taken as a time of its own multiplied by how slow
+The time of a call in a turn, the lower quartile of its repeats there, is taken as a time of its own multiplied by how slow
 that turn was for every call alike: log(ms) = call + turn, fitted by medians (Tukey's median polish), so that neither
 a slow minute nor an outlier moves one pipeline against another. Times are those of a good turn, the lower quartile.
 Turns are resampled for intervals, the same ones for all pipelines: what varies between turns enters every interval.
@@ -56,15 +56,15 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
     if "visit" not in rows:
         return None
     rows = rows[rows["visit"].notna() & rows["wall_ms"].notna()]
-    medians = rows.groupby(["verifier", "stage", "n", "visit"])["wall_ms"].median().unstack("visit")
-    if len(medians.columns) < FEWEST:
+    times = rows.groupby(["verifier", "stage", "n", "visit"])["wall_ms"].quantile(GOOD).unstack("visit")
+    if len(times.columns) < FEWEST:
         return None
-    logs = np.log(medians.to_numpy(float))
+    logs = np.log(times.to_numpy(float))
     call, turn = np.nanmedian(logs, axis=1), np.zeros(logs.shape[1])
     for _ in range(_POLISH):
         turn = np.nanmedian(logs - call[:, None], axis=0)
         call = np.nanmedian(logs - turn, axis=1)
-    return Turns(dict(zip(medians.index, logs - turn, strict=True)), turn)
+    return Turns(dict(zip(times.index, logs - turn, strict=True)), turn)
 
 
 def interval(model: CostModel, n: float) -> tuple[float, float] | None:

@@ -140,7 +140,7 @@ def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
             axes.barh(0, 0, color=STAGE_COLORS[stage], label=stage)
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
-        axes.set(xlabel="wall-clock (ms, median)", title=title)
+        axes.set(xlabel="wall-clock (ms)", title=title)
         fig.legend(loc="outside lower center", ncols=4, frameon=False)
     return fig
 
