@@ -125,7 +125,7 @@ def reliability_chart(derived: Derived) -> go.Figure:
 
 def stage_times(derived: Derived) -> go.Figure:
     """Plot the median time of every stage, of each candidate and of the winner alone."""
-    fig = _figure(_timed("wall-clock (ms, median)", derived.times), "")
+    fig = _figure(_timed("wall-clock (ms)", derived.times), "")
     parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
     costs = pd.concat(parts, ignore_index=True)
     order_of_rows = [_row_name(derived, row) for _, row in costs.iterrows()]

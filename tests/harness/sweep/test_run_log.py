@@ -102,10 +102,10 @@ def test_a_run_at_a_url_has_no_log():
 
 
 def test_an_event_is_one_line_whatever_it_says(tmp_path):
-    with pytest.raises(ValueError, match="red"), run_log(Folder(tmp_path), "a\nb \udc80"):
+    with pytest.raises(ValueError, match="red"), run_log(Folder(tmp_path), "a\nb \x85"):
         raise ValueError("\x1b[31mred")
     assert [said.split(";")[0] for _, said in log(tmp_path)] == [
-        r"a\nb \udc80",
+        r"a\nb \x85",
         r"stopped: ValueError: \x1b[31mred",
     ]
 
