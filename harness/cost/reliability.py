@@ -35,6 +35,7 @@ def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str
     reasons = _load(plain)
     for generator, steps in distinct(plain, POOL):
         here = of_pool(plain, generator, steps)
+        turns = fit_turns(sound(here))
         for verifier in dict.fromkeys(here["verifier"]):
             reads = needs.get(verifier) if verifier else None
             if verifier and reads is None:
@@ -47,7 +48,6 @@ def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str
             reasons += _spoilt(here, verifier, name)
             reasons += _uncertain(model, name)
             reasons += _against_whole_runs(here, verifier, model, name)
-            turns = fit_turns(sound(here))
             if turns is not None:
                 reasons += _drift(turns, verifier, reads, model, name)
                 reasons += _halves(turns, verifier, name) if reads == "hidden" else []

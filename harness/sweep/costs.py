@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from vhsbench.harness.config.models import generator_options, verifier_options
-from vhsbench.harness.config.run import kept_config
+from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost.environment import environment
 from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.reliability import unreliable
@@ -38,9 +38,7 @@ def measure_again(out: Path | str, progress: Callable[[str, int, int], None] = l
 
 
 def _again(expected: Expected, store: RunStore, journal: Journal) -> None:
-    here = environment(expected.config.threads or torch.get_num_threads())
-    here["opened"] = datetime.now(UTC).isoformat(timespec="seconds")
-    store.update(environments=[*environments(store.info), here])
+    store.update(environments=[*environments(store.info), opened_here(expected.config)])
     keys = measure_costs(expected, store, (), journal)
     store.consolidate({"costs": keys})
     costs = {"costs": expected.record()["costs"]}
@@ -49,6 +47,12 @@ def _again(expected: Expected, store: RunStore, journal: Journal) -> None:
         **({"identity": store.info["identity"] | costs} if "identity" in store.info else {}),
     )
     journal.close("complete")
+
+
+def opened_here(config: RunConfig) -> dict[str, Any]:
+    """Describe the environment that a run is opened in now, for run.json."""
+    threads = config.threads or torch.get_num_threads()
+    return environment(threads) | {"opened": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def measure_costs(

@@ -18,7 +18,6 @@ from vhsbench.harness.common.text import parse_json_lines, read_text
 from vhsbench.harness.config.models import chosen_detector
 from vhsbench.harness.config.models import load_detector as load_detector
 from vhsbench.harness.config.run import ConfigError, RunConfig
-from vhsbench.harness.cost.environment import environment
 from vhsbench.harness.geneval import prompts as geneval_prompts
 from vhsbench.harness.geneval.detector import check_classes, vocabulary
 from vhsbench.harness.geneval.metadata import check as check_metadata
@@ -28,7 +27,7 @@ from vhsbench.harness.store.folder import StorageError
 from vhsbench.harness.store.parquet import sha256
 from vhsbench.harness.store.tables import RunStore, environments
 from vhsbench.harness.sweep.config_changes import difference
-from vhsbench.harness.sweep.costs import measure_costs
+from vhsbench.harness.sweep.costs import measure_costs, opened_here
 from vhsbench.harness.sweep.disk import check_room, run_gb
 from vhsbench.harness.sweep.identity import Identity
 from vhsbench.harness.sweep.progress import Journal
@@ -120,11 +119,10 @@ def _none(old: object, new: object) -> str:
 
 def _begin(store: RunStore, expected: Expected) -> None:
     store.write_prompts(expected.prompts)
-    here = environment(expected.config.threads or torch.get_num_threads()) | {"opened": _now()}
     store.update(
         status="running",
         started=store.info.get("started", _now()),
-        environments=[*environments(store.info), here],
+        environments=[*environments(store.info), opened_here(expected.config)],
         identity=expected.record(),
     )
 

@@ -102,7 +102,7 @@ class Worker:
         self.entry: GeneratorConfig = config.generators[entry]
         self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
         identity = of_entry(config, prompts, self.entry)
-        self.detector = load_detector(config, prompts)  # first, so that its mistakes are reported soonest
+        self.detector = load_detector(config, prompts)  # configuration errors surface first
         self.bench = load_bench(config, self.entry, prompts, self.detector)
         self.generator = self.bench.generator
         info = self.generator.info()
