@@ -88,6 +88,25 @@ def test_every_package_of_the_tree_is_in_the_wheel():
     assert set(setuptools["packages"]) == found | {"vhsbench"}
 
 
+def test_every_data_file_of_the_tree_is_in_the_wheel():
+    """But for `results/`, which keeps runs and pools too: of it, what the report reads."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    shipped = {
+        file
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for file in (ROOT / package.removeprefix("vhsbench.").replace(".", "/")).glob(pattern)
+        if package != "vhsbench"
+    }
+    found = {
+        file
+        for name in ("generators", "harness", "verifiers", "results/published")
+        for file in (ROOT / name).rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert sorted(str(f.relative_to(ROOT)) for f in found - shipped) == []
+
+
 def prints(source):
     """The lines on which a module calls `print`."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
