@@ -72,6 +72,10 @@ def show(found: Mapping[str, list[dict[str, Any]]], console: Console) -> None:
 
 def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print the main comparison, and where its tables and figures lie."""
+    if summary["timing_reasons"]:
+        console.print(in_one_line(summary["timing_reasons"]), style="bold red", highlight=False, markup=False)
+    for row in summary["verdict"]:
+        console.print(row["sentence"], style="bold", highlight=False, markup=False)
     times = f"accuracies measured here; times: {summary['times']}" if summary["times"] else "measured here"
     title = f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; {times}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
@@ -94,8 +98,6 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     errors = [abs(row["error_percent"]) for row in summary["latency"] if row["error_percent"] is not None]
     if errors:
         console.print(f"T(N) against whole runs: at most {max(errors):.1f}% off", highlight=False)
-    if summary["timing_reasons"]:
-        console.print(in_one_line(summary["timing_reasons"]), style="bold red", highlight=False, markup=False)
     if summary["left_out"]:
         console.print(f"costs left out: {summary['left_out']}", highlight=False, markup=False)
     for reason in summary["unmeasured"]:

@@ -72,12 +72,21 @@ def interval(model: CostModel, n: float) -> tuple[float, float] | None:
     return None if model.draws is None else quantiles(model.draws[:, 0] + n * model.draws[:, 1])
 
 
-def range_of_n(model: CostModel, budget: float, tolerance: float) -> tuple[int, int] | None:
-    """Return the N of a budget at both ends of a 95% interval, 0 for none; None where nothing was resampled."""
+def draws_of_n(model: CostModel, budget: float, tolerance: float) -> Floats | None:
+    """Return the N of a budget as resampled turns give them, 0 for none, [DRAWS]; None where nothing was resampled.
+
+    Those of one run's models are of the same turns.
+    """
     if model.draws is None:
         return None
     each = np.maximum(model.draws[:, 1], np.finfo(float).tiny)
-    n = np.maximum(np.floor((budget * (1 + tolerance) - model.draws[:, 0]) / each + 1e-9), 0)
+    return np.maximum(np.floor((budget * (1 + tolerance) - model.draws[:, 0]) / each + 1e-9), 0)
+
+
+def range_of_n(model: CostModel, budget: float, tolerance: float) -> tuple[int, int] | None:
+    """Return the N of a budget at both ends of a 95% interval, 0 for none; None where nothing was resampled."""
+    if (n := draws_of_n(model, budget, tolerance)) is None:
+        return None
     low, high = np.quantile(n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return int(low), int(high)
 

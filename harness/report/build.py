@@ -15,7 +15,6 @@ from vhsbench.harness.report import comparisons, figures, gallery, published, st
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.combine import load_runs
-from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.derived import Derived, derive, records
 from vhsbench.harness.report.page import write_page
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, winners
@@ -36,6 +35,11 @@ _TIMED_TABLES = (
     "headline",
     "latency",
     "costs",
+    "verdict",
+    "pairs",
+    "headroom",
+    "area",
+    "time_to_accuracy",
 )
 _TIMED_FIGURES = ("accuracy_over_", "teaser", "n_per_budget", "latency_breakdown")
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
@@ -70,7 +74,7 @@ def build(
     return _summary(derived, out)
 
 
-def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable | pd.DataFrame]:
+def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
     """Collect the tables by the name of their files."""
     accuracies, headline = derived.tables, {"headline": derived.headline}
     if with_published:
@@ -79,7 +83,14 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, AccuracyTable |
         ]
         headline["headline_published"] = published.headline_beside(derived.headline, derived.names)
     costs = {"latency": derived.latency, "costs": derived.costs} if derived.has_costs else {}
-    return {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}
+    answer: dict[str, tables.Table] = {
+        "verdict": derived.verdict_table,
+        "pairs": derived.labelled(derived.standings.pairs),
+        "headroom": derived.labelled(derived.standings.headroom),
+        "area": derived.area,
+        "time_to_accuracy": derived.time_to_accuracy,
+    }
+    return answer | {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}
 
 
 def _remove_timed(out: Path) -> None:
@@ -235,6 +246,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "prompts": len(derived.run.prompts),
         "pool": derived.config.pool,
         "seeds": derived.config.seeds,
+        "verdict": records(derived.standings.verdicts),
         "budgets": records(derived.budget_rows),
         "tables": {table.name: records(table.rows) for table in derived.tables},
         "headline": records(derived.headline),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,11 +15,14 @@ from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.sound import left_out
-from vhsbench.harness.report import comparisons
+from vhsbench.harness.report import comparisons, scaling
 from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
-from vhsbench.harness.stats.curves import accuracy_curves, separation
+from vhsbench.harness.report.standings import Standings, shown, standings
+from vhsbench.harness.report.tables import LaidOut
+from vhsbench.harness.report.verdict import Contest
+from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
 from vhsbench.harness.store.tables import Run, StoreError
@@ -31,7 +35,7 @@ class Derived:
 
     run: with printable texts; its costs are the clock's, without named speed-ups. clock: whose times budgets go by.
     failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. budgets: in ms.
-    budget_rows: the N that each budget affords, with its accuracies.
+    budget_rows: the N that each budget affords, with its accuracies; priced: the times that they go by.
     """
 
     run: Run
@@ -42,6 +46,7 @@ class Derived:
     curves: pd.DataFrame
     budgets: list[float]
     budget_rows: pd.DataFrame
+    priced: Models
 
     @property
     def models(self) -> dict[str, Models]:
@@ -150,13 +155,54 @@ class Derived:
 
     def _by_other_units(self, models: dict[str, Models]) -> list[AccuracyTable]:
         """Lay out the main comparison in each unit other than time in which the configuration has budgets."""
-        given = {unit: budgets for unit, budgets in self.config.budgets_by_unit.items() if unit != "ms"}
-        found = []
-        for unit, budgets in given.items():
-            if known := models.get(COLUMNS[unit]):
-                rows = budgeting.budget_table(self.curves, known, budgets, self.config.tolerance, unit)
-                found.append(comparisons.main_comparison(rows, unit))
-        return found
+        rows = self._rows_by_other_units(models)
+        return [comparisons.main_comparison(found, unit) for unit, found in rows.items()]
+
+    def _rows_by_other_units(self, models: dict[str, Models]) -> dict[str, pd.DataFrame]:
+        return {
+            unit: budgeting.budget_table(self.curves, known, budgets, self.config.tolerance, unit)
+            for unit, budgets in self.config.budgets_by_unit.items()
+            if unit != "ms" and (known := models.get(COLUMNS[unit]))
+        }
+
+    @cached_property
+    def contests(self) -> dict[tuple[str, int], Contest]:
+        """The pipelines of every pool, by prompt."""
+        return {pool: Contest(self.run, *pool) for pool in self.pools}
+
+    @cached_property
+    def standings(self) -> Standings:
+        """Who wins at each budget, of every kind."""
+        rows = {"ms": self.budget_rows} | self._rows_by_other_units(self.models)
+        models = {unit: self.priced if unit == "ms" else self.models[COLUMNS[unit]] for unit in rows}
+        return standings(self.contests, rows, models, self.config.tolerance)
+
+    @property
+    def verdict_table(self) -> LaidOut:
+        """The verdicts as a table."""
+        verdicts = self.standings.verdicts
+        return LaidOut(self.labelled(verdicts), self.labelled(shown(verdicts, len(self.pools) > 1)))
+
+    @cached_property
+    def area(self) -> pd.DataFrame:
+        """Accuracy averaged over log time, of every pool."""
+        return self._by_pool(lambda pool, models: scaling.area_over_log_time(self.contests[pool], models))
+
+    @cached_property
+    def time_to_accuracy(self) -> pd.DataFrame:
+        """The time in which each verifier reaches round accuracies, of every pool."""
+        overall = self.curves[self.curves["tag"] == OVERALL]
+        return self._by_pool(lambda pool, models: scaling.time_to_accuracy(of_pool(overall, *pool), models))
+
+    def _by_pool(
+        self, derive_one: Callable[[tuple[str, int], dict[str, CostModel]], pd.DataFrame]
+    ) -> pd.DataFrame:
+        parts = [
+            derive_one(pool, self.models_of(*pool)).assign(generator=pool[0], steps=pool[1])
+            for pool in self.pools
+        ]
+        whole = pd.concat(parts, ignore_index=True)
+        return self.labelled(whole[[*POOL, *(c for c in whole.columns if c not in POOL)]])
 
     def _with_label(self, table: AccuracyTable) -> AccuracyTable:
         if not self.times or table.name == "budgets_tflop":  # FLOPs are counted, on whatever device
@@ -235,7 +281,7 @@ def derive(run: Run, costs_from: str = "") -> Derived:
     priced = times | _as_unmoved(times, config)
     budgets = config.budgets_by_unit.get("ms") or _default_budgets(priced, config.tolerance)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
-    return Derived(run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock))
+    return Derived(run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock), priced)
 
 
 def _labelled(frame: pd.DataFrame, clock: Clock) -> pd.DataFrame:

@@ -47,7 +47,9 @@ def write_page(derived: Derived, file: Path, with_published: bool = False) -> No
         notes=derived.notes,
         times=derived.times,
         unreliable=in_one_line(derived.unreliable),
-        headline=Markup(tables.html(_headline(derived, with_published))),
+        verdict=derived.standings.sentences,
+        verdict_table=Markup(tables.html(derived.verdict_table)),
+        headline=Markup(tables.html(_headline(derived, with_published))) if len(derived.headline) else "",
         plain=_plain(derived),
         unmeasured=derived.unmeasured,
         failed=Markup(tables.html(derived.failed)) if len(derived.failed) else "",
@@ -131,6 +133,10 @@ def _headline(derived: Derived, with_published: bool) -> pd.DataFrame:
 
 def _plain(derived: Derived) -> list[dict[str, Any]]:
     found = [
+        ("All pairs at every budget: difference in points, paired by prompt", derived.standings.pairs),
+        ("Accuracy (%) averaged over the logarithm of time", derived.area),
+        ("Time to reach an accuracy (%)", derived.time_to_accuracy),
+        ("Share (%) of the way from one image to the oracle", derived.standings.headroom),
         ("T(N) against whole runs", derived.latency),
         ("Area under the ROC curve of the scores", derived.auc),
         ("Cost of every stage", derived.costs),

@@ -55,26 +55,39 @@ class _Format:
         return (self.best, self.second)[place - 1] % text if place else text
 
 
-def write(table: AccuracyTable | pd.DataFrame, stem: Path) -> None:
+@dataclass(frozen=True)
+class LaidOut:
+    """A table of all columns, and what of it readers see."""
+
+    rows: pd.DataFrame
+    shown: pd.DataFrame
+
+
+Table = AccuracyTable | LaidOut | pd.DataFrame
+
+
+def write(table: Table, stem: Path) -> None:
     """Write a table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
-    rows = table.rows if isinstance(table, AccuracyTable) else table
+    rows = table if isinstance(table, pd.DataFrame) else table.rows
     write_output(stem.with_name(f"{stem.name}.csv"), csv_bytes(rows))
     for kind in (_MARKDOWN, _LATEX, _HTML):
         write_output(stem.with_name(f"{stem.name}{kind.suffix}"), _rendered(table, kind))
 
 
-def markdown(table: AccuracyTable | pd.DataFrame) -> str:
+def markdown(table: Table) -> str:
     """Render a table as Markdown, with everything escaped."""
     return _rendered(table, _MARKDOWN)
 
 
-def html(table: AccuracyTable | pd.DataFrame) -> str:
+def html(table: Table) -> str:
     """Render a table as an HTML fragment, with everything escaped."""
     return _rendered(table, _HTML)
 
 
-def _rendered(table: AccuracyTable | pd.DataFrame, kind: _Format) -> str:
-    return _accuracies(table, kind) if isinstance(table, AccuracyTable) else _plain(table, kind)
+def _rendered(table: Table, kind: _Format) -> str:
+    if isinstance(table, AccuracyTable):
+        return _accuracies(table, kind)
+    return _plain(table.shown if isinstance(table, LaidOut) else table, kind)
 
 
 def places(values: pd.Series) -> dict[int, int]:

@@ -106,3 +106,26 @@ def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> i
     if not error > 0 or not margin > 0:
         return None
     return math.ceil(prompts * (detectable(error, alpha) / margin) ** 2)
+
+
+def sign_flip_two_sided(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -> Floats:
+    """Compute two-sided p-values [K] that the mean of differences [P, K] is zero: twice the smaller one-sided."""
+    d = np.asarray(differences, dtype=np.float64)
+    lower, upper = sign_flip(d, permutations, seed), sign_flip(-d, permutations, seed)
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(lower, upper)))
+
+
+def seeds_needed(by_seed: ArrayLike, error: float, margin: float, alpha: float) -> int | None:
+    """Compute how many seeds a prompt detect a difference of `margin` with 80% power, with the same prompts.
+
+    by_seed: differences [P, S], S seeds of a prompt; error: the standard error of their mean. None if unknown (one
+    seed) or if no number of seeds is enough, as prompts vary too.
+    """
+    d = np.asarray(by_seed, dtype=np.float64)
+    prompts, seeds = d.shape
+    if seeds < 2 or not error > 0 or not margin > 0:
+        return None
+    of_seeds = float(d.var(axis=1, ddof=1).mean()) / prompts  # the part of error^2 that one seed a prompt has
+    wanted = (error * margin / detectable(error, alpha)) ** 2
+    left = wanted - (error**2 - of_seeds / seeds)
+    return math.ceil(of_seeds / left) if left > 0 else None

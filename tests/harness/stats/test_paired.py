@@ -18,7 +18,9 @@ from vhsbench.harness.stats.paired import (
     holm,
     mcnemar,
     prompts_needed,
+    seeds_needed,
     sign_flip,
+    sign_flip_two_sided,
     standard_error,
 )
 
@@ -138,3 +140,21 @@ def test_prompts_needed_brings_the_detectable_down_to_the_margin():
     assert detectable(2.0 * math.sqrt(100 / needed), 0.025) == pytest.approx(1.0, rel=1e-2)
     assert prompts_needed(100, 0.0, 1.0, 0.025) is None
     assert norm.isf(0.025) == pytest.approx(1.96, abs=1e-2)
+
+
+def test_two_sided_signs():
+    d = np.ones((8, 1))
+    assert sign_flip_two_sided(d)[0] == sign_flip_two_sided(-d)[0] == pytest.approx(2 / 2**8, rel=0.25)
+    assert sign_flip_two_sided(np.zeros((8, 1)))[0] == 1
+
+
+def test_seeds_needed_scales_as_the_variance_of_the_mean_does():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (4000, 2))  # only seeds vary: twice as many halve the variance
+    error = noise.mean(1).std(ddof=1) / math.sqrt(4000)
+    margin = detectable(error, 0.025) / math.sqrt(2)
+    assert seeds_needed(noise, error, margin, 0.025) == pytest.approx(4, abs=1)
+    prompts = np.repeat(rng.normal(0, 1, (4000, 1)), 2, 1)  # only prompts vary: no number of seeds helps
+    error = prompts.mean(1).std(ddof=1) / math.sqrt(4000)
+    assert seeds_needed(prompts, error, detectable(error, 0.025) / 2, 0.025) is None
+    assert seeds_needed(noise[:, :1], error, margin, 0.025) is None  # one seed says nothing of seeds
