@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 
@@ -104,18 +106,25 @@ def test_the_readme_runs_a_configuration_and_reports_it(tmp_path):
     assert (tmp_path / "runs/mine/report.html").is_file()
 
 
-def test_the_verifier_in_ten_lines_chooses(tmp_path):
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory) -> Path:
+    """A folder in which the verifier of docs/extending.md is installed."""
+    folder = tmp_path_factory.mktemp("plugin")
     page = ROOT / "docs/extending.md"
     (code,) = blocks(page, "python")
     (entry,) = [toml for toml in blocks(page, "toml") if "vhsbench.verifiers" in toml]
-    (tmp_path / "my_package.py").write_text(code, encoding="utf-8")
-    about = tmp_path / "my_package-1.0.dist-info"
+    (folder / "my_package.py").write_text(code, encoding="utf-8")
+    about = folder / "my_package-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n", encoding="utf-8"
     )
     lines = entry.replace('[project.entry-points."vhsbench.verifiers"]', "[vhsbench.verifiers]")
     (about / "entry_points.txt").write_text(lines.replace('"', ""), encoding="utf-8")
+    return folder
+
+
+def test_the_verifier_in_ten_lines_chooses(plugin, tmp_path):
     said = run_file(
         tmp_path,
         "choose.py",
@@ -125,8 +134,58 @@ def test_the_verifier_in_ten_lines_chooses(tmp_path):
         "found = vhsbench.best_of_n(generator, verifier, 'a photo of a red circle', [3, 1, 2])\n"
         "print(found.index == int(found.scores.argmax()), found.scores[found.index].item())\n"
         "print(np.asarray(found.image, float)[..., 0].mean() / 255)\n",
-        tmp_path,
+        plugin,
     )
     best, red = said.splitlines()
     assert best.split()[0] == "True"
     assert float(best.split()[1]) == pytest.approx(float(red), abs=1e-6)
+
+
+_RANKED = """
+generators: [{name: nano}]
+verifiers: [{name: redness}, {name: mllm-clip}]
+prompts: {limit: 4}
+pool: 3
+timing: {preset: smoke, best_of_n: [1, 2]}
+"""
+_COMMANDS = """
+import shlex
+from vhsbench.harness.cli import app
+
+if __name__ == "__main__":  # costs are measured in processes that import this file
+    for line in open("commands"):
+        app(shlex.split(line), standalone_mode=False)
+"""
+
+
+def test_the_verifier_without_p_yes_goes_through_every_command(plugin, tmp_path):
+    (tmp_path / "my.yaml").write_text(_RANKED)
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue circle\n")
+    (tmp_path / "gate.yaml").write_text(
+        "best_of_n: [2]\nbootstrap: 100\npermutations: 99\nauc_permutations: 99\n"
+    )
+    commands = """        run my.yaml --out mine --json
+        regress mine:mllm-clip mine:redness --config gate.yaml --out compared
+        generate nano "a red circle" -n 2 --out pictures
+        score redness --prompts prompts.txt --images pictures --out scores.csv
+        best-of-n nano redness "a red circle" -n 2 --out sheet.png
+    """
+    (tmp_path / "commands").write_text("\n".join(line.strip() for line in commands.strip().splitlines()))
+    said = run_file(tmp_path, "all.py", _COMMANDS, plugin)
+    summary, _ = json.JSONDecoder().raw_decode(said)
+    assert [row["verifier"] for row in summary["auc"]] == ["mllm-clip", "redness"]
+    assert {row["verifier"] for row in summary["tables"]["scoring"]} == {"mllm-clip"}
+    assert {row["verifier"] for row in summary["tables"]["budgets"]} == {"none", "mllm-clip", "redness"}
+    rows = pd.read_parquet(tmp_path / "mine/scores.parquet").groupby("verifier")
+    red = rows.get_group("redness")
+    assert red["p_yes"].isna().all()
+    assert red["score"].notna().all()
+    assert rows.get_group("mllm-clip")["p_yes"].notna().all()
+    assert set(pd.read_csv(tmp_path / "mine/figures/reliability.csv")["verifier"]) == {"mllm-clip"}
+    compared = json.loads((tmp_path / "compared/regression.json").read_text())["comparison"]
+    assert compared["calibration"][0]["ece"] is not None
+    assert compared["calibration"][1] == {"ece": None, "curve": []}
+    head, *lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert head == "index,item,prompt,verifier,p_yes,p_no,score"
+    assert ["redness,,,0." in lines[0], "redness,,,-0." in lines[1]] == [True, True]
+    assert (tmp_path / "sheet.png").is_file()

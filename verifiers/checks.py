@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.verifiers.protocol import Scores
 
 if TYPE_CHECKING:
-    from vhsbench.verifiers.protocol import Scores, Verifier
+    import torch
+
+    from vhsbench.verifiers.protocol import Verifier
 
 Name = Callable[[int], str]  # the candidate in a row of a batch, in words
 Marks = dict[str, NDArray[np.float32]]  # p_yes, p_no and score, each [B]
@@ -29,7 +32,7 @@ def marks(verifier: Verifier, scores: Scores, count: int, name: Name) -> Marks:
     Raises ScoresError for a form other than `Scores`, a score that is not finite, or a probability outside 0..1.
     """
     check_form(verifier, scores, count)
-    found = {field: getattr(scores, field).detach().float().cpu().numpy() for field in _FIELDS}
+    found = {field: _on_cpu(getattr(scores, field), count) for field in _FIELDS}
     check_values(verifier, found["score"], name)
     for field in ("p_yes", "p_no"):
         p = found[field]
@@ -39,17 +42,29 @@ def marks(verifier: Verifier, scores: Scores, count: int, name: Name) -> Marks:
     return found
 
 
+def _on_cpu(part: torch.Tensor | None, count: int) -> NDArray[np.float32]:
+    if part is None:
+        return np.full(count, np.nan, np.float32)
+    values: NDArray[np.float32] = part.detach().float().cpu().numpy()
+    return values
+
+
 def outside_0_1(p: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Tell which numbers are neither probabilities nor NaN."""
     return np.asarray((p < -_ROUNDING) | (p > 1 + _ROUNDING))
 
 
 def check_form(verifier: Verifier, scores: Scores, count: int) -> Scores:
-    """Return the scores if each part is a floating-point tensor [count]; does not wait for the device. Raises ScoresError."""
+    """Return the scores if each part is a floating-point tensor [count], or a probability that is not given.
+
+    Does not wait for the device. Raises ScoresError.
+    """
     import torch
 
     for field in _FIELDS:
         part: Any = getattr(scores, field, None)
+        if part is None and field != "score" and isinstance(scores, Scores):
+            continue
         if not isinstance(part, torch.Tensor) or part.shape != (count,) or not part.is_floating_point():
             said = (
                 f"{part.dtype} {list(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__

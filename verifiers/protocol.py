@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -18,17 +18,22 @@ if TYPE_CHECKING:
 Needs = Literal["hidden", "latents", "images"]
 
 
+def _no_score() -> torch.Tensor:
+    raise TypeError("Scores needs 'score'.")
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Float32 tensors of shape [B].
+    """Floating-point tensors of shape [B]: `Scores(score=...)`, with probabilities where the verifier has them.
 
-    p_yes and p_no are softmax over the whole vocabulary, not renormalised; score is the paper's
-    A.4: +p_yes where the most likely token is "yes", else -p_no.
+    score is any finite number, the higher the better. p_yes and p_no are None for a verifier that gives no yes or no.
+    Of an LLM they are softmax over the whole vocabulary, not renormalised, and score is the paper's A.4: +p_yes
+    where the most likely token is "yes", else -p_no.
     """
 
-    p_yes: torch.Tensor
-    p_no: torch.Tensor
-    score: torch.Tensor
+    p_yes: torch.Tensor | None = None
+    p_no: torch.Tensor | None = None
+    score: torch.Tensor = field(default_factory=_no_score)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vhsbench.harness.common.terminal import Bars, path, quiet
 
 
 def score(
-    verifier: Annotated[str, typer.Argument(help="vhs, mllm-clip or mllm-ae.")],
+    verifier: Annotated[str, typer.Argument(help="A name from `vhsbench list verifiers`.")],
     prompts: Annotated[Path, typer.Option(help='One prompt a line, or JSON lines with "prompt".')],
     images: Annotated[
         Path | None, typer.Option(help="A folder of images, in natural order: 2.png before 10.png.")
@@ -49,9 +49,11 @@ def score(
     quiet()
     from vhsbench import verifiers
 
-    judge = verifiers.create(
-        verifier, checkpoint=checkpoint, normalization=normalization, generator=generator, device=device
-    )
+    given = {"checkpoint": checkpoint, "normalization": normalization, "generator": generator}
+    options = {
+        key: value for key, value in given.items() if value is not None
+    }  # a plugin may lack the others
+    judge = verifiers.create(verifier, device=device, **options)
     with Bars() as bars:
         scores = score_all(judge, inputs, batch_size, lambda done, of: bars.update("scores", done, of))
     write(scores, out)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vhsbench.harness.common.atomic import write_atomic, write_output
 from vhsbench.harness.common.shown import markdown_table
-from vhsbench.harness.regress.compare import Difference, Separation
+from vhsbench.harness.regress.compare import Calibration, Difference, Separation
 from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS, Check, Outcome
 from vhsbench.harness.regress.picks import ChangedPick
 from vhsbench.harness.regress.points import OperatingPoint
@@ -85,8 +85,7 @@ def facts(regression: Regression) -> list[str]:
     lines = [
         f"AUC {_number(overall.baseline, '.4f')} -> {_number(overall.candidate, '.4f')} "
         f"(p worse, Holm {_number(overall.p_holm, '.4f')})",
-        f"calibration error (ECE) {_number(c.calibration[0].ece, '.4f')} -> "
-        f"{_number(c.calibration[1].ece, '.4f')}",
+        *_calibration(*c.calibration),
         f"scores: KS {c.drift.ks:.4f}, Wasserstein {c.drift.wasserstein:.4f}, Spearman "
         f"{_number(c.drift.spearman, '.4f')} (within prompts {_number(c.drift.spearman_within, '.4f')})",
         f"{len(c.changed)} picks changed at {c.widest.shown}: {picks.lost} prompts lost, {picks.won} won (McNemar "
@@ -127,6 +126,12 @@ def show(regression: Regression, console: Console) -> None:
     console.print(verdict.outcome, style=_STYLES[verdict.outcome])
     for reason in verdict.reasons:
         console.print(f"  {escape(reason)}")
+
+
+def _calibration(a: Calibration, b: Calibration) -> list[str]:
+    """Describe the calibration; no line for verifiers without probabilities."""
+    errors = [_number(side.ece, ".4f") for side in (a, b)]
+    return [f"calibration error (ECE) {errors[0]} -> {errors[1]}"] if a.curve or b.curve else []
 
 
 def markdown(regression: Regression, picture: Path | None = None) -> str:

@@ -10,6 +10,11 @@ from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.verifiers.metrics import BINS, calibration_error
 
 
+def answered(scores: pd.DataFrame) -> pd.DataFrame:
+    """Select the scores with P(yes) and P(no): of verifiers that say yes or no, not of those that only rank."""
+    return scores.dropna(subset=["p_yes", "p_no"])
+
+
 def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     """Sort each verifier's candidates into equal bins of P(yes) / (P(yes) + P(no)).
 
@@ -17,7 +22,7 @@ def reliability(candidates: pd.DataFrame, scores: pd.DataFrame, bins: int = BINS
     share_low, share_high (its 95% interval by prompt), n, ece (expected calibration error of the verifier).
     A bin without candidates has n = 0 and is empty otherwise. Scores without probabilities are left out.
     """
-    joined = scores.dropna(subset=["p_yes", "p_no"]).merge(candidates, on=CANDIDATE, validate="many_to_one")
+    joined = answered(scores).merge(candidates, on=CANDIDATE, validate="many_to_one")
     total = joined["p_yes"] + joined["p_no"]
     joined = joined.assign(p=joined["p_yes"] / total)[total > 0]
     frames = [_of(str(name), part, bins) for name, part in joined.groupby("verifier", sort=True)]

@@ -12,12 +12,12 @@ import plotly.graph_objects as go
 
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
+from vhsbench.harness.report.figures import SCORE_BINS, score_range
 from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE, of_pipeline
 
-BINS = np.linspace(-1, 1, 41)  # 5% bins, as in the paper's Fig. 6
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
             "P": "cross", "X": "x", "x": "x-thin-open"}  # fmt: skip
@@ -91,26 +91,36 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
 
 
 def score_histograms(derived: Derived) -> go.Figure:
-    """Plot the share of candidates by score in 5% bins, over all pools."""
+    """Plot the share of candidates by score in 40 bins, over all pools; each range of scores has an axis of its own."""
     fig = _figure("score", "candidates (%)")
-    centres = [round(float(c), 4) for c in (BINS[:-1] + BINS[1:]) / 2]
+    axes: dict[tuple[float, float], str] = {}
     for verifier, part in derived.run.scores.groupby("verifier", sort=True):
-        style = look(str(verifier))
-        share = 100 * np.histogram(part["score"], BINS)[0] / len(part)
+        style, ends = look(str(verifier)), score_range(part["score"])
+        axis = axes.setdefault(ends, f"x{len(axes) + 1}" if axes else "x")
+        bins = np.linspace(*ends, SCORE_BINS + 1)
+        share = 100 * np.histogram(part["score"], bins)[0] / len(part)
         fig.add_bar(
-            x=centres, y=[_round(v) for v in share], name=style.label, marker={"color": style.color},
-            hovertemplate="%{y:.1f}% within 0.025 of %{x:.3f}<extra>%{fullData.name}</extra>",
+            x=[round(float(c), 4) for c in (bins[:-1] + bins[1:]) / 2], y=[_round(v) for v in share],
+            xaxis=axis, yaxis=axis.replace("x", "y"), name=style.label, marker={"color": style.color},
+            hovertemplate=f"%{{y:.1f}}% within {(bins[1] - bins[0]) / 2:.3g} of %{{x:.3f}}"
+            "<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     fig.update_layout(bargap=0.05)
+    if len(axes) > 1:
+        fig.update_layout(grid={"rows": len(axes), "columns": 1, "pattern": "independent", "ygap": 0.3})
+        fig.update_layout(height=420 * len(axes) * 0.7)
+        fig.update_xaxes(title="score").update_yaxes(title="candidates (%)")
     return fig
 
 
-def reliability_chart(derived: Derived) -> go.Figure:
-    """Plot the share of right candidates over P(yes), over all pools."""
+def reliability_chart(derived: Derived) -> go.Figure | None:
+    """Plot the share of right candidates over P(yes), over all pools; None where no verifier gives it."""
     fig = _figure("P(yes)", "right by GenEval (%)")
     fig.add_scatter(x=[0, 1], y=[0, 100], mode="lines", line={"color": "#888888", "dash": "dash"},
                     name="perfect", hoverinfo="skip")  # fmt: skip
     bins = reliability(derived.run.candidates, derived.run.scores)
+    if bins.empty:
+        return None
     for verifier, part in bins[bins["n"] > 0].groupby("verifier", sort=True):
         style = look(str(verifier))
         fig.add_scatter(

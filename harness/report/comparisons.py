@@ -12,6 +12,7 @@ import pandas as pd
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.turns import ratio_interval
+from vhsbench.harness.report.calibration import answered
 from vhsbench.harness.stats.curves import OVERALL, Grid, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
@@ -68,8 +69,12 @@ def scoring_ablation(
     budgets: Sequence[float],
     tolerance: float,
 ) -> AccuracyTable | None:
-    """Derive the paper's Table 5: the highest score against any candidate judged yes. None without verifiers."""
-    judged = {key: model for key, model in models.items() if key[2] != "none"}
+    """Derive the paper's Table 5: the highest score against any candidate judged yes.
+
+    None without verifiers that give P(yes): others judge no candidate.
+    """
+    judges = distinct(answered(run.scores), PIPELINE)
+    judged = {key: model for key, model in models.items() if key in judges}
     if not judged:
         return None
     unscored = accuracy_curves(run.candidates, judged_yes_scores(run.scores))

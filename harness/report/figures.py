@@ -69,21 +69,31 @@ def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
 
 
 _DENSITY_BINS = 1000
+SCORE_BINS = 40  # of 5% of the paper's range, as in its Fig. 6
+
+
+def score_range(scores: pd.Series) -> tuple[float, float]:
+    """Return the ends of an axis of scores: the paper's -1 and 1, or those of scores that lie beyond."""
+    low, high = float(scores.min()), float(scores.max())
+    if low >= -1 and high <= 1:
+        return -1.0, 1.0
+    return (low, high) if low < high else (low - 1, high + 1)
 
 
 def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
     """Draw the paper's Fig. 6: the share of candidates by score in 5% bins, density, and box plots above.
 
-    scores: verifier, score (in -1..1), correct.
+    scores: verifier, score, correct. A verifier's axis is `score_range` of its scores.
     """
     names = sorted(scores["verifier"].unique())
-    bins = np.linspace(-1, 1, 41)
     with styled():
         fig = figure(TWO_COLUMNS, 2.8)
-        grid = fig.subplots(2, len(names), sharex=True, sharey="row", squeeze=False,
+        grid = fig.subplots(2, len(names), sharex="col", sharey="row", squeeze=False,
                             gridspec_kw={"height_ratios": [1, 4]})  # fmt: skip
         for column, name in enumerate(names):
             part, style = scores[scores["verifier"] == name], look(name)
+            low, high = score_range(part["score"])
+            bins = np.linspace(low, high, SCORE_BINS + 1)
             box, bars = grid[:, column]
             box.boxplot(part["score"], orientation="horizontal", widths=0.6, showfliers=False,
                         patch_artist=True, boxprops={"facecolor": style.color, "alpha": 0.35},
@@ -96,9 +106,9 @@ def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
                       color=["#BBBBBB", style.color])  # fmt: skip
             if part["score"].nunique() > 2:
                 x = np.linspace(-1, 1, 200)
-                bars.plot(
-                    x, 5 * _density(part["score"].to_numpy(float), x), color="black", lw=0.9, label="density"
-                )
+                unit = 2 * (part["score"].to_numpy(float) - low) / (high - low) - 1
+                bars.plot((low + high) / 2 + (high - low) / 2 * x, 5 * _density(unit, x),
+                          color="black", lw=0.9, label="density")  # fmt: skip
             bars.set_xlabel("score")
         grid[1, 0].set_ylabel("candidates (%)")
         handles, labels = grid[1, 0].get_legend_handles_labels()

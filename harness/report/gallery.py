@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vhsbench.harness.report.calibration import answered
 from vhsbench.harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
 from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.sweep.kept_images import Pictures
@@ -27,9 +28,9 @@ def disagreements(
     """Select each verifier's most confident verdicts that GenEval contradicts, among the pictures that were kept.
 
     `each` that it accepted though wrong and `each` that it refused though right, one per prompt. Returns the
-    candidate's columns, verifier, score, correct, reason, kind.
+    candidate's columns, verifier, score, correct, reason, kind. A verifier without P(yes) gives no verdicts.
     """
-    joined = scores.merge(candidates, on=CANDIDATE, validate="many_to_one")
+    joined = answered(scores).merge(candidates, on=CANDIDATE, validate="many_to_one")
     joined = joined[(joined["score"] > 0) != joined["correct"]]
     parts = []
     for _, part in joined.groupby("verifier", sort=True):

@@ -79,7 +79,8 @@ def _data(derived: Derived) -> dict[str, Any]:
     if lines:
         figures["over-time"] = charts.accuracy_over_time(lines, derived.times)
         figures["scores"] = charts.score_histograms(derived)
-        figures["reliability"] = charts.reliability_chart(derived)
+        if (chart := charts.reliability_chart(derived)) is not None:
+            figures["reliability"] = chart
     return {
         "pipelines": lines,
         "tolerance": derived.config.tolerance,

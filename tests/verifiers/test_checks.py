@@ -49,6 +49,24 @@ def test_probabilities_may_be_unknown():
     assert np.isnan(found["p_yes"]).all()
 
 
+def test_probabilities_may_be_left_out():
+    given = Scores(score=torch.tensor([23.5, -7.0]))
+    found = marks(MINE, given, 2, name)
+    assert found["score"].tolist() == [23.5, -7.0]
+    assert np.isnan(found["p_yes"]).all()
+    assert np.isnan(found["p_no"]).all()
+    assert found["p_yes"].dtype == found["p_no"].dtype == np.float32
+    assert check_form(MINE, given, 2) is given
+
+
+def test_a_score_may_not_be_left_out():
+    half = torch.full((2,), 0.5)
+    with pytest.raises(TypeError, match="Scores needs 'score'"):
+        Scores(p_yes=half, p_no=half)
+    with pytest.raises(ScoresError, match="gave NoneType as 'score' of 2 candidate"):
+        check_form(MINE, Scores(score=None), 2)
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [

@@ -12,7 +12,7 @@ from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.regress.compare import compare
 from vhsbench.harness.regress.gate import decide
 from vhsbench.harness.regress.gate_config import GateConfig
-from vhsbench.harness.regress.report import junit, markdown
+from vhsbench.harness.regress.report import facts, junit, markdown
 from vhsbench.harness.regress.run import Regression
 from vhsbench.harness.regress.speed import Speed
 
@@ -106,3 +106,22 @@ def test_the_summary_has_a_row_for_every_accuracy_and_the_worst_picks(regression
         f"candidate {worst.candidate_index}: wrong ({worst.candidate_score:+.3f})",
     ]  # fmt: skip
     assert len(picks) == 2 + GATE.worst_picks
+
+
+def test_calibration_is_told_of_verifiers_with_probabilities_alone(simulated):
+    candidates, a, b = simulated(np.random.default_rng(4), 36, 6, (1.0, 1.0))
+
+    def told(*sides):
+        found = compare(candidates, *sides, GATE)
+        regression = Regression(GATE, decide(found, GATE, None), found, None, {}, None)
+        lines = [line for line in facts(regression) if "calibration" in line]
+        return lines, regression.as_dict()["comparison"]["calibration"]
+
+    silent_a, silent_b = (
+        replace(s, p_yes=s.p_yes * np.nan, p_no=s.p_no * np.nan, score=9 * s.score) for s in (a, b)
+    )
+    lines, kept = told(silent_a, silent_b)
+    assert lines == []
+    assert kept == [{"ece": None, "curve": []}] * 2
+    (line,), (_, known) = told(silent_a, b)
+    assert line == f"calibration error (ECE) - -> {known['ece']:.4f}"

@@ -31,10 +31,11 @@ SHARPNESS = {"vhs": 1.2, "mllm-clip": 0.9, "mllm-ae": 0.3}
 
 def write_run(
     folder: Path, *, marked: str = "", vram: bool = False, device: str = "test", prompts: int = 24,
-    correct: float = 0.6, tied: bool = False, **changes: Any,
+    correct: float = 0.6, tied: bool = False, silent: tuple[str, ...] = (), **changes: Any,
 ) -> Path:  # fmt: skip
     """A finished run in `folder`. `changes` are keys of its configuration; `marked` goes into a prompt;
-    `correct` is the share of right candidates, and `tied` gives all the same score."""
+    `correct` is the share of right candidates, and `tied` gives all the same score. Verifiers that are `silent` give no
+    P(yes), but scores from 20 to 30."""
     config = RunConfig.model_validate(
         {"name": "made", "generators": [{"name": "nano"}], "pool": 8, "bootstrap": 50, "seeds": [0],
          "verifiers": [{"name": v} for v in NEEDS], "gallery_prompts": 6} | changes
@@ -48,7 +49,7 @@ def write_run(
         store.write_prompts(texts)
         for number, entry in enumerate(config.generators):
             rng = np.random.default_rng([number, *config.seeds])
-            _write_entry(store, config, entry, texts, rng, vram, device, correct, tied)
+            _write_entry(store, config, entry, texts, rng, vram, device, correct, tied, silent)
         store.consolidate()
         store.update(
             status="complete", needs=NEEDS, environments=[{"cpu": device, "python": "3"}],
@@ -62,7 +63,7 @@ def sha(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied) -> None:
+def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied, silent) -> None:
     steps = int(entry.options.get("steps", 1))
     pool, mine = config.pool_of(entry), [v.name for v in config.verifiers_of(entry)]
     index = pd.MultiIndex.from_product(
@@ -81,6 +82,8 @@ def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied) 
         p_yes = 1 / (1 + np.exp(-(SHARPNESS[verifier] * (2 * correct - 1) + rng.normal(size=len(base)))))
         p_yes = np.full(len(base), 0.75) if tied else p_yes
         score = np.where(p_yes > 0.5, p_yes, p_yes - 1)
+        if verifier in silent:
+            p_yes, score = np.full(len(base), np.nan), 20 + 10 * p_yes
         scores.append(base.assign(verifier=verifier, p_yes=p_yes, p_no=1 - p_yes, score=score))
     if scores:
         store.write_shard("scores", entry.key, pd.concat(scores))
