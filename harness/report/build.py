@@ -17,6 +17,7 @@ from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.derived import Derived, derive, records
 from vhsbench.harness.report.page import write_page
+from vhsbench.harness.report.page_candidates import PAGE_MB
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, winners
 from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, of_pool
 from vhsbench.harness.store.tables import Run, StoreError
@@ -46,21 +47,26 @@ MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
 
 def build(
-    *paths: Path, out: Path | None = None, with_published: bool = False, costs_from: str = ""
+    *paths: Path,
+    out: Path | None = None,
+    with_published: bool = False,
+    costs_from: str = "",
+    page_mb: float = PAGE_MB,
 ) -> dict[str, Any]:
     """Write tables/, figures/ and report.html of one run, or of several combined, and return a summary for JSON.
 
     They go to `out`, by default the run's folder. `with_published` adds tables with the paper's values beside the
     measured ones; `costs_from` takes times and FLOPs from elsewhere: "a100-paper", or another finished run. An
-    earlier report's tables and figures of other times are then removed. Raises StoreError for a run that cannot be read or combined, and DiskFullError, before anything
-    is written, if there is not enough room.
+    earlier report's tables and figures of other times are then removed. `page_mb` limits the size of report.html.
+    Raises StoreError for a run that cannot be read or combined, and DiskFullError, before anything is written, if
+    there is not enough room.
     """
     if len(paths) > 1 and out is None:
         raise StoreError("several runs make one report; say with --out where it goes.")
     derived = derive(load_runs(paths), costs_from)
     out = out or derived.run.path
     found = _tables(derived, with_published)
-    check_room(out, report_gb(derived.run), "this report")
+    check_room(out, report_gb(derived.run, page_mb), "this report")
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     if derived.times:
@@ -70,7 +76,7 @@ def build(
     write_output(out / "tables" / "curves.csv", csv_bytes(derived.curves))
     _figures(derived, out / "figures")
     draw_captions(derived.run, out / "figures")
-    write_page(derived, out / "report.html", with_published)
+    write_page(derived, out / "report.html", with_published, page_mb)
     return _summary(derived, out)
 
 

@@ -16,43 +16,21 @@ from vhsbench.harness.report.figures import SCORE_BINS, score_range
 from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
-from vhsbench.harness.store.keys import PIPELINE, of_pipeline
+from vhsbench.harness.store.keys import PIPELINE
 
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-_SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
             "P": "cross", "X": "x", "x": "x-thin-open"}  # fmt: skip
-
-
-def pipelines(derived: Derived) -> list[dict[str, Any]]:
-    """Collect what the budget slider needs: T(N) and the accuracies by N of each pipeline."""
-    found = []
-    for (generator, steps, verifier), model in derived.models["wall_ms"].items():
-        if verifier == "none":
-            continue
-        style, curves = look(verifier), derived.curves
-        here = of_pipeline(curves, generator, steps, verifier).sort_values("n")
-        tasks = {
-            str(tag): {k: [_round(v) for v in part[k]] for k in ("accuracy", "low", "high")}
-            for tag, part in here.groupby("tag")
-        }
-        found.append(
-            {
-                "name": _name(derived, generator, steps, style.label), "color": style.color,
-                "dash": _DASHES[derived.pools.index((generator, steps)) % len(_DASHES)],
-                "symbol": _SYMBOLS.get(style.marker, "circle"), "fixed_ms": model.fixed,
-                "per_candidate_ms": model.per_candidate, "tasks": tasks,
-            }
-        )  # fmt: skip
-    return found
 
 
 def accuracy_over_time(lines: Sequence[dict[str, Any]], times: str = "") -> go.Figure:
     """Plot overall accuracy over the time of best-of-N; the last trace marks the slider's budget."""
-    fig = _figure(_timed("wall-clock of best-of-N (ms)", times), "overall accuracy (%)")
+    fig = _figure(timed("wall-clock of best-of-N (ms)", times), "overall accuracy (%)")
     for line in lines:
         overall = line["tasks"][OVERALL]
         ns = list(range(1, len(overall["accuracy"]) + 1))
-        at = [line["fixed_ms"] + n * line["per_candidate_ms"] for n in ns]
+        cost = line["costs"].get("ms")
+        at = [cost["fixed"] + n * cost["each"] for n in ns] if cost else []
         bounds = [[n, brackets(*ends)] for n, *ends in zip(ns, overall["low"], overall["high"], strict=True)]
         fig.add_scatter(
             x=at, y=overall["accuracy"], customdata=bounds, name=line["name"], mode="lines+markers",
@@ -80,10 +58,10 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
         ns = sorted(part["n"].unique())
         for name, rows in values.items():
             chosen = part[part["tag"] == name].sort_values("n")
-            rows.append([_round(v) for v in chosen["accuracy"]])
+            rows.append([rounded(v) for v in chosen["accuracy"]])
         fig.add_scatter(
             x=[int(n) for n in ns], y=values[tag][-1], mode="lines+markers",
-            name=_name(derived, generator, steps, style.label),
+            name=pipeline_name(derived, generator, steps, style.label),
             line={"color": style.color, "dash": dash}, marker={"size": 5},
             hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -100,7 +78,7 @@ def score_histograms(derived: Derived) -> go.Figure:
         bins = np.linspace(*ends, SCORE_BINS + 1)
         share = 100 * np.histogram(part["score"], bins)[0] / len(part)
         fig.add_bar(
-            x=[round(float(c), 4) for c in (bins[:-1] + bins[1:]) / 2], y=[_round(v) for v in share],
+            x=[round(float(c), 4) for c in (bins[:-1] + bins[1:]) / 2], y=[rounded(v) for v in share],
             xaxis=axis, yaxis=axis.replace("x", "y"), name=style.label, marker={"color": style.color},
             hovertemplate=f"%{{y:.1f}}% within {(bins[1] - bins[0]) / 2:.3g} of %{{x:.3f}}"
             "<extra>%{fullData.name}</extra>",
@@ -124,9 +102,9 @@ def reliability_chart(derived: Derived) -> go.Figure | None:
     for verifier, part in bins[bins["n"] > 0].groupby("verifier", sort=True):
         style = look(str(verifier))
         fig.add_scatter(
-            x=[_round(v, 4) for v in part["confidence"]], y=[_round(100 * v) for v in part["right"]],
+            x=[rounded(v, 4) for v in part["confidence"]], y=[rounded(100 * v) for v in part["right"]],
             customdata=[int(n) for n in part["n"]], mode="lines+markers", name=style.label,
-            line={"color": style.color}, marker={"symbol": _SYMBOLS.get(style.marker, "circle")},
+            line={"color": style.color}, marker={"symbol": SYMBOLS.get(style.marker, "circle")},
             hovertemplate="P(yes) = %{x:.2f}: %{y:.1f}% right (n = %{customdata})"
             "<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -135,7 +113,7 @@ def reliability_chart(derived: Derived) -> go.Figure | None:
 
 def stage_times(derived: Derived) -> go.Figure:
     """Plot the median time of every stage, of each candidate and of the winner alone."""
-    fig = _figure(_timed("wall-clock (ms)", derived.times), "")
+    fig = _figure(timed("wall-clock (ms)", derived.times), "")
     parts = [derived.breakdown(g, s).assign(generator=g, steps=s) for g, s in derived.pools]
     costs = pd.concat(parts, ignore_index=True)
     order_of_rows = [_row_name(derived, row) for _, row in costs.iterrows()]
@@ -145,7 +123,7 @@ def stage_times(derived: Derived) -> go.Figure:
             continue
         names = [_row_name(derived, row) for _, row in rows.iterrows()]
         fig.add_bar(
-            x=[_round(v, 4) for v in rows["wall_ms"]], y=names, name=stage, orientation="h",
+            x=[rounded(v, 4) for v in rows["wall_ms"]], y=names, name=stage, orientation="h",
             marker={"color": color}, hovertemplate="%{x:.2f} ms<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     order = {"categoryorder": "array", "categoryarray": list(dict.fromkeys(order_of_rows))}
@@ -154,7 +132,7 @@ def stage_times(derived: Derived) -> go.Figure:
 
 
 def _row_name(derived: Derived, row: pd.Series) -> str:
-    name = _name(derived, row["generator"], row["steps"], look(row["verifier"]).label)
+    name = pipeline_name(derived, row["generator"], row["steps"], look(row["verifier"]).label)
     return f"{name}, {row['part']}"
 
 
@@ -164,7 +142,7 @@ def task_names(derived: Derived) -> dict[str, str]:
     return {t: n for t, n in (names | TASK_NAMES).items() if t in set(derived.curves["tag"])}
 
 
-def _name(derived: Derived, generator: str, steps: int, label: str) -> str:
+def pipeline_name(derived: Derived, generator: str, steps: int, label: str) -> str:
     """Name a pipeline: by its verifier alone if there is one pool."""
     if len(derived.pools) == 1:
         return label
@@ -172,7 +150,7 @@ def _name(derived: Derived, generator: str, steps: int, label: str) -> str:
     return f"{generator}{f', {steps} steps' if several else ''}: {label}"
 
 
-def _timed(title: str, times: str) -> str:
+def timed(title: str, times: str) -> str:
     """Add whose times these are, if they are not the run's own."""
     return f"{title}; {html_escape(times)}" if times else title
 
@@ -190,6 +168,6 @@ def _figure(x: str, y: str, log_x: bool = False) -> go.Figure:
     )  # fmt: skip
 
 
-def _round(value: Any, digits: int = 3) -> float | None:
+def rounded(value: Any, digits: int = 3) -> float | None:
     """Round for the page; None where unknown (one prompt has no interval)."""
     return None if pd.isna(value) else round(float(value), digits)

@@ -28,9 +28,9 @@ _ALWAYS = ("ms", "TFLOP")
 class Clock:
     """Cost models of a run's pipelines, and the rows that they were fitted to.
 
-    models: by column ("wall_ms", "tflop", and "energy_j" and "memory_gb" where budgets are in J and GB) and pipeline. unmeasured: why a pipeline has none. costs: sound rows, of
-    named speed-ups too; empty where only models were published. cells: run.json's about them, by name. label: whose
-    times these are, "" for the run's own.
+    models: by column ("wall_ms", "tflop", "energy_j", "memory_gb") and pipeline. unmeasured: why a pipeline has none in
+    a unit that was asked for; lacking: in any unit, by unit. costs: sound rows, of named speed-ups too; empty where only
+    models were published. cells: run.json's about them, by name. label: whose times these are, "" for the run's own.
     """
 
     models: dict[str, Models]
@@ -38,6 +38,7 @@ class Clock:
     costs: pd.DataFrame
     cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     label: str = ""
+    lacking: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def read_clock(run: Run, config: RunConfig, needs: Mapping[str, str | None], source: str = "") -> Clock:
@@ -75,20 +76,19 @@ def _fitted(
     wanted: list[Pipeline], costs: pd.DataFrame, needs: Mapping[str, str | None], units: Sequence[str]
 ) -> Clock:
     """Fit cost models to the rows of plain pipelines, and say why some have none."""
-    models: dict[str, Models] = {COLUMNS[unit]: {} for unit in units}
-    unmeasured = []
+    models: dict[str, Models] = {column: {} for column in COLUMNS.values()}
+    unmeasured, lacking = [], {unit: list[str]() for unit in COLUMNS}
     plain = costs[costs["variant"] == ""]
     for generator, steps, verifier in wanted:
         name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
         here = of_pool(plain, generator, steps)
-        for unit in units:
+        for unit, column in COLUMNS.items():
             try:
-                models[COLUMNS[unit]][generator, steps, verifier] = budgeting.fit_unit(
-                    here, name, reads, unit
-                )
+                models[column][generator, steps, verifier] = budgeting.fit_unit(here, name, reads, unit)
             except CostError as error:
-                unmeasured.append(f"{generator} ({steps} steps): {error}")
-    return Clock(models, unmeasured, costs)
+                lacking[unit].append(f"{generator} ({steps} steps): {error}")
+                unmeasured += lacking[unit][-1:] if unit in units else []
+    return Clock(models, unmeasured, costs, lacking=lacking)
 
 
 def _of_run(
@@ -134,8 +134,10 @@ def _published(
         COLUMNS[unit]: {(g, s, v): priced[names[g], s, v].models[unit] for g, s, v in known}
         for unit in _ALWAYS
     }
-    lacking += [f"{PAPER} has no {WHAT[unit]} of any pipeline." for unit in units if unit not in _ALWAYS]
-    return Clock(models, lacking, costs.head(0), label=next(iter(times.values())).basis["ms"])
+    never = {u: [f"{PAPER} has no {WHAT[u]} of any pipeline."] for u in COLUMNS if u not in _ALWAYS}
+    lacking += [reason for unit in units for reason in never.get(unit, [])]
+    label = next(iter(times.values())).basis["ms"]
+    return Clock(models, lacking, costs.head(0), label=label, lacking=never)
 
 
 def _key(priced: Priced) -> Pipeline:

@@ -25,7 +25,7 @@ from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
-from vhsbench.harness.store.tables import Run, StoreError
+from vhsbench.harness.store.tables import Run, StoreError, environments
 from vhsbench.harness.sweep.kept_images import Pictures
 
 
@@ -91,7 +91,12 @@ class Derived:
     def notes(self) -> list[str]:
         """Sentences about what a reader should know of the run and its tables."""
         times = [f"{self.times}; accuracies are this run's."] if self.times else []
-        return [*times, *self.run.notes, *self.pictures.notes(), *self._about_intervals()]
+        return [*times, *self.about_data, *self._about_intervals()]
+
+    @property
+    def about_data(self) -> list[str]:
+        """Sentences about data that are missing, unchecked, or made on different machines."""
+        return [*self.run.notes, *self.pictures.notes(), *_about_machines(self.run)]
 
     def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Add a column that says whose times the rows have, if they are not the run's own."""
@@ -293,6 +298,27 @@ def _shown(run: Run) -> Run:
     prompts = [{**p, "prompt": printable(p["prompt"])} for p in run.prompts]
     reasons = run.candidates["reason"].map(printable)
     return replace(run, prompts=prompts, candidates=run.candidates.assign(reason=reasons))
+
+
+def _about_machines(run: Run) -> list[str]:
+    """Say that a run was made on different machines, of which times and pictures may differ in the last digits."""
+    parts = run.info.get("combined") or [run.info]
+    names = list(dict.fromkeys(machine(e) for part in parts for e in environments(part)))
+    if len(names) < 2:
+        return []
+    devices = " and ".join(sorted({str(d) for d in run.costs["device"].dropna()})) or "none of them"
+    return [f"it was made on different machines: {'; '.join(names)}. Times were measured on {devices}."]
+
+
+def machine(environment: Any) -> str:
+    """Name the machine of a run's environment by its processor and GPUs."""
+    if not isinstance(environment, dict):
+        return "unknown"
+    gpus = environment.get("gpus") or []
+    names = [str(gpu.get("name", "a GPU")) if isinstance(gpu, dict) else str(gpu) for gpu in gpus]
+    cores = environment.get("cores")
+    cpu = str(environment.get("cpu") or "unknown processor") + (f", {cores} cores" if cores else "")
+    return printable(" with ".join([cpu, *names[:1]]))
 
 
 def failed_prompts(run: Run) -> pd.DataFrame:

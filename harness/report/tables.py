@@ -97,6 +97,11 @@ def places(values: pd.Series) -> dict[int, int]:
     return {i: ranked.index(v) + 1 for i, v in rounded.items() if v in ranked}  # type: ignore[misc]
 
 
+def columns(table: AccuracyTable) -> list[str]:
+    """List the columns of a table's rows that are shown, in order."""
+    return [*table.keys, *(c for c in (*ACCURACIES, "delta") if c in table.rows)]
+
+
 def _plain(frame: pd.DataFrame, kind: _Format) -> str:
     heads = [kind.escape(str(c)) for c in frame.columns]
     cells = [[kind.escape(_text(v)) for v in row] for row in frame.itertuples(index=False)]
@@ -105,7 +110,7 @@ def _plain(frame: pd.DataFrame, kind: _Format) -> str:
 
 def _accuracies(table: AccuracyTable, kind: _Format) -> str:
     rows = table.rows.reset_index(drop=True)
-    shown = [*table.keys, *(c for c in (*ACCURACIES, "delta") if c in rows)]
+    shown = columns(table)
     place = {c: _places(rows, c, table.groups) for c in ACCURACIES if c in rows}
     cells = []
     for i, row in rows.iterrows():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _IMAGE_MB, _OTHER_IMAGE_MB = 2.0, {"nano": 0.02}
 _ROW_BYTES = 64  # of one candidate or score in Parquet: once in its shard, once in the whole table
 _CSV_ROW_BYTES = 64  # of one score in the report's CSV
-_POOL_MB = 20.0  # of the figures of one generator, and its part of report.html with pictures
+_POOL_MB = 15.0  # of the figures of one generator
 
 
 def candidates(config: RunConfig, entry: GeneratorConfig, prompts: int) -> int:
@@ -42,10 +42,10 @@ def run_gb(config: RunConfig, prompts: int) -> float:
     return math.fsum([2 * rows * _ROW_BYTES / 1e9, images_mb / 1e3])
 
 
-def report_gb(run: Run) -> float:
-    """Return what a report takes at most."""
+def report_gb(run: Run, page_mb: float) -> float:
+    """Return what a report takes at most, with a page of `page_mb`."""
     pools = len(distinct(run.candidates, POOL))
-    return math.fsum([_POOL_MB * max(1, pools) / 1e3, len(run.scores) * _CSV_ROW_BYTES / 1e9])
+    return math.fsum([(page_mb + _POOL_MB * max(1, pools)) / 1e3, len(run.scores) * _CSV_ROW_BYTES / 1e9])
 
 
 def check_room(folder: Path, need_gb: float, what: str, resumes: bool = False) -> None:

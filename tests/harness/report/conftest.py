@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,17 @@ def cost_rows(
         for stage, n, ms in cells
         for repeat in range(3)
     ]  # fmt: skip
+
+
+def page_data(file: Path) -> dict[str, Any]:
+    """What the script of a page reads."""
+    page = file.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+@pytest.fixture(scope="session")
+def read_data():
+    return page_data
 
 
 @pytest.fixture(scope="session")

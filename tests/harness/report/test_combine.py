@@ -32,10 +32,15 @@ def test_generators_of_two_runs_are_one_run(make_run, tmp_path):
     assert "generators" in {t.name for t in derived.tables}
 
 
-def test_pictures_of_both_are_found(make_run, tmp_path):
+def test_pictures_of_both_are_found(make_run, tmp_path, read_data):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seeds=[1])
     write_page(derive(load_runs([a, b])), tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count('class="card ') == 2 * 6 * 3
+    data = read_data(tmp_path / "report.html")
+    (pool,) = data["pools"]
+    pictured = [cell for cell, place in pool["pictures"].items() if place >= 0]
+    assert len(pictured) == 2 * 6 * 8
+    seeds = [pool["rows"][int(cell) // 8][1] for cell in pictured]
+    assert (seeds.count(0), seeds.count(1)) == (6 * 8, 6 * 8)
 
 
 @pytest.mark.parametrize(

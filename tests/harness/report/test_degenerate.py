@@ -79,12 +79,15 @@ def test_what_is_unknown_is_said(shown):
         assert [r["best_of_n"] for r in summary["budgets"] if r["budget_ms"] == 1.0] == [None] * 2
 
 
-def test_texts_are_only_text(shown):
+def test_texts_are_only_text(shown, read_data):
     what, _, out, _ = shown
     if what == "odd text":
+        prompts = read_data(out / "report.html")["prompts"]
+        assert any(SHOWN in prompt["prompt"] for prompt in prompts)
         files = [out / "report.html", out / "figures/gallery.csv"]
-        for text in (file.read_text(encoding="utf-8") for file in files):
-            assert SHOWN in text
+        texts = [file.read_text(encoding="utf-8") for file in files]
+        assert SHOWN in texts[1]
+        for text in texts:
             assert not {"\x1b", "\x00", "\u202e"} & {*text}
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from vhsbench.harness.cli import app
 from vhsbench.harness.common.atomic import DiskFullError
 from vhsbench.harness.report import build as building
+from vhsbench.harness.report.page_candidates import PAGE_MB
 from vhsbench.harness.store.folder import Folder, StorageError
 from vhsbench.harness.store.tables import load_run
 from vhsbench.harness.sweep.disk import report_gb
@@ -98,7 +99,7 @@ def test_a_report_that_has_no_room_is_refused_before_anything_is_written(made, t
     with pytest.raises(DiskFullError) as refused:
         report(made, "--out", tmp_path / "report")
     assert str(refused.value) == (
-        f"this report may write 0.02 GB, but the disk of {tmp_path}/report has 0.001 GB free; "
+        f"this report may write 0.04 GB, but the disk of {tmp_path}/report has 0.001 GB free; "
         "make room, or choose another --out."
     )
     assert list(tmp_path.iterdir()) == []
@@ -106,7 +107,7 @@ def test_a_report_that_has_no_room_is_refused_before_anything_is_written(made, t
 
 def test_a_report_takes_no_more_than_is_said(built, tmp_path):
     run = load_run(built.parent / "run")
-    assert sum(f.stat().st_size for f in built.rglob("*") if f.is_file()) < report_gb(run) * 1e9
+    assert sum(f.stat().st_size for f in built.rglob("*") if f.is_file()) < report_gb(run, PAGE_MB) * 1e9
 
 
 def test_collections_of_garbage_skip_the_libraries_while_a_report_is_made(made, tmp_path, monkeypatch):

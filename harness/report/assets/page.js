@@ -1,0 +1,24 @@
+// What all parts of the page share. The files of this folder are one script: no text becomes HTML anywhere.
+const data = JSON.parse(document.getElementById("data").textContent);
+const by = (id) => document.getElementById(id);
+const text = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
+const short = (value) => String(Number(value.toPrecision(4)));
+const taskName = (tag) => data.taskNames[tag] ?? tag;
+
+// an element with attributes, and with texts and elements in it
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function button(said, label, act) {
+  const element = make("button", { type: "button", class: "link", "aria-label": label, title: label }, said);
+  element.addEventListener("click", act);
+  return element;
+}
+
+for (const [id, figure] of Object.entries(data.figures)) {
+  Plotly.newPlot(id, figure.data, figure.layout, { responsive: true, displaylogo: false });
+}

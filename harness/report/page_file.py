@@ -1,0 +1,71 @@
+"""Pages that open from disk: one file of a template, its script and its data, within a limit of size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from vhsbench.harness.common.atomic import write_output
+from vhsbench.harness.report.page_candidates import Album, Pool
+from vhsbench.harness.report.style import TASK_NAMES
+from vhsbench.version import __version__
+
+GALLERY_N = 4
+_SCRIPTS = ("page.js", "tables.js", "candidates.js", "budget.js", "differences.js", "start.js")
+_SPARE_BYTES = 20_000  # for sentences about pictures, and their numbers
+
+
+def write(
+    file: Path,
+    template: str,
+    data: dict[str, Any],
+    pools: Sequence[Pool],
+    limit_mb: float,
+    context: Callable[[Album], dict[str, Any]],
+) -> None:
+    """Write a page of at most `limit_mb`: pictures take what the rest leaves. The page loads nothing.
+
+    data: what the script reads, to which pools and their pictures are added. context: what the template shows, which
+    may depend on the pictures. Everything is escaped.
+    """
+    data |= {
+        "pools": [pool.data for pool in pools],
+        "judged": [i for i, pool in enumerate(pools) if pool.scores],
+        "taskNames": TASK_NAMES,
+        "galleryN": GALLERY_N,
+    }
+    empty = Album(0)
+    size = len(_render(template, data | {"pictures": [], "lost": 0}, context(empty)).encode())
+    album = Album(limit_mb * 1e6 - size - _SPARE_BYTES)
+    album.fill([pool for pool in pools if pool.scores])
+    data |= {"pictures": album.pictures, "lost": album.lost}
+    write_output(file, _render(template, data, context(album)))
+
+
+def _render(template: str, data: dict[str, Any], context: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    return environment.get_template(template).render(
+        version=__version__,
+        data=data,
+        task_names=TASK_NAMES,
+        css=Markup(_asset("page.css")),
+        script=Markup(f'"use strict";\n(() => {{\n{script}}})();\n'),
+        plotly=Markup(get_plotlyjs()),
+        **context,
+    )
+
+
+def _asset(name: str) -> str:
+    return files("vhsbench.harness.report").joinpath("assets", name).read_text(encoding="utf-8")
