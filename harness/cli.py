@@ -152,12 +152,19 @@ def report(
     costs_from: Annotated[
         str, typer.Option(help="Times of another device: a100-paper, or another finished run or its URL.")
     ] = "",
+    page_mb: Annotated[
+        float | None,
+        typer.Option(min=1, max=2000, help="Most MB of report.html, with its pictures; default: 25."),
+    ] = None,
     require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet(models=False)
-    _report(runs, as_json, out, published, costs_from, again=sys.argv[1:], require_reliable=require_reliable)
+    _report(
+        runs, as_json, out, published, costs_from, page_mb,
+        again=sys.argv[1:], require_reliable=require_reliable,
+    )  # fmt: skip
 
 
 @app.command()
@@ -221,6 +228,7 @@ def _report(
     out: str | None = None,
     published: bool = False,
     costs_from: str = "",
+    page_mb: float | None = None,
     *,
     again: list[str],
     require_reliable: bool = False,
@@ -235,7 +243,8 @@ def _report(
         stack.callback(gc.unfreeze)
         target = None if out is None else stack.enter_context(local_output(out))
         folders = [stack.enter_context(local_copy(run)) for run in runs]
-        summary = build(*folders, out=target, with_published=published, costs_from=costs_from)
+        limit = {} if page_mb is None else {"page_mb": page_mb}
+        summary = build(*folders, out=target, with_published=published, costs_from=costs_from, **limit)
     if is_url(where := out or runs[0]):  # not the copy that it was written in
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
     if as_json:

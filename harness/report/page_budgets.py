@@ -60,7 +60,7 @@ def units(lines: Sequence[dict[str, Any]], *runs: Derived) -> list[dict[str, Any
 
     A unit in which no pipeline of `runs` has a cost says why instead of having a range; such units are the last.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for unit in COLUMNS:
         what = WHAT[unit]
         costs = [(line["costs"][unit], _size(line)) for line in lines if unit in line["costs"]]
