@@ -1,4 +1,4 @@
-"""pytest plugin: `vhs_pool` and `verifier_regression`, for a project that tests its verifier checkpoints.
+"""pytest plugin: `vhs_pool`, `verifier_regression` and `protocol_check`, for a project of verifiers or generators.
 
 It does nothing until a test asks for a fixture, and imports no model library before that.
 """
@@ -14,9 +14,11 @@ import pytest
 from vhsbench.harness.common.errors import VhsbenchError
 
 if TYPE_CHECKING:
+    from vhsbench.harness.common.rules import Finding
     from vhsbench.harness.regress.gate_config import GateConfig
     from vhsbench.harness.regress.pool import Pool
     from vhsbench.harness.regress.run import Regression
+    from vhsbench.harness.regress.sources import Source
 
 _SETTINGS = {
     "vhs_pool": "frozen pool made by `vhsbench pool`",
@@ -61,6 +63,34 @@ def vhs_pool(pytestconfig: pytest.Config) -> Pool:
 
 
 @pytest.fixture
+def protocol_check(pytestconfig: pytest.Config) -> Callable[..., list[Finding]]:
+    """Return a call that checks a generator or verifier as `vhsbench check` does, and fails the test by the broken rules.
+
+    `protocol_check(name, generator="nano")`: a registered name, or a verifier as --vhs-candidate names one, which is the
+    default; a verifier is checked on candidates of `generator`.
+    """
+
+    def check(name: str | None = None, generator: str = "nano") -> list[Finding]:
+        from vhsbench import generators
+        from vhsbench.harness.common.rules import broken
+        from vhsbench.harness.inference.conformance import check_generator, check_verifier
+
+        try:
+            if name in generators.REGISTRY:
+                findings = check_generator(generators.create(str(name)))
+            else:
+                verifier = _source(pytestconfig, "vhs_candidate", name).load(generator=generator)
+                findings = check_verifier(verifier, generators.create(generator))
+        except VhsbenchError as error:
+            pytest.fail(str(error), False)
+        if failed := broken(findings):
+            pytest.fail("\n".join(finding.line for finding in failed), False)
+        return findings
+
+    return check
+
+
+@pytest.fixture
 def verifier_regression(request: pytest.FixtureRequest, vhs_pool: Pool) -> VerifierRegression:
     """Compare verifiers on `vhs_pool`; `vhs_gate` marks change the gate for one test."""
     return VerifierRegression(request.config, vhs_pool, request.node)
@@ -77,7 +107,10 @@ class VerifierRegression:
         from vhsbench.harness.regress.report import write
         from vhsbench.harness.regress.run import regress
 
-        sides = self._source("vhs_baseline", baseline), self._source("vhs_candidate", candidate)
+        sides = (
+            _source(self._config, "vhs_baseline", baseline),
+            _source(self._config, "vhs_candidate", candidate),
+        )
         found = regress(*sides, self._pool, self._gate()[0])
         if folder := _setting(self._config, "vhs_report_dir"):
             write(found, Path(folder) / _file_name(self._node.name))
@@ -101,20 +134,8 @@ class VerifierRegression:
 
         gate = self._gate()[0]
         generator = self._pool.manifest.generator
-        candidate = self._source("vhs_candidate", verifier).load(gate.device, generator)
+        candidate = _source(self._config, "vhs_candidate", verifier).load(gate.device, generator)
         return scoring(candidate, self._pool, batch)
-
-    def _source(self, setting: str, text: str | None) -> Any:
-        from vhsbench.harness.regress.baselines import BASELINES
-        from vhsbench.harness.regress.sources import resolve
-
-        text = text or _setting(self._config, setting)
-        if text is None:
-            pytest.fail(f"name a verifier in the test, or give {_OPTIONS[setting]}.", False)
-        try:
-            return resolve(text, Path(_setting(self._config, "vhs_baselines_dir") or BASELINES))
-        except VhsbenchError as error:
-            pytest.fail(str(error), False)
 
     def _gate(self) -> tuple[GateConfig, str]:
         """Return the gate of the file and the marks, the nearest mark last; and what inconclusive does."""
@@ -132,6 +153,20 @@ class VerifierRegression:
             return yaml_files.check(keys, "vhs_gate", GateConfig), inconclusive
         except yaml_files.ConfigError as error:
             pytest.fail(str(error), False)
+
+
+def _source(config: pytest.Config, setting: str, text: str | None) -> Source:
+    """Return the verifier that a test names, else the one of the setting; fails the test where there is none."""
+    from vhsbench.harness.regress.baselines import BASELINES
+    from vhsbench.harness.regress.sources import resolve
+
+    text = text or _setting(config, setting)
+    if text is None:
+        pytest.fail(f"name a verifier in the test, or give {_OPTIONS[setting]}.", False)
+    try:
+        return resolve(text, Path(_setting(config, "vhs_baselines_dir") or BASELINES))
+    except VhsbenchError as error:
+        pytest.fail(str(error), False)
 
 
 def _setting(config: pytest.Config, name: str) -> str | None:

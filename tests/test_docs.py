@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 import typer
 
+from vhsbench.generators.rules import RULES as generator_rules
 from vhsbench.harness.cli import app
+from vhsbench.harness.common.shown import markdown_table
+from vhsbench.verifiers.rules import RULES as verifier_rules
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -141,6 +144,12 @@ def test_the_verifier_in_ten_lines_chooses(plugin, tmp_path):
     assert float(best.split()[1]) == pytest.approx(float(red), abs=1e-6)
 
 
+@pytest.mark.parametrize("rules", [generator_rules, verifier_rules], ids=["generator", "verifier"])
+def test_the_rules_of_the_page_are_those_that_are_checked(rules):
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    assert markdown_table(["rule", "what must hold"], [(r.name, r.says) for r in rules]) in page
+
+
 _RANKED = """
 generators: [{name: nano}]
 verifiers: [{name: redness}, {name: mllm-clip}]
@@ -165,6 +174,7 @@ def test_the_verifier_without_p_yes_goes_through_every_command(plugin, tmp_path)
         "best_of_n: [2]\nbootstrap: 100\npermutations: 99\nauc_permutations: 99\n"
     )
     commands = """        run my.yaml --out mine --json
+        check redness --json
         regress mine:mllm-clip mine:redness --config gate.yaml --out compared
         generate nano "a red circle" -n 2 --out pictures
         score redness --prompts prompts.txt --images pictures --out scores.csv
@@ -172,7 +182,10 @@ def test_the_verifier_without_p_yes_goes_through_every_command(plugin, tmp_path)
     """
     (tmp_path / "commands").write_text("\n".join(line.strip() for line in commands.strip().splitlines()))
     said = run_file(tmp_path, "all.py", _COMMANDS, plugin)
-    summary, _ = json.JSONDecoder().raw_decode(said)
+    summary, end = json.JSONDecoder().raw_decode(said)
+    (checked,), _ = json.JSONDecoder().raw_decode(said[end:].lstrip())
+    assert {rule["outcome"] for rule in checked["rules"]} == {"holds"}
+    assert "it gives none" in next(r["found"] for r in checked["rules"] if r["rule"] == "probabilities")
     assert [row["verifier"] for row in summary["auc"]] == ["mllm-clip", "redness"]
     assert {row["verifier"] for row in summary["tables"]["scoring"]} == {"mllm-clip"}
     assert {row["verifier"] for row in summary["tables"]["budgets"]} == {"none", "mllm-clip", "redness"}

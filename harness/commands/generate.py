@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vhsbench.generators.protocol import Generator
     from vhsbench.harness.inference.candidates import Rows
+    from vhsbench.verifiers.protocol import Verifier
 
 GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
 Prompt = Annotated[str, typer.Argument(callback=typed_prompt, help="What to paint.")]
@@ -30,6 +31,7 @@ Weights = Annotated[
     str | None, typer.Option(help="Pipeline folder, hub id, or random; default: the generator's own.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
+Checkpoint = Annotated[str | None, typer.Option(help="The verifier's checkpoint.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
 
 
@@ -60,7 +62,7 @@ def generate(
     from vhsbench.harness.common.atomic import write_output
     from vhsbench.harness.common.images import encode_image
 
-    painter = _generator(generator, device, steps, resolution, weights, dtype)
+    painter = open_generator(generator, device, steps, resolution, weights, dtype)
     files = []
     for index, image in enumerate(_images(painter, prompt, seed, count)):
         files.append(out / f"{index:04d}.png")
@@ -84,7 +86,7 @@ def best_of_n(
     steps: Steps = None,
     resolution: Resolution = None,
     weights: Weights = None,
-    checkpoint: Annotated[str | None, typer.Option(help="The verifier's checkpoint.")] = None,
+    checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
@@ -95,17 +97,13 @@ def best_of_n(
     if out.suffix.lower() not in Image.registered_extensions():
         raise typer.BadParameter(f"--out is a picture, such as best-of-n.png, not '{out}'.")
     quiet()
-    from vhsbench import verifiers
     from vhsbench.harness.common.atomic import write_output
     from vhsbench.harness.common.images import encode_image
     from vhsbench.harness.inference.best_of_n import best_of_n as choose
     from vhsbench.harness.inference.contact_sheet import contact_sheet
 
-    painter = _generator(generator, device, steps, resolution, weights, dtype)
-    options = {"checkpoint": checkpoint, "device": painter.device.type}
-    if generator != "nano":
-        options["generator"] = generator
-    judge = verifiers.create(verifier, **options)
+    painter = open_generator(generator, device, steps, resolution, weights, dtype)
+    judge = open_verifier(verifier, painter, generator, checkpoint)
     chosen = choose(painter, judge, prompt, _rows(painter, prompt, seed, range(count)).seeds())
     images = list(_images(painter, prompt, seed, count))
     images[chosen.index] = chosen.image
@@ -137,7 +135,7 @@ def _rows(painter: Generator, prompt: str, seed: int, indices: Sequence[int]) ->
     return Rows(painter.name, [prompt] * len(indices), [(0, seed, index) for index in indices])
 
 
-def _generator(
+def open_generator(
     name: str,
     device: str | None,
     steps: int | None,
@@ -155,3 +153,13 @@ def _generator(
         raise typer.BadParameter("--device meta holds no pictures; it is for `vhsbench cost`.")
     given: dict[str, Any] = {"steps": steps, "resolution": resolution, "weights": weights, "dtype": dtype}
     return generators.create(name, device=place, **{k: v for k, v in given.items() if v is not None})
+
+
+def open_verifier(name: str, painter: Generator, generator: str, checkpoint: str | None) -> Verifier:
+    """Return the verifier, for what `painter` makes, which is registered as `generator`, and on its kind of device."""
+    from vhsbench import verifiers
+
+    options = {"checkpoint": checkpoint, "device": painter.device.type}
+    if generator != "nano":
+        options["generator"] = generator
+    return verifiers.create(name, **{k: v for k, v in options.items() if v is not None})

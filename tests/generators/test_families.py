@@ -10,6 +10,7 @@ import torch
 
 from vhsbench import generators
 from vhsbench.generators.noise import step_generators
+from vhsbench.harness.inference.conformance import check_generator
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "two blue", "a square of circle"]
 SEEDS = [11, 12, 13, 14]
@@ -78,6 +79,12 @@ def test_a_candidate_does_not_depend_on_its_batch(small, name, steps):
     whole = generator.tail(together)
     for hidden in (alone, together.select([2])):
         torch.testing.assert_close(generator.tail(hidden), whole[2:3], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "steps"), CASES)
+def test_every_rule_of_the_protocol_holds(small, name, steps):
+    findings = check_generator(create(small, name, steps=steps))
+    assert [finding.line for finding in findings if finding.outcome != "holds"] == []
 
 
 @pytest.mark.parametrize(("name", "steps"), CASES)

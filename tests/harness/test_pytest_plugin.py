@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import types
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_the_example_can_be_copied_and_passes(pytester, project, frozen):
     gate = pytester.path / "gate.yaml"
     gate.write_text("bootstrap: 200\npermutations: 999\nauc_permutations: 199\ntiming_repeats: 3\n")
     result = project("--vhs-candidate=vhs", "--vhs-report-dir=reports", "--benchmark-disable")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
     assert (pytester.path / "reports" / "test_is_no_worse_than_the_baseline" / "junit.xml").is_file()
 
 
@@ -122,6 +123,51 @@ def test_mistakes_are_one_sentence(pytester, project, tmp_path):
     )
     project(pool=None).stdout.fnmatch_lines(["*vhs_pool needs --vhs-pool*"])
     project(pool=tmp_path).stdout.fnmatch_lines(["*is not a pool*"])
+
+
+def test_the_protocol_is_checked_by_its_rules(pytester, project, monkeypatch):
+    from vhsbench import generators
+
+    class Reseeded(type(generators.create("nano"))):
+        def noise(self, seeds):
+            return super().noise([seed + row for row, seed in enumerate(seeds)])
+
+    def reseeded(device="cpu"):
+        made = generators.create("nano")
+        made.__class__ = Reseeded
+        return made
+
+    module = types.ModuleType("reseeded_plugin")
+    module.create = reseeded
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    targets = {
+        **dict.fromkeys(["reseeded"], "reseeded_plugin:create"),
+        "nano": generators.REGISTRY.target("nano"),
+    }
+    monkeypatch.setattr(generators.REGISTRY, "_targets", targets)
+    pytester.makepyfile(
+        """
+        def test_generator(protocol_check):
+            assert {finding.outcome for finding in protocol_check("nano")} == {"holds"}
+
+        def test_broken(protocol_check):
+            protocol_check("reseeded")
+
+        def test_candidate(protocol_check):
+            assert [finding.rule for finding in protocol_check()][0] == "scores"
+
+        def test_unknown(protocol_check):
+            protocol_check("vhss")
+        """
+    )
+    result = project("--vhs-candidate=mllm-ae", pool=None)
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*seeds: in another order, 2 of 3 seeds have other noise (row i of noise(seeds)*",
+            "*did you mean 'vhs'?*",
+        ]
+    )
 
 
 def test_unused_it_changes_nothing(pytester, project):

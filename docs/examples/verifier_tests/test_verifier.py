@@ -17,3 +17,8 @@ def test_ranks_candidates_better_than_chance(verifier_regression):
 def test_scoring_time(verifier_regression, benchmark):
     """`pytest --benchmark-autosave` keeps the times; `--benchmark-compare --benchmark-compare-fail=mean:10%` gates."""
     benchmark(verifier_regression.scoring())
+
+
+def test_keeps_the_rules_of_the_protocol(protocol_check):
+    """The rules of `vhsbench check`; `protocol_check("name")` checks a registered generator or verifier."""
+    protocol_check()
