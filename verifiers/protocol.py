@@ -66,7 +66,7 @@ class VerifierInfo:
 class Verifier(Protocol):
     """What scores candidates. Another package's may leave out what VerifierDefaults has."""
 
-    name: str
+    name: str  # in rows and errors; a run sets an entry's label here
     needs: Needs
     block: Block | None  # of hidden states
     checkpoint_sha256: str

@@ -8,10 +8,12 @@ from typing import Any
 
 from vhsbench import generators, verifiers
 from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness.common.registry import RegistryError
 from vhsbench.harness.config.run import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
 from vhsbench.harness.geneval.detector import Detector, check_classes, classes_of, judge
 from vhsbench.harness.geneval.detector import create as create_detector
 from vhsbench.harness.inference.bench import Bench
+from vhsbench.verifiers.protocol import Verifier
 
 
 def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
@@ -34,11 +36,21 @@ def load_bench(
 ) -> Bench:
     """Load a generator of the run with the verifiers that score its candidates, and the detector that judges them."""
     generator = generators.create(entry.name, **generator_options(entry, config.device))
-    judges = [
-        verifiers.create(wanted.name, **verifier_options(wanted, config.device, generator.name))
-        for wanted in config.verifiers_of(entry)
-    ]
+    judges = [_load_verifier(wanted, config.device, generator.name) for wanted in config.verifiers_of(entry)]
     return Bench(generator, prompts, judges, partial(judge, detector), entry.shown)
+
+
+def _load_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
+    """Load a verifier of the run under its label, by which rows and errors tell it from others of its kind."""
+    made = verifiers.create(entry.name, **verifier_options(entry, device, generator))
+    if made.name != entry.shown:
+        try:
+            made.name = entry.shown
+        except AttributeError:
+            raise RegistryError(
+                f"verifier '{entry.name}' does not let its 'name' be set, so that it cannot be labelled '{entry.shown}'."
+            ) from None
+    return made
 
 
 def verifier_options(entry: VerifierConfig, device: str, generator: str) -> dict[str, Any]:

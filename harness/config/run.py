@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -73,7 +74,7 @@ class NamedGenerator(Registered, Strict):
 class GeneratorConfig(NamedGenerator):
     """One pool of candidates.
 
-    `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it
+    `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it, by label
     (all otherwise); `pool` overrides the run's. `lora` is a folder or file of LoRA weights, or "bundled"
     (nano's), added to the generator's at `lora_strength`; `drift` says how far that moved it, as a
     share of a LoRA epoch (the paper's Table 7), by default the strength.
@@ -120,8 +121,21 @@ class GeneratorConfig(NamedGenerator):
         return self
 
 
+_LABEL = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+@-]{0,63}")
+_ROWS_OF_THEIR_OWN = ("none", "oracle", "random")  # where tables and figures name a verifier
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError(
+            f"'{text}' names files; use at most 64 letters, digits, '.', '_', '+', '-' and '@', no '.' or '@' at the "
+            "beginning"
+        )
+    return text
+
+
 class VerifierConfig(Registered, Strict):
-    """What scores candidates, by name.
+    """What scores candidates: a kind by `name`, and `label`, its name in tables and figures (the kind's otherwise).
 
     Its options may give another device than the run's, and the `generator` that it was trained on where that is not
     the one it scores.
@@ -131,10 +145,23 @@ class VerifierConfig(Registered, Strict):
     elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
 
     name: str
+    label: Annotated[str, AfterValidator(_label)] | None = None
     checkpoint: Annotated[str | None, _FOLDER_OR_HUB] = None
     options: Annotated[
         dict[str, Any], LocalOptions({"normalization": Local(), "clip": Local(other=HUB_ID)})
     ] = {}
+
+    @property
+    def shown(self) -> str:
+        """Its name in the run's tables and files, which no other verifier of the run has."""
+        return self.label or self.name
+
+    @field_validator("label")
+    @classmethod
+    def _no_other_kind(cls, label: str | None, info: ValidationInfo) -> str | None:
+        if label in verifiers.KINDS and label != info.data.get("name"):
+            raise ValueError(f"'{label}' is another kind of verifier; choose another label")
+        return label
 
     @field_validator("options")
     @classmethod
@@ -195,7 +222,7 @@ _MOST_BUDGET = 1e9  # ms, TFLOP, GB or J
 class RunConfig(Strict):
     """One sweep: pools of candidates, verifiers that score them, and what they cost."""
 
-    one_verifier_a_name: ClassVar[bool] = True
+    one_verifier_a_label: ClassVar[bool] = True
 
     name: Name = "run"
     generators: Annotated[list[GeneratorConfig], Field(min_length=1)]
@@ -236,17 +263,21 @@ class RunConfig(Strict):
 
     @field_validator("verifiers")
     @classmethod
-    def _once_each(cls, entries: list[VerifierConfig]) -> list[VerifierConfig]:
-        if cls.one_verifier_a_name and (twice := _twice([v.name for v in entries])) is not None:
+    def _labelled_apart(cls, entries: list[VerifierConfig]) -> list[VerifierConfig]:
+        if not cls.one_verifier_a_label:
+            return entries
+        labels = [v.shown for v in entries]
+        if (twice := _twice(labels)) is not None:
             raise ValueError(
-                f"two verifiers are '{twice}', but scores are told apart by that name; make a run of each "
-                "checkpoint and report on both"
+                f"two verifiers are '{twice}', but scores are told apart by that name; give each a label of its own"
             )
+        if taken := [label for label in labels if label in _ROWS_OF_THEIR_OWN]:
+            raise ValueError(f"'{taken[0]}' is not a verifier in tables and figures; choose another label")
         return entries
 
     @model_validator(mode="after")
     def _verifiers_are_there(self) -> RunConfig:
-        known = [v.name for v in self.verifiers]
+        known = [v.shown for v in self.verifiers]
         for entry in self.generators:
             for name in entry.verifiers or ():
                 if name not in known:
@@ -254,6 +285,14 @@ class RunConfig(Strict):
                         f"generator '{entry.key}' asks for verifier '{name}', which the run lacks; "
                         f"{nearest(name, known)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_told_apart(self) -> RunConfig:
+        if self.one_verifier_a_label and (twice := _twice([key for key, *_ in self.pipelines()])) is not None:
+            raise ValueError(
+                f"the costs of two pipelines would be in one file, '{twice}'; choose another label of a generator or verifier"
+            )
         return self
 
     @model_validator(mode="after")
@@ -281,7 +320,17 @@ class RunConfig(Strict):
 
     def verifiers_of(self, entry: GeneratorConfig) -> list[VerifierConfig]:
         """Return the verifiers that score the candidates of `entry`."""
-        return [v for v in self.verifiers if entry.verifiers is None or v.name in entry.verifiers]
+        return [v for v in self.verifiers if entry.verifiers is None or v.shown in entry.verifiers]
+
+    def pipelines(self) -> list[tuple[str, GeneratorConfig, VerifierConfig | None, str]]:
+        """List what costs are measured of: its name in the run's files, generator, verifier and variant."""
+        return [
+            ("_".join(filter(None, (entry.key, verifier.shown if verifier else "none", variant))),
+             entry, verifier, variant)
+            for entry in self.generators
+            for verifier in (None, *self.verifiers_of(entry))
+            for variant in ("", *self.timing.variants)
+        ]  # fmt: skip
 
     def pool_of(self, entry: GeneratorConfig) -> int:
         """Return how many candidates a prompt and seed have."""
@@ -291,7 +340,7 @@ class RunConfig(Strict):
 class PoolConfig(RunConfig):
     """A run's configuration that a pool is made by: it keeps what several checkpoints of one verifier read."""
 
-    one_verifier_a_name: ClassVar[bool] = False
+    one_verifier_a_label: ClassVar[bool] = False
 
 
 def default_config() -> RunConfig:

@@ -45,7 +45,8 @@ class MeasureError(VhsbenchError):
 class Cell:
     """One pipeline to measure. `verifier` is None for plain generation; `variant` is "" for the plain pipeline.
 
-    With `shares`, the stages that are its generator's own are left to the cell without a verifier.
+    With `shares`, the stages that are its generator's own are left to the cell without a verifier. `label` is the
+    verifier's name in tables, "" for that of its kind.
     """
 
     generator: str
@@ -57,10 +58,16 @@ class Cell:
     threads: int | None = None
     variant: str = ""
     shares: bool = False
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The verifier in tables; "" for none."""
+        return self.label or self.verifier or ""
 
     def __str__(self) -> str:
         """Write it in words, for errors."""
-        return f"{self.generator} with {self.verifier or 'no verifier'}"
+        return f"{self.generator} with {self.shown or 'no verifier'}"
 
 
 @dataclass

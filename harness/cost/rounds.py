@@ -238,7 +238,7 @@ def row(cell: Cell, generator: str, steps: int, key: Key, **known: Any) -> dict[
     )  # fmt: skip
     labels = [cell.variant, *([variants.BATCHED] if batch > 1 else [])]
     return empty | {
-        "generator": generator, "steps": steps, "verifier": cell.verifier or "",
+        "generator": generator, "steps": steps, "verifier": cell.shown,
         "variant": "+".join(filter(None, labels)), "stage": stage, "n": n, "batch": batch, "repeat": 0,
         "visit": 0, "status": "ok", "note": "",
     } | known  # fmt: skip

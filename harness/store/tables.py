@@ -43,7 +43,7 @@ Difference = Callable[[Any, Any], str]
 LOCK = ".lock"  # held by the driver
 MEASURING = ".measuring"  # how files begin that processes hold which measure, and may outlive a driver
 _STRANGER_S = 10.0  # that it is given to end
-_KEY = re.compile(r"[A-Za-z0-9._=+-]+")
+_KEY = re.compile(r"[A-Za-z0-9._=+@-]+")
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def measure_costs(
     expected.check_unchanged()
     cells = dict[str, dict[str, Any]]()
     for pipeline, each in zip(expected.pipelines, found, strict=True):
-        shown, verifier = pipeline.entry.shown, pipeline.verifier.name if pipeline.verifier else ""
+        shown, verifier = pipeline.entry.shown, pipeline.verifier.shown if pipeline.verifier else ""
         name = cell_name(shown, each.rows[0]["steps"], verifier, pipeline.variant)
         cells[name] = each.about | {"environment": len(store.info["environments"]) - 1}
         rows = pd.DataFrame(each.rows).assign(generator=shown)
@@ -100,4 +100,5 @@ def _cell(expected: Expected, pipeline: Pipeline) -> Cell:
         config.timing.threads or config.threads,
         pipeline.variant,
         shares=verifier is not None,
+        label=verifier.shown if verifier else "",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from vhsbench import generators
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.config.run import GeneratorConfig, RunConfig
+from vhsbench.harness.config.run import GeneratorConfig, RunConfig, VerifierConfig
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.store.keys import of_pipeline
 from vhsbench.harness.sweep.disk import candidates as count
@@ -26,7 +26,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     cells = [
         _cell(config, entry, verifier, prompts)
         for entry in config.generators
-        for verifier in ([v.name for v in config.verifiers_of(entry)] or ["none"])
+        for verifier in (*config.verifiers_of(entry),) or (None,)
     ]
     hours = [cell["gpu_hours"] for cell in cells]
     return {
@@ -43,18 +43,21 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _cell(config: RunConfig, entry: GeneratorConfig, verifier: str, prompts: int) -> dict[str, Any]:
+def _cell(
+    config: RunConfig, entry: GeneratorConfig, verifier: VerifierConfig | None, prompts: int
+) -> dict[str, Any]:
     steps = generators.steps_of(entry.name, entry.options)
-    model, basis = _model(entry.name, steps, verifier)
+    kind = verifier.name if verifier else "none"
+    model, basis = _model(entry.name, steps, kind)
     candidates = count(config, entry, prompts)
     hours = None if model is None else round(candidates * model.per_candidate / 3.6e6, 2)
     return {
         "generator": entry.shown,
         "steps": steps,
-        "verifier": verifier,
+        "verifier": verifier.shown if verifier else "none",
         "pool": config.pool_of(entry),
         "candidates": candidates,
-        "n_by_budget": _n_by_budget(config, entry.name, steps, verifier, model),
+        "n_by_budget": _n_by_budget(config, entry.name, steps, kind, model),
         "gpu_hours": hours,
         "basis": basis,
     }

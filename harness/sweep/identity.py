@@ -77,7 +77,7 @@ def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Ide
             **generators.REGISTRY.identity(entry.name, **generator_options(entry, kind)),
         },
         "verifiers": {
-            v.name: verifiers.REGISTRY.identity(v.name, **verifier_options(v, kind, entry.name))
+            v.shown: verifiers.REGISTRY.identity(v.name, **verifier_options(v, kind, entry.name))
             for v in config.verifiers_of(entry)
         },
         "detector": detector.identity(chosen.name, kind, **chosen.options),

@@ -33,16 +33,14 @@ class Expected:
         """Hash the models' files. Raises what loading the models would for files that are not there."""
         self.config, self.prompts = config, prompts
         self.entries = [identity.of_entry(config, prompts, entry) for entry in config.generators]
+        made = {entry.key: it for entry, it in zip(config.generators, self.entries, strict=True)}
         self.shards = shards(config, len(prompts))
         self.pipelines = [
             Pipeline(
-                "_".join(filter(None, (entry.key, verifier.name if verifier else "none", variant))),
-                entry, verifier, variant,
-                identity.of_costs(config, prompts, made, verifier.name if verifier else None, variant),
+                key, entry, verifier, variant,
+                identity.of_costs(config, prompts, made[entry.key], verifier.shown if verifier else None, variant),
             )
-            for entry, made in zip(config.generators, self.entries, strict=True)
-            for verifier in (None, *config.verifiers_of(entry))
-            for variant in ("", *config.timing.variants)
+            for key, entry, verifier, variant in config.pipelines()
         ]  # fmt: skip
         self._gallery = set(gallery_prompts(prompts, config.gallery_prompts))
 
@@ -253,7 +251,7 @@ def check(expected: Expected, finished: Finished, loaded: dict[int, dict[str, An
     }
     scores = finished.tables["scores"]
     parts = [finished.tables["candidates"]]
-    parts += [scores[scores["verifier"] == v.name] for v in config.verifiers_of(entry)]
+    parts += [scores[scores["verifier"] == v.shown] for v in config.verifiers_of(entry)]
     given = [list(zip(part["prompt_id"], part["index"], strict=True)) for part in parts]
     if any(len(pairs) != len(rows) or set(pairs) != rows for pairs in given) or len(scores) != sum(
         map(len, given[1:])

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from vhsbench.harness.config.models import verifier_options
-from vhsbench.harness.config.run import ConfigError, default_config, load_config, load_pool_config, parse
+from vhsbench.harness.config.run import (
+    ConfigError,
+    RunConfig,
+    default_config,
+    load_config,
+    load_pool_config,
+    parse,
+)
+from vhsbench.harness.store.tables import RunStore
 
 
 def refused(text: str) -> str:
@@ -67,7 +79,13 @@ def test_the_default_is_nano_with_all_three_verifiers():
         ("generators: [{name: nano}]\nverifiers: [{name: vhs, options: {generator: nanno}}]\n", "key 'verifiers.0.options': unknown generator 'nanno'; did you mean 'nano'?"),
         ("generators: [{name: nano}]\nverifiers: [{name: vhs, options: {dtype: half}}]\n", "key 'verifiers.0.options': unknown dtype 'half'"),
         ("generators: [{name: nano}]\nverifiers: [{name: vhs, options: {block: five}}]\n", "key 'verifiers.0.options': a block, 0-based, or several in ascending order, not 'five'."),
-        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs}\n- {name: vhs, checkpoint: other}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'vhs', but scores are told apart by that name"),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs}\n- {name: vhs, checkpoint: other}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'vhs', but scores are told apart by that name; give each a label of its own."),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a}\n- {name: mllm-ae, label: a}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'a', but"),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a/b}\n", "x.yaml, line 3, key 'verifiers.0.label': 'a/b' names files; use at most 64 letters, digits,"),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: mllm-clip}\n", "line 3, key 'verifiers.0.label': 'mllm-clip' is another kind of verifier; choose another label."),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: oracle}\n", "key 'verifiers': 'oracle' is not a verifier in tables and figures; choose another label."),
+        ("generators: [{name: nano, verifiers: [vhs]}]\nverifiers: [{name: vhs, label: a}]\n", "generator 'nano' asks for verifier 'vhs', which the run lacks; known: a."),
+        ("generators: [{name: nano}]\nverifiers: [{name: vhs}, {name: vhs, label: vhs_torch-compile}]\ntiming: {variants: [torch-compile]}\n", "the costs of two pipelines would be in one file, 'nano_vhs_torch-compile'; choose another label"),
         ("generators: [{name: nano}]\ntiming:\n  repeat: 3\n", "line 3, key 'timing.repeat': unknown key; did you mean 'repeats'?"),
         ("generators: [{name: nano}]\ndetector: {name: shape}\n", "line 2, key 'detector.name': unknown detector 'shape'; did you mean 'shapes'?"),
         ("generators: [{name: nano}]\ndetector: {name: shapes, option: {}}\n", "key 'detector.option': unknown key; did you mean 'options'?"),
@@ -137,6 +155,34 @@ def test_a_pool_keeps_what_several_checkpoints_of_one_verifier_read(tmp_path):
     assert [v.name for v in load_pool_config(file).verifiers] == ["vhs", "vhs"]
     with pytest.raises(ConfigError, match="two verifiers are 'vhs'"):
         load_config(file)
+
+
+def test_any_number_of_verifiers_of_one_kind_stand_side_by_side_under_labels():
+    text = (
+        "generators: [{name: nano}, {name: nano, label: b, verifiers: [vhs, vhs@9000]}]\n"
+        "verifiers: [{name: vhs}, {name: vhs, label: vhs@9000}, {name: vhs, label: Old_1.5+x}, {name: mllm-ae}]\n"
+    )
+    config = parse(text, "x")
+    assert [v.shown for v in config.verifiers] == ["vhs", "vhs@9000", "Old_1.5+x", "mllm-ae"]
+    assert [v.shown for v in config.verifiers_of(config.generators[1])] == ["vhs", "vhs@9000"]
+    assert [key for key, *_ in config.pipelines()] == [
+        "nano_none", "nano_vhs", "nano_vhs@9000", "nano_Old_1.5+x", "nano_mllm-ae", "b_none", "b_vhs", "b_vhs@9000",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with RunStore(tmp_path_factory.mktemp("store") / "run", {}) as store:
+        yield store
+
+
+@given(label=st.text(max_size=80) | st.from_regex(r"[A-Za-z0-9_.+@-]{1,70}", fullmatch=True))
+def test_a_label_names_a_file_of_the_run_or_is_refused(store, label):
+    entries = {"generators": [{"name": "nano"}], "verifiers": [{"name": "vhs", "label": label}]}
+    with suppress(ValidationError):
+        (*_, (key, _, verifier, _)) = RunConfig.model_validate(entries).pipelines()
+        assert verifier.shown == label
+        assert not store.has("costs", key)  # which raises for what is no name of a shard
 
 
 def test_every_device_of_a_run_is_known_of_it():

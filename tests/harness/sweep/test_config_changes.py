@@ -71,6 +71,11 @@ def test_options_that_say_where_something_is_count_by_content():
     assert difference(one(weights="a", steps=1), one(weights="a", steps=2)) == "generators.0.options.steps"
 
 
+def test_another_label_is_another_verifier():
+    a, b = (dumped(f"verifiers: [{{name: vhs, label: {label}}}]") for label in "ab")
+    assert difference(a, b) == "verifiers.0.label"
+
+
 def test_a_setting_that_an_earlier_version_lacked_was_as_it_is_by_default():
     old = dumped()
     del old["overlap"], old["batch_size"]

@@ -111,6 +111,16 @@ def test_the_console_table_fits_80_columns(name):
         assert "not measured" in shown
 
 
+def test_a_labelled_verifier_is_planned_as_its_kind():
+    text = "generators: [{name: sana-sprint}]\nprompts: {source: geneval}\nbudgets_ms: [550, 1100, 1700]\n"
+    text += "verifiers: [{name: vhs, label: new}, {name: vhs, label: old}, {name: mllm-clip}]\n"
+    found = dry_run(parse(text, "x.yaml"))
+    assert [cell["verifier"] for cell in found["cells"]] == ["new", "old", "mllm-clip"]
+    for label in ("new", "old"):
+        assert ns(found, "sana-sprint", 1, label) == ns(planned("table1"), "sana-sprint", 1, "vhs")
+    assert found["cells"][0]["basis"].startswith("published")
+
+
 def test_a_wrong_name_is_one_sentence():
     result = CliRunner().invoke(app, ["run", "tabel6", "--dry-run"])
     assert "did you mean 'table6'?" in str(result.exception)
