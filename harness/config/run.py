@@ -318,6 +318,11 @@ class RunConfig(Strict):
         given += [e.options.get("device") for e in (*self.verifiers, self.detector) if e is not None]
         return list(dict.fromkeys([self.device, *(str(d) for d in given if d is not None)]))
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each verifier, by label."""
+        return {v.shown: v.name for v in self.verifiers}
+
     def verifiers_of(self, entry: GeneratorConfig) -> list[VerifierConfig]:
         """Return the verifiers that score the candidates of `entry`."""
         return [v for v in self.verifiers if entry.verifiers is None or v.shown in entry.verifiers]
@@ -341,6 +346,12 @@ class PoolConfig(RunConfig):
     """A run's configuration that a pool is made by: it keeps what several checkpoints of one verifier read."""
 
     one_verifier_a_label: ClassVar[bool] = False
+
+
+def counterpart(label: str, kind: str, known: Mapping[str, str]) -> str | None:
+    """Find a verifier among `known` ones (label -> kind): that of its label and kind, else the only one of its kind."""
+    same = [other for other in known if known[other] == kind]
+    return label if label in same else same[0] if len(same) == 1 else None
 
 
 def default_config() -> RunConfig:

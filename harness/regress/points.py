@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.config.run import counterpart, recorded_config
 from vhsbench.harness.cost import plan
 from vhsbench.harness.cost.cost_model import parse_budget
 from vhsbench.harness.cost.plan import Priced
 from vhsbench.harness.regress.gate_config import GateConfig
+from vhsbench.harness.store.folder import Folder
+from vhsbench.harness.store.tables import read_info
 
 
 class PointError(VhsbenchError):
@@ -38,16 +41,25 @@ def same_n(gate: GateConfig) -> list[OperatingPoint]:
     return [OperatingPoint(n, n) for n in gate.best_of_n]
 
 
-def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int) -> list[OperatingPoint]:
-    """List the gate's N's, then its budgets with the N that each affords the two kinds of verifier.
+def points(
+    gate: GateConfig,
+    kinds: tuple[str, str],
+    generator: str,
+    steps: int,
+    labels: tuple[str, str] | None = None,
+) -> list[OperatingPoint]:
+    """List the gate's N's, then its budgets with the N that each affords the two verifiers.
 
-    kinds: of baseline and candidate, such as "vhs". Raises PointError for a budget that gives one of them no N,
-    and for costs that are missing or do not have them.
+    kinds: of baseline and candidate, such as "vhs"; labels: their names in a run, by default their kinds. Raises
+    PointError for a budget that gives one of them no N, and for costs that are missing or do not have them.
     """
     if not gate.budgets or gate.costs is None:
         return same_n(gate)
-    priced = _priced(gate.costs, gate.budgets, generator)
-    sides = [_of(priced, kind, generator, steps, gate.costs) for kind in kinds]
+    priced, their_kinds = _priced(gate.costs, gate.budgets, generator)
+    sides = [
+        _of(priced, label, kind, their_kinds, generator, steps, gate.costs)
+        for label, kind in zip(labels or kinds, kinds, strict=True)
+    ]
     found = same_n(gate)
     for budget in gate.budgets:
         first, second = (_affords(side, budget, gate.tolerance) for side in sides)
@@ -55,24 +67,36 @@ def points(gate: GateConfig, kinds: tuple[str, str], generator: str, steps: int)
     return found
 
 
-def _priced(costs: str, budgets: Sequence[str], generator: str) -> list[Priced]:
+def _priced(costs: str, budgets: Sequence[str], generator: str) -> tuple[list[Priced], Mapping[str, str]]:
+    """Return the pipelines of a run or device, and the kinds of those verifiers whose label is another."""
     if (Path(costs) / "run.json").is_file():
-        return plan.from_run(Path(costs))
+        info = read_info(Folder(costs)) or {}
+        of_run = "generators" in (info.get("config") or ())  # not so of a benchmark of costs
+        return plan.from_run(Path(costs)), recorded_config(info, costs).kinds if of_run else {}
     if "/" in costs or Path(costs).exists():
         raise PointError(f"the gate's 'costs' names the run '{costs}', but there is no finished run there.")
-    return plan.from_device(costs, [parse_budget(text)[1] for text in budgets], [generator])
+    return plan.from_device(costs, [parse_budget(text)[1] for text in budgets], [generator]), {}
 
 
-def _of(priced: Sequence[Priced], kind: str, generator: str, steps: int, costs: str) -> Priced:
-    """Return the costs of `kind` as the paper runs it, without a named speed-up."""
-    key = (generator, steps, kind, "")
-    for one in priced:
-        if (one.generator, one.steps, one.verifier, one.variant) == key:
-            return one
-    known = ", ".join(sorted({p.verifier for p in priced if p.generator == generator and p.steps == steps}))
-    raise PointError(
-        f"the costs of {costs} have no '{kind}' on '{generator}' ({steps} steps); they have {known or 'none'}."
-    )
+def _of(
+    priced: Sequence[Priced],
+    label: str,
+    kind: str,
+    their_kinds: Mapping[str, str],
+    generator: str,
+    steps: int,
+    costs: str,
+) -> Priced:
+    """Return the costs of a verifier as the paper runs it, without a named speed-up."""
+    here = [p for p in priced if (p.generator, p.steps) == (generator, steps)]
+    plain = {p.verifier: p for p in here if p.variant == ""}
+    found = counterpart(label, kind, {v: their_kinds.get(v, v) for v in plain})
+    if found is None:
+        known = ", ".join(sorted({p.verifier for p in here}))
+        raise PointError(
+            f"the costs of {costs} have no '{label}' on '{generator}' ({steps} steps); they have {known or 'none'}."
+        )
+    return plain[found]
 
 
 def _affords(priced: Priced, budget: str, tolerance: float | None) -> int:

@@ -69,7 +69,9 @@ def regress(
         torch.set_num_threads(gate.threads)
     sides = (baseline, candidate)
     candidates, generator, steps = _candidates(sides, pool)
-    at = points(gate, (baseline.verifier, candidate.verifier), generator, steps)
+    labels = (baseline.verifier, candidate.verifier)
+    kinds = (baseline.kind, candidate.kind) if gate.budgets else labels
+    at = points(gate, kinds, generator, steps, labels)
     check_size(candidates, at)  # before anything is loaded and scored
     names = (baseline.text, candidate.text)
     if baseline.text == candidate.text:

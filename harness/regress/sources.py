@@ -8,7 +8,8 @@ from pathlib import Path
 from vhsbench import verifiers
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import nearest
-from vhsbench.harness.regress.baselines import BASELINES, accepted_names, content_of
+from vhsbench.harness.config.run import kept_config
+from vhsbench.harness.regress.baselines import BASELINES, accepted_names, content_name, read
 from vhsbench.harness.store.tables import load_run
 from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.protocol import Verifier
@@ -20,12 +21,18 @@ class SourceError(VhsbenchError):
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint to load as `verifier`, or a finished run's scores by `verifier`."""
+    """A checkpoint to load as `verifier`, or a finished run's scores by the label `verifier`."""
 
     text: str  # as the user named it
     verifier: str
     checkpoint: str | None = None  # None: the bundled one
     run: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of verifier. Raises ConfigError for a run.json that this version cannot read."""
+        kinds = kept_config(load_run(self.run)).kinds if self.run is not None else {}
+        return kinds.get(self.verifier, self.verifier)
 
     def load(self, device: str = "cpu", generator: str | None = None) -> Verifier:
         """Build the verifier of a checkpoint, for what `generator` makes."""
@@ -36,7 +43,7 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
     """Find what `text` names.
 
     It is a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's folder; a run's folder,
-    RUN:VERIFIER if it has several; or the name of an accepted baseline.
+    RUN:LABEL if it has several verifiers; or the name of an accepted baseline.
 
     Raises SourceError, with the nearest names, CheckpointError for a folder of no known verifier, or BaselineError
     for a baseline that is damaged.
@@ -58,8 +65,12 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
         raise SourceError(f"{text} is neither a checkpoint (it has no config.json) nor a run (no run.json).")
     accepted = accepted_names(baselines)
     if text in accepted:
-        found = resolve(str(content_of(text, baselines)), baselines)
-        return Source(text, found.verifier, found.checkpoint, found.run)
+        entry = read(text, baselines)
+        content = baselines / text / content_name(entry)
+        if (content / "run.json").is_file():
+            return _run(text, content, entry.get("verifier"))
+        found = resolve(str(content), baselines)
+        return Source(text, found.verifier, found.checkpoint)
     known = nearest(text, [*verifiers.REGISTRY.names(), *accepted])
     raise SourceError(f"'{text}' is not a folder, a verifier or an accepted baseline; {known}")
 

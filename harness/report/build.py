@@ -85,7 +85,9 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
     accuracies, headline = derived.tables, {"headline": derived.headline}
     if with_published:
         accuracies = accuracies + [
-            published.beside(table, derived.names) for table in accuracies if table.published
+            published.beside(table, derived.names, derived.config.kinds)
+            for table in accuracies
+            if table.published
         ]
         headline["headline_published"] = published.headline_beside(derived.headline, derived.names)
     costs = {"latency": derived.latency, "costs": derived.costs} if derived.has_costs else {}
@@ -184,7 +186,8 @@ class _Figures:
             else:
                 self._save_timed(f"accuracy_over_{name}", fig, points)
             if name == "time":
-                saving = comparisons.time_saving(verified, self.models)
+                pairs = comparisons.rivals(self.derived.config.kinds, self.models)
+                saving = comparisons.time_saving(verified, self.models, *pairs) if len(pairs) == 1 else None
                 self._save_timed("teaser", figures.teaser(points, saving, self.title), points)
 
     def _galleries(self) -> None:

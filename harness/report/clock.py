@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vhsbench.harness.config.run import RunConfig, recorded_config
+from vhsbench.harness.config.run import RunConfig, counterpart, recorded_config
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.plan import PAPER, WHAT, Priced, from_device
@@ -45,10 +45,9 @@ def read_clock(run: Run, config: RunConfig, needs: Mapping[str, str | None], sou
     """Read the cost models of a run's pipelines from `source`: "" for its own costs, "a100-paper", or another run.
 
     needs: what each verifier reads. In another source, a pipeline is found by its generator's registered name, its
-    steps and its verifier. Raises StoreError for a source that has no time of any pipeline, or is no finished run.
+    steps and its verifier's `counterpart`. Raises StoreError for a source that has no time of any pipeline, or is no finished run.
     """
     wanted = _pipelines(run)
-    names = {entry.shown: entry.name for entry in config.generators}
     units = list(dict.fromkeys((*_ALWAYS, *config.budgets_by_unit)))
     if not source:
         clock = _fitted(wanted, sound(run.costs), needs, units)
@@ -59,8 +58,8 @@ def read_clock(run: Run, config: RunConfig, needs: Mapping[str, str | None], sou
         parts = run.info.get("combined") or [run.info]
         return replace(clock, cells={k: cell for part in parts for k, cell in part.get("cells", {}).items()})
     if source == PAPER:
-        return _published(wanted, names, run.costs, units)
-    return _of_run(source, wanted, names, needs, units)
+        return _published(wanted, config, run.costs, units)
+    return _of_run(source, wanted, config, needs, units)
 
 
 def _pipelines(run: Run) -> list[Pipeline]:
@@ -94,27 +93,32 @@ def _fitted(
 def _of_run(
     source: str,
     wanted: list[Pipeline],
-    names: Mapping[str, str],
+    config: RunConfig,
     needs: Mapping[str, str | None],
     units: Sequence[str],
 ) -> Clock:
-    """Fit the cost models to the costs of another run, whose generators take the names that this run shows."""
+    """Fit the cost models to the costs of another run, whose pipelines take the names that this run shows."""
     costs, info = load_costs(source)
-    # a benchmark of costs names generators as registered
-    entries = recorded_config(info, source).generators if "generators" in (info["config"] or ()) else []
+    # a benchmark of costs names generators and verifiers as registered
+    there = recorded_config(info, source) if "generators" in (info["config"] or ()) else None
+    entries = there.generators if there else []
     theirs = {e.shown: e.name for e in sorted(entries, key=lambda entry: bool(entry.moved))}
     theirs |= {g: g for g in costs["generator"].unique() if g not in theirs}
     plain = costs[(costs["variant"] == "") & (costs["batch"] == 1)]
     has = {(theirs[g], s, v or "none") for g, s, v in distinct(plain, PIPELINE)}
-    known, lacking = _sorted_out(wanted, names, has, source)
+    known, lacking = _sorted_out(wanted, config, has, there.kinds if there else {}, source)
     parts, cells = [costs.head(0)], {}
     for generator, steps in dict.fromkeys((g, s) for g, s, _ in known):
-        same = [g for g in theirs if theirs[g] == names[generator] and len(of_pool(costs, g, steps))]
-        rows = of_pool(costs, generator if generator in same else same[0], steps)
+        registered = _names(config)[generator]
+        same = [g for g in theirs if theirs[g] == registered and len(of_pool(costs, g, steps))]
+        other = generator if generator in same else same[0]
+        here = {v: its for (g, s, v), (*_, its) in known.items() if (g, s) == (generator, steps)}
+        rows, was = _renamed(of_pool(costs, other, steps), here)
         parts.append(rows.assign(generator=generator))
-        for other, *rest in distinct(rows, CELL):
-            cells[cell_name(generator, *rest)] = info.get("cells", {}).get(cell_name(other, *rest), {})
-    clock = _fitted(known, sound(pd.concat(parts, ignore_index=True)), needs, units)
+        for _, _, verifier, variant in distinct(rows, CELL):
+            name = cell_name(other, steps, was.get(verifier, verifier), variant)
+            cells[cell_name(generator, steps, verifier, variant)] = info.get("cells", {}).get(name, {})
+    clock = _fitted(list(known), sound(pd.concat(parts, ignore_index=True)), needs, units)
     if not clock.models["wall_ms"]:
         raise StoreError(f"{source} has no time of a pipeline of this run: {clock.unmeasured[0]}")
     devices = " and ".join(sorted({str(d) for d in clock.costs["device"].dropna()})) or "an unknown device"
@@ -122,16 +126,23 @@ def _of_run(
     return replace(clock, unmeasured=lacking + clock.unmeasured, cells=cells, label=label)
 
 
-def _published(
-    wanted: list[Pipeline], names: Mapping[str, str], costs: pd.DataFrame, units: Sequence[str]
-) -> Clock:
+def _renamed(rows: pd.DataFrame, counterparts: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return a pool's rows with each verifier of `counterparts`' values under its key, and those that changed names."""
+    was = {label: its for label, its in counterparts.items() if label != its}
+    taken = {*was, *was.values()} - {label for label in counterparts if label not in was}
+    parts = [rows[~rows["verifier"].isin(taken)]]
+    parts += [rows[rows["verifier"] == its].assign(verifier=label) for label, its in was.items()]
+    return pd.concat(parts).sort_index(kind="stable"), was
+
+
+def _published(wanted: list[Pipeline], config: RunConfig, costs: pd.DataFrame, units: Sequence[str]) -> Clock:
     """Take the published times; FLOPs are counted from the architecture."""
     times = {_key(p): p for p in from_device(PAPER, ["ms"])}
-    known, lacking = _sorted_out(wanted, names, set(times), PAPER)
-    generators = sorted({names[g] for g, _, _ in known})
+    known, lacking = _sorted_out(wanted, config, set(times), {}, PAPER)
+    generators = sorted({generator for generator, *_ in known.values()})
     priced = {_key(p): p for p in from_device(PAPER, _ALWAYS, generators)}
     models = {
-        COLUMNS[unit]: {(g, s, v): priced[names[g], s, v].models[unit] for g, s, v in known}
+        COLUMNS[unit]: {pipeline: priced[its].models[unit] for pipeline, its in known.items()}
         for unit in _ALWAYS
     }
     never = {u: [f"{PAPER} has no {WHAT[u]} of any pipeline."] for u in COLUMNS if u not in _ALWAYS}
@@ -144,14 +155,29 @@ def _key(priced: Priced) -> Pipeline:
     return priced.generator, priced.steps, priced.verifier
 
 
-def _sorted_out(
-    wanted: list[Pipeline], names: Mapping[str, str], has: set[Pipeline], source: str
-) -> tuple[list[Pipeline], list[str]]:
-    """Split a run's pipelines into those that a source has, and sentences about the others.
+def _names(config: RunConfig) -> dict[str, str]:
+    return {entry.shown: entry.name for entry in config.generators}
 
-    Raises StoreError, naming what there is, if it has none.
+
+def _sorted_out(
+    wanted: list[Pipeline],
+    config: RunConfig,
+    has: set[Pipeline],
+    their_kinds: Mapping[str, str],
+    source: str,
+) -> tuple[dict[Pipeline, Pipeline], list[str]]:
+    """Map a run's pipelines to those that a source has, with generators as registered; and say which it lacks.
+
+    their_kinds: of the source's verifiers by label; others are named by their kind. Raises StoreError, naming what
+    there is, if it has none.
     """
-    known = [(g, s, v) for g, s, v in wanted if (names[g], s, v) in has]
+    names, known = _names(config), dict[Pipeline, Pipeline]()
+    for generator, steps, verifier in wanted:
+        pool = (names[generator], steps)
+        there = {v: their_kinds.get(v, v) for g, s, v in sorted(has) if (g, s) == pool}
+        found = counterpart(verifier, config.kinds.get(verifier, verifier), there)
+        if found is not None:
+            known[generator, steps, verifier] = (*pool, found)
     if not known:
         asked = _listed({(names[g], s, v) for g, s, v in wanted})
         raise StoreError(f"{source} has no time of {asked}; it has {_listed(has) or 'none'}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.turns import ratio_interval
 from vhsbench.harness.report.calibration import answered
+from vhsbench.harness.report.style import label
 from vhsbench.harness.stats.curves import OVERALL, Grid, accuracy_curves
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
 from vhsbench.harness.stats.intervals import Floats, Interval, paired_difference
@@ -20,9 +21,15 @@ from vhsbench.harness.store.keys import PIPELINE, POOL, distinct, of_pipeline, o
 from vhsbench.harness.store.tables import Run
 
 Pipeline = tuple[str, int, str]  # generator as shown in tables, steps, verifier or "none"
-VHS, CLIP = "vhs", "mllm-clip"  # compared by the paper's headline numbers
+VHS, CLIP = "vhs", "mllm-clip"  # kinds, compared by the paper's headline numbers
 TOKEN_PROBABILITY, NO_SCORING = "token_probability", "none"
 TIMES = "times"  # the column that says whose times a row has, where they are not the run's own
+
+
+def rivals(kinds: Mapping[str, str], known: Iterable[str]) -> list[tuple[str, str]]:
+    """Pair every VHS of the `known` labels with every MLLM w/ CLIP, as the paper compares them."""
+    vhs, clip = ([label for label in known if kinds.get(label) == kind] for kind in (VHS, CLIP))
+    return [(a, b) for a in vhs for b in clip]
 
 
 @dataclass(frozen=True)
@@ -94,30 +101,34 @@ def judged_yes_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(score=(scores["score"] > 0).astype(float))
 
 
-def drift(budget_rows: pd.DataFrame, drifts: Mapping[str, float], run: Run) -> AccuracyTable | None:
+def drift(
+    budget_rows: pd.DataFrame, drifts: Mapping[str, float], run: Run, kinds: Mapping[str, str]
+) -> AccuracyTable | None:
     """Derive the paper's Table 7: accuracy under drift of the generator's weights. None without drift.
 
-    drifts: generator -> share of a LoRA epoch. delta is VHS less MLLM w/ CLIP, paired by prompt.
+    drifts: generator -> share of a LoRA epoch; kinds: of verifiers, by label. delta is VHS less MLLM w/ CLIP, paired
+    by prompt; it is empty where there are several of the latter.
     """
     rows = budget_rows[budget_rows["generator"].isin(drifts) & (budget_rows["verifier"] != "none")]
     if rows.empty:
         return None
     rows = rows.assign(drift=rows["generator"].map(drifts))
     rows = rows.sort_values(["budget_ms", "drift", "verifier"], ignore_index=True)
-    found = [_delta(row, rows, run) for _, row in rows.iterrows()]
+    found = [_delta(row, rows, run, kinds) for _, row in rows.iterrows()]
     rows[["delta", "delta_low", "delta_high"]] = found
     keys = ("budget_ms", "drift", "generator", "verifier", "best_of_n")
     title = "Accuracy (%) under drift of the generator (LoRA: share of its epoch, or its strength)"
     return AccuracyTable("drift", title, rows, keys, ("budget_ms", "drift"), "table7")
 
 
-def _delta(row: pd.Series, rows: pd.DataFrame, run: Run) -> list[float]:
-    """Compute VHS's gain in points with its interval; NaN in other verifiers' rows, and where one has no N."""
-    pool = (row["generator"], row["steps"])
-    clip = of_pipeline(rows[rows["budget_ms"] == row["budget_ms"]], *pool, CLIP)
-    if row["verifier"] != VHS or clip.empty or pd.isna(row["best_of_n"]) or clip["best_of_n"].isna().any():
+def _delta(row: pd.Series, rows: pd.DataFrame, run: Run, kinds: Mapping[str, str]) -> list[float]:
+    """Compute a VHS's gain in points with its interval; NaN in other verifiers' rows, and where one has no N."""
+    pool, here = (row["generator"], row["steps"]), rows[rows["budget_ms"] == row["budget_ms"]]
+    ns = of_pool(here, *pool).set_index("verifier")["best_of_n"].dropna()
+    pairs = [pair for pair in rivals(kinds, ns.index) if pair[0] == row["verifier"]]
+    if len(pairs) != 1:
         return [math.nan] * 3
-    ns = {VHS: int(row["best_of_n"]), CLIP: int(clip["best_of_n"].iloc[0])}
+    ns = {label: int(ns[label]) for label in pairs[0]}
     gain = paired_gain(run, pool, ns)
     return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
 
@@ -137,19 +148,21 @@ def headline(
     models: Mapping[str, Mapping[Pipeline, CostModel]],
     budget_rows: pd.DataFrame,
     peak_gb: Mapping[str, float],
+    pair: tuple[str, str] = (VHS, CLIP),
 ) -> pd.DataFrame:
     """Compare VHS with MLLM w/ CLIP as the paper's headline does: time, FLOPs, VRAM, and accuracy at the smallest budget.
 
-    models: cost models by column (wall_ms, tflop); peak_gb: VRAM by verifier at the largest N measured. Returns
-    generator, steps, key, about, unit, measured, low, high (NaN if unknown); only the time has an interval, of ratios
+    models: cost models by column (wall_ms, tflop); peak_gb: VRAM by verifier at the largest N measured; pair: the labels
+    of the two, which `about` names where they are not their kinds'. Returns generator, steps, key, about, unit, measured, low, high (NaN if unknown); only the time has an interval, of ratios
     paired by turn of measuring.
     """
-    times, flops = ([models[c].get((generator, steps, v)) for v in (VHS, CLIP)] for c in ("wall_ms", "tflop"))
+    times, flops = ([models[c].get((generator, steps, v)) for v in pair] for c in ("wall_ms", "tflop"))
     here = of_pool(budget_rows, generator, steps)
     smallest = here["budget_ms"].min()
     first = here[here["budget_ms"] == smallest].set_index("verifier")[OVERALL]
     at = f" at {smallest:.4g} ms" if len(here) else ""
-    vram, gain = ([of.get(v, math.nan) for v in (VHS, CLIP)] for of in (peak_gb, first))
+    who = "" if pair == (VHS, CLIP) else f", {label(pair[0])} against {label(pair[1])}"
+    vram, gain = ([of.get(v, math.nan) for v in pair] for of in (peak_gb, first))
     none = (math.nan, math.nan)
     rows = [
         ("time_per_candidate", "time of a candidate", "percent", _change(*times), *_change_interval(*times)),
@@ -158,6 +171,7 @@ def headline(
         ("overall_gain", f"overall accuracy{at}", "points", gain[0] - gain[1], *none),
     ]
     frame = pd.DataFrame(rows, columns=["key", "about", "unit", "measured", "low", "high"])
+    frame["about"] += who
     frame.insert(0, "generator", generator)
     frame.insert(1, "steps", steps)
     return frame
@@ -178,18 +192,20 @@ def percent(new: float, old: float) -> float:
     return 100 * (new / old - 1) if np.isfinite([new, old]).all() and old > 0 else math.nan
 
 
-def time_saving(curves: pd.DataFrame, models: Mapping[str, CostModel]) -> tuple[float, float, float] | None:
+def time_saving(
+    curves: pd.DataFrame, models: Mapping[str, CostModel], pair: tuple[str, str] = (VHS, CLIP)
+) -> tuple[float, float, float] | None:
     """Compute (accuracy, ms of MLLM w/ CLIP, ms of VHS) at the highest accuracy that both reach.
 
-    curves: overall rows of one generator. None if one of the two is missing.
+    curves: overall rows of one generator; pair: the labels of VHS and MLLM w/ CLIP. None if one of the two is missing.
     """
-    if not {VHS, CLIP} <= models.keys():
+    if not {*pair} <= models.keys():
         return None
-    by_n = {verifier: _by_n(curves, verifier) for verifier in (VHS, CLIP)}
+    by_n = {verifier: _by_n(curves, verifier) for verifier in pair}
     if not all(len(accuracy) for accuracy in by_n.values()):
         return None
     reached = min(accuracy.max() for accuracy in by_n.values())
-    clip, vhs = (models[v].predict(int(np.argmax(by_n[v] >= reached)) + 1) for v in (CLIP, VHS))
+    vhs, clip = (models[v].predict(int(np.argmax(by_n[v] >= reached)) + 1) for v in pair)
     return float(reached), clip, vhs
 
 

@@ -154,7 +154,7 @@ class Derived:
             comparisons.scoring_ablation(
                 self.run, self.curves, still["wall_ms"], self.budgets, self.config.tolerance
             ),
-            comparisons.drift(self.budget_rows, _drifts(self.config), self.run),
+            comparisons.drift(self.budget_rows, _drifts(self.config), self.run, self.config.kinds),
         ]
         return [self._with_label(table) for table in found if table is not None]
 
@@ -217,12 +217,12 @@ class Derived:
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """VHS against MLLM w/ CLIP, for every pool on which both were measured."""
-        times, rows = self.models["wall_ms"], self.budget_rows
-        both = [
-            (g, s) for g, s, v in times if v == comparisons.VHS and (g, s, comparisons.CLIP) in times
-        ]  # fmt: skip
-        frames = [comparisons.headline(*pool, self.models, rows, self._peak_vram(*pool)) for pool in both]
+        """Every VHS against every MLLM w/ CLIP, for every pool on which both were measured."""
+        frames = [
+            comparisons.headline(*pool, self.models, self.budget_rows, self._peak_vram(*pool), pair)
+            for pool in self.pools
+            for pair in comparisons.rivals(self.config.kinds, self.models_of(*pool))
+        ]
         columns = [*POOL, "key", "about", "unit", "measured", "low", "high"]
         found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
         rows = self.labelled(found)
@@ -284,7 +284,7 @@ def derive(run: Run, costs_from: str = "") -> Derived:
     run = replace(run, costs=clock.costs[clock.costs["variant"] == ""])
     times = clock.models["wall_ms"]
     priced = times | _as_unmoved(times, config)
-    budgets = config.budgets_by_unit.get("ms") or _default_budgets(priced, config.tolerance)
+    budgets = config.budgets_by_unit.get("ms") or _default_budgets(priced, config)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     return Derived(run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock), priced)
 
@@ -351,15 +351,15 @@ def _as_unmoved(models: Models, config: RunConfig) -> Models:
 def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
     """Look up what each verifier reads, as recorded in the run. Raises StoreError if it is not."""
     recorded = run.info.get("needs", {})
-    if missing := [v.name for v in config.verifiers if v.name not in recorded]:
+    if missing := [label for label in config.kinds if label not in recorded]:
         raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
-    return {v.name: recorded[v.name] for v in config.verifiers}
+    return {label: recorded[label] for label in config.kinds}
 
 
-def _default_budgets(models: Models, tolerance: float) -> list[float]:
+def _default_budgets(models: Models, config: RunConfig) -> list[float]:
     """Take CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the slowest pipeline's."""
-    pool = {k: m for k, m in models.items() if k[2] == comparisons.CLIP} or models
-    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), tolerance)
+    pool = {k: m for k, m in models.items() if config.kinds.get(k[2]) == comparisons.CLIP} or models
+    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), config.tolerance)
 
 
 def _drifts(config: RunConfig) -> dict[str, float]:

@@ -105,7 +105,9 @@ def _facts(derived: Derived) -> list[tuple[str, str]]:
 
 def _tables(derived: Derived, with_published: bool) -> list[AccuracyTable]:
     return [
-        published.beside(table, derived.names) if with_published and table.published else table
+        published.beside(table, derived.names, derived.config.kinds)
+        if with_published and table.published
+        else table
         for table in derived.tables
     ]
 

@@ -17,22 +17,20 @@ MEASURED, PUBLISHED, DIFFERENCE = "measured here", "published", "difference"
 _MATCHED = ("budget_ms", *PIPELINE, "scoring", "drift")
 
 
-def beside(table: AccuracyTable, names: Mapping[str, str]) -> AccuracyTable:
+def beside(table: AccuracyTable, names: Mapping[str, str], kinds: Mapping[str, str]) -> AccuracyTable:
     """Add to a table each published row below its measured one, and their difference below both.
 
-    names: generator as shown -> its registered name, by which rows are matched, as by budget, steps, verifier and the
-    table's other keys. Rows that only one side has are kept.
+    names: generator as shown -> its registered name; kinds: a verifier's label -> its kind. Rows are matched by those,
+    by budget, steps and the table's other keys. Rows that only one side has are kept.
     """
     printed = readers.published_rows(table.published)
-    measured = table.rows.assign(registered=table.rows["generator"].replace(dict(names)))
-    matched = [c for c in _MATCHED if c in measured and c in printed and c != "generator"]
+    measured = table.rows.replace({"generator": dict(names), "verifier": dict(kinds)})
+    matched = [c for c in _MATCHED if c in measured and c in printed]
     unused = dict.fromkeys(printed.index)
     parts: list[pd.Series] = []
-    for _, row in measured.iterrows():
-        parts.append(row.drop("registered").rename(None).pipe(_labelled, MEASURED))
-        same = printed["generator"] == row["registered"]
-        for column in matched:
-            same &= printed[column] == row[column]
+    for at, row in table.rows.iterrows():
+        parts.append(row.rename(None).pipe(_labelled, MEASURED))
+        same = (printed[matched] == measured.loc[at, matched]).all(axis=1)
         for i in printed.index[same]:
             other = printed.loc[i]
             parts.append(_labelled(other, PUBLISHED))

@@ -27,7 +27,7 @@ def full_size(make_run, tmp_path, monkeypatch):
 
 
 def test_each_measured_row_meets_its_published_one(full_size):
-    table = beside(full_size.tables[0], full_size.names)
+    table = beside(full_size.tables[0], full_size.names, full_size.config.kinds)
     rows = table.rows
     at = rows[(rows["budget_ms"] == 550) & (rows["verifier"] == "vhs") & (rows["steps"] == 1)]
     assert at["source"].tolist() == [MEASURED, PUBLISHED, DIFFERENCE]
@@ -41,7 +41,7 @@ def test_each_measured_row_meets_its_published_one(full_size):
 
 def test_drift_is_matched_whatever_the_label(full_size):
     table = next(t for t in full_size.tables if t.name == "drift")
-    rows = beside(table, full_size.names).rows
+    rows = beside(table, full_size.names, full_size.config.kinds).rows
     at = rows[(rows["drift"] == 0.5) & (rows["verifier"] == "vhs") & (rows["budget_ms"] == 1100)]
     assert at["source"].tolist() == [MEASURED, PUBLISHED, DIFFERENCE]
     assert at[OVERALL].tolist()[1] == 79.1
@@ -50,21 +50,21 @@ def test_drift_is_matched_whatever_the_label(full_size):
 
 def test_scoring_is_matched(full_size):
     table = next(t for t in full_size.tables if t.name == "scoring")
-    rows = beside(table, full_size.names).rows
+    rows = beside(table, full_size.names, full_size.config.kinds).rows
     at = rows[(rows["scoring"] == "none") & (rows["verifier"] == "mllm-ae") & (rows["budget_ms"] == 1100)]
     assert at[OVERALL].tolist()[1] == 72.2
 
 
 def test_another_generator_has_no_difference(made):
     derived = derive(load_run(made))
-    rows = beside(derived.tables[0], derived.names).rows
+    rows = beside(derived.tables[0], derived.names, derived.config.kinds).rows
     assert DIFFERENCE not in set(rows["source"])
     assert (rows["source"] == PUBLISHED).sum() == 16
     assert headline_beside(derived.headline, derived.names)["difference"].isna().all()
 
 
 def test_every_row_says_what_it_is_and_differences_are_signed_and_unmarked(full_size):
-    table = beside(full_size.tables[0], full_size.names)
+    table = beside(full_size.tables[0], full_size.names, full_size.config.kinds)
     assert table.rows["source"].notna().all()
     rows = [line for line in html(table).splitlines() if "<td>difference</td>" in line]
     assert rows
