@@ -124,11 +124,11 @@ def drift(
 def _delta(row: pd.Series, rows: pd.DataFrame, run: Run, kinds: Mapping[str, str]) -> list[float]:
     """Compute a VHS's gain in points with its interval; NaN in other verifiers' rows, and where one has no N."""
     pool, here = (row["generator"], row["steps"]), rows[rows["budget_ms"] == row["budget_ms"]]
-    ns = of_pool(here, *pool).set_index("verifier")["best_of_n"].dropna()
-    pairs = [pair for pair in rivals(kinds, ns.index) if pair[0] == row["verifier"]]
+    afforded = of_pool(here, *pool).set_index("verifier")["best_of_n"].dropna()
+    pairs = [pair for pair in rivals(kinds, afforded.index) if pair[0] == row["verifier"]]
     if len(pairs) != 1:
         return [math.nan] * 3
-    ns = {label: int(ns[label]) for label in pairs[0]}
+    ns = {name: int(afforded[name]) for name in pairs[0]}
     gain = paired_gain(run, pool, ns)
     return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
 

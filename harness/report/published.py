@@ -28,9 +28,11 @@ def beside(table: AccuracyTable, names: Mapping[str, str], kinds: Mapping[str, s
     matched = [c for c in _MATCHED if c in measured and c in printed]
     unused = dict.fromkeys(printed.index)
     parts: list[pd.Series] = []
-    for at, row in table.rows.iterrows():
+    for (_, row), (_, registered) in zip(table.rows.iterrows(), measured.iterrows(), strict=True):
         parts.append(row.rename(None).pipe(_labelled, MEASURED))
-        same = (printed[matched] == measured.loc[at, matched]).all(axis=1)
+        same = pd.Series(True, index=printed.index)
+        for column in matched:
+            same &= printed[column] == registered[column]
         for i in printed.index[same]:
             other = printed.loc[i]
             parts.append(_labelled(other, PUBLISHED))
