@@ -35,20 +35,24 @@ def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
     Raises ValueError for a NaN score or verdict, an infinite score, or an empty pool.
     """
     s, c = _pools(scores, correct)
-    order = np.argsort(-s, axis=1, kind="stable")
-    ranked = np.take_along_axis(s, order, axis=1)
-    hits = np.take_along_axis(c, order, axis=1)
-    result = _share_ties(ranked, hits) @ win_probabilities(s.shape[1])
+    result = ranked(s, c)[1] @ win_probabilities(s.shape[1])
     return result if np.ndim(scores) == 2 else result[0]
 
 
-def _share_ties(ranked: Floats, hits: Floats) -> Floats:
+def ranked(scores: Floats, correct: Floats) -> tuple[Floats, Floats]:
+    """Sort pools [P, M] by score, the highest first; candidates of equal score share the mean of their verdicts."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    by_score, hits = (np.take_along_axis(x, order, axis=1) for x in (scores, correct))
+    return by_score, _share_ties(by_score, hits)
+
+
+def _share_ties(by_score: Floats, hits: Floats) -> Floats:
     """Replace each verdict by the mean over the candidates of equal score (rows are ranked by score)."""
-    starts = np.ones(ranked.shape, dtype=bool)
-    starts[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    starts = np.ones(by_score.shape, dtype=bool)
+    starts[:, 1:] = by_score[:, 1:] != by_score[:, :-1]
     group = np.cumsum(starts.ravel()) - 1  # runs over all rows, so no group spans two pools
     mean = np.bincount(group, hits.ravel()) / np.bincount(group)
-    return np.asarray(mean[group].reshape(ranked.shape))
+    return np.asarray(mean[group].reshape(by_score.shape))
 
 
 def oracle(correct: ArrayLike) -> Floats:
