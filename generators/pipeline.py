@@ -121,12 +121,28 @@ class StagedPipeline:
         return gaussian(seeds, (self.latent_channels, side, side)).to(self.device)
 
     def head(self, cond: Conditioning, noise: torch.Tensor, block: Block) -> HiddenStates:
-        read, outputs = self._split.head(blocks_of(block), lambda: self.denoise(cond, noise), self.steps)
+        return self._states(cond, noise, block, blocks_of(block))
+
+    def _states(
+        self, cond: Conditioning, noise: torch.Tensor, block: Block, places: Sequence[int]
+    ) -> HiddenStates:
+        """Run the DiT to the last of `places`, where the blocks of `block` are."""
+        read, outputs = self._split.head(places, lambda: self.denoise(cond, noise), self.steps)
         streams = [self._halves(r) for r in read]
         return HiddenStates(
             block, streams[-1], noise, cond, self._halves(outputs), image_stream=-1,
             mean=None if isinstance(block, int) else _mean([s[-1] for s in streams]),
         )  # fmt: skip
+
+    def advance(self, hidden: HiddenStates, block: Block) -> HiddenStates:
+        done = blocks_of(hidden.block)[-1]
+        if blocks_of(block)[0] <= done:
+            raise GeneratorError(
+                f"block {block} does not come after block {done}; nothing goes back in the DiT."
+            )
+        streams, outputs = self._whole(hidden.streams), self._whole(hidden.step_outputs)
+        with self._split.resumed(done, streams, outputs):
+            return self._states(hidden.cond, hidden.noise, block, [b - done for b in blocks_of(block)])
 
     def tail(self, hidden: HiddenStates) -> torch.Tensor:
         streams, outputs = self._whole(hidden.streams), self._whole(hidden.step_outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -145,6 +145,10 @@ class Generator(Protocol):
         """Run blocks 0 to the (last) block. Raises GeneratorError if the DiT has no such block."""
         ...
 
+    def advance(self, hidden: HiddenStates, block: Block) -> HiddenStates:
+        """Continue from `hidden` to a later (last) block: equal to head(cond, noise, block)."""
+        ...
+
     def tail(self, hidden: HiddenStates) -> torch.Tensor:
         """Continue from `hidden` to the latents [B, C, h, w] (the scaled space that decode takes)."""
         ...
@@ -169,6 +173,11 @@ class GeneratorDefaults:
 
     name: str
     revision = ""  # of its weights; "": info().source says it
+    head: Callable[[Conditioning, torch.Tensor, Block], HiddenStates]
+
+    def advance(self, hidden: HiddenStates, block: Block) -> HiddenStates:
+        """Run the blocks again from the first: right, but no faster than head."""
+        return self.head(hidden.cond, hidden.noise, block)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Return no modules: none can be counted or changed."""

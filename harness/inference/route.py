@@ -19,6 +19,7 @@ _Run = Callable[["Generator", "Conditioning", Any, Any], Any]
 STAGES: Mapping[str, _Run] = {
     "noise": lambda generator, cond, block, seeds: generator.noise(seeds),
     "head": lambda generator, cond, block, noise: generator.head(cond, noise, block),
+    "advance": lambda generator, cond, block, hidden: generator.advance(hidden, block),
     "denoise": lambda generator, cond, block, noise: generator.denoise(cond, noise),
     "tail": lambda generator, cond, block, hidden: generator.tail(hidden),
     "decode": lambda generator, cond, block, latents: generator.decode(latents),

@@ -72,7 +72,7 @@ def _with_ties(a: Floats, b: Floats, c: Floats, best: Floats) -> Floats:
     for start, end in zip(starts, np.r_[starts[1:], len(a)], strict=True):
         if end - start == 1:
             continue
-        union = _best_of_union(b[:end], c[:end], start)
+        union = _best_of_union(b[:end], c[:end], int(start))
         for r in range(start + 1, end):
             k, x = np.ogrid[1 : r + 1, 0 : start + 1]
             shares = np.exp(_log_choose(start, x) + _log_choose(r - start, k - x) - _log_choose(r, k))

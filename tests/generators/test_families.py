@@ -11,6 +11,7 @@ import torch
 from vhsbench import generators
 from vhsbench.generators.noise import step_generators
 from vhsbench.harness.inference.conformance import check_generator
+from vhsbench.generators.protocol import GeneratorError
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "two blue", "a square of circle"]
 SEEDS = [11, 12, 13, 14]
@@ -98,6 +99,21 @@ def test_the_mean_of_blocks_is_read_in_one_pass_and_continues_from_the_last(smal
     torch.testing.assert_close(hidden.features, (each[0] + each[1]) / 2)
     assert torch.equal(generator.tail(hidden), generator.denoise(cond, noise))
     assert torch.equal(hidden.select([1]).features, hidden.features[1:])
+
+
+@pytest.mark.parametrize(("name", "steps"), CASES)
+def test_advance_is_the_later_head_bit_for_bit(small, name, steps):
+    generator = create(small, name, steps=steps)
+    cond, noise = generator.encode(PROMPTS[:2]), generator.noise(SEEDS[:2])
+    last = generator.blocks - 1
+    for block in range(last):
+        hidden = generator.head(cond, noise, block)
+        for later in (*range(block + 1, last + 1), *([(block + 1, last)] if block + 1 < last else [])):
+            there, direct = generator.advance(hidden, later), generator.head(cond, noise, later)
+            assert torch.equal(there.features, direct.features)
+            assert torch.equal(generator.tail(there), generator.tail(direct))
+    with pytest.raises(GeneratorError, match="nothing goes back"):
+        generator.advance(generator.head(cond, noise, 1), 1)
 
 
 def test_tail_computes_no_step_twice(small):

@@ -1,0 +1,197 @@
+"""Strategies at equal cost: settings chosen on other prompts, accuracies of prompts held out, all paired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vhsbench.harness.cost.cost_model import CostError
+from vhsbench.harness.cost.stage_costs import StageCosts
+from vhsbench.harness.cost.turns import quantiles
+from vhsbench.harness.report.verdict import ALPHA, Contest
+from vhsbench.harness.stats.intervals import Floats, clustered_mean, paired_difference
+from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.strategies.base import Pools, Strategy
+from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
+from vhsbench.harness.strategies.path import calls
+from vhsbench.harness.strategies.registry import Template, written
+
+UNITS = ("ms", "TFLOP", "J")  # in which a stage has a cost
+MEANINGS: tuple[Meaning, ...] = ("hard", "mean")
+_FRONTIER = 25  # budgets
+KEYS = ["budget", "unit", "meaning"]
+TABLE = [*KEYS, "strategy", "setting", "chosen_percent", "settings_chosen", "accuracy", "low", "high", "cost",
+         "cost_low", "cost_high", "median_cost", "p90_cost", "worst_cost", "winner"]  # fmt: skip
+FRONTIER = ["strategy", "budget", "setting", "accuracy", "low", "high"]
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """A strategy's settings in one unit."""
+
+    template: Template
+    found: Evaluated
+    needs: Mapping[str, str]
+    costs: StageCosts
+
+    def cost(self, setting: Strategy, drawn: int) -> float:
+        return self.costs.cost(calls(self.needs, setting.scored(drawn)))
+
+    def draws(self, setting: Strategy, drawn: int) -> Floats | None:
+        return self.costs.draws(calls(self.needs, setting.scored(drawn)))
+
+    def text(self, setting: Strategy) -> str:
+        return written(self.template.name, self.template.kind, setting.verifiers, setting.values)
+
+
+class _Pair(NamedTuple):
+    """Two strategies, the more accurate first: difference in points, 95% interval, p and its Holm-corrected value."""
+
+    better: str
+    other: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    beats: bool
+
+
+class Rivals:
+    """The strategies of one pool of candidates: `templates`, and best-of-N by each verifier that they name.
+
+    needs: what each verifier reads. costs: the pool's sound rows. `unpriced` says which have no cost, and why.
+    """
+
+    def __init__(
+        self, contest: Contest, needs: Mapping[str, str], costs: pd.DataFrame, templates: Sequence[Template]
+    ) -> None:
+        self._contest, self._needs, self._costs = contest, needs, costs
+        named = dict.fromkeys(v for t in templates for v in t.verifiers)
+        plain = [Template("best-of-n", (v,)) for v in named]
+        self._templates = list({t.text: t for t in (*plain, *templates)}.values())
+        grid = contest.grid
+        self._pools = Pools({v: contest.scores(v) for v in named}, grid.correct.astype(bool))
+        self._held_out = folds(contest.tags)
+        self._priced: dict[str, list[_Priced]] = {}
+        self.unpriced: list[str] = []
+
+    def priced(self, unit: str) -> list[_Priced]:
+        if unit not in self._priced:
+            self._priced[unit] = [p for t in self._templates if (p := self._price(t, unit)) is not None]
+        return self._priced[unit]
+
+    def _price(self, template: Template, unit: str) -> _Priced | None:
+        costs, needs = StageCosts(self._costs, unit), {v: self._needs[v] for v in template.verifiers}
+        settings = template.settings(self._pools)
+        try:
+            found = evaluate(
+                settings, self._pools, self._contest.grid.prompts,
+                lambda s, drawn: costs.cost(calls(needs, s.scored(drawn))),
+            )  # fmt: skip
+        except CostError as error:
+            self.unpriced.append(f"{template.text}: {error}")
+            return None
+        return _Priced(template, found, needs, costs)
+
+    def table(
+        self, budgets: Mapping[str, Sequence[float]], tolerance: float
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Compare all strategies at every budget, hard and mean: columns TABLE, and all pairs."""
+        rows, pairs = [], []
+        for unit in UNITS:
+            for budget in budgets.get(unit, ()):
+                for meaning in MEANINGS:
+                    key = (budget, unit, meaning)
+                    held = self._held(unit, budget * (1 + tolerance), meaning)
+                    mine = self._pairs(held)
+                    beaten = {pair.other for pair in mine if pair.beats}
+                    rows += [(*key, *self._row(p, h), p.template.text not in beaten) for p, h in held]
+                    pairs += [(*key, *pair) for pair in mine]
+        return pd.DataFrame(rows, columns=TABLE), pd.DataFrame(pairs, columns=[*KEYS, *_Pair._fields])
+
+    def _held(self, unit: str, limit: float, meaning: Meaning) -> list[tuple[_Priced, Held]]:
+        """Choose every strategy's settings, the most accurate strategy first; without those that the budget rules out."""
+        found = [(p, h) for p in self.priced(unit) if (h := choose(p.found, limit, meaning, self._held_out))]
+        return sorted(found, key=lambda pair: -pair[1].accuracy.mean())
+
+    def _row(self, priced: _Priced, held: Held) -> tuple[object, ...]:
+        usual = held.usual
+        share = 100 * held.chosen[usual] / held.chosen.total()
+        found = clustered_mean(held.accuracy, tasks=self._contest.tags)
+        accuracy = (100 * float(x[0]) for x in (found.mean, found.low, found.high))
+        return (
+            priced.template.text, priced.text(usual), share, len(held.chosen), *accuracy,
+            float(held.cost.mean()), *self._ends(priced, held), *self._spread(priced, usual), held.worst,
+        )  # fmt: skip
+
+    def _ends(self, priced: _Priced, held: Held) -> tuple[float, float]:
+        """Return the interval of the mean cost: as the usual setting's varies, where it draws as many on average."""
+        usual, mean = held.usual, float(held.cost.mean())
+        one, most = (priced.cost(usual, n) for n in (1, usual.n))
+        first, last = (priced.draws(usual, n) for n in (1, usual.n))
+        if first is None or last is None:
+            return math.nan, math.nan
+        share = float(np.clip((mean - one) / (most - one), 0, 1)) if most > one else 1.0
+        low, high = quantiles(((1 - share) * first + share * last) / ((1 - share) * one + share * most))
+        return mean * low, mean * high
+
+    def _spread(self, priced: _Priced, setting: Strategy) -> tuple[float, float]:
+        """Return the median and the 90th percentile of a prompt's cost with this setting."""
+        drawn = setting.expected(self._pools).drawn
+        if drawn is None:
+            value = priced.cost(setting, setting.n)
+            return value, value
+        each = np.array([priced.cost(setting, n) for n in range(1, setting.n + 1)])
+        last = np.searchsorted(np.cumsum(drawn.mean(0)) + 1e-12, [0.5, 0.9])  # of the draws' numbers
+        median, p90 = (float(each[min(i, len(each) - 1)]) for i in last)
+        return median, p90
+
+    def _pairs(self, held: Sequence[tuple[_Priced, Held]]) -> list[_Pair]:
+        pairs = [
+            ((a.template.text, x.accuracy), (b.template.text, y.accuracy))
+            for (a, x), (b, y) in combinations(held, 2)
+        ]
+        if not pairs:
+            return []
+        p = sign_flip_two_sided(np.stack([x - y for (_, x), (_, y) in pairs], 1))
+        found = []
+        for ((a, x), (b, y)), alone, corrected in zip(pairs, p, holm(p), strict=True):
+            largest = 0.0 if np.array_equal(x, y) else 1.0
+            gap = paired_difference(x, y, largest=largest, tasks=self._contest.tags)
+            mean, low, high = (100 * float(v[0]) for v in (gap.mean, gap.low, gap.high))
+            beats = bool(corrected < ALPHA and low > 0)
+            found.append(_Pair(a, b, mean, low, high, float(alone), float(corrected), beats))
+        return found
+
+    def frontier(self) -> pd.DataFrame:
+        """Follow every strategy over hard time budgets, from the cheapest setting of any to the whole pool: columns FRONTIER."""
+        priced = self.priced("ms")
+        if not priced:
+            return pd.DataFrame(columns=FRONTIER)
+        least = min(float(p.found.hard.min()) for p in priced)
+        most = max(float(p.found.hard.max()) for p in priced)
+        rows = []
+        for budget in np.geomspace(least, most, _FRONTIER):
+            for one in priced:
+                held = choose(one.found, float(budget), "hard", self._held_out)
+                if held is not None:
+                    rows.append(
+                        (
+                            one.template.text,
+                            float(budget),
+                            one.text(held.usual),
+                            *self._overall(held.accuracy),
+                        )
+                    )
+        return pd.DataFrame(rows, columns=FRONTIER)
+
+    def _overall(self, accuracy: Floats) -> list[float]:
+        found = clustered_mean(accuracy, tasks=self._contest.tags)
+        return [100 * float(x[0]) for x in (found.mean, found.low, found.high)]
