@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -157,13 +158,19 @@ def report(
         float | None,
         typer.Option(min=1, max=2000, help="Most MB of report.html, with its pictures; default: 25."),
     ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare it with best-of-N, as 'cascade:vhs>mllm-clip'; may be given several times."
+        ),
+    ] = None,
     require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet(models=False)
     _report(
-        runs, as_json, out, published, costs_from, page_mb,
+        runs, as_json, out, published, costs_from, page_mb, strategy or (),
         again=sys.argv[1:], require_reliable=require_reliable,
     )  # fmt: skip
 
@@ -231,6 +238,7 @@ def _report(
     published: bool = False,
     costs_from: str = "",
     page_mb: float | None = None,
+    strategies: Sequence[str] = (),
     *,
     again: list[str],
     require_reliable: bool = False,
@@ -246,7 +254,14 @@ def _report(
         target = None if out is None else stack.enter_context(local_output(out))
         folders = [stack.enter_context(local_copy(run)) for run in runs]
         limit = {} if page_mb is None else {"page_mb": page_mb}
-        summary = build(*folders, out=target, with_published=published, costs_from=costs_from, **limit)
+        summary = build(
+            *folders,
+            out=target,
+            with_published=published,
+            costs_from=costs_from,
+            strategies=strategies,
+            **limit,
+        )
     if is_url(where := out or runs[0]):  # not the copy that it was written in
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
     if as_json:

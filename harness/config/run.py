@@ -41,6 +41,7 @@ from vhsbench.harness.config.yaml_files import ConfigError, Model
 from vhsbench.harness.cost.cost_model import TOLERANCE, parse_budget
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
+from vhsbench.harness.strategies.registry import parse as parse_strategy
 
 if TYPE_CHECKING:
     from vhsbench.harness.store.tables import Run
@@ -215,6 +216,12 @@ def _is_budget(text: str) -> str:
     return text
 
 
+def _is_strategy(text: str) -> str:
+    parse_strategy(text)
+    return text
+
+
+StrategyText = Annotated[str, AfterValidator(_is_strategy)]
 BudgetText = Annotated[str, AfterValidator(_is_budget)]
 _MOST_BUDGET = 1e9  # ms, TFLOP, GB or J
 
@@ -236,6 +243,7 @@ class RunConfig(Strict):
     batch_size: CandidateCount = 32
     budgets: list[BudgetText] | None = None  # such as [550ms, 3TFLOP, 24GB, 40J]
     budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None  # the same, of times alone
+    strategies: list[StrategyText] = []  # beside best-of-N, such as [cascade:vhs>mllm-clip]
     tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
     bootstrap: Amount = 1000  # has no effect: intervals are computed, not drawn; older files may have it
     gallery_prompts: AmountOrNone = 12
@@ -293,6 +301,17 @@ class RunConfig(Strict):
             raise ValueError(
                 f"the costs of two pipelines would be in one file, '{twice}'; choose another label of a generator or verifier"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _strategies_have_their_verifiers(self) -> RunConfig:
+        known = [v.shown for v in self.verifiers]
+        for text in self.strategies:
+            for name in parse_strategy(text).verifiers:
+                if name not in known:
+                    raise ValueError(
+                        f"strategy '{text}' asks for verifier '{name}', which the run lacks; {nearest(name, known)}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,17 @@ _TIMED_TABLES = (
     "headroom",
     "area",
     "time_to_accuracy",
+    "strategies",
+    "strategy_pairs",
 )
-_TIMED_FIGURES = ("accuracy_over_", "teaser", "n_per_budget", "latency_breakdown")
+_TIMED_FIGURES = (
+    "accuracy_over_",
+    "teaser",
+    "strategies",
+    "strategy_settings",
+    "n_per_budget",
+    "latency_breakdown",
+)
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
 
@@ -52,18 +62,19 @@ def build(
     with_published: bool = False,
     costs_from: str = "",
     page_mb: float = PAGE_MB,
+    strategies: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write tables/, figures/ and report.html of one run, or of several combined, and return a summary for JSON.
 
     They go to `out`, by default the run's folder. `with_published` adds tables with the paper's values beside the
-    measured ones; `costs_from` takes times and FLOPs from elsewhere: "a100-paper", or another finished run. An
-    earlier report's tables and figures of other times are then removed. `page_mb` limits the size of report.html.
-    Raises StoreError for a run that cannot be read or combined, and DiskFullError, before anything is written, if
-    there is not enough room.
+    measured ones; `strategies` are compared beside those of the configuration; `costs_from` takes times and FLOPs
+    from elsewhere: "a100-paper", or another finished run. An earlier report's tables and figures of other times are
+    then removed. `page_mb` limits the size of report.html. Raises StoreError for a run that cannot be read or
+    combined, and DiskFullError, before anything is written, if there is not enough room.
     """
     if len(paths) > 1 and out is None:
         raise StoreError("several runs make one report; say with --out where it goes.")
-    derived = derive(load_runs(paths), costs_from)
+    derived = derive(load_runs(paths), costs_from, strategies)
     out = out or derived.run.path
     found = _tables(derived, with_published)
     check_room(out, report_gb(derived.run, page_mb), "this report")
@@ -98,6 +109,8 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
         "area": derived.area,
         "time_to_accuracy": derived.time_to_accuracy,
     }
+    if len(derived.strategies[0]):
+        answer |= dict(zip(("strategies", "strategy_pairs"), derived.strategies, strict=True))
     return answer | {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}
 
 
@@ -146,6 +159,7 @@ class _Figures:
     def draw(self) -> None:
         if self.models:
             self._over_cost()
+            self._strategies()
             fig, steps = figures.n_per_budget(
                 self.models, self.pool, self.derived.budgets, self.derived.config.tolerance, self.title
             )
@@ -189,6 +203,15 @@ class _Figures:
                 pairs = comparisons.rivals(self.derived.config.kinds, self.models)
                 saving = comparisons.time_saving(verified, self.models, *pairs) if len(pairs) == 1 else None
                 self._save_timed("teaser", figures.teaser(points, saving, self.title), points)
+
+    def _strategies(self) -> None:
+        rivals = self.derived.rivals.get((self.generator, self.steps))
+        if rivals is None:
+            return
+        points = rivals.frontier()
+        if len(points):
+            fig = figures.strategies(points, self.about, self.derived.budgets)
+            self._save_timed("strategies", fig, points)
 
     def _galleries(self) -> None:
         run, config, pictures = self.derived.run, self.derived.config, self.derived.pictures
@@ -256,6 +279,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "pool": derived.config.pool,
         "seeds": derived.config.seeds,
         "verdict": records(derived.standings.verdicts),
+        "strategies": records(derived.strategies[0]),
         "budgets": records(derived.budget_rows),
         "tables": {table.name: records(table.rows) for table in derived.tables},
         "headline": records(derived.headline),
@@ -265,7 +289,8 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "times": derived.clock.label or None,
         "timing": _timing(derived),
         "timing_reasons": derived.unreliable,
-        "unmeasured": derived.unmeasured,
+        "unmeasured": derived.unmeasured
+        + [why for rivals in derived.rivals.values() for why in rivals.unpriced],
         "notes": derived.notes,
         "left_out": derived.left_out,
         "failed_prompts": records(derived.failed),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,12 +20,14 @@ from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.standings import Standings, shown, standings
+from vhsbench.harness.report.strategies import Rivals
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, environments
+from vhsbench.harness.strategies.registry import Template, parse
 from vhsbench.harness.sweep.kept_images import Pictures
 
 
@@ -36,6 +38,7 @@ class Derived:
     run: with printable texts; its costs are the clock's, without named speed-ups. clock: whose times budgets go by.
     failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. budgets: in ms.
     budget_rows: the N that each budget affords, with its accuracies; priced: the times that they go by.
+    templates: the strategies to compare.
     """
 
     run: Run
@@ -47,6 +50,7 @@ class Derived:
     budgets: list[float]
     budget_rows: pd.DataFrame
     priced: Models
+    templates: tuple[Template, ...] = ()
 
     @property
     def models(self) -> dict[str, Models]:
@@ -199,6 +203,40 @@ class Derived:
         overall = self.curves[self.curves["tag"] == OVERALL]
         return self._by_pool(lambda pool, models: scaling.time_to_accuracy(of_pool(overall, *pool), models))
 
+    @cached_property
+    def rivals(self) -> dict[tuple[str, int], Rivals]:
+        """The strategies of every pool whose stages were measured here and that their verifiers scored."""
+        if not self.has_costs:
+            return {}
+        found = {}
+        for pool in self.pools:
+            here = {
+                v for v in of_pool(self.run.scores, *pool)["verifier"].unique() if v in self.models_of(*pool)
+            }
+            if mine := [t for t in self.templates if here.issuperset(t.verifiers)]:
+                needs = {v: str(self.needs[v]) for v in here}
+                found[pool] = Rivals(self.contests[pool], needs, self.costs_of(*pool), mine)
+        return found
+
+    @cached_property
+    def strategies(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """All strategies at every budget in a unit that stages have a cost in, and all pairs of them."""
+        budgets = {"ms": self.budgets} | {
+            unit: given for unit, given in self.config.budgets_by_unit.items() if unit != "ms"
+        }
+        parts = [
+            [
+                frame.assign(generator=pool[0], steps=pool[1])
+                for frame in rivals.table(budgets, self.config.tolerance)
+            ]
+            for pool, rivals in self.rivals.items()
+        ]
+        rows, pairs = (
+            pd.concat([part[i] for part in parts], ignore_index=True) if parts else pd.DataFrame()
+            for i in (0, 1)
+        )
+        return self.labelled(rows), self.labelled(pairs)
+
     def _by_pool(
         self, derive_one: Callable[[tuple[str, int], dict[str, CostModel]], pd.DataFrame]
     ) -> pd.DataFrame:
@@ -266,10 +304,12 @@ class Derived:
         return separation(self.run.candidates, self.run.scores)
 
 
-def derive(run: Run, costs_from: str = "") -> Derived:
+def derive(run: Run, costs_from: str = "", strategies: Sequence[str] = ()) -> Derived:
     """Derive a report's numbers; times and FLOPs are of `costs_from` (see `read_clock`), by default the run's own.
 
-    Raises StoreError if no pipeline has a time, or all prompts failed.
+    strategies: as text, more than the configuration has.
+
+    Raises StoreError if no pipeline has a time, or all prompts failed, and StrategyError.
     """
     run = _shown(run)
     config = kept_config(run)
@@ -286,7 +326,10 @@ def derive(run: Run, costs_from: str = "") -> Derived:
     priced = times | _as_unmoved(times, config)
     budgets = config.budgets_by_unit.get("ms") or _default_budgets(priced, config)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
-    return Derived(run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock), priced)
+    templates = tuple(parse(text) for text in dict.fromkeys((*config.strategies, *strategies)))
+    return Derived(
+        run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock), priced, templates
+    )
 
 
 def _labelled(frame: pd.DataFrame, clock: Clock) -> pd.DataFrame:

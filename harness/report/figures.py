@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,6 +38,38 @@ def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Seq
             axes.axvline(budget, color="#888888", lw=0.6, ls="--", zorder=0)
         axes.set(xlabel=unit, ylabel="overall accuracy (%)", title=title)
         fig.legend(loc="outside lower center", ncols=3, frameon=False)
+    return fig
+
+
+def strategies(points: pd.DataFrame, title: str, budgets: Sequence[float] = ()) -> Figure:
+    """Draw the accuracy (%) of strategies over a hard budget in ms, and the n that was chosen.
+
+    points: strategy, budget, n, accuracy. Best-of-N is solid.
+    """
+    names = list(points.groupby("strategy")["accuracy"].max().sort_values(ascending=False).index)
+    with styled():
+        fig = figure(TWO_COLUMNS, 5.0)
+        upper, lower = fig.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for i, name in enumerate(names):
+            part = points[points["strategy"] == name].sort_values("budget")
+            plain = name.startswith("best-of-n:")
+            look_of = {
+                "color": matplotlib.colormaps["tab10"](i % 10), "lw": 1.6 if plain else 1.0, "ms": 2.5,
+                "ls": "-" if plain else ("--", "-.", ":")[i % 3], "marker": "osD^vPX*<>"[i % 10],
+            }  # fmt: skip
+            upper.plot(part["budget"], part["accuracy"], label=name, **look_of)
+            lower.plot(part["budget"], part["n"], **look_of)
+        for axes in (upper, lower):
+            for budget in budgets:
+                axes.axvline(budget, color="#888888", lw=0.6, ls="--", zorder=0)
+        lower.set_xscale("log")
+        for formatter in (lower.xaxis.set_major_formatter, lower.xaxis.set_minor_formatter):
+            formatter(lambda x, _: f"{x:g}")
+        lower.set_yscale("log", base=2)
+        lower.yaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        upper.set(ylabel="overall accuracy (%), held-out prompts", title=title)
+        lower.set(xlabel="time that no prompt may pass (ms)", ylabel="n chosen most often")
+        fig.legend(loc="outside right upper", frameon=False)
     return fig
 
 

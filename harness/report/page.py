@@ -148,6 +148,7 @@ def _headline(derived: Derived, with_published: bool) -> Markup | str:
 
 def _plain(derived: Derived) -> list[dict[str, Any]]:
     found = [
+        ("Strategies at equal cost, of held-out prompts", derived.strategies[0]),
         ("All pairs at every budget: difference in points, paired by prompt", derived.standings.pairs),
         ("Accuracy (%) averaged over the logarithm of time", derived.area),
         ("Time to reach an accuracy (%)", derived.time_to_accuracy),

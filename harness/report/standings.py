@@ -11,8 +11,16 @@ import pandas as pd
 from vhsbench.harness.cost.budgets import columns_of
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.report import scaling
-from vhsbench.harness.report.style import label
-from vhsbench.harness.report.verdict import Contest, Verdict, compare_all, contenders, decide, pair_rows
+from vhsbench.harness.report.style import label as style_label
+from vhsbench.harness.report.verdict import (
+    ONE_IMAGE,
+    Contest,
+    Verdict,
+    compare_all,
+    contenders,
+    decide,
+    pair_rows,
+)
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import POOL, of_pool
@@ -95,6 +103,11 @@ def _row(rows: pd.DataFrame, verdict: Verdict | None) -> dict[str, object]:
     counts = {"more_prompts": verdict.more_prompts, "more_seeds": verdict.more_seeds}
     said = {"winners": ", ".join(verdict.winners), "decided": verdict.decided}
     return dict.fromkeys(_VERDICT) | values | against | counts | said
+
+
+def label(verifier: str) -> str:
+    """Name a pipeline in a sentence."""
+    return "one image" if verifier == ONE_IMAGE else style_label(verifier)
 
 
 def sentence(verdict: Verdict | None, row: Mapping[str, Any]) -> str:

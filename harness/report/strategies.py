@@ -28,7 +28,7 @@ _FRONTIER = 25  # budgets
 KEYS = ["budget", "unit", "meaning"]
 TABLE = [*KEYS, "strategy", "setting", "chosen_percent", "settings_chosen", "accuracy", "low", "high", "cost",
          "cost_low", "cost_high", "median_cost", "p90_cost", "worst_cost", "winner"]  # fmt: skip
-FRONTIER = ["strategy", "budget", "setting", "accuracy", "low", "high"]
+FRONTIER = ["strategy", "budget", "setting", "n", "accuracy", "low", "high"]
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,9 @@ class Rivals:
             for one in priced:
                 held = choose(one.found, float(budget), "hard", self._held_out)
                 if held is not None:
-                    rows.append(
-                        (
-                            one.template.text,
-                            float(budget),
-                            one.text(held.usual),
-                            *self._overall(held.accuracy),
-                        )
-                    )
+                    usual = held.usual
+                    shown = (one.template.text, float(budget), one.text(usual), usual.n)
+                    rows.append((*shown, *self._overall(held.accuracy)))
         return pd.DataFrame(rows, columns=FRONTIER)
 
     def _overall(self, accuracy: Floats) -> list[float]:

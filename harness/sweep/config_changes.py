@@ -31,7 +31,7 @@ _OPTIONS_BY_CONTENT = {
 # No row depends on them: they may change at any time, also of a finished run.
 FREE = {
     "name", "generators.drift", "budgets", "budgets_ms", "tolerance", "bootstrap", "gallery_prompts", "overlap",
-    "timing.preset",
+    "strategies",    "timing.preset",
 }  # fmt: skip
 
 

@@ -1,0 +1,112 @@
+"""Strategies of a finished run: budgets of both meanings, pairs, frontier, configuration and command line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import RunConfig
+from vhsbench.harness.config.run import parse as parse_config
+from vhsbench.harness.config.yaml_files import ConfigError
+from vhsbench.harness.report.derived import derive
+from vhsbench.harness.store.tables import load_run
+
+TEXTS = ["cascade:vhs>mllm-clip", "stop:vhs", "ensemble:vhs+mllm-ae", "cascade:vhs>mllm-clip,n=4,k=2"]
+
+
+@pytest.fixture(scope="module")
+def derived(make_run, tmp_path_factory):
+    folder = make_run(
+        tmp_path_factory.mktemp("rivals") / "run",
+        strategies=TEXTS,
+        budgets=["160ms", "300ms", "0.02TFLOP", "3GB"],
+    )
+    return derive(load_run(folder))
+
+
+def test_every_strategy_stands_beside_best_of_n(derived):
+    rows, _ = derived.strategies
+    plain = {"best-of-n:vhs", "best-of-n:mllm-clip", "best-of-n:mllm-ae"}
+    assert set(rows["strategy"]) == {*TEXTS, *plain}
+    assert set(zip(rows["budget"], rows["unit"], strict=True)) == {
+        (160, "ms"),
+        (300, "ms"),
+        (0.02, "TFLOP"),
+    }  # no stage has GB
+    assert set(rows["meaning"]) == {"hard", "mean"}
+
+
+def test_best_of_n_is_that_of_the_budget_table(derived):
+    rows, _ = derived.strategies
+    for row in rows[rows["strategy"].str.startswith("best-of-n") & (rows["unit"] == "ms")].itertuples():
+        table = derived.budget_rows
+        here = table[
+            (table["budget_ms"] == row.budget) & (table["verifier"] == row.strategy.split(":")[1])
+        ].iloc[0]
+        assert row.setting == f"{row.strategy},n={here['best_of_n']}"
+        assert row.accuracy == pytest.approx(here["overall"])
+        assert row.cost == pytest.approx(here["time_ms"])
+        assert row.median_cost == row.p90_cost == row.worst_cost == pytest.approx(row.cost)
+
+
+def test_budgets_hold(derived):
+    rows, _ = derived.strategies
+    within = rows["budget"] * (1 + derived.config.tolerance) * (1 + 1e-9)
+    hard = rows["meaning"] == "hard"
+    assert (rows["worst_cost"][hard] <= within[hard]).all()
+    stops = rows[rows["strategy"] == "stop:vhs"]
+    assert (stops["median_cost"] <= stops["p90_cost"]).all()
+    assert (
+        stops.loc[stops["meaning"] == "mean", "worst_cost"] > within[stops.index[stops["meaning"] == "mean"]]
+    ).any()
+
+
+def test_pairs_are_paired_by_prompt(derived):
+    rows, pairs = derived.strategies
+    accuracy = rows.set_index(["budget", "unit", "meaning", "strategy"])["accuracy"]
+    for pair in pairs.itertuples():
+        key = (pair.budget, pair.unit, pair.meaning)
+        assert pair.difference == pytest.approx(accuracy[(*key, pair.better)] - accuracy[(*key, pair.other)])
+        assert pair.low <= pair.difference <= pair.high
+        assert pair.p <= pair.p_holm
+    beaten = pairs[pairs["beats"]].groupby(["budget", "unit", "meaning"])["other"].agg(set)
+    for row in rows.itertuples():
+        assert row.winner == (row.strategy not in beaten.get((row.budget, row.unit, row.meaning), set()))
+
+
+def test_the_frontier_never_holds_more_than_it_may(derived):
+    points = derived.rivals["nano", 1].frontier()
+    one = points[points["strategy"] == "best-of-n:vhs"]
+    assert one["n"].is_monotonic_increasing
+    assert one["n"].max() == 8
+    fixed = points[points["strategy"] == "cascade:vhs>mllm-clip,n=4,k=2"]
+    assert set(fixed["setting"]) == {"cascade:vhs>mllm-clip,n=4,k=2"}
+    assert fixed["budget"].min() >= derived.rivals["nano", 1].priced("ms")[-1].found.hard.min() * (1 - 1e-9)
+
+
+def test_the_report_has_them(made, tmp_path):
+    result = CliRunner().invoke(
+        app, ["report", str(made), "--out", str(tmp_path), "--strategy", TEXTS[0], "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    rows = pd.read_csv(tmp_path / "tables" / "strategies.csv")
+    assert TEXTS[0] in set(rows["strategy"])
+    points = pd.read_csv(tmp_path / "figures" / "strategies.csv")
+    assert np.isfinite(points["accuracy"]).all()
+    assert TEXTS[0].replace(">", "&gt;") in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_strategy_that_lacks_its_verifier(made, tmp_path):
+    wrong = {"generators": [{"name": "nano"}], "verifiers": [{"name": "vhs"}], "strategies": [TEXTS[0]]}
+    with pytest.raises(ValueError, match="asks for verifier 'mllm-clip', which the run lacks"):
+        RunConfig.model_validate(wrong)
+    with pytest.raises(ConfigError, match=r"my.yaml.*strategies.*has no parameter 'm'"):
+        parse_config(
+            "generators: [{name: nano}]\nverifiers: [{name: vhs}]\nstrategies: ['stop:vhs,m=3']\n", "my.yaml"
+        )
+    result = CliRunner().invoke(app, ["report", str(made), "--out", str(tmp_path), "--strategy", "stop"])
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output
