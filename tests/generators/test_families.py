@@ -10,8 +10,8 @@ import torch
 
 from vhsbench import generators
 from vhsbench.generators.noise import step_generators
-from vhsbench.harness.inference.conformance import check_generator
 from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.inference.conformance import check_generator
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "two blue", "a square of circle"]
 SEEDS = [11, 12, 13, 14]
