@@ -42,6 +42,13 @@ class StageCosts:
         """Add up calls. Raises CostError for one that was not measured."""
         return sum(count * self._typical[self._measured(*call)] for call, count in calls.items() if count)
 
+    def whole_ms(self, verifier: str, n: int) -> float:
+        """Return the typical time of whole runs, to hold a sum of stages against. Raises CostError where there are none."""
+        key = (verifier, END_TO_END, n)
+        if self._turns is None or key not in self._turns.calls:
+            raise CostError(f"no whole runs of '{verifier}' were measured in turns.")
+        return self._turns.typical_ms(key)
+
     def draws(self, calls: Mapping[Call, float]) -> Floats | None:
         """Add up calls as resampled turns give them, [DRAWS]; None where nothing was resampled. Raises as `cost`."""
         if self._turns is None:
