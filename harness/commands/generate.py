@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +64,7 @@ def generate(
 
     painter = open_generator(generator, device, steps, resolution, weights, dtype)
     files = []
-    for index, image in enumerate(_images(painter, prompt, seed, count)):
+    for index, image in enumerate(_images(painter, prompt, seed, range(count))):
         files.append(out / f"{index:04d}.png")
         write_output(files[-1], encode_image(image))
     if as_json:
@@ -76,11 +76,20 @@ def generate(
 
 def best_of_n(
     generator: GeneratorName,
-    verifier: Annotated[str, typer.Argument(help="A name from `vhsbench list verifiers`.")],
-    prompt: Prompt,
+    verifier: Annotated[
+        str, typer.Argument(help="A name from `vhsbench list verifiers`; with --strategy, the prompt.")
+    ],
+    prompt: Annotated[str | None, typer.Argument(help="What to paint.")] = None,
     count: Annotated[
-        int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many candidates.")
-    ] = 8,
+        int | None,
+        typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many candidates; default: 8."),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Another way to choose, with all its parameters, as 'cascade:vhs>mllm-clip,n=8,k=2'."
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(parser=path, help="The contact sheet.")] = Path("best-of-n.png"),
     steps: Steps = None,
@@ -96,36 +105,53 @@ def best_of_n(
 
     if out.suffix.lower() not in Image.registered_extensions():
         raise typer.BadParameter(f"--out is a picture, such as best-of-n.png, not '{out}'.")
+    if strategy is not None and (prompt is not None or count is not None or checkpoint is not None):
+        raise typer.BadParameter(
+            "with --strategy there is a generator and a prompt: verifiers and n are the strategy's, each verifier with its own checkpoint."
+        )
+    if strategy is None and prompt is None:
+        raise typer.BadParameter("the prompt is missing: vhsbench best-of-n GENERATOR VERIFIER PROMPT.")
+    text = typed_prompt(verifier if prompt is None else prompt)
     quiet()
     from vhsbench.harness.common.atomic import write_output
     from vhsbench.harness.common.images import encode_image
-    from vhsbench.harness.inference.best_of_n import best_of_n as choose
     from vhsbench.harness.inference.contact_sheet import contact_sheet
+    from vhsbench.harness.strategies.registry import Template, parse
+    from vhsbench.harness.strategies.run import run
 
+    known = parse(strategy) if strategy is not None else Template("best-of-n", (verifier,), {"n": count or 8})
+    chosen_by = known.whole()
     painter = open_generator(generator, device, steps, resolution, weights, dtype)
-    judge = open_verifier(verifier, painter, generator, checkpoint)
-    chosen = choose(painter, judge, prompt, _rows(painter, prompt, seed, range(count)).seeds())
-    images = list(_images(painter, prompt, seed, count))
-    images[chosen.index] = chosen.image
-    scores = chosen.scores.tolist()
-    subtitle = f"{generator}, best of {count} by {verifier}, seed {seed}"
-    sheet = contact_sheet(images, scores, chosen.index, prompt, subtitle)
+    judges = {name: open_verifier(name, painter, generator, checkpoint) for name in known.verifiers}
+    seeds = _rows(painter, text, seed, range(chosen_by.n)).seeds()
+    picked = run(chosen_by, painter, judges, text, seeds)
+    drawn = sorted(set().union(*picked.scores.values()))
+    images = dict(zip(drawn, _images(painter, text, seed, drawn), strict=True)) | {picked.index: picked.image}
+    last = {i: [by[i] for by in picked.scores.values() if i in by][-1] for i in drawn}
+    subtitle = f"{generator}, best of {chosen_by.n} by {verifier}, seed {seed}" if strategy is None else (
+        f"{generator}, {known.text}, seed {seed}"
+    )  # fmt: skip
+    sheet = contact_sheet(
+        list(images.values()), [last[i] for i in images], list(images).index(picked.index), text, subtitle
+    )
     write_output(out, encode_image(sheet, Image.registered_extensions()[out.suffix.lower()]))
     if as_json:
-        found = {"prompt": prompt, "scores": scores, "winner": chosen.index, "sheet": str(out)}
+        scores: Any = list(last.values()) if strategy is None else picked.scores
+        found = {"prompt": text, "scores": scores, "winner": picked.index, "sheet": str(out)}
         print(json.dumps(found, indent=1))
         return
-    for i, score in enumerate(scores):
-        print(f"{i:3d}  {score:+.4f}{'  best' if i == chosen.index else ''}")
+    for i in drawn:
+        scores = "  ".join(f"{by[i]:+.4f}" if i in by else " " * 7 for by in picked.scores.values())
+        print(f"{i:3d}  {scores}{'  best' if i == picked.index else ''}")
     print(out)
 
 
-def _images(painter: Generator, prompt: str, seed: int, count: int) -> Iterator[Image.Image]:
+def _images(painter: Generator, prompt: str, seed: int, indices: Iterable[int]) -> Iterator[Image.Image]:
     """Yield candidates one after another. Raises CandidateError for one that is no picture."""
     from vhsbench.harness.inference.candidates import generate
 
     cond = painter.encode([prompt])
-    for index in range(count):
+    for index in indices:
         yield generate(painter, cond, _rows(painter, prompt, seed, [index]), ()).images[0]
 
 

@@ -76,3 +76,32 @@ def test_numbers_that_are_none_are_one_sentence_and_no_picture(tmp_path, monkeyp
         said.exception
     )
     assert [f.name for f in out.iterdir()] == ["0000.png"]
+
+
+def test_a_strategy_picks_and_shows_what_it_drew(tmp_path):
+    sheet = tmp_path / "sheet.png"
+    text = "cascade:vhs>mllm-clip,n=4,k=2"
+    found = json.loads(
+        run("best-of-n", "nano", "a photo of two stars", "--strategy", text, "--out", sheet, "--json")
+    )
+    first, second = (found["scores"][v] for v in ("vhs", "mllm-clip"))
+    assert sorted(first, key=first.get)[2:] == sorted(second, key=first.get)  # the best two by VHS
+    assert str(found["winner"]) == max(second, key=second.get)
+    plain = json.loads(
+        run("best-of-n", "nano", "vhs", "a photo of two stars", "-n", 4, "--out", sheet, "--json")
+    )
+    assert list(first.values()) == pytest.approx(plain["scores"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nano", "a photo of two stars", "--strategy", "cascade:vhs>mllm-clip,n=4"], "cannot run without k"),
+        (["nano", "vhs", "a photo of two stars", "--strategy", "stop:vhs,n=4,tau=1"], "there is a generator and a prompt"),
+        (["nano", "vhs"], "the prompt is missing"),
+    ],
+)  # fmt: skip
+def test_what_a_strategy_lacks_is_said(arguments, said):
+    result = CliRunner().invoke(app, ["best-of-n", *arguments])
+    assert result.exit_code != 0
+    assert said in " ".join((result.output + str(result.exception)).replace("│", " ").split())
