@@ -111,7 +111,8 @@ def best_of_n(
         )
     if strategy is None and prompt is None:
         raise typer.BadParameter("the prompt is missing: vhsbench best-of-n GENERATOR VERIFIER PROMPT.")
-    text = typed_prompt(verifier if prompt is None else prompt)
+    text = verifier if prompt is None else prompt
+    typed_prompt(text)
     quiet()
     from vhsbench.harness.common.atomic import write_output
     from vhsbench.harness.common.images import encode_image
