@@ -76,6 +76,8 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(in_one_line(summary["timing_reasons"]), style="bold red", highlight=False, markup=False)
     for row in summary["verdict"]:
         console.print(row["sentence"], style="bold", highlight=False, markup=False)
+    for line in summary["strategy_verdict"]:
+        console.print(line, highlight=False, markup=False)
     times = f"accuracies measured here; times: {summary['times']}" if summary["times"] else "measured here"
     title = f"{summary['prompts']} prompts, pool of {summary['pool']}, seeds {summary['seeds']}; {times}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)

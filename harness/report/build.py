@@ -280,6 +280,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "seeds": derived.config.seeds,
         "verdict": records(derived.standings.verdicts),
         "strategies": records(derived.strategies[0]),
+        "strategy_verdict": derived.strategy_sentences,
         "budgets": records(derived.budget_rows),
         "tables": {table.name: records(table.rows) for table in derived.tables},
         "headline": records(derived.headline),

@@ -20,7 +20,7 @@ from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.standings import Standings, shown, standings
-from vhsbench.harness.report.strategies import Rivals
+from vhsbench.harness.report.strategies import Rivals, sentences
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
@@ -236,6 +236,16 @@ class Derived:
             for i in (0, 1)
         )
         return self.labelled(rows), self.labelled(pairs)
+
+    @property
+    def strategy_sentences(self) -> list[str]:
+        """Whether a strategy is ahead of best-of-N, at every budget of every pool."""
+        rows, pairs = self.strategies
+        found = []
+        for generator, steps in self.rivals:
+            here = sentences(of_pool(rows, generator, steps), of_pool(pairs, generator, steps))
+            found += [f"{generator}, {line}" if len(self.pools) > 1 else line for line in here]
+        return found
 
     def _by_pool(
         self, derive_one: Callable[[tuple[str, int], dict[str, CostModel]], pd.DataFrame]

@@ -31,6 +31,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False, limit
         "times": derived.times,
         "tolerance": derived.config.tolerance,
         "verdict": derived.standings.sentences,
+        "strategy_verdict": derived.strategy_sentences,
         "verdict_table": Markup(tables.html(derived.verdict_table)),
         "headline": _headline(derived, with_published),
         "plain": _plain(derived),

@@ -15,7 +15,7 @@ from vhsbench.harness.cost.cost_model import CostError
 from vhsbench.harness.cost.stage_costs import StageCosts
 from vhsbench.harness.cost.turns import quantiles
 from vhsbench.harness.report.verdict import ALPHA, Contest
-from vhsbench.harness.stats.intervals import Floats, clustered_mean, paired_difference
+from vhsbench.harness.stats.intervals import Floats, brackets, clustered_mean, paired_difference
 from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
@@ -190,3 +190,28 @@ class Rivals:
     def _overall(self, accuracy: Floats) -> list[float]:
         found = clustered_mean(accuracy, tasks=self._contest.tags)
         return [100 * float(x[0]) for x in (found.mean, found.low, found.high)]
+
+
+def sentences(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Say for each budget and meaning whether a strategy is ahead of the best best-of-N. rows, pairs: of one pool."""
+    found = []
+    for (budget, unit, meaning), here in rows.groupby(KEYS, sort=False):
+        where = f"{budget:.4g} {unit} {'for every prompt' if meaning == 'hard' else 'on average'}"
+        plain = here[here["strategy"].str.startswith("best-of-n:")]
+        first = here.iloc[0]  # the most accurate
+        if plain.empty:
+            continue
+        other = plain.iloc[0]
+        if first["accuracy"] <= other["accuracy"]:
+            found.append(f"{where}: no strategy is ahead of {other['setting']} ({other['accuracy']:.1f}%).")
+            continue
+        key = (pairs[KEYS] == [budget, unit, meaning]).all(axis=1)
+        pair = pairs[
+            key & (pairs["better"] == first["strategy"]) & (pairs["other"] == other["strategy"])
+        ].iloc[0]
+        sure = "ahead" if pair["beats"] else "ahead, not told apart,"
+        found.append(
+            f"{where}: {first['setting']} {first['accuracy']:.1f}%, {pair['difference']:.1f} points"
+            f"{brackets(pair['low'], pair['high'])} {sure} of {other['setting']} (p = {pair['p_holm']:.2g})."
+        )
+    return found

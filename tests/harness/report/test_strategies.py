@@ -12,6 +12,7 @@ from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.config.run import parse as parse_config
 from vhsbench.harness.config.yaml_files import ConfigError
 from vhsbench.harness.report.derived import derive
+from vhsbench.harness.report.strategies import sentences
 from vhsbench.harness.store.tables import load_run
 
 TEXTS = ["cascade:vhs>mllm-clip", "stop:vhs", "ensemble:vhs+mllm-ae", "cascade:vhs>mllm-clip,n=4,k=2"]
@@ -110,3 +111,28 @@ def test_a_strategy_that_lacks_its_verifier(made, tmp_path):
     result = CliRunner().invoke(app, ["report", str(made), "--out", str(tmp_path), "--strategy", "stop"])
     assert result.exit_code != 0
     assert "Traceback" not in result.output
+
+
+def test_words_say_whether_best_of_n_is_beaten():
+    keys = {"budget": 76.0, "unit": "ms", "meaning": "mean"}
+    rows = pd.DataFrame([
+        keys | {"strategy": "stop:vhs", "setting": "stop:vhs,n=8,tau=0.5", "accuracy": 90.0},
+        keys | {"strategy": "best-of-n:vhs", "setting": "best-of-n:vhs,n=3", "accuracy": 84.4},
+        keys | {"meaning": "hard", "strategy": "best-of-n:vhs", "setting": "best-of-n:vhs,n=3", "accuracy": 84.4},
+        keys | {"meaning": "hard", "strategy": "stop:vhs", "setting": "stop:vhs,n=3,tau=0.9", "accuracy": 84.3},
+    ])  # fmt: skip
+    pair = {
+        "better": "stop:vhs",
+        "other": "best-of-n:vhs",
+        "difference": 5.6,
+        "low": 4.1,
+        "high": 7.0,
+        "p": 0.0002,
+        "p_holm": 0.01,
+    }
+    for beats, words in ((True, "ahead of"), (False, "ahead, not told apart, of")):
+        pairs = pd.DataFrame([keys | pair | {"beats": beats}])
+        assert sentences(rows, pairs) == [
+            f"76 ms on average: stop:vhs,n=8,tau=0.5 90.0%, 5.6 points [4.1, 7.0] {words} best-of-n:vhs,n=3 (p = 0.01).",
+            "76 ms for every prompt: no strategy is ahead of best-of-n:vhs,n=3 (84.4%).",
+        ]
