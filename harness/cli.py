@@ -21,6 +21,7 @@ from vhsbench.harness.commands import generate, paper
 from vhsbench.harness.commands import regress as regress_commands
 from vhsbench.harness.commands.captions import captions
 from vhsbench.harness.commands.check import check
+from vhsbench.harness.commands.compare import compare
 from vhsbench.harness.commands.geneval import app as geneval_app
 from vhsbench.harness.commands.run import Engine
 from vhsbench.harness.commands.score import score
@@ -223,6 +224,7 @@ paper.register(app)
 app.command()(score)
 app.command()(captions)
 app.command()(check)
+app.command()(compare)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")

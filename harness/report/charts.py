@@ -14,13 +14,17 @@ from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.figures import SCORE_BINS, score_range
 from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
-from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
             "P": "cross", "X": "x", "x": "x-thin-open"}  # fmt: skip
+
+TASKS = {
+    OVERALL: "overall (mean over prompts)", GENEVAL_OVERALL: "GenEval overall (mean of tasks)"
+} | TASK_NAMES  # fmt: skip
 
 
 def accuracy_over_time(lines: Sequence[dict[str, Any]], times: str = "") -> go.Figure:
@@ -63,6 +67,20 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
             x=[int(n) for n in ns], y=values[tag][-1], mode="lines+markers",
             name=pipeline_name(derived, generator, steps, style.label),
             line={"color": style.color, "dash": dash}, marker={"size": 5},
+            hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    return fig, values
+
+
+def accuracy_by_n_of(lines: Sequence[dict[str, Any]]) -> tuple[go.Figure, dict[str, list[list[float]]]]:
+    """Plot the accuracy over N of the page's pipelines (of several runs), as `accuracy_by_n` does."""
+    fig = _figure("N", "accuracy (%)", log_x=True)
+    tags = dict.fromkeys(tag for line in lines for tag in line["tasks"])
+    values = {tag: [line["tasks"].get(tag, {"accuracy": []})["accuracy"] for line in lines] for tag in tags}
+    for line, accuracies in zip(lines, values[OVERALL], strict=True):
+        fig.add_scatter(
+            x=list(range(1, len(accuracies) + 1)), y=accuracies, mode="lines+markers", name=line["name"],
+            line={"color": line["color"], "dash": line["dash"]}, marker={"symbol": line["symbol"], "size": 5},
             hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     return fig, values
@@ -138,8 +156,7 @@ def _row_name(derived: Derived, row: pd.Series) -> str:
 
 def task_names(derived: Derived) -> dict[str, str]:
     """Map each task to its displayed name, the overalls first."""
-    names = {"overall": "overall (mean over prompts)", "geneval_overall": "GenEval overall (mean of tasks)"}
-    return {t: n for t, n in (names | TASK_NAMES).items() if t in set(derived.curves["tag"])}
+    return {t: n for t, n in TASKS.items() if t in set(derived.curves["tag"])}
 
 
 def pipeline_name(derived: Derived, generator: str, steps: int, label: str) -> str:

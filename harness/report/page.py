@@ -26,7 +26,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False, limit
     data = _data(derived) | {"prompts": prompts.shown, "links": _links(derived, shown)}
     fixed = {
         "title": derived.config.name,
-        "facts": _facts(derived),
+        "facts": facts(derived),
         "tables": [{"id": _id(t), "title": t.title, "html": Markup(tables.html(t))} for t in shown],
         "times": derived.times,
         "tolerance": derived.config.tolerance,
@@ -89,7 +89,8 @@ def _data(derived: Derived) -> dict[str, Any]:
     }
 
 
-def _facts(derived: Derived) -> list[tuple[str, str]]:
+def facts(derived: Derived) -> list[tuple[str, str]]:
+    """List what was run, in a few words each."""
     devices = ", ".join(sorted({str(d) for d in derived.run.costs["device"].dropna()})) or "unknown"
     seeds = ", ".join(map(str, derived.config.seeds))
     pools = ", ".join(g if s == 1 else f"{g} ({s} steps)" for g, s in derived.pools)

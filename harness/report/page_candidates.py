@@ -206,14 +206,14 @@ def about_pictures(album: Album, pools: Sequence[Pool], limit_mb: float) -> list
         if shown < (of := derived.run.candidates["prompt_id"].nunique()):
             found.append(
                 f"{shown:,} of {of:,} prompts are listed here: more do not fit in a page of {limit_mb:g} MB "
-                "(`--page-mb` of `vhsbench report`). Accuracies are of all prompts."
+                "(`--page-mb`). Accuracies are of all prompts."
             )
     if not album.kept:
         return found
     if missing := album.kept - album.shown - album.lost:
         found.append(
             f"{album.shown:,} of {album.kept:,} kept pictures are shown, those that a verifier picks first; "
-            f"{missing:,} do not fit in a page of {limit_mb:g} MB (`--page-mb` of `vhsbench report`)."
+            f"{missing:,} do not fit in a page of {limit_mb:g} MB (`--page-mb`)."
         )
     else:
         found.append(f"All {album.shown:,} kept pictures are shown" + _and_lost(album.lost))

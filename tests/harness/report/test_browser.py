@@ -481,7 +481,58 @@ def test_warnings_are_on_top(browser, make_run, tmp_path):
     assert "a kept picture is damaged or gone" in find(browser, "#warnings")[0].text
 
 
-def test_everything_is_within_a_phones_width(page):
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, make_run):
+    """The page of two runs of other seeds side by side."""
+    from vhsbench.harness.report.derived import derive
+    from vhsbench.harness.report.side_by_side import side_by_side
+    from vhsbench.harness.report.side_by_side_page import write_page
+    from vhsbench.harness.store.tables import load_run
+
+    folder = tmp_path_factory.mktemp("compared")
+    runs = [make_run(folder / name, seeds=[i], marked=MARK) for i, name in enumerate(("old", "new"))]
+    found = side_by_side([derive(load_run(run)) for run in runs], ["old", "new"])
+    write_page(found, folder / "compare.html")
+    return found, folder / "compare.html"
+
+
+MARK = "</script><script>document.title='broken'</script>"
+
+
+def test_runs_side_by_side_work_like_a_report(browser, compared):
+    found, file = compared
+    browser.get(file.as_uri())
+    assert browser.title == "vhsbench: old and new"
+    table = "#table-compare"
+    overall = heads(browser, table).index("Overall %")
+    rows = found.rows.reset_index(drop=True)
+    assert column(browser, table, heads(browser, table).index("Run")) == rows["run"].tolist()
+    place = rows.index[(rows["run"] == "new") & (rows["verifier"] == "vhs")][0]
+    n = rows["best_of_n"][place]
+    line = find(browser, f"{table} tbody tr")[place]
+    line.find_elements("css selector", "td")[overall].find_element("css selector", "button").click()
+    assert len(shown_cards(browser)) == 24
+    assert all("new: nano · " in card.text for card in shown_cards(browser))
+    assert (
+        f"new: VHS, best of {n}: {rows['overall'][place]:.1f}% expected" in find(browser, "#f-said")[0].text
+    )
+    assert MARK in shown_cards(browser)[0].text
+    # which prompts decide between the runs
+    budget = rows["budget"][place]
+    write(browser, "#budget-number", f"{budget:g}")
+    options = [option.text for option in find(browser, "#d-first option")]
+    choose(browser, "#d-first", options.index("new: VHS"))
+    choose(browser, "#d-second", options.index("old: VHS"))
+    assert f"{rows['difference'][place]:+.1f} points over 24 prompts" in find(browser, "#d-said")[0].text
+    total = sum(float(cell) for cell in column(browser, "#d-table", 4))
+    assert total == pytest.approx(rows["difference"][place], abs=0.005 * 24)
+    find(browser, f"{table} thead th:nth-child({overall + 1}) button")[0].click()
+    accuracies = [float(cell.split()[0]) for cell in column(browser, table, overall)]
+    assert accuracies == sorted(accuracies)
+    assert browser.get_log("browser") == []
+
+
+def test_everything_is_within_a_phones_width(page, compared):
     page.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True},
@@ -489,6 +540,8 @@ def test_everything_is_within_a_phones_width(page):
     page.refresh()
     choose(page, "#f-kept", "")
     page.execute_script("document.querySelector('.card details').open = true")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+    page.get(compared[1].as_uri())
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -1,0 +1,87 @@
+"""`vhsbench compare`: finished runs side by side."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vhsbench.harness.common.terminal import Json, console, quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vhsbench.harness.report.side_by_side import SideBySide
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Finished runs (or URLs); the first is compared with.")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="As 550ms, 3TFLOP, 24GB or 40J, several times; default: the first run's budgets."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder (or URL) for compare.html and tables; default: the console alone."),
+    ] = None,
+    page_mb: Annotated[
+        float | None, typer.Option(min=1, max=2000, help="Most MB of compare.html; default: 25.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put finished runs side by side: accuracy by budget, and differences paired by prompt."""
+    quiet(models=False)
+    from vhsbench.harness.cost.cost_model import parse_budget
+    from vhsbench.harness.report import side_by_side_page as pages
+    from vhsbench.harness.report.derived import derive
+    from vhsbench.harness.report.side_by_side import side_by_side
+    from vhsbench.harness.store.folder import local_copy, local_output
+    from vhsbench.harness.store.tables import load_run
+
+    budgets = [parse_budget(text) for text in budget or []]
+    with ExitStack() as stack:
+        derived = [derive(load_run(stack.enter_context(local_copy(run)))) for run in runs]
+        found = side_by_side(derived, runs, budgets)
+        if out is not None:
+            target = stack.enter_context(local_output(out))
+            pages.write_tables(found, target / "tables")
+            pages.write_page(
+                found, target / "compare.html", **({} if page_mb is None else {"limit_mb": page_mb})
+            )
+    page = None if out is None else f"{out.rstrip('/')}/compare.html"
+    if as_json:
+        print(json.dumps(pages.summary(found) | {"page": page}, indent=1))
+    else:
+        show(found, page, console())
+
+
+def show(found: SideBySide, page: str | None, console: Console) -> None:
+    """Print the comparison, what speaks against it, and where the page is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vhsbench.harness.report import side_by_side_page as pages
+    from vhsbench.harness.report.page import warnings
+
+    rows: Any = pages.shown(found.rows)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for column in rows.columns:
+        table.add_column(column, justify="left" if column in ("Pipeline", "Run", "Paired") else "right")
+    last = None
+    for line in rows.itertuples(index=False):
+        if last not in (None, line[0]):
+            table.add_section()
+        last = line[0]
+        table.add_row(*map(escape, map(str, line)))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    for name, run in zip(found.labels, found.runs, strict=True):
+        for alarm, text in warnings(run):
+            style = "bold red" if alarm else None
+            console.print(f"{name}: {text}", style=style, highlight=False, markup=False)
+    if page is not None:
+        console.print(f"to open in a browser: {page}", highlight=False)

@@ -1,0 +1,328 @@
+"""Runs side by side: every pipeline at every budget, and its difference from the first run's, paired by prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.shown import printable
+from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.cost import budgets as budgeting
+from vhsbench.harness.cost.plan import WHAT
+from vhsbench.harness.cost.turns import draws_of_n
+from vhsbench.harness.report.clock import COLUMNS, Models
+from vhsbench.harness.report.derived import Derived
+from vhsbench.harness.report.page_candidates import Prompts
+from vhsbench.harness.report.verdict import ONE_IMAGE, Contest, widened
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.stats.expected import largest_difference
+from vhsbench.harness.stats.intervals import Floats, paired_difference
+from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.store.keys import PIPELINE, of_pipeline
+
+Pipeline = tuple[str, int, str]
+Budget = tuple[float, str]  # the amount and its unit: ms, TFLOP, GB or J
+SAME_CANDIDATES, SAME_PROMPTS, UNPAIRED = "same candidates", "same prompts", "not paired"
+_FLAGS = ["pool_limited", "below_one"]
+_COUNTS = ["best_of_n", "n_low", "n_high", "prompts"]
+ROWS = [
+    "budget", "unit", *PIPELINE, "run", "best_of_n", "n_low", "n_high", "pool_limited", "below_one", "cost", "cost_low", "cost_high",
+    OVERALL, f"{OVERALL}_low", f"{OVERALL}_high", GENEVAL_OVERALL, *TAGS,
+    "difference", "difference_low", "difference_high", "p", "p_holm", "paired", "prompts",
+]  # fmt: skip
+
+
+class SideBySideError(VhsbenchError):
+    """Runs that cannot be compared; the message is one sentence for a user."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Several runs, each with a label of its own, at the same budgets."""
+
+    labels: list[str]
+    runs: list[Derived]
+    budgets: list[Budget]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row per budget, pipeline and run: what it affords, and its difference in points from the first run's.
+
+        The first run's pipeline is followed by those of the others that are compared with it. Accuracies are in
+        percent. p: two-sided, of prompts; p_holm: corrected for all rows. paired: whether both runs have the
+        same candidates, or the same prompts alone (`prompts` of them in common), or none; then there is no p.
+        """
+        tables = [_table(run, self.budgets) for run in self.runs]
+        partners = [_partners(self.runs[0], other) for other in self.runs[1:]]
+        found: list[dict[str, Any]] = []
+        by_prompt: list[tuple[int, Floats]] = []
+        for budget in self.budgets:
+            for first in _pipelines(self.runs[0]):
+                found.append(self._row(tables, budget, 0, first))
+                base = found[-1]
+                for i, matched in enumerate(partners, 1):
+                    if (partner := matched.get(first)) is None:
+                        continue
+                    row = self._row(tables, budget, i, partner)
+                    if (points := self._difference(row, base, i)) is not None:
+                        by_prompt.append((len(found), points))
+                    found.append(row)
+            for i, matched in enumerate(partners, 1):
+                lone = [p for p in _pipelines(self.runs[i]) if p not in matched.values()]
+                found += [self._row(tables, budget, i, pipeline) for pipeline in lone]
+        _test(found, by_prompt)
+        rows = pd.DataFrame(found, columns=ROWS)
+        numbers = [c for c in ROWS if c not in ("unit", *PIPELINE, "run", "paired", *_FLAGS, *_COUNTS)]
+        kinds = dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FLAGS, "boolean")
+        return rows.astype(kinds | dict.fromkeys(numbers, "float64"))
+
+    def _row(
+        self, tables: Sequence[pd.DataFrame], budget: Budget, run: int, pipeline: Pipeline
+    ) -> dict[str, Any]:
+        table = tables[run]
+        here = of_pipeline(table, *pipeline)
+        here = here[(here["budget"] == budget[0]) & (here["unit"] == budget[1])]
+        keys = dict(zip(("budget", "unit", *PIPELINE), (*budget, *pipeline), strict=True))
+        values = {} if here.empty else {str(k): v for k, v in here.iloc[0].items()}
+        return values | keys | {"run": self.labels[run]}
+
+    def _difference(self, row: dict[str, Any], base: dict[str, Any], run: int) -> Floats | None:
+        """Add the difference from the first run's row; return it by prompt, in points, [P], where prompts are shared."""
+        side, first = self._side(row, run), self._side(base, 0)
+        if side is None or first is None:
+            return None
+        found, points = _compare(side, first)
+        row |= found
+        return points
+
+    def _side(self, row: dict[str, Any], run: int) -> _Side | None:
+        n = row.get("best_of_n")
+        if n is None or pd.isna(n):
+            return None
+        pipeline, budget = (row["generator"], row["steps"], row["verifier"]), (row["budget"], row["unit"])
+        return _Side(self.runs[run], self._prompts[run], pipeline, int(n), budget)
+
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        """Each run's prompts as places in a list of all: the same where task and text agree."""
+        places = Prompts()
+        return [places.places(run.run.prompts) for run in self.runs]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what the comparison rests on."""
+        rows = self.rows
+        found = [
+            f"no run has the {WHAT[unit]} ({unit}) of a pipeline: budgets in {unit} say nothing."
+            for unit in dict.fromkeys(unit for _, unit in self.budgets)
+            if not any(_models(run, unit) for run in self.runs)
+        ]
+        for name in self.labels[1:]:
+            mine = rows[(rows["run"] == name) & (rows["paired"] == SAME_PROMPTS)]
+            shared = int(mine["prompts"].max()) if len(mine) else 0
+            sizes = {
+                len(set(places)) for places in (self._prompts[0], self._prompts[self.labels.index(name)])
+            }
+            if (rows.loc[rows["run"] == name, "paired"] == UNPAIRED).any():
+                found.append(
+                    f"{name} and {self.labels[0]} have no prompt in common: their differences are not paired."
+                )
+            elif shared and sizes != {shared}:
+                found.append(
+                    f"{name} and {self.labels[0]} share {shared} prompts: their differences are of these."
+                )
+        devices = {name: _devices(run) for name, run in zip(self.labels, self.runs, strict=True)}
+        if len(set(devices.values())) > 1:
+            said = "; ".join(f"{name}: {device}" for name, device in devices.items())
+            found.append(f"times were measured on different machines: {said}.")
+        return found
+
+
+def side_by_side(runs: Sequence[Derived], names: Sequence[str], budgets: Sequence[Budget] = ()) -> SideBySide:
+    """Put runs, given their folders or URLs, side by side at `budgets`, by default the first run's.
+
+    Raises SideBySideError for fewer than two runs, or one named twice.
+    """
+    if len(runs) < 2:
+        raise SideBySideError("there is nothing to compare with; name two runs or more.")
+    given = runs[0].config.budgets_by_unit
+    own = [(b, "ms") for b in runs[0].budgets] + [(b, u) for u in given if u != "ms" for b in given[u]]
+    return SideBySide(labels(names), list(runs), list(budgets) or own)
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Name runs by the last parts of their folders or URLs, as many as tell them apart.
+
+    Raises SideBySideError for one run twice.
+    """
+    whole = [name.rstrip("/") if "://" in name else Path(name).resolve().as_posix() for name in names]
+    if twice := [name for i, name in enumerate(whole) if name in whole[:i]]:
+        raise SideBySideError(f"{twice[0]} is named twice; name two different runs.")
+    found = whole
+    for parts in range(max(name.count("/") for name in whole) + 1, 0, -1):
+        shorter = ["/".join(name.split("/")[-parts:]) for name in whole]
+        if len(set(shorter)) < len(shorter):
+            break
+        found = shorter
+    return [printable(name.lstrip("/")) for name in found]
+
+
+def _pipelines(run: Derived) -> list[Pipeline]:
+    """List the pipelines with a cost, in any unit."""
+    return list(dict.fromkeys(key for models in run.models.values() for key in models))
+
+
+def _partners(first: Derived, other: Derived) -> dict[Pipeline, Pipeline]:
+    """Map the first run's pipelines to those of another that are compared with them.
+
+    These are of the same generator, steps and verifier. Where each run has one pool, its generator may be another;
+    where one verifier of a pool is left on either side, these two are compared.
+    """
+    mine, its = _pipelines(first), _pipelines(other)
+    pools = {pool: pool for pool in first.pools}
+    if len(first.pools) == len(other.pools) == 1:
+        pools = {first.pools[0]: other.pools[0]}
+    found: dict[Pipeline, Pipeline] = {}
+    for pool, theirs in pools.items():
+        left = [v for *key, v in mine if tuple(key) == pool]
+        right = [v for *key, v in its if tuple(key) == theirs]
+        pairs = [(v, v) for v in left if v in right]
+        lone = [v for v in left if v not in right], [v for v in right if v not in left]
+        if len(lone[0]) == len(lone[1]) == 1:
+            pairs.append((lone[0][0], lone[1][0]))
+        found |= {(*pool, a): (*theirs, b) for a, b in pairs}
+    return found
+
+
+def _models(run: Derived, unit: str) -> Models:
+    return run.priced if unit == "ms" else run.models.get(COLUMNS[unit], {})
+
+
+def _table(run: Derived, budgets: Sequence[Budget]) -> pd.DataFrame:
+    """Lay out what each budget affords, with the same columns in every unit."""
+    parts = []
+    for unit in dict.fromkeys(unit for _, unit in budgets):
+        if known := _models(run, unit):
+            amounts = [amount for amount, of in budgets if of == unit]
+            rows = budgeting.budget_table(run.curves, known, amounts, run.config.tolerance, unit)
+            budget, cost = budgeting.columns_of(unit)
+            names = {budget: "budget", cost: "cost", "time_low": "cost_low", "time_high": "cost_high"}
+            parts.append(rows.rename(columns=names).assign(unit=unit))
+    empty = pd.DataFrame(columns=["budget", "unit", *PIPELINE])
+    return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A run's pipeline at an N that a budget affords; places: of each of the run's prompts among those of all runs."""
+
+    run: Derived
+    places: Sequence[int]
+    pipeline: Pipeline
+    n: int
+    budget: Budget
+
+    @property
+    def contest(self) -> Contest:
+        return self.run.contests[self.pipeline[:2]]
+
+    def by_prompt(self) -> Floats:
+        """Return the accuracy in 0..1 of each prompt, [P]."""
+        return self.contest.per_prompt(self.contest.expected(self.pipeline[2])[:, self.n - 1])
+
+    def over_n(self) -> Floats:
+        """Return the overall accuracy in percent as N varies with the turns of measuring; of one N, if none was drawn."""
+        mean = 100 * self.contest.mean(self.pipeline[2])
+        ns = np.array([float(self.n)])
+        if self.pipeline[2] != ONE_IMAGE:
+            model = _models(self.run, self.budget[1])[self.pipeline]
+            drawn = draws_of_n(model, self.budget[0], self.run.config.tolerance)
+            ns = ns if drawn is None else np.clip(drawn, 1, len(mean))
+        return np.asarray(mean[ns.astype(int) - 1])
+
+
+def _compare(side: _Side, base: _Side) -> tuple[dict[str, Any], Floats | None]:
+    """Compare a side with the first run's: columns of a row, and the difference by shared prompt in points, [P]."""
+    mine, its = (
+        {one.places[prompt]: i for i, prompt in enumerate(one.contest.prompts)} for one in (side, base)
+    )
+    shared = [place for place in mine if place in its]
+    if not shared:
+        return _unpaired(side, base), None
+    a, b = side.by_prompt()[[mine[p] for p in shared]], base.by_prompt()[[its[p] for p in shared]]
+    tags = side.contest.tags[[mine[p] for p in shared]]
+    same = _same_candidates(side.contest, base.contest) and mine == its
+    largest = 1.0
+    if same:
+        scores = [one.contest.scores(one.pipeline[2]) for one in (side, base)]
+        largest = largest_difference(scores[0], scores[1], side.n, base.n)
+    gap = paired_difference(a, b, tasks=tags, largest=largest)
+    mean, low, high = (100 * float(v[0]) for v in (gap.mean, gap.low, gap.high))
+    low, high = widened(mean, low, high, _over_n(side, base))
+    row = {
+        "difference": mean, "difference_low": low, "difference_high": high,
+        "paired": SAME_CANDIDATES if same else SAME_PROMPTS, "prompts": len(shared),
+    }  # fmt: skip
+    return row, 100 * (a - b)
+
+
+def _same_candidates(a: Contest, b: Contest) -> bool:
+    """Return whether two pools are of the same generator, prompts and seeds, with the same verdicts."""
+    keys = (a.generator, a.steps) == (b.generator, b.steps)
+    return (
+        keys
+        and a.grid.correct.shape == b.grid.correct.shape
+        and bool((a.grid.correct == b.grid.correct).all())
+    )
+
+
+def _over_n(side: _Side, base: _Side) -> Floats:
+    """Return the difference in points as both N vary, each with its own run's turns."""
+    a, b = side.over_n(), base.over_n()
+    size = max(len(a), len(b))
+    return np.resize(a, size) - np.resize(b, size)
+
+
+def _unpaired(side: _Side, base: _Side) -> dict[str, Any]:
+    """Subtract accuracies of different prompts; the interval adds, squared, both intervals' ends."""
+    ends = []
+    for one in (side, base):
+        here = of_pipeline(
+            one.run.curves, *one.pipeline[:2], "random" if one.pipeline[2] == ONE_IMAGE else one.pipeline[2]
+        )
+        at = here[(here["tag"] == OVERALL) & (here["n"] == one.n)].iloc[0]
+        ends.append((float(at["accuracy"]), float(at["low"]), float(at["high"])))
+    (a, a_low, a_high), (b, b_low, b_high) = ends
+    mean = a - b
+    low, high = mean - math.hypot(a - a_low, b_high - b), mean + math.hypot(a_high - a, b - b_low)
+    low, high = widened(mean, low, high, _over_n(side, base))
+    return {
+        "difference": mean,
+        "difference_low": low,
+        "difference_high": high,
+        "paired": UNPAIRED,
+        "prompts": 0,
+    }
+
+
+def _test(rows: Sequence[dict[str, Any]], by_prompt: Sequence[tuple[int, Floats]]) -> None:
+    """Add p and p_holm to the rows with a difference by prompt."""
+    if not by_prompt:
+        return
+    p = [float(sign_flip_two_sided(points[:, None])[0]) for _, points in by_prompt]
+    for (place, _), alone, corrected in zip(by_prompt, p, holm(p), strict=True):
+        rows[place].update(p=alone, p_holm=float(corrected))
+
+
+def _devices(run: Derived) -> str:
+    if run.times:
+        return run.clock.label
+    return " and ".join(sorted({str(d) for d in run.run.costs["device"].dropna()})) or "an unknown device"
