@@ -167,7 +167,8 @@ def shown(verdicts: pd.DataFrame, several_pools: bool) -> pd.DataFrame:
             }
         )  # fmt: skip
     frame = pd.DataFrame(rows)
-    return frame if several_pools else frame.drop(columns=["Generator", "Steps"])
+    empty = [c for c in ("More prompts", "More seeds") if not frame[c].any()]
+    return frame.drop(columns=empty if several_pools else ["Generator", "Steps", *empty])
 
 
 def _with(n: Any, low: Any, high: Any) -> str:
