@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vhsbench.harness.cost.sound import sound
-from vhsbench.harness.report.style import COLUMN, STAGE_COLORS, TWO_COLUMNS, figure, label, look, save, styled
+from vhsbench.harness.report.style import (
+    COLUMN,
+    STAGE_COLORS,
+    TWO_COLUMNS,
+    USUAL,
+    figure,
+    label,
+    save,
+    styled,
+)
 from vhsbench.harness.store.keys import of_pipeline
 
 NAMES = {"sana-sprint": "SANA-Sprint", "pixart-alpha-dmd": "PixArt-\u03b1-DMD"}
@@ -40,7 +49,7 @@ def time_over_n(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]
             for (verifier, batch), part in data[data["generator"] == generator].groupby(
                 ["verifier", "batch"]
             ):
-                style = look(verifier)
+                style = USUAL[verifier]
                 text = f"{style.label}, {'one' if batch == 1 else batch} at a time"
                 axes.plot(part["n"], part["median"], "-" if batch == 1 else "--", color=style.color,
                           marker=style.marker, ms=3, lw=1.2, label=text)  # fmt: skip

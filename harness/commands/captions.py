@@ -23,6 +23,9 @@ def captions(
         typer.Option("-n", "--best-of", min=1, max=MOST_CANDIDATES, help="Winners of how many candidates."),
     ] = 4,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    verifier: Annotated[
+        str | None, typer.Option(help="Whose winners, by label; default: the only verifier of its kind.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Caption a run's winners with an aligned verifier; `vhsbench report` then shows them."""
@@ -33,7 +36,12 @@ def captions(
 
     with Bars() as bars:
         table = caption_winners(
-            run, aligned, n, device, progress=lambda done, of: bars.update("captions", done, of)
+            run,
+            aligned,
+            n,
+            device,
+            progress=lambda done, of: bars.update("captions", done, of),
+            verifier=verifier,
         )
     if {word for caption in table["caption"] for word in caption.lower().split()} <= {"yes", "no"}:
         print(f"{aligned} only says yes or no: is it the verifier, not its alignment stage?", file=sys.stderr)

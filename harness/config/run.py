@@ -122,14 +122,14 @@ class GeneratorConfig(NamedGenerator):
         return self
 
 
-_LABEL = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+@-]{0,63}")
+_LABEL = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+@-]{0,47}")
 _ROWS_OF_THEIR_OWN = ("none", "oracle", "random")  # where tables and figures name a verifier
 
 
 def _label(text: str) -> str:
     if not _LABEL.fullmatch(text):
         raise ValueError(
-            f"'{text}' names files; use at most 64 letters, digits, '.', '_', '+', '-' and '@', no '.' or '@' at the "
+            f"'{text}' names files; use at most 48 letters, digits, '.', '_', '+', '-' and '@', no '.' or '@' at the "
             "beginning"
         )
     return text

@@ -148,7 +148,7 @@ class _Figures:
         self.candidates, self.scores, self.curves = (
             of_pool(frame, generator, steps) for frame in (run.candidates, run.scores, derived.curves)
         )
-        self.models = derived.models_of(generator, steps)
+        self.models, self.looks = derived.models_of(generator, steps), derived.looks
         self.pool = int(self.curves["n"].max())
         several = len({g for g, _ in derived.pools}) != len(derived.pools)
         self.name = f"{generator}_{steps}steps" if several else generator
@@ -161,7 +161,12 @@ class _Figures:
             self._over_cost()
             self._strategies()
             fig, steps = figures.n_per_budget(
-                self.models, self.pool, self.derived.budgets, self.derived.config.tolerance, self.title
+                self.models,
+                self.pool,
+                self.derived.budgets,
+                self.derived.config.tolerance,
+                self.title,
+                self.looks,
             )
             self._save_timed("n_per_budget", fig, steps)
         stages = self.derived.breakdown(self.generator, self.steps)
@@ -169,14 +174,16 @@ class _Figures:
             fig = figures.latency_breakdown(stages, f"{self.title}, one candidate")
             self._save_timed("latency_breakdown", fig, stages)
         if self.pool > 1:
-            self._save("accuracy_by_n", figures.accuracy_by_n(self.curves, self.about), self.curves)
+            self._save(
+                "accuracy_by_n", figures.accuracy_by_n(self.curves, self.about, self.looks), self.curves
+            )
         if len(self.scores):
             joined = self.scores.merge(self.candidates, on=CANDIDATE)[["verifier", "score", "correct"]]
-            fig = figures.score_distributions(joined, self.about)
+            fig = figures.score_distributions(joined, self.about, self.looks)
             self._save("score_distributions", fig, joined)
             bins = reliability(self.candidates, self.scores)
             if len(bins):
-                self._save("reliability", figures.reliability(bins, self.about), bins)
+                self._save("reliability", figures.reliability(bins, self.about, self.looks), bins)
             self._galleries()
 
     def _save(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
@@ -194,15 +201,21 @@ class _Figures:
         verified = figures.overall(self.curves[self.curves["verifier"].isin(self.models)])
         for name, unit, points in _cost_points(verified, self.derived, self.generator, self.steps):
             marks = self.derived.budgets if name == "time" else []
-            fig = figures.accuracy_over_cost(points, unit, self.about, marks)
+            fig = figures.accuracy_over_cost(points, unit, self.about, marks, self.looks)
             if name == "tflop":  # counted, on whatever device
                 self._save(f"accuracy_over_{name}", fig, points)
             else:
                 self._save_timed(f"accuracy_over_{name}", fig, points)
             if name == "time":
-                pairs = comparisons.rivals(self.derived.config.kinds, self.models)
-                saving = comparisons.time_saving(verified, self.models, *pairs) if len(pairs) == 1 else None
-                self._save_timed("teaser", figures.teaser(points, saving, self.title), points)
+                self._save_timed("teaser", self._teaser(verified, points), points)
+
+    def _teaser(self, verified: pd.DataFrame, points: pd.DataFrame) -> Figure:
+        """Draw what the VHS of the run saves, if there is one, and one MLLM w/ CLIP."""
+        pairs = comparisons.rivals(self.derived.config.kinds, self.models)
+        if len(pairs) != 1:
+            return figures.teaser(points, None, self.title, self.looks)
+        saving = comparisons.time_saving(verified, self.models, pairs[0])
+        return figures.teaser(points, saving, self.title, self.looks, pairs[0][0])
 
     def _strategies(self) -> None:
         rivals = self.derived.rivals.get((self.generator, self.steps))

@@ -33,18 +33,19 @@ def caption_winners(
     device: str = "cpu",
     batch: int = 8,
     progress: Callable[[int, int], None] = lambda *_: None,
+    verifier: str | None = None,
 ) -> pd.DataFrame:
     """Caption a run's winners (best of n) whose picture it kept, and write captions.csv into the run for its report.
 
     `aligned` is the checkpoint of the first training stage of a verifier that scored the run; the winners are that
-    verifier's. What the model reads is computed again from each candidate's seed. Raises CaptionError, ConfigError
+    verifier's, whose label is `verifier`, by default the only one of its kind. What the model reads is computed again from each candidate's seed. Raises CaptionError, ConfigError
     for a run.json that this version cannot read, or CheckpointError for a folder that is not a checkpoint.
     """
     as_device(device)
     run = load_run(path)
     kind = _kind(aligned)
     config = kept_config(run)
-    picks = _picks(run, kind, n)
+    picks = _picks(run, _label(run, config, kind, verifier), n)
     rows: list[pd.DataFrame] = []
     progress(0, len(picks))
     for (shown, steps), part in picks.groupby(POOL, sort=True):
@@ -68,13 +69,26 @@ def _kind(aligned: Path) -> str:
     return kind_of(aligned)
 
 
-def _picks(run: Run, kind: str, n: int) -> pd.DataFrame:
-    mine = run.scores[run.scores["verifier"] == kind]
-    if mine.empty:
-        known = ", ".join(sorted(run.scores["verifier"].unique())) or "none"
+def _label(run: Run, config: RunConfig, kind: str, chosen: str | None) -> str:
+    """Return the label of the verifier of that kind whose winners are captioned."""
+    labels = [label for label, its in config.kinds.items() if its == kind]
+    if chosen is None and len(labels) > 1:
         raise CaptionError(
-            f"the run {run.path} has no scores by '{kind}' (it has {known}), so there are no winners to caption."
+            f"the run {run.path} has {len(labels)} verifiers of kind '{kind}'; name one of {', '.join(labels)} "
+            "with --verifier."
         )
+    if chosen not in (None, *labels) or not labels:
+        known = ", ".join(sorted(run.scores["verifier"].unique())) or "none"
+        of_kind = f", a verifier of kind '{kind}'" if chosen else ""
+        raise CaptionError(
+            f"the run {run.path} has no scores by '{chosen or kind}'{of_kind} (it has {known}), so there are no winners "
+            "to caption."
+        )
+    return chosen or labels[0]
+
+
+def _picks(run: Run, label: str, n: int) -> pd.DataFrame:
+    mine = run.scores[run.scores["verifier"] == label]
     if n > (pool := int(mine["index"].max()) + 1):
         raise CaptionError(f"best of {n} needs {n} candidates per prompt, but the run {run.path} has {pool}.")
     picks = Pictures(run).kept(winners(run.candidates, mine, n))

@@ -13,14 +13,15 @@ import plotly.graph_objects as go
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.figures import SCORE_BINS, score_range
-from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, look
+from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, label
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
-            "P": "cross", "X": "x", "x": "x-thin-open"}  # fmt: skip
+            "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "*": "star", "p": "pentagon",
+            "h": "hexagon", "d": "diamond-tall", "8": "octagon", "H": "hexagon2", "x": "x-thin-open"}  # fmt: skip
 
 TASKS = {
     OVERALL: "overall (mean over prompts)", GENEVAL_OVERALL: "GenEval overall (mean of tasks)"
@@ -57,7 +58,7 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
     keys: Any
     for keys, part in derived.curves.groupby(PIPELINE):
         generator, steps, verifier = keys
-        style = look(verifier)
+        style = derived.looks[verifier]
         dash = {"--": "dash", ":": "dot"}.get(style.line, "solid")
         ns = sorted(part["n"].unique())
         for name, rows in values.items():
@@ -65,7 +66,7 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
             rows.append([rounded(v) for v in chosen["accuracy"]])
         fig.add_scatter(
             x=[int(n) for n in ns], y=values[tag][-1], mode="lines+markers",
-            name=pipeline_name(derived, generator, steps, style.label),
+            name=pipeline_name(derived, generator, steps, verifier),
             line={"color": style.color, "dash": dash}, marker={"size": 5},
             hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -91,7 +92,7 @@ def score_histograms(derived: Derived) -> go.Figure:
     fig = _figure("score", "candidates (%)")
     axes: dict[tuple[float, float], str] = {}
     for verifier, part in derived.run.scores.groupby("verifier", sort=True):
-        style, ends = look(str(verifier)), score_range(part["score"])
+        style, ends = derived.looks[str(verifier)], score_range(part["score"])
         axis = axes.setdefault(ends, f"x{len(axes) + 1}" if axes else "x")
         bins = np.linspace(*ends, SCORE_BINS + 1)
         share = 100 * np.histogram(part["score"], bins)[0] / len(part)
@@ -118,7 +119,7 @@ def reliability_chart(derived: Derived) -> go.Figure | None:
     if bins.empty:
         return None
     for verifier, part in bins[bins["n"] > 0].groupby("verifier", sort=True):
-        style = look(str(verifier))
+        style = derived.looks[str(verifier)]
         fig.add_scatter(
             x=[rounded(v, 4) for v in part["confidence"]], y=[rounded(100 * v) for v in part["right"]],
             customdata=[int(n) for n in part["n"]], mode="lines+markers", name=style.label,
@@ -150,7 +151,7 @@ def stage_times(derived: Derived) -> go.Figure:
 
 
 def _row_name(derived: Derived, row: pd.Series) -> str:
-    name = pipeline_name(derived, row["generator"], row["steps"], look(row["verifier"]).label)
+    name = pipeline_name(derived, row["generator"], row["steps"], row["verifier"])
     return f"{name}, {row['part']}"
 
 
@@ -159,12 +160,12 @@ def task_names(derived: Derived) -> dict[str, str]:
     return {t: n for t, n in TASKS.items() if t in set(derived.curves["tag"])}
 
 
-def pipeline_name(derived: Derived, generator: str, steps: int, label: str) -> str:
-    """Name a pipeline: by its verifier alone if there is one pool."""
+def pipeline_name(derived: Derived, generator: str, steps: int, verifier: str) -> str:
+    """Name a pipeline for readers: by its verifier alone if there is one pool."""
     if len(derived.pools) == 1:
-        return label
+        return label(verifier)
     several = len({g for g, _ in derived.pools}) != len(derived.pools)
-    return f"{generator}{f', {steps} steps' if several else ''}: {label}"
+    return f"{generator}{f', {steps} steps' if several else ''}: {label(verifier)}"
 
 
 def timed(title: str, times: str) -> str:

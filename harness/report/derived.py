@@ -21,6 +21,7 @@ from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.standings import Standings, shown, standings
 from vhsbench.harness.report.strategies import Rivals, sentences
+from vhsbench.harness.report.style import Looks, looks
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
@@ -85,6 +86,11 @@ class Derived:
     def names(self) -> dict[str, str]:
         """The registered name of each generator as shown."""
         return {entry.shown: entry.name for entry in self.config.generators}
+
+    @cached_property
+    def looks(self) -> Looks:
+        """The colour and marker of each verifier, by its place in the run."""
+        return looks(self.config.kinds)
 
     @property
     def left_out(self) -> str:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostModel
-from vhsbench.harness.report.style import COLUMN, STAGE_COLORS, TASK_NAMES, TWO_COLUMNS, figure, look, styled
+from vhsbench.harness.report.comparisons import VHS
+from vhsbench.harness.report.style import (
+    COLUMN,
+    STAGE_COLORS,
+    TASK_NAMES,
+    TWO_COLUMNS,
+    USUAL,
+    Looks,
+    figure,
+    label,
+    styled,
+    wrapped,
+)
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import Floats
 
 
-def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Sequence[float] = ()) -> Figure:
+def accuracy_over_cost(
+    points: pd.DataFrame, unit: str, title: str, budgets: Sequence[float] = (), looks: Looks = USUAL
+) -> Figure:
     """Draw the paper's Fig. 5: overall accuracy (%) over the cost of best-of-N.
 
     points: verifier, n, cost, accuracy, low, high. The band is the 95% interval; numbers are N.
@@ -27,7 +42,7 @@ def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Seq
         fig = figure(COLUMN * 1.35, 2.9)
         axes = fig.subplots()
         for verifier, part in points.groupby("verifier", sort=True):
-            style, rows = look(str(verifier)), part.sort_values("n")
+            style, rows = looks[str(verifier)], part.sort_values("n")
             axes.fill_between(rows["cost"], rows["low"], rows["high"], color=style.color, alpha=0.12, lw=0)
             axes.plot(rows["cost"], rows["accuracy"], color=style.color, marker=style.marker,
                       ms=3, lw=1.3, label=style.label)  # fmt: skip
@@ -37,7 +52,7 @@ def accuracy_over_cost(points: pd.DataFrame, unit: str, title: str, budgets: Seq
         for budget in budgets:
             axes.axvline(budget, color="#888888", lw=0.6, ls="--", zorder=0)
         axes.set(xlabel=unit, ylabel="overall accuracy (%)", title=title)
-        fig.legend(loc="outside lower center", ncols=3, frameon=False)
+        _legend(fig, axes)
     return fig
 
 
@@ -73,14 +88,14 @@ def strategies(points: pd.DataFrame, title: str, budgets: Sequence[float] = ()) 
     return fig
 
 
-def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
+def accuracy_by_n(curves: pd.DataFrame, title: str, looks: Looks = USUAL) -> Figure:
     """Draw accuracy over N by task. curves: verifier, tag, n, accuracy, low, high, n_prompts."""
     with styled():
         fig = figure(TWO_COLUMNS, 4.0)
         panels = fig.subplots(2, 3, sharex=True).ravel()
         for axes, tag in zip(panels, TAGS, strict=True):
             for verifier, part in curves[curves["tag"] == tag].groupby("verifier", sort=True):
-                style, rows = look(str(verifier)), part.sort_values("n")
+                style, rows = looks[str(verifier)], part.sort_values("n")
                 axes.plot(
                     rows["n"], rows["accuracy"], style.line, color=style.color, lw=1.2, label=style.label
                 )
@@ -95,8 +110,7 @@ def accuracy_by_n(curves: pd.DataFrame, title: str) -> Figure:
             axes.set_xlabel("N")
         for axes in panels[::3]:
             axes.set_ylabel("accuracy (%)")
-        handles, labels = panels[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+        _legend(fig, panels[0], 5)
         fig.suptitle(title, fontsize=8.5)
     return fig
 
@@ -113,26 +127,31 @@ def score_range(scores: pd.Series) -> tuple[float, float]:
     return (low, high) if low < high else (low - 1, high + 1)
 
 
-def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
+def score_distributions(scores: pd.DataFrame, title: str, looks: Looks = USUAL) -> Figure:
     """Draw the paper's Fig. 6: the share of candidates by score in 5% bins, density, and box plots above.
 
     scores: verifier, score, correct. A verifier's axis is `score_range` of its scores.
     """
     names = sorted(scores["verifier"].unique())
     with styled():
-        fig = figure(TWO_COLUMNS, 2.8)
-        grid = fig.subplots(2, len(names), sharex="col", sharey="row", squeeze=False,
-                            gridspec_kw={"height_ratios": [1, 4]})  # fmt: skip
-        for column, name in enumerate(names):
-            part, style = scores[scores["verifier"] == name], look(name)
+        down, across = _panels(len(names))
+        fig = figure(TWO_COLUMNS, 2.8 * down)
+        # a verifier's two panels stand above each other, with an axis of their own
+        grid = fig.subplots(2 * down, across, sharey="row", squeeze=False,
+                            gridspec_kw={"height_ratios": [1, 4] * down})  # fmt: skip
+        for place, name in enumerate(names):
+            part, style = scores[scores["verifier"] == name], looks[name]
             low, high = score_range(part["score"])
             bins = np.linspace(low, high, SCORE_BINS + 1)
-            box, bars = grid[:, column]
+            row, column = divmod(place, across)
+            box, bars = grid[2 * row : 2 * row + 2, column]
+            box.sharex(bars)
+            box.tick_params(labelbottom=False)
             box.boxplot(part["score"], orientation="horizontal", widths=0.6, showfliers=False,
                         patch_artist=True, boxprops={"facecolor": style.color, "alpha": 0.35},
                         medianprops={"color": "black"})  # fmt: skip
             box.set_yticks([])
-            box.set_title(f"{style.label} (n = {len(part)})")
+            box.set_title(wrapped(f"{style.label} (n = {len(part)})", TWO_COLUMNS / across))
             split = [part.loc[part["correct"] == value, "score"] for value in (False, True)]
             weights = [np.full(len(s), 100 / len(part)) for s in split]
             bars.hist(split, bins=list(bins), weights=weights, stacked=True, label=["wrong by GenEval", "right (in the verifier's colour)"],
@@ -143,9 +162,10 @@ def score_distributions(scores: pd.DataFrame, title: str) -> Figure:
                 bars.plot((low + high) / 2 + (high - low) / 2 * x, 5 * _density(unit, x),
                           color="black", lw=0.9, label="density")  # fmt: skip
             bars.set_xlabel("score")
-        grid[1, 0].set_ylabel("candidates (%)")
-        handles, labels = grid[1, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+            if column == 0:
+                bars.set_ylabel("candidates (%)")
+        _hide(grid[-2:, across - (-len(names) % across) :].ravel())
+        _legend(fig, grid[1, 0])
         fig.suptitle(title, fontsize=8.5)
     return fig
 
@@ -170,7 +190,7 @@ def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
     with styled():
         fig = figure(COLUMN * 1.35, 0.9 + 0.5 * len(names))
         axes = fig.subplots()
-        labels = [f"{look(n).label}, {p}" for n in names for p in parts]
+        labels = [f"{label(n)}, {p}" for n in names for p in parts]
         for row, (name, part) in enumerate((n, p) for n in names for p in parts):
             chosen = stages[(stages["verifier"] == name) & (stages["part"] == part)]
             left = 0.0
@@ -184,8 +204,41 @@ def latency_breakdown(stages: pd.DataFrame, title: str) -> Figure:
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.set(xlabel="wall-clock (ms)", title=title)
-        fig.legend(loc="outside lower center", ncols=4, frameon=False)
+        _legend(fig, axes, 4)
     return fig
+
+
+_ACROSS = 4  # panels of verifiers beside each other
+
+
+def _panels(verifiers: int) -> tuple[int, int]:
+    """Return the rows and columns of a panel a verifier."""
+    across = min(verifiers, _ACROSS)
+    return -(-verifiers // across), across
+
+
+def _hide(panels: Iterable[Axes]) -> None:
+    for axes in panels:
+        axes.set_axis_off()
+
+
+_LETTER, _HANDLE, _ROW = (
+    0.052,
+    0.35,
+    0.16,
+)  # inches of a legend: a letter, what stands before the words, a row
+_ROWS = 2  # of a legend, for which a figure has room
+
+
+def _legend(fig: Figure, axes: Axes, most: int = 3) -> None:
+    """Draw the legend of all axes below the figure, in at most so many columns, or as its longest entry leaves room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        entry = _HANDLE + _LETTER * max(map(len, labels))
+        columns = min(most, max(1, int(fig.get_figwidth() / entry)))
+        rows = -(-len(labels) // columns)
+        fig.set_figheight(fig.get_figheight() + _ROW * max(0, rows - _ROWS))
+        fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def overall(curves: pd.DataFrame) -> pd.DataFrame:
@@ -193,16 +246,23 @@ def overall(curves: pd.DataFrame) -> pd.DataFrame:
     return curves[curves["tag"] == OVERALL]
 
 
-def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, title: str) -> Figure:
+def teaser(
+    points: pd.DataFrame,
+    saving: tuple[float, float, float] | None,
+    title: str,
+    looks: Looks = USUAL,
+    fast_name: str = VHS,
+) -> Figure:
     """Draw the paper's first figure: accuracy over time, and the time that VHS saves at equal accuracy.
 
-    points: verifier, n, cost (ms), accuracy, low, high; saving: accuracy, ms of MLLM w/ CLIP, ms of VHS.
+    points: verifier, n, cost (ms), accuracy, low, high; saving: accuracy, ms of MLLM w/ CLIP, ms of VHS, which
+    `fast_name` is the label of.
     """
     with styled():
         fig = figure(COLUMN, 2.6)
         axes = fig.subplots()
         for verifier, part in points.groupby("verifier", sort=True):
-            style, rows = look(str(verifier)), part.sort_values("n")
+            style, rows = looks[str(verifier)], part.sort_values("n")
             axes.plot(rows["cost"], rows["accuracy"], color=style.color, marker=style.marker, ms=3,
                       lw=1.6, label=style.label)  # fmt: skip
         if saving is not None:
@@ -211,14 +271,21 @@ def teaser(points: pd.DataFrame, saving: tuple[float, float, float] | None, titl
             axes.annotate("", (fast, accuracy), (slow, accuracy), arrowprops=arrow)
             more = "less" if fast < slow else "more"
             # in the title, where no curve can cross it
-            title = f"{title}: VHS takes {abs(100 * (fast / slow - 1)):.0f}% {more} time for {accuracy:.1f}%"
-        axes.set(xlabel="wall-clock of best-of-N (ms)", ylabel="overall accuracy (%)", title=title)
-        fig.legend(loc="outside lower center", ncols=3, frameon=False)
+            title = f"{title}: {label(fast_name)} takes {abs(100 * (fast / slow - 1)):.0f}% {more} time for {accuracy:.1f}%"
+        axes.set(
+            xlabel="wall-clock of best-of-N (ms)", ylabel="overall accuracy (%)", title=wrapped(title, COLUMN)
+        )
+        _legend(fig, axes)
     return fig
 
 
 def n_per_budget(
-    models: Mapping[str, CostModel], pool: int, budgets: Sequence[float], tolerance: float, title: str
+    models: Mapping[str, CostModel],
+    pool: int,
+    budgets: Sequence[float],
+    tolerance: float,
+    title: str,
+    looks: Looks = USUAL,
 ) -> tuple[Figure, pd.DataFrame]:
     """Draw how many candidates a budget affords; also return the data: verifier, budget_ms, n."""
     longest = max(m.predict(pool) for m in models.values())
@@ -234,7 +301,7 @@ def n_per_budget(
         fig = figure(COLUMN * 1.35, 2.7)
         axes = fig.subplots()
         for verifier, part in data.groupby("verifier", sort=True):
-            style = look(str(verifier))
+            style = looks[str(verifier)]
             axes.step(
                 part["budget_ms"], part["n"], where="post", color=style.color, lw=1.3, label=style.label
             )
@@ -243,29 +310,32 @@ def n_per_budget(
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         above = f"budget (ms; up to {100 * tolerance:g}% above it)"
         axes.set(xlabel=above, ylabel="N", ylim=(0, pool + 1), title=title)
-        fig.legend(loc="outside lower center", ncols=3, frameon=False)
+        _legend(fig, axes)
     return fig, data
 
 
-def reliability(bins: pd.DataFrame, title: str) -> Figure:
+def reliability(bins: pd.DataFrame, title: str, looks: Looks = USUAL) -> Figure:
     """Draw the share of right candidates over P(yes).
 
     bins: verifier, low, high, confidence, right, share_low, share_high, n, ece (equal in all rows of a verifier).
     """
     names = sorted(bins["verifier"].unique())
     with styled():
-        fig = figure(TWO_COLUMNS, 2.9)
-        grid = fig.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, name in zip(grid, names, strict=True):
-            part, style = bins[(bins["verifier"] == name) & (bins["n"] > 0)], look(name)
+        down, across = _panels(len(names))
+        fig = figure(TWO_COLUMNS, 2.9 * down)
+        grid = fig.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        _hide(grid[len(names) :])
+        for axes, name in zip(grid, names, strict=False):
+            part, style = bins[(bins["verifier"] == name) & (bins["n"] > 0)], looks[name]
             axes.plot([0, 1], [0, 1], color="#888888", ls="--", lw=0.8)
             error = [part["right"] - part["share_low"], part["share_high"] - part["right"]]
             axes.errorbar(part["confidence"], part["right"], yerr=error, color=style.color,
                           marker=style.marker, ms=4, lw=1.2, elinewidth=0.8, capsize=2)  # fmt: skip
             axes.bar(part["low"], part["n"] / part["n"].sum(), width=part["high"] - part["low"],
                      align="edge", color=style.color, alpha=0.2)  # fmt: skip
-            axes.set_title(f"{style.label} (ECE {part['ece'].iloc[0]:.3f})")
+            axes.set_title(wrapped(f"{style.label} (ECE {part['ece'].iloc[0]:.3f})", TWO_COLUMNS / across))
             axes.set(xlabel="P(yes)", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-        grid[0].set_ylabel("share right by GenEval\n(bars: share of candidates)")
+        for axes in grid[::across]:
+            axes.set_ylabel("share right by GenEval\n(bars: share of candidates)")
         fig.suptitle(title, fontsize=8.5)
     return fig

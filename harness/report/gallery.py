@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vhsbench.harness.report.calibration import answered
-from vhsbench.harness.report.style import COLUMN, TWO_COLUMNS, figure, look, styled
+from vhsbench.harness.report.style import COLUMN, TWO_COLUMNS, figure, label, styled, wrapped
 from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.sweep.kept_images import Pictures
 
 RIGHT, WRONG = ("\u2713", "#009E73"), ("\u2717", "#D55E00")
 _ROWS = 6  # prompts in one block
+_ACROSS = 4  # verifiers in one of two
+_PROMPT, _PICTURE = 0.95, 0.9  # inches across
+_LETTER, _LETTERS = 0.06, 14  # inches of a label's letter, and how many are in a line at most
 _CAPTIONED, _CAPTIONED_ACROSS = 12, 4
 
 Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if it is lost
@@ -44,25 +47,28 @@ def disagreements(
 
 
 def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figure:
-    """Draw each verifier's pick by prompt, marked right or wrong by GenEval; many prompts fill two blocks.
+    """Draw each verifier's pick by prompt, marked right or wrong by GenEval.
 
-    winners: a candidate's columns, prompt, verifier, score, correct.
+    Many prompts fill two blocks, unless many verifiers fill the width. winners: a candidate's columns, prompt,
+    verifier, score, correct.
     """
-    ids = list(winners["prompt_id"].unique())
-    half = -(-len(ids) // 2) if len(ids) > _ROWS else len(ids)
+    ids, names = list(winners["prompt_id"].unique()), winners["verifier"].nunique()
+    half = -(-len(ids) // 2) if len(ids) > _ROWS and names <= _ACROSS else len(ids)
     blocks = [part for part in (ids[:half], ids[half:]) if part]
     with styled():
-        names = winners["verifier"].nunique()
-        width = min(TWO_COLUMNS, max(COLUMN, len(blocks) * (0.95 + 0.9 * names)))
+        width = min(TWO_COLUMNS, max(COLUMN, len(blocks) * (_PROMPT + _PICTURE * names)))
         fig = figure(width, 0.5 + 0.98 * half)
         parts = fig.subfigures(1, len(blocks), squeeze=False)[0]
         for part, block in zip(parts, blocks, strict=True):
-            _winners_block(part, winners, block, half, picture)
+            across = (width / len(blocks) - _PROMPT) / names
+            _winners_block(part, winners, block, half, picture, min(_LETTERS, int(across / _LETTER)))
         _headed(fig, title)
     return fig
 
 
-def _winners_block(fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, picture: Picture) -> None:
+def _winners_block(
+    fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, picture: Picture, letters: int
+) -> None:
     names = sorted(winners["verifier"].unique())
     grid = fig.subplots(rows, len(names), squeeze=False)
     for row in range(rows):
@@ -74,10 +80,10 @@ def _winners_block(fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, p
             chosen = winners[(winners["prompt_id"] == ids[row]) & (winners["verifier"] == name)].iloc[0]
             _show(axes, chosen, picture)
             if row == 0:
-                axes.set_title(look(name).label, fontsize=7)
+                axes.set_title("\n".join(textwrap.wrap(label(name), letters)), fontsize=7)
             if column == 0:
-                wrapped = "\n".join(textwrap.wrap(chosen["prompt"], 17))
-                axes.set_ylabel(wrapped, rotation=0, ha="right", va="center", labelpad=4, fontsize=6.5)
+                prompt = "\n".join(textwrap.wrap(chosen["prompt"], 17))
+                axes.set_ylabel(prompt, rotation=0, ha="right", va="center", labelpad=4, fontsize=6.5)
 
 
 def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> Figure:
@@ -99,7 +105,8 @@ def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> F
                     axes.set(xticks=[], yticks=[], frame_on=False)
                     axes.grid(False)
                 if part is parts[0]:
-                    said = "\n".join(look(name).label.rsplit(" ", 1))
+                    parts_of_label = label(name).rsplit(" ", 1)
+                    said = "\n".join(line for p in parts_of_label for line in textwrap.wrap(p, _LETTERS))
                     grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=4)
         _headed(fig, title)
     return fig
@@ -123,7 +130,7 @@ def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
             axes.set_title(_shortened(row["prompt"], 30, 2), fontsize=6.5, style="italic")
             said = row["caption"] or "(no words)"
             axes.set_xlabel(_shortened(said, 34, 5), fontsize=6, labelpad=2)
-        name = look(rows["verifier"].iloc[0]).label
+        name = label(rows["verifier"].iloc[0])
         _headed(fig, f"{name} after alignment: its caption of its pick for the prompt above")
     return fig
 
@@ -134,7 +141,7 @@ def _shortened(text: str, width: int, lines: int) -> str:
 
 def _headed(fig: Figure, title: str) -> None:
     """Set the figure's title, wrapped to its width."""
-    fig.suptitle("\n".join(textwrap.wrap(title, int(15 * fig.get_figwidth()))), fontsize=8.5)
+    fig.suptitle(wrapped(title, fig.get_figwidth()), fontsize=8.5)
 
 
 def _draw(axes: Any, image: Image.Image | None) -> None:

@@ -9,7 +9,6 @@ from vhsbench.harness.cost.plan import WHAT
 from vhsbench.harness.report.charts import DASHES, SYMBOLS, pipeline_name, rounded, timed
 from vhsbench.harness.report.clock import COLUMNS
 from vhsbench.harness.report.derived import Derived
-from vhsbench.harness.report.style import look
 from vhsbench.harness.store.keys import of_pipeline
 
 _TITLES = {
@@ -33,7 +32,7 @@ def pipelines(derived: Derived, run: str = "", first_pool: int = 0) -> list[dict
     for generator, steps, verifier in known:
         if verifier == "none":
             continue
-        style, place = look(verifier), first_pool + derived.pools.index((generator, steps))
+        style, place = derived.looks[verifier], first_pool + derived.pools.index((generator, steps))
         here = of_pipeline(derived.curves, generator, steps, verifier).sort_values("n")
         costs = {
             unit: {"fixed": model.fixed, "each": model.per_candidate}
@@ -46,7 +45,7 @@ def pipelines(derived: Derived, run: str = "", first_pool: int = 0) -> list[dict
         }
         found.append(
             {
-                "name": run + pipeline_name(derived, generator, steps, style.label), "pool": place,
+                "name": run + pipeline_name(derived, generator, steps, verifier), "pool": place,
                 "verifier": verifier, "color": style.color, "dash": DASHES[place % len(DASHES)],
                 "symbol": SYMBOLS.get(style.marker, "circle"), "costs": costs, "tasks": tasks,
                 "tolerance": derived.config.tolerance,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,34 +64,58 @@ class Look:
 
 
 _PNG_DPI = 300
-_LOOKS = {
+_KINDS = {
     "vhs": Look("VHS", "#D55E00", "o"),
     "mllm-clip": Look("MLLM w/ CLIP", "#0072B2", "s"),
     "mllm-ae": Look("MLLM w/ AE", "#009E73", "^"),
+}
+_OTHERS = {
     "oracle": Look("oracle", "#555555", "", "--"),
     "random": Look("random", "#999999", "", ":"),
     "none": Look("no verifier", "#999999", "x", ":"),
 }
-_SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_SPARE_MARKERS = ("D", "v", "P", "X")
+_SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C1D40", "#8FBF5F", "#332288", "#A020F0", "#553300", "#9C8FFF",
+          "#00607A", "#1133EE")  # fmt: skip
+_SPARE_MARKERS = ("D", "v", "P", "X", "<", ">", "*", "p", "h", "d", "8", "H")
+
+Looks = Mapping[str, Look]  # by what tables have as verifier
 
 
-def look(verifier: str) -> Look:
-    """Return a verifier's label, colour and marker; an unknown one gets a spare colour by its name."""
-    if verifier in _LOOKS:
-        return _LOOKS[verifier]
-    i = sum(verifier.encode()) % len(_SPARE)
-    return Look(verifier, _SPARE[i], _SPARE_MARKERS[i])
+def looks(kinds: Mapping[str, str]) -> Looks:
+    """Give every verifier of a run a colour and marker by its place, no two alike. kinds: by label, in the run's order.
+
+    A known kind's are those of the verifier that is named like it, else of the first of that kind; others get spare ones.
+    """
+    first = {kind: name for name, kind in reversed(kinds.items())} | {k: k for k in kinds if kinds[k] == k}
+    known = {first[kind]: look for kind, look in _KINDS.items() if kind in first}
+    spare = [name for name in kinds if name not in known]
+    found = {name: replace(look, label=label(name)) for name, look in known.items()}
+    return found | {name: _spare(name, place) for place, name in enumerate(spare)} | _OTHERS
+
+
+def _spare(name: str, place: int) -> Look:
+    again, i = divmod(place, len(_SPARE))
+    return Look(label(name), _SPARE[i], _SPARE_MARKERS[(i + again) % len(_SPARE_MARKERS)])
 
 
 def label(verifier: str) -> str:
-    return look(verifier).label
+    """Return the name that readers see: a label as it was given, a kind's or the like in words."""
+    known = (_KINDS | _OTHERS).get(verifier)
+    return known.label if known else verifier
+
+
+USUAL = looks({kind: kind for kind in _KINDS})  # of the known kinds under their own names
 
 
 def figure(width: float, height: float) -> Figure:
     """Make a figure of the given size in inches, without pyplot's global state."""
     with matplotlib.rc_context(_RC):
         return Figure(figsize=(width, height))
+
+
+def wrapped(title: str, width: float) -> str:
+    """Wrap a title to a width in inches."""
+    return "\n".join(textwrap.wrap(title, int(15 * width)))
 
 
 def styled() -> AbstractContextManager[None]:

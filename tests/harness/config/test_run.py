@@ -81,7 +81,7 @@ def test_the_default_is_nano_with_all_three_verifiers():
         ("generators: [{name: nano}]\nverifiers: [{name: vhs, options: {block: five}}]\n", "key 'verifiers.0.options': a block, 0-based, or several in ascending order, not 'five'."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs}\n- {name: vhs, checkpoint: other}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'vhs', but scores are told apart by that name; give each a label of its own."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a}\n- {name: mllm-ae, label: a}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'a', but"),
-        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a/b}\n", "x.yaml, line 3, key 'verifiers.0.label': 'a/b' names files; use at most 64 letters, digits,"),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a/b}\n", "x.yaml, line 3, key 'verifiers.0.label': 'a/b' names files; use at most 48 letters, digits,"),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: mllm-clip}\n", "line 3, key 'verifiers.0.label': 'mllm-clip' is another kind of verifier; choose another label."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: oracle}\n", "key 'verifiers': 'oracle' is not a verifier in tables and figures; choose another label."),
         ("generators: [{name: nano, verifiers: [vhs]}]\nverifiers: [{name: vhs, label: a}]\n", "generator 'nano' asks for verifier 'vhs', which the run lacks; known: a."),

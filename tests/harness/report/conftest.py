@@ -54,8 +54,8 @@ def write_run(
             _write_entry(store, config, entry, texts, rng, vram, device, correct, tied, silent)
         store.consolidate()
         store.update(
-            status="complete", needs=NEEDS, environments=[{"cpu": device, "python": "3"}],
-            checkpoints={v.name: f"sha of {v.name}" for v in config.verifiers},
+            status="complete", needs=NEEDS | {v: NEEDS[kind] for v, kind in config.kinds.items()}, environments=[{"cpu": device, "python": "3"}],
+            checkpoints={v: f"sha of {v}" for v in config.kinds},
             digests=store.digests | {str(f.relative_to(folder)): sha(f) for f in folder.rglob("images/**/*.png")},
         )  # fmt: skip
     return folder
@@ -67,7 +67,7 @@ def sha(file: Path) -> str:
 
 def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied, silent) -> None:
     steps = int(entry.options.get("steps", 1))
-    pool, mine = config.pool_of(entry), [v.name for v in config.verifiers_of(entry)]
+    pool, mine = config.pool_of(entry), {v.shown: v.name for v in config.verifiers_of(entry)}
     index = pd.MultiIndex.from_product(
         [range(len(prompts)), config.seeds, range(pool)], names=["prompt_id", "seed", "index"]
     )
@@ -80,8 +80,8 @@ def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied, 
         base.assign(tag=tags, correct=correct, reason=np.where(correct, "", "it is not")),
     )
     scores = []
-    for verifier in mine:
-        p_yes = 1 / (1 + np.exp(-(SHARPNESS[verifier] * (2 * correct - 1) + rng.normal(size=len(base)))))
+    for verifier, kind in mine.items():
+        p_yes = 1 / (1 + np.exp(-(SHARPNESS[kind] * (2 * correct - 1) + rng.normal(size=len(base)))))
         p_yes = np.full(len(base), 0.75) if tied else p_yes
         score = np.where(p_yes > 0.5, p_yes, p_yes - 1)
         if verifier in silent:
@@ -89,7 +89,8 @@ def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied, 
         scores.append(base.assign(verifier=verifier, p_yes=p_yes, p_no=1 - p_yes, score=score))
     if scores:
         store.write_shard("scores", entry.key, pd.concat(scores))
-    rows = [row for v in (None, *mine) for row in cost_rows(entry.shown, steps, v, vram, device)]
+    made = [cost_rows(entry.shown, steps, v, NEEDS.get(mine.get(v)), vram, device) for v in (None, *mine)]
+    rows = [row for part in made for row in part]
     store.write_shard("costs", entry.key, pd.DataFrame([_unfilled("costs") | row for row in rows]))
     for prompt_id in gallery_prompts(prompts, config.gallery_prompts):
         for i in range(pool):
@@ -106,9 +107,8 @@ def _unfilled(table: str) -> dict[str, Any]:
 
 
 def cost_rows(
-    generator: str, steps: int, verifier: str | None, vram: bool, device: str
+    generator: str, steps: int, verifier: str | None, needs: str | None, vram: bool, device: str
 ) -> list[dict[str, Any]]:
-    needs = NEEDS[verifier] if verifier else None
     stages = STAGES_MS[needs]
     fixed = sum(stages.values()) - PER_CANDIDATE_MS[needs]
     cells = [(stage, 1, ms) for stage, ms in stages.items()]

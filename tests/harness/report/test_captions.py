@@ -90,6 +90,26 @@ def test_what_cannot_be_captioned_is_one_sentence(made, make_run, tmp_path):
         caption_winners(bare, WEIGHTS / "vhs")
 
 
+def test_a_label_says_whose_winners(make_run, tmp_path):
+    entries = [
+        {"name": "vhs", "label": "a"},
+        {"name": "vhs", "label": "b"},
+        {"name": "mllm-ae", "label": "c"},
+    ]
+    run = make_run(tmp_path / "two", verifiers=entries, gallery_prompts=2)
+    with pytest.raises(
+        CaptionError, match=r"has 2 verifiers of kind 'vhs'; name one of a, b with --verifier\."
+    ):
+        caption_winners(run, WEIGHTS / "vhs")
+    with pytest.raises(CaptionError, match=r"no scores by 'c', a verifier of kind 'vhs' \(it has a, b, c\)"):
+        caption_winners(run, WEIGHTS / "vhs", verifier="c")
+    rows = caption_winners(run, WEIGHTS / "vhs", 2, verifier="b")
+    found = load_run(run)
+    picks = winners(found.candidates, found.scores[found.scores["verifier"] == "b"], 2)
+    assert set(rows["verifier"]) == {"b"}
+    assert rows["index"].tolist() == picks[picks["prompt_id"].isin(rows["prompt_id"])]["index"].tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -1,0 +1,64 @@
+"""The looks of verifiers: by place in the run, no two alike."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.markers import MarkerStyle
+
+from vhsbench.harness.report.charts import SYMBOLS
+from vhsbench.harness.report.style import label, looks
+from vhsbench.verifiers import KINDS
+
+TODAY = {"vhs": ("#D55E00", "o"), "mllm-clip": ("#0072B2", "s"), "mllm-ae": ("#009E73", "^")}
+ANY_KIND = st.sampled_from([*KINDS, "a-plugin's"])
+
+
+def seen(found, name):
+    return found[name].color, found[name].marker
+
+
+def test_the_known_kinds_look_as_they_always_did():
+    found = looks({kind: kind for kind in KINDS})
+    assert {kind: seen(found, kind) for kind in KINDS} == TODAY
+    assert [found[name].label for name in (*KINDS, "none")] == [
+        "VHS",
+        "MLLM w/ CLIP",
+        "MLLM w/ AE",
+        "no verifier",
+    ]
+    assert seen(looks({"mllm-clip": "mllm-clip"}), "mllm-clip") == TODAY["mllm-clip"]
+
+
+def test_the_verifier_of_a_kinds_name_has_its_look_else_the_first_of_the_kind():
+    found = looks({"old": "vhs", "vhs": "vhs", "b": "mllm-ae", "c": "mllm-ae"})
+    assert seen(found, "vhs") == TODAY["vhs"]
+    assert seen(found, "b") == TODAY["mllm-ae"]
+    assert [found[name].label for name in ("old", "vhs", "b")] == ["old", "VHS", "b"]
+    assert label("old") == "old"
+
+
+@given(st.lists(ANY_KIND, max_size=12))
+def test_no_two_of_twelve_share_a_colour_or_a_marker(kinds):
+    names = {f"v{i}": kind for i, kind in enumerate(kinds)}
+    found = looks(names)
+    for a, b in combinations([*names, "oracle", "random"], 2):
+        assert found[a].color != found[b].color
+    drawn = [found[name].marker for name in names]
+    assert len(set(drawn)) == len(drawn)
+    assert len({SYMBOLS[marker] for marker in drawn}) == len(drawn)
+    assert all(MarkerStyle(marker) for marker in drawn)
+
+
+@given(st.lists(ANY_KIND, max_size=100))
+def test_no_two_look_alike_however_many(kinds):
+    names = {f"v{i}": kind for i, kind in enumerate(kinds)}
+    assert len({seen(looks(names), name) for name in names}) == len(names)
+
+
+def test_adding_a_verifier_changes_no_look():
+    names = {"vhs": "vhs", "a": "vhs", "mllm-clip": "mllm-clip", "b": "mllm-clip"}
+    before, after = looks(names), looks(names | {"c": "vhs", "d": "mllm-ae"})
+    assert {name: before[name] for name in names} == {name: after[name] for name in names}
