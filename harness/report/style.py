@@ -86,7 +86,9 @@ def looks(kinds: Mapping[str, str]) -> Looks:
 
     A known kind's are those of the verifier that is named like it, else of the first of that kind; others get spare ones.
     """
-    first = {kind: name for name, kind in reversed(kinds.items())} | {k: k for k in kinds if kinds[k] == k}
+    first = {kind: name for name, kind in reversed(list(kinds.items()))} | {
+        k: k for k in kinds if kinds[k] == k
+    }
     known = {first[kind]: look for kind, look in _KINDS.items() if kind in first}
     spare = [name for name in kinds if name not in known]
     found = {name: replace(look, label=label(name)) for name, look in known.items()}

@@ -81,7 +81,7 @@ def test_the_default_is_nano_with_all_three_verifiers():
         ("generators: [{name: nano}]\nverifiers: [{name: vhs, options: {block: five}}]\n", "key 'verifiers.0.options': a block, 0-based, or several in ascending order, not 'five'."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs}\n- {name: vhs, checkpoint: other}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'vhs', but scores are told apart by that name; give each a label of its own."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a}\n- {name: mllm-ae, label: a}\n", "x.yaml, line 2, key 'verifiers': two verifiers are 'a', but"),
-        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a/b}\n", "x.yaml, line 3, key 'verifiers.0.label': 'a/b' names files; use at most 48 letters, digits,"),
+        ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: a/b}\n", "x.yaml, line 3, key 'verifiers.0.label': 'a/b' names files and strategies; use at most 48 letters, digits,"),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: mllm-clip}\n", "line 3, key 'verifiers.0.label': 'mllm-clip' is another kind of verifier; choose another label."),
         ("generators: [{name: nano}]\nverifiers:\n- {name: vhs, label: oracle}\n", "key 'verifiers': 'oracle' is not a verifier in tables and figures; choose another label."),
         ("generators: [{name: nano, verifiers: [vhs]}]\nverifiers: [{name: vhs, label: a}]\n", "generator 'nano' asks for verifier 'vhs', which the run lacks; known: a."),
@@ -160,13 +160,14 @@ def test_a_pool_keeps_what_several_checkpoints_of_one_verifier_read(tmp_path):
 def test_any_number_of_verifiers_of_one_kind_stand_side_by_side_under_labels():
     text = (
         "generators: [{name: nano}, {name: nano, label: b, verifiers: [vhs, vhs@9000]}]\n"
-        "verifiers: [{name: vhs}, {name: vhs, label: vhs@9000}, {name: vhs, label: Old_1.5+x}, {name: mllm-ae}]\n"
+        "verifiers: [{name: vhs}, {name: vhs, label: vhs@9000}, {name: vhs, label: Old_1.5-x}, {name: mllm-ae}]\n"
     )
     config = parse(text, "x")
-    assert [v.shown for v in config.verifiers] == ["vhs", "vhs@9000", "Old_1.5+x", "mllm-ae"]
+    assert [v.shown for v in config.verifiers] == ["vhs", "vhs@9000", "Old_1.5-x", "mllm-ae"]
+    assert parse(text + "strategies: [cascade:vhs@9000>mllm-ae, ensemble:vhs+Old_1.5-x]", "x").strategies
     assert [v.shown for v in config.verifiers_of(config.generators[1])] == ["vhs", "vhs@9000"]
     assert [key for key, *_ in config.pipelines()] == [
-        "nano_none", "nano_vhs", "nano_vhs@9000", "nano_Old_1.5+x", "nano_mllm-ae", "b_none", "b_vhs", "b_vhs@9000",
+        "nano_none", "nano_vhs", "nano_vhs@9000", "nano_Old_1.5-x", "nano_mllm-ae", "b_none", "b_vhs", "b_vhs@9000",
     ]  # fmt: skip
 
 
