@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from vhsbench.harness.cli import app
 from vhsbench.harness.cost.cost_model import CostModel
+from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.regress.compare import compare
 from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.points import OperatingPoint
@@ -291,3 +294,33 @@ def test_no_budget_no_verdict(contest):
     found = standings({POOL: contest}, {}, {}, 0.05)
     assert found.sentences == []
     assert len(found.pairs) == len(found.headroom) == 0
+
+
+def test_each_pair_agrees_with_regress_on_the_command_line(make_run, change_json, tmp_path):
+    """Three verifiers, one of them twice under two labels: what the verdict says of two, the gate says too."""
+    verifiers = [
+        {"name": "vhs"},
+        {"name": "vhs", "label": "again"},
+        {"name": "mllm-clip"},
+        {"name": "mllm-ae"},
+    ]
+    folder = make_run(tmp_path / "run", verifiers=verifiers, budgets=["160ms"])
+    needs = {"": None, "vhs": "hidden", "again": "hidden", "mllm-clip": "images", "mllm-ae": "latents"}
+    cells = {cell_name("nano", 1, v, ""): {"needs": need} for v, need in needs.items()}
+    change_json(folder / "run.json", cells=cells)
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(f"budgets: [160ms]\nbest_of_n: []\ncosts: {folder}\n", encoding="utf-8")
+    pairs = derive(load_run(folder)).standings.pairs
+    pairs = pairs[pairs["other"] != "none"]
+    assert len(pairs) == 6
+    for pair in pairs.itertuples():
+        sides = (f"{folder}:{pair.better}", f"{folder}:{pair.other}")
+        result = CliRunner().invoke(app, ["regress", *sides, "--config", str(gate), "--json"])
+        assert result.stdout, (result.exception, result.stderr)
+        said = json.loads(result.stdout)["comparison"]["differences"]
+        whole = next(d for d in said if d["tag"] == "overall")
+        assert (whole["n"], whole["n_candidate"] or whole["n"]) == (pair.best_of_n, pair.other_n)
+        assert (-whole["difference"], -whole["high"], -whole["low"]) == pytest.approx(
+            (pair.difference, pair.low, pair.high)
+        )
+        assert 2 * whole["p"] == pytest.approx(pair.p)
