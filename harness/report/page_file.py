@@ -55,6 +55,7 @@ def _render(template: str, data: dict[str, Any], context: dict[str, Any]) -> str
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # prompts of any script, in UTF-8
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     return environment.get_template(template).render(
         version=__version__,

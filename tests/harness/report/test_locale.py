@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vhsbench import harness
-from vhsbench.harness.report import page
+from vhsbench.harness.report import page_file
 from vhsbench.harness.report.build import build
 
 CHINESE = "\u4e00\u53ea\u732b"
@@ -50,7 +50,7 @@ def test_a_report_of_chinese_prompts_is_whole(run, tmp_path):
 
 def test_a_page_that_cannot_be_written_leaves_the_one_before(run, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("before", encoding="utf-8")
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "half a character: \ud800")
+    monkeypatch.setattr(page_file, "get_plotlyjs", lambda: "half a character: \ud800")
     with pytest.raises(UnicodeEncodeError):
         build(run, out=tmp_path)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "before"
