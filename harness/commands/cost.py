@@ -72,6 +72,12 @@ def plan(
         Path | None, typer.Option(help="A finished run's directory, for what it measured.")
     ] = None,
     generator: Repeated = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --costs: a strategy with all but n given, as 'cascade:vhs>mllm-clip,k=2'; repeatable."
+        ),
+    ] = None,
     prompt: Prompt = None,
     tolerance: Annotated[
         float | None,
@@ -87,9 +93,18 @@ def plan(
         raise PlanError("give --device or --costs, not both: a plan is for one machine.")
     if prompt and costs:
         raise PlanError("give --prompt or --costs, not both: a run measured its own first prompt.")
+    if strategy and not costs:
+        raise PlanError("a strategy is planned from measured stages: give --costs FOLDER of a finished run.")
     quiet()
     if costs:
-        pipelines = [p for p in from_run(costs) if not generator or p.generator in generator]
+        pipelines = from_run(costs)
+        if strategy:
+            from vhsbench.harness.strategies.plan import priced
+            from vhsbench.harness.strategies.registry import parse
+
+            for text in strategy:
+                pipelines += priced(costs, parse(text), pipelines[0].tolerance)
+        pipelines = [p for p in pipelines if not generator or p.generator in generator]
     else:
         from vhsbench.harness.cost.cost_model import parse_budget
 

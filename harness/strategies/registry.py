@@ -58,6 +58,10 @@ class Template:
             raise StrategyError(f"'{self.text}' fits no pool of {pools.size} candidates.")
         return list(found)
 
+    def at(self, n: int) -> Strategy:
+        """Return the strategy of n candidates. Raises StrategyError if another parameter is not given."""
+        return Template(self.name, self.verifiers, {**self.fixed, "n": n}).whole()
+
     def whole(self) -> Strategy:
         """Return the strategy. Raises StrategyError if a parameter is not given."""
         if missing := [name for name in self.kind.parameters() if name not in self.fixed]:
