@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[Progress], None]
 
+_HELD_OUT = 256  # pictures that the autoencoder is measured on
 _AE_NOISE = 0.1  # std of the noise on latents, so that the decoder forgives the generator's errors
 
 
@@ -65,7 +66,7 @@ def train_autoencoder(
         schedule=trapezoid, ema=0.995, report=report,
     )  # fmt: skip
     with torch.inference_mode():
-        pixels = pictures(np.random.default_rng((seed, 1 << 40)), 256).to(device)
+        pixels = pictures(np.random.default_rng((seed, 1 << 40)), _HELD_OUT).to(device)
         latents = vae.encode(pixels).latent
         error = F.mse_loss(vae.decode(latents).sample.clamp(-1, 1), pixels).item()
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))

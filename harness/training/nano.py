@@ -46,6 +46,7 @@ from vhsbench.verifiers.verifier import NEEDS
 Report = Callable[[Progress], None]
 
 _QUALITY_ROOT, _CHECK_ROOT = 1_000_009, 1_000_010  # of noise that neither runs nor training data use
+_CHECK_PROMPTS = 48  # validation prompts that a generator is asked for before its training may end
 _READS: tuple[Needs, ...] = ("hidden", "latents", "images")
 _BATCH, _SHARD = 64, 2048
 
@@ -202,7 +203,7 @@ class Stages:
         """Tell whether the generator can do nearly every validation prompt."""
         with TemporaryDirectory(dir=self.out) as folder:
             pipeline.save_pretrained(folder)
-            quality = self._quality(Path(folder), 48, _CHECK_ROOT)
+            quality = self._quality(Path(folder), _CHECK_PROMPTS, _CHECK_ROOT)
         self.say("generator: " + ", ".join(_reached(quality)))
         return quality["oracle_best_of_16_percent"] >= self.recipe.generator_oracle_percent
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_size.py"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
-def test_dry_run_measures_every_pipeline_and_a_second_one_nothing(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "run"), "--tiny", "--repeats", "2"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def test_dry_run_measures_every_pipeline_and_a_second_one_nothing(benchmark_script, tmp_path, capsys):
+    full_size = benchmark_script("full_size")
+    arguments = ["--out", str(tmp_path / "run"), "--tiny", "--repeats", "2"]
+    full_size.main(arguments)
+    assert "steps=1" in capsys.readouterr().out
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "failures" not in info
     summary = pd.read_csv(tmp_path / "run" / "summary.csv")
@@ -27,12 +27,9 @@ def test_dry_run_measures_every_pipeline_and_a_second_one_nothing(tmp_path):
     assert (ratios["naive_to_staged_median"] > 0).all()
     assert list(ratios["verifier"]) == ["vhs"]
     costs = (tmp_path / "run" / "costs.parquet").read_bytes()
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "steps=1" not in again.stdout  # nothing was measured again
-    subprocess.run([*command, "--derive"], check=True, capture_output=True, text=True)
-    drawn = SCRIPT.with_name("full_size_figures.py")
-    subprocess.run(
-        [sys.executable, str(drawn), str(SCRIPT.parents[1] / "results" / "h200"), str(tmp_path)], check=True
-    )
+    full_size.main(arguments)
+    assert "steps=1" not in capsys.readouterr().out  # nothing was measured again
+    full_size.main([*arguments, "--derive"])
+    benchmark_script("full_size_figures").main(RESULTS / "h200", tmp_path)
     assert {f.name for f in tmp_path.glob("*.png")} == {"time_over_n.png", "stages.png", "speedups.png"}
     assert (tmp_path / "run" / "costs.parquet").read_bytes() == costs

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-def test_every_way_to_fit_a_training_in_memory_is_timed(tmp_path):
-    script = BENCHMARKS / "full_size_training.py"
-    subprocess.run([sys.executable, str(script), "--out", str(tmp_path), "--tiny"], check=True)
+def test_every_way_to_fit_a_training_in_memory_is_timed(benchmark_script, tmp_path):
+    benchmark_script("full_size_training").main(["--out", str(tmp_path), "--tiny"])
     rows = pd.read_csv(tmp_path / "training.csv")
     assert list(rows["status"]) == ["ok"] * 4
     assert list(rows["stage"]) == ["align", "finetune"] * 2
@@ -27,9 +21,9 @@ def test_every_way_to_fit_a_training_in_memory_is_timed(tmp_path):
     assert json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"]
 
 
-def test_overlap_is_measured_both_ways_on_the_same_shards(tmp_path):
-    script, table = BENCHMARKS / "overlap.py", tmp_path / "overlap.csv"
-    subprocess.run([sys.executable, str(script), "--out", str(table), "--tiny", "--rounds", "2"], check=True)
+def test_overlap_is_measured_both_ways_on_the_same_shards(benchmark_script, tmp_path):
+    table = tmp_path / "overlap.csv"
+    benchmark_script("overlap").main(["--out", str(table), "--tiny", "--rounds", "2"])
     rows = pd.read_csv(table)
     assert [(r.round, r.overlap) for r in rows.itertuples()] == [(1, False), (1, True), (2, True), (2, False)]
     assert set(rows["candidates"]) == {32}

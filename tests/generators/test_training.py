@@ -125,7 +125,8 @@ def test_schedules():
     assert cosine(0.01) < cosine(0.02)
 
 
-def test_autoencoder_and_generator_start_to_learn(tmp_path):
+def test_autoencoder_and_generator_start_to_learn(tmp_path, monkeypatch):
+    monkeypatch.setattr("vhsbench.generators.nano.training._HELD_OUT", 16)
     losses: dict[str, list[float]] = {}
 
     def report(p):
@@ -139,10 +140,11 @@ def test_autoencoder_and_generator_start_to_learn(tmp_path):
 
 
 def test_train_nano_ends_the_generators_training_by_what_it_can_do(nano, tmp_path, monkeypatch):
-    from vhsbench.harness.training.nano import Stages
+    from vhsbench.harness.training import nano as training
 
+    monkeypatch.setattr(training, "_CHECK_PROMPTS", 12)  # two of each task
     said: list[str] = []
-    stages = Stages(tmp_path, NanoRecipe(), lambda _: None, say=said.append)
+    stages = training.Stages(tmp_path, NanoRecipe(), lambda _: None, say=said.append)
     assert stages._enough(nano.pipeline)  # the bundled one: every prompt is possible
     assert said[0].startswith("generator: best_of_1_percent")
     low = {"best_of_1_percent": 60.0, "oracle_best_of_16_percent": 94.9}

@@ -76,8 +76,14 @@ def test_the_detector_fits_the_prompts_or_is_refused():
         load_detector(missing, [dog])
 
 
-def test_the_reports_tables_and_figures_are_of_the_run(finished):
-    summary = build(finished)
+@pytest.fixture(scope="module")
+def reported(finished):
+    """The summary of its report, which is drawn in its folder."""
+    return build(finished)
+
+
+def test_the_reports_tables_and_figures_are_of_the_run(finished, reported):
+    summary = reported
     for name, rows in (
         ("budgets", summary["tables"]["budgets"]),
         *((n, summary[n]) for n in ("latency", "auc")),
@@ -100,8 +106,7 @@ def test_the_reports_tables_and_figures_are_of_the_run(finished):
     json.dumps(summary)
 
 
-def test_deriving_again_gives_the_same_tables(finished):
-    build(finished)
+def test_deriving_again_gives_the_same_tables(finished, reported):
     first = {f: f.read_bytes() for f in (finished / "tables").iterdir()}
     build(finished)
     assert first == {f: f.read_bytes() for f in (finished / "tables").iterdir()}
@@ -141,8 +146,8 @@ def test_killed_and_resumed_ends_with_the_same_tables(finished, tmp_path):
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
     config = tmp_path / "bad.yaml"
     config.write_text("generators: [{name: nnano}]\n")
-    for arguments in (["run", str(config)], ["report", str(tmp_path)], ["list", "generaters"]):
-        process = command(*arguments, cwd=tmp_path)
+    lines = (["run", str(config)], ["report", str(tmp_path)], ["list", "generaters"])
+    for process in [command(*arguments, cwd=tmp_path) for arguments in lines]:  # side by side
         printed, said = process.communicate()
         assert process.returncode == 2
         assert said.startswith("error: ")
