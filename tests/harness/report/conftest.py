@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import RunConfig
+from vhsbench.harness.report import style
 from vhsbench.harness.report.build import build
 from vhsbench.harness.store.tables import SCHEMAS, RunStore, load_run
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_file
@@ -150,6 +153,20 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def loaded(made):
     return load_run(made)
+
+
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "_lay_out", lambda *_: None)
+        patch.setattr(style, "drawn", lambda *_, **__: b"")
+        yield
+
+
+@pytest.fixture(scope="session")
+def undrawn() -> Callable[[], AbstractContextManager[None]]:
+    """`with undrawn(): build(...)` for tests of tables, pages and figures' data: the pictures, most of the time, are empty."""
+    return _undrawn
 
 
 MARKED = "</script><script>document.title='broken'</script>\"'&<b>"

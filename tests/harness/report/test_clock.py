@@ -65,12 +65,14 @@ def test_the_published_times_give_the_published_n(sana, counted):
     assert {(g, s) for g, s, _ in counted} == {("sana-sprint", 1)}
 
 
-def test_all_that_shows_times_says_whose_they_are(sana, counted, tmp_path):
-    build(sana)
+def test_all_that_shows_times_says_whose_they_are(sana, counted, undrawn):
+    with undrawn():
+        build(sana)
     assert (sana / "figures" / "accuracy_over_time_sana-sprint.csv").exists()
     measured_here = ["latency.csv", "costs.md"]
     assert all((sana / "tables" / name).exists() for name in measured_here)
-    summary = build(sana, costs_from="a100-paper", with_published=True)
+    with undrawn():
+        summary = build(sana, costs_from="a100-paper", with_published=True)
     for table in ("budgets", "scoring", "headline", "budgets_published"):
         rows = pd.read_csv(sana / "tables" / f"{table}.csv")
         if "source" in rows:
@@ -163,9 +165,10 @@ def test_reliability_is_that_of_the_other_runs_costs(made, slower):
     assert not derive(load_run(made)).unreliable
 
 
-def test_the_command_line(made, slower, tmp_path):
+def test_the_command_line(made, slower, tmp_path, undrawn):
     def report(*more):
-        return CliRunner().invoke(app, ["report", str(made), "--out", str(tmp_path / "out"), *more])
+        with undrawn():
+            return CliRunner().invoke(app, ["report", str(made), "--out", str(tmp_path / "out"), *more])
 
     done = report("--costs-from", str(slower))
     assert done.exit_code == 0, done.output

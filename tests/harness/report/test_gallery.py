@@ -89,10 +89,11 @@ def test_digests_lead_to_no_file_elsewhere(copy, name):
     assert Pictures(load_run(copy)).lost == []
 
 
-def test_the_report_has_a_hole_and_says_so(copy, tmp_path, read_data):
+def test_the_report_has_a_hole_and_says_so(copy, tmp_path, read_data, undrawn):
     for index in range(8):  # all of the first prompt, so that a winner is among them
         image_file(copy, "nano", 0, index).write_bytes(b"")
-    summary = build(copy, out=tmp_path / "out")
+    with undrawn():  # test_figures_draw_a_hole draws
+        summary = build(copy, out=tmp_path / "out")
     assert "8 kept pictures are damaged or gone" in summary["notes"][0]
     page = (tmp_path / "out" / "report.html").read_text()
     pictures = read_data(tmp_path / "out" / "report.html")["pools"][0]["pictures"]

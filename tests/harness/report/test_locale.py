@@ -48,9 +48,9 @@ def test_a_report_of_chinese_prompts_is_whole(run, tmp_path):
     assert text.rstrip().endswith("</html>")
 
 
-def test_a_page_that_cannot_be_written_leaves_the_one_before(run, tmp_path, monkeypatch):
+def test_a_page_that_cannot_be_written_leaves_the_one_before(run, tmp_path, monkeypatch, undrawn):
     (tmp_path / "report.html").write_text("before", encoding="utf-8")
     monkeypatch.setattr(page_file, "get_plotlyjs", lambda: "half a character: \ud800")
-    with pytest.raises(UnicodeEncodeError):
+    with undrawn(), pytest.raises(UnicodeEncodeError):
         build(run, out=tmp_path)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "before"

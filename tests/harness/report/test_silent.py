@@ -16,27 +16,30 @@ from vhsbench.harness.store.tables import load_run
 
 
 @pytest.fixture(scope="module")
-def some(make_run, tmp_path_factory):
+def some(make_run, tmp_path_factory, undrawn):
     """The report of a run in which one verifier of three gives no P(yes)."""
     run = make_run(tmp_path_factory.mktemp("some") / "run", silent=("mllm-clip",))
-    return run, build(run)
+    with undrawn():
+        return run, build(run)
 
 
 @pytest.fixture(scope="module")
-def none(make_run, tmp_path_factory):
+def none(make_run, tmp_path_factory, undrawn):
     """The report of a run whose only verifier gives none."""
     one = {"verifiers": [{"name": "vhs"}]}
     run = make_run(tmp_path_factory.mktemp("none") / "run", silent=("vhs",), **one)
-    return run, build(run)
+    with undrawn():
+        return run, build(run)
 
 
 def names(file):
     return set(pd.read_csv(file)["verifier"])
 
 
-def test_its_best_of_n_and_auc_are_as_if_it_had_p_yes(made, some):
+def test_its_best_of_n_and_auc_are_as_if_it_had_p_yes(made, some, undrawn):
     run, summary = some
-    told = build(made, out=run.parent / "told")
+    with undrawn():
+        told = build(made, out=run.parent / "told")
     for table in ("auc", "at_n", "budgets"):
         assert summary[table] == told[table], table
 

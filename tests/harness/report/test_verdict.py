@@ -197,8 +197,9 @@ def test_budgets_of_every_kind_have_a_verdict(derived):
             )
 
 
-def test_it_is_what_the_report_says_first(run, tmp_path, made):
-    summary = build(made, out=tmp_path)
+def test_it_is_what_the_report_says_first(run, tmp_path, made, undrawn):
+    with undrawn():
+        summary = build(made, out=tmp_path)
     rows = pd.read_csv(tmp_path / "tables" / "verdict.csv")
     assert list(rows["sentence"]) == [v["sentence"] for v in summary["verdict"]]
     assert rows["winners"].notna().all()
