@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vhsbench.harness.common.terminal import Json, console, quiet
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
+    from rich.table import Table
 
     from vhsbench.harness.report.side_by_side import SideBySide
 
@@ -58,25 +60,17 @@ def compare(
 
 
 def show(found: SideBySide, page: str | None, console: Console) -> None:
-    """Print the comparison, what speaks against it, and where the page is."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
+    """Print a table for each budget, how runs are paired, what speaks against them, and where the page is."""
     from vhsbench.harness.report import side_by_side_page as pages
     from vhsbench.harness.report.page import warnings
 
-    rows: Any = pages.shown(found.rows)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for column in rows.columns:
-        table.add_column(column, justify="left" if column in ("Pipeline", "Run", "Paired") else "right")
-    last = None
-    for line in rows.itertuples(index=False):
-        if last not in (None, line[0]):
-            table.add_section()
-        last = line[0]
-        table.add_row(*map(escape, map(str, line)))
-    console.print(table)
+    for budget, rows in pages.shown(found.rows).groupby("Budget", sort=False):
+        if (rows["N"] != "").any():  # a note says why not
+            console.print(_table(str(budget), rows.drop(columns=["Budget", "Paired"])))
+    first = found.labels[0]
+    for name, paired, prompts in _pairings(found.rows):
+        said = f"paired by {prompts} prompts, {paired}" if prompts else paired
+        console.print(f"{name} less {first}: {said}", highlight=False, markup=False)
     for note in found.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     for name, run in zip(found.labels, found.runs, strict=True):
@@ -85,3 +79,32 @@ def show(found: SideBySide, page: str | None, console: Console) -> None:
             console.print(f"{name}: {text}", style=style, highlight=False, markup=False)
     if page is not None:
         console.print(f"to open in a browser: {page}", highlight=False)
+
+
+def _table(budget: str, rows: pd.DataFrame) -> Table:
+    """Lay out one budget within 80 columns; a pipeline is named once."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=escape(f"at {budget}"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for column in rows.columns:
+        words = column in ("Pipeline", "Run")
+        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    last = ""
+    for pipeline, *cells in rows.itertuples(index=False, name=None):
+        table.add_row("" if pipeline == last else escape(pipeline), *(escape(str(cell)) for cell in cells))
+        last = pipeline
+    return table
+
+
+def _pairings(rows: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """List how each run is paired with the first, and over how many prompts."""
+    known = rows.dropna(subset="paired")[["run", "paired", "prompts"]].drop_duplicates()
+    return [(str(run), str(paired), int(prompts)) for run, paired, prompts in known.itertuples(index=False)]

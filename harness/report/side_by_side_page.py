@@ -38,7 +38,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
                 "N": _n(row),
                 "Cost": "" if pd.isna(row["cost"]) else f"{row['cost']:.4g}",
                 "Overall %": _number(row, OVERALL, ".1f"),
-                "Less the first's": _number(row, "difference", "+.1f"),
+                "Difference": _number(row, "difference", "+.1f"),
                 "p (Holm)": "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
                 "Paired": "" if pd.isna(row["paired"]) else row["paired"],
             }

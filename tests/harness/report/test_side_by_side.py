@@ -180,10 +180,15 @@ def test_mistakes_are_a_sentence(loaded):
 
 def test_the_command_prints_a_table_and_writes_a_page(two, tmp_path):
     done = CliRunner().invoke(app, ["compare", *map(str, two), "--budget", "150ms", "--out", str(tmp_path / "out")],
-                              env={"COLUMNS": "150"})  # fmt: skip
+                              env={"COLUMNS": "80"})  # fmt: skip
     assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.output.splitlines() if line.startswith("150 ms")]
-    assert [line[-1] for line in lines].count("prompts") == 3
+    lines = done.output.splitlines()
+    assert lines[0].strip() == "at 150 ms"
+    assert "b less a: paired by 24 prompts, same prompts" in lines
+    # nothing is broken over two lines: a row for each pipeline of each run, with its whole intervals
+    rows = [line for line in lines if "%" not in line and "[" in line]
+    assert len(rows) == 4 + 3
+    assert sum(line.count("[") == line.count("]") == 2 for line in rows) == 3
     assert f"{tmp_path}/out/compare.html" in done.output.replace("\n", "")
     table = pd.read_csv(tmp_path / "out" / "tables" / "compare.csv")
     assert table["run"].tolist() == ["a", "b", "a", "a", "b", "a", "b"]
