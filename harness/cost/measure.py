@@ -19,11 +19,12 @@ from vhsbench.harness.cost.meters import energy_per_call, footprint_gb, idle_pow
 from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
 from vhsbench.harness.cost.stages import Call, end_to_end, question_tokens, stages
 from vhsbench.harness.cost.timing import TimingConfig
+from vhsbench.harness.inference.route import advance_from
 
 if TYPE_CHECKING:
     import torch
 
-    from vhsbench.generators.protocol import Generator
+    from vhsbench.generators.protocol import Block, Generator
     from vhsbench.harness.cost.flops import Cost
     from vhsbench.verifiers.protocol import Verifier
 
@@ -46,7 +47,8 @@ class Cell:
     """One pipeline to measure. `verifier` is None for plain generation; `variant` is "" for the plain pipeline.
 
     With `shares`, the stages that are its generator's own are left to the cell without a verifier. `label` is the
-    verifier's name in tables, "" for that of its kind.
+    verifier's name in tables, "" for that of its kind. `after` are verifiers that read hidden states of earlier
+    blocks, with these: going on from there to this one's block is timed too.
     """
 
     generator: str
@@ -59,6 +61,7 @@ class Cell:
     variant: str = ""
     shares: bool = False
     label: str = ""
+    after: Mapping[str, Block] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -305,11 +308,19 @@ def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[K
         for stage, call in stages(generator, verifier, cell.prompt).items()
         if not (cell.shares and stage in GENERATORS_OWN)
     }
+    if verifier is not None and verifier.block is not None:
+        for label, block in cell.after.items():
+            work[advance_from(label), 1, 1] = _advance(generator, cell.prompt, block, verifier.block)
     for batch in (1, *(cell.timing.batch_sizes if verifier else ())):
         ns = [n for n in cell.timing.best_of_n if batch <= n]
         for n, call in end_to_end(generator, verifier, cell.prompt, ns, batch).items():
             work[END_TO_END, n, batch] = call
     return work
+
+
+def _advance(generator: Generator, prompt: str, first: Block, then: Block) -> Call:
+    hidden = generator.head(generator.encode([prompt]), generator.noise([0]), first)
+    return lambda: generator.advance(hidden, then)
 
 
 def extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:

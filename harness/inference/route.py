@@ -26,6 +26,11 @@ STAGES: Mapping[str, _Run] = {
 }
 
 
+def advance_from(verifier: str) -> str:
+    """Name the stage that goes on from where another verifier of the run read hidden states, in tables of costs."""
+    return f"advance:{verifier}"
+
+
 @dataclass(frozen=True)
 class Route:
     """The stages from seeds to images by name, in the order they run, with `score` where the verifier reads.

@@ -160,7 +160,7 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
     config["seeds"] = sorted({s for r in runs for s in r.info["config"]["seeds"]})
     merged = {
         k: {name: v for r in reversed(runs) for name, v in r.info.get(k, {}).items()}
-        for k in ("checkpoints", "needs")
+        for k in ("checkpoints", "needs", "blocks")
     }
     sources = [
         {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from vhsbench.generators.protocol import blocks_of, read_block
 from vhsbench.harness.common.shown import printable
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost import budgets as budgeting
@@ -220,9 +221,14 @@ class Derived:
                 v for v in of_pool(self.run.scores, *pool)["verifier"].unique() if v in self.models_of(*pool)
             }
             if mine := [t for t in self.templates if here.issuperset(t.verifiers)]:
-                needs = {v: str(self.needs[v]) for v in here}
+                needs = {v: str(self.needs[v]) for v in sorted(here, key=self._depth)}
                 found[pool] = Rivals(self.contests[pool], needs, self.costs_of(*pool), mine)
         return found
+
+    def _depth(self, verifier: str) -> tuple[int, str]:
+        """Order verifiers by the block that they read."""
+        block = read_block(self.run.info.get("blocks", {}).get(verifier))
+        return (-1 if block is None else blocks_of(block)[-1], verifier)
 
     @cached_property
     def strategies(self) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -66,7 +66,7 @@ class _Pair(NamedTuple):
 class Rivals:
     """The strategies of one pool of candidates: `templates`, and best-of-N by each verifier that they name.
 
-    needs: what each verifier reads. costs: the pool's sound rows. `unpriced` says which have no cost, and why.
+    needs: what each verifier reads, those of hidden states in the order of their blocks. costs: the pool's sound rows. `unpriced` says which have no cost, and why.
     """
 
     def __init__(
@@ -88,7 +88,10 @@ class Rivals:
         return self._priced[unit]
 
     def _price(self, template: Template, unit: str) -> _Priced | None:
-        costs, needs = StageCosts(self._costs, unit), {v: self._needs[v] for v in template.verifiers}
+        costs, needs = (
+            StageCosts(self._costs, unit),
+            {v: need for v, need in self._needs.items() if v in template.verifiers},
+        )
         settings = template.settings(self._pools)
         try:
             found = evaluate(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vhsbench.harness.cost.stage_costs import Call
-from vhsbench.harness.inference.route import ENCODE, SCORE
+from vhsbench.harness.inference.route import ENCODE, SCORE, advance_from
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def path(needs: Mapping[str, str]) -> list[Leg]:
     }
     hidden = by_kind["hidden"]
     legs = [Leg("noise", "", ())]
-    legs += [Leg("advance" if i else "head", v, (v,)) for i, v in enumerate(hidden)]
+    legs += [Leg(advance_from(hidden[i - 1]) if i else "head", v, (v,)) for i, v in enumerate(hidden)]
     legs.append(
         Leg("tail", hidden[-1], by_kind["latents"]) if hidden else Leg("denoise", "", by_kind["latents"])
     )

@@ -120,7 +120,7 @@ class Field:
         cond = self._cond.select([0] * len(part))
         for number in range(first, done):
             leg = self._legs[number]
-            state = STAGES[leg.stage](self._generator, cond, self._block(leg), state)
+            state = STAGES[leg.stage.partition(":")[0]](self._generator, cond, self._block(leg), state)
             if leg.readers or number + 1 == done:
                 for row, i in enumerate(part):
                     self._states[i][number + 1] = _row(state, row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from vhsbench.generators.protocol import blocks_of, read_block
 from vhsbench.harness.config.models import generator_options, verifier_options
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost.environment import environment
@@ -68,7 +69,7 @@ def measure_costs(
         return keys
     torch.cuda.empty_cache()  # what this process keeps would be missing there
     found = measure_in_turns(
-        [_cell(expected, pipeline) for pipeline in expected.pipelines],
+        [_cell(expected, pipeline, store.info.get("blocks", {})) for pipeline in expected.pipelines],
         store.measuring,
         lambda done, of: journal.update("costs", done, of),
     )
@@ -88,8 +89,20 @@ def measure_costs(
     return keys
 
 
-def _cell(expected: Expected, pipeline: Pipeline) -> Cell:
+def _cell(expected: Expected, pipeline: Pipeline, blocks: Mapping[str, Any]) -> Cell:
+    """Return what is to be measured. blocks: what each verifier that reads hidden states reads, as run.json has it."""
     config, entry, verifier = expected.config, pipeline.entry, pipeline.verifier
+    depth = {label: read_block(block) for label, block in blocks.items()}
+    mine = depth.get(verifier.shown) if verifier else None
+    beside = [v.shown for v in config.verifiers_of(entry)]
+    earlier = {
+        label: block
+        for label, block in depth.items()
+        if mine is not None
+        and block is not None
+        and label in beside
+        and blocks_of(block)[-1] < blocks_of(mine)[0]
+    }
     return Cell(
         entry.name,
         generator_options(entry, config.device),
@@ -101,4 +114,5 @@ def _cell(expected: Expected, pipeline: Pipeline) -> Cell:
         pipeline.variant,
         shares=verifier is not None,
         label=verifier.shown if verifier else "",
+        after=earlier,
     )

@@ -109,6 +109,7 @@ class Worker:
         self.about: dict[str, dict[str, Any]] = {
             "checkpoints": {v.name: v.checkpoint_sha256 for v in self.bench.verifiers},
             "needs": {v.name: v.needs for v in self.bench.verifiers},
+            "blocks": {v.name: v.block for v in self.bench.verifiers if v.block is not None},
             "generators": {self.entry.key: info.source},
             "loras": {self.entry.key: dict(info.lora)} if info.lora else {},
             "detector": self.detector.info(),

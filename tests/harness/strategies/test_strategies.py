@@ -91,7 +91,7 @@ def test_the_way_past_several_verifiers():
         ("noise", "", ()), ("head", "vhs", ("vhs",)), ("tail", "vhs", ()), ("decode", "", ("mllm-clip",)),
     ]  # fmt: skip
     assert [(leg.stage, leg.owner) for leg in path({"early": "hidden", "late": "hidden", "mllm-ae": "latents"})] == [
-        ("noise", ""), ("head", "early"), ("advance", "late"), ("tail", "late"), ("decode", ""),
+        ("noise", ""), ("head", "early"), ("advance:early", "late"), ("tail", "late"), ("decode", ""),
     ]  # fmt: skip
     assert [leg.stage for leg in path({"mllm-ae": "latents"})] == ["noise", "denoise", "decode"]
 
@@ -137,7 +137,9 @@ def test_prices_are_sums_of_stages(costs):
     both = {"vhs": "hidden", "mllm-clip": "images"}
     assert prices.cost(calls(both, {"vhs": 8, "mllm-clip": 2})) == 8 + 8 * 26 + 2 * (12 + 40 + 15)
     assert StageCosts(costs, "TFLOP").cost(calls(one, {"vhs": 1})) == pytest.approx(0.086)
-    with pytest.raises(CostError, match=r"no cost in ms was measured for the stage 'advance' of 'late'\."):
+    with pytest.raises(
+        CostError, match=r"no cost in ms was measured for the stage 'advance:early' of 'late'\."
+    ):
         prices.cost(calls({"vhs": "hidden", "late": "hidden"}, {"vhs": 8, "late": 2}))
     with pytest.raises(CostError, match="stages have no cost in GB"):
         StageCosts(costs, "GB")
