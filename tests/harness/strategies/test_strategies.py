@@ -138,7 +138,7 @@ def test_prices_are_sums_of_stages(costs):
     assert prices.cost(calls(both, {"vhs": 8, "mllm-clip": 2})) == 8 + 8 * 26 + 2 * (12 + 40 + 15)
     assert StageCosts(costs, "TFLOP").cost(calls(one, {"vhs": 1})) == pytest.approx(0.086)
     with pytest.raises(
-        CostError, match=r"no cost in ms was measured for the stage 'advance:early' of 'late'\."
+        CostError, match=r"no cost in ms was measured for the stage 'advance:vhs' of 'late'\."
     ):
         prices.cost(calls({"vhs": "hidden", "late": "hidden"}, {"vhs": 8, "late": 2}))
     with pytest.raises(CostError, match="stages have no cost in GB"):
