@@ -38,7 +38,7 @@ def accuracy_over_time(lines: Sequence[dict[str, Any]], times: str = "") -> go.F
         at = [cost["fixed"] + n * cost["each"] for n in ns] if cost else []
         bounds = [[n, brackets(*ends)] for n, *ends in zip(ns, overall["low"], overall["high"], strict=True)]
         fig.add_scatter(
-            x=at, y=overall["accuracy"], customdata=bounds, name=line["name"], mode="lines+markers",
+            x=at, y=overall["accuracy"], customdata=bounds, name=html_escape(line["name"]), mode="lines+markers",
             line={"color": line["color"], "dash": line["dash"], "width": 2},
             marker={"symbol": line["symbol"], "size": 6},
             hovertemplate="N = %{customdata[0]}: %{y:.1f}%%{customdata[1]} in %{x:.0f} ms"
@@ -66,7 +66,7 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
             rows.append([rounded(v) for v in chosen["accuracy"]])
         fig.add_scatter(
             x=[int(n) for n in ns], y=values[tag][-1], mode="lines+markers",
-            name=pipeline_name(derived, generator, steps, verifier),
+            name=html_escape(pipeline_name(derived, generator, steps, verifier)),
             line={"color": style.color, "dash": dash}, marker={"size": 5},
             hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -80,7 +80,7 @@ def accuracy_by_n_of(lines: Sequence[dict[str, Any]]) -> tuple[go.Figure, dict[s
     values = {tag: [line["tasks"].get(tag, {"accuracy": []})["accuracy"] for line in lines] for tag in tags}
     for line, accuracies in zip(lines, values[OVERALL], strict=True):
         fig.add_scatter(
-            x=list(range(1, len(accuracies) + 1)), y=accuracies, mode="lines+markers", name=line["name"],
+            x=list(range(1, len(accuracies) + 1)), y=accuracies, mode="lines+markers", name=html_escape(line["name"]),
             line={"color": line["color"], "dash": line["dash"]}, marker={"symbol": line["symbol"], "size": 5},
             hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -98,7 +98,7 @@ def score_histograms(derived: Derived) -> go.Figure:
         share = 100 * np.histogram(part["score"], bins)[0] / len(part)
         fig.add_bar(
             x=[round(float(c), 4) for c in (bins[:-1] + bins[1:]) / 2], y=[rounded(v) for v in share],
-            xaxis=axis, yaxis=axis.replace("x", "y"), name=style.label, marker={"color": style.color},
+            xaxis=axis, yaxis=axis.replace("x", "y"), name=html_escape(style.label), marker={"color": style.color},
             hovertemplate=f"%{{y:.1f}}% within {(bins[1] - bins[0]) / 2:.3g} of %{{x:.3f}}"
             "<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -122,7 +122,7 @@ def reliability_chart(derived: Derived) -> go.Figure | None:
         style = derived.looks[str(verifier)]
         fig.add_scatter(
             x=[rounded(v, 4) for v in part["confidence"]], y=[rounded(100 * v) for v in part["right"]],
-            customdata=[int(n) for n in part["n"]], mode="lines+markers", name=style.label,
+            customdata=[int(n) for n in part["n"]], mode="lines+markers", name=html_escape(style.label),
             line={"color": style.color}, marker={"symbol": SYMBOLS.get(style.marker, "circle")},
             hovertemplate="P(yes) = %{x:.2f}: %{y:.1f}% right (n = %{customdata})"
             "<extra>%{fullData.name}</extra>",
@@ -152,7 +152,7 @@ def stage_times(derived: Derived) -> go.Figure:
 
 def _row_name(derived: Derived, row: pd.Series) -> str:
     name = pipeline_name(derived, row["generator"], row["steps"], row["verifier"])
-    return f"{name}, {row['part']}"
+    return html_escape(f"{name}, {row['part']}")
 
 
 def task_names(derived: Derived) -> dict[str, str]:

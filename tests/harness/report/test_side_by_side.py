@@ -212,6 +212,8 @@ def test_the_page_has_all_runs_and_shares_what_is_the_same(loaded, tmp_path, rea
     assert "<b>x</b>" not in page
     assert page.count("</script>") == 3
     assert [p["name"] for p in data["pipelines"][::3]] == ["b>: MLLM w/ AE", "y: MLLM w/ AE"]
+    # plotly takes tags in a name for markup
+    assert {trace["name"] for trace in data["figures"]["over-time"]["data"]} >= {"b&gt;: VHS", "y: VHS"}
     assert [p["pool"] for p in data["pipelines"]] == [0, 0, 0, 1, 1, 1]
     assert len(data["prompts"]) == 24
     assert len(data["pictures"]) == 6 * 8  # each once, though two runs have it
