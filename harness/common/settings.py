@@ -5,18 +5,42 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.limits import LARGEST_SEED, LONGEST_S, MOST, MOST_CANDIDATES, MOST_THREADS
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys, NaN and infinities."""
+    """A frozen model that refuses unknown keys, NaN and infinities.
+
+    `short` is the key that a text alone stands for: `vhs` for `{name: vhs}`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    short: ClassVar[str | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, given: Any) -> Any:
+        if cls.short is None or isinstance(given, (Mapping, cls)):
+            return given
+        if not isinstance(given, str):
+            raise ValueError(f"write its {cls.short}, or a mapping with the key '{cls.short}', not {given!r}")
+        return {cls.short: given}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        if cls.short is None:
+            return schema
+        about = {key: schema[key] for key in ("title", "description") if key in schema}
+        whole = {key: value for key, value in schema.items() if key not in about}
+        text = {"type": "string", "description": f"{cls.short} alone"}
+        return {**about, "anyOf": [text, whole]}
 
 
 # strict: `true` is no number

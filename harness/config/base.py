@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ValidationInfo, field_validator
+from pydantic import AfterValidator, ValidationInfo, field_validator
 
 from vhsbench.harness.common.registry import Registry, nearest
-from vhsbench.harness.common.settings import device_name
+from vhsbench.harness.common.settings import Strict, device_name
 
 
 def _folder_name(name: str) -> str:
@@ -23,13 +23,14 @@ def _folder_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_folder_name)]
 
 
-class Registered(BaseModel):
+class Registered(Strict):
     """An entry that names something of `registry`, with the options that its factory takes.
 
     `elsewhere` are options that are not the entry's to give, with what gives them.
     """
 
     registry: ClassVar[Registry[Any]]
+    short = "name"
     elsewhere: ClassVar[Mapping[str, str]] = {}
 
     @field_validator("name", check_fields=False)

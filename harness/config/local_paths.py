@@ -39,6 +39,8 @@ class Base:
         """Make paths absolute in the data of a `model`, or of a list of them. What does not fit is left alone."""
         if isinstance(data, list):
             return [self.anchored(item, model, (*place, i)) for i, item in enumerate(data)]
+        if isinstance(data, str) and (short := getattr(model, "short", None)) is not None:
+            return self.anchored({short: data}, model, place)[short]
         if not isinstance(data, Mapping):
             return data
         found = dict(data)

@@ -56,7 +56,7 @@ _FOLDER_OR_HUB = Local(names="random", other=HUB_ID)
 LoraPath = Annotated[str, Field(min_length=1)]
 
 
-class NamedGenerator(Registered, Strict):
+class NamedGenerator(Registered):
     """A generator by name, with its options; their values are checked where its family is known."""
 
     registry = generators.REGISTRY
@@ -135,7 +135,7 @@ def _label(text: str) -> str:
     return text
 
 
-class VerifierConfig(Registered, Strict):
+class VerifierConfig(Registered):
     """What scores candidates: a kind by `name`, and `label`, its name in tables and figures (the kind's otherwise).
 
     Its options may give another device than the run's, and the `generator` that it was trained on where that is not
@@ -176,7 +176,7 @@ class VerifierConfig(Registered, Strict):
         return options
 
 
-class DetectorConfig(Registered, Strict):
+class DetectorConfig(Registered):
     """GenEval's detector by name, with its options."""
 
     registry = DETECTORS
@@ -189,6 +189,8 @@ class DetectorConfig(Registered, Strict):
 
 class PromptsConfig(Strict):
     """`nano`'s own prompts by split, the 553 of `geneval`, or a path to GenEval-format JSON lines."""
+
+    short = "source"
 
     source: Annotated[str, Local(names="nano|geneval")] = "nano"
     split: Literal["train", "validation", "evaluation"] = "evaluation"

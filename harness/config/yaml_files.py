@@ -99,8 +99,9 @@ def _sentence(
 
 
 def _where(file: str, tree: yaml.Node | None, place: list[str | int], under: tuple[str, ...]) -> str:
-    key = ".".join(map(str, (*under, *place)))
-    line = f", line {_line(tree, place)}" if tree is not None else ""
+    number, written = _line(tree, place)
+    key = ".".join(map(str, (*under, *written)))
+    line = f", line {number}" if tree is not None else ""
     return f"{file}{line}, key '{key}'" if key else file
 
 
@@ -112,10 +113,15 @@ def _known_keys(model: type[BaseModel], place: list[str | int]) -> list[str]:
     return list(model.model_fields)
 
 
-def _line(node: yaml.Node | None, place: list[str | int]) -> int:
-    """Return the line (from 1) of the key at `place`, or of its nearest parent."""
+def _line(node: yaml.Node | None, place: list[str | int]) -> tuple[int, list[str | int]]:
+    """Return the line (from 1) of the key at `place`, or of its nearest parent, and the place as it is written.
+
+    What is written is shorter where a text alone stands for a key: `verifiers.0`, not `verifiers.0.name`.
+    """
     line = 1
-    for part in place:
+    for depth, part in enumerate(place):
+        if isinstance(node, yaml.ScalarNode):
+            return line, place[:depth]
         if isinstance(node, yaml.MappingNode):
             pair = next((p for p in node.value if p[0].value == str(part)), None)
             if pair is None:
@@ -124,7 +130,7 @@ def _line(node: yaml.Node | None, place: list[str | int]) -> int:
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1
-    return line
+    return line, place
 
 
 def _refuse_bombs(tree: yaml.Node | None, file: str) -> None:

@@ -19,6 +19,8 @@ PARTS = ("alignment", "train", "validation")
 class CaptionerConfig(Strict):
     """The captioner: `gemma` (the paper's), or `scene`, which says what the detector `shapes` sees."""
 
+    short = "name"
+
     name: Literal["gemma", "scene"]
     options: Annotated[dict[str, Any], _GEMMA] = Field(default_factory=dict)
 
@@ -36,6 +38,8 @@ class CaptionsConfig(Strict):
     `source` is a JSON list of strings, or LLaVA-558k's list of conversations. If `images` holds the
     pictures that LLaVA's entries name, the captioner describes these first (B.1).
     """
+
+    short = "source"
 
     source: Annotated[Path, Local(needed=False)]
     images: _Path = None

@@ -25,6 +25,8 @@ class LlmRecipe(Strict):
     words and sizes. `sizes` changes those sizes, in Qwen2Config's names (only for nano).
     """
 
+    short = "name"
+
     name: Annotated[str, Local(names="nano", other=HUB_ID)] = "Qwen/Qwen2.5-0.5B-Instruct"
     revision: str | None = None
     sizes: dict[str, Size] = {}

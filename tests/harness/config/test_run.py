@@ -250,3 +250,39 @@ def test_budgets_are_one_setting_in_two_spellings():
     found = parse(start + "budgets: [40J, 3TFLOP, 24GB, 500GFLOP]", "x").budgets_by_unit
     assert found == {"J": [40], "TFLOP": [3, 0.5], "GB": [24]}
     assert parse(start, "x").budgets_by_unit == {}
+
+
+def test_a_text_alone_stands_for_the_name_or_the_source(tmp_path):
+    """Python, a file and its spelled-out form give the same configuration."""
+    (tmp_path / "my.jsonl").write_text("")
+    long = "generators: [{name: nano}]\nverifiers: [{name: vhs}, {name: mllm-ae, label: ae}]\nprompts: {source: my.jsonl}\ndetector: {name: shapes}\n"
+    short = "generators: [nano]\nverifiers: [vhs, {name: mllm-ae, label: ae}]\nprompts: my.jsonl\ndetector: shapes\n"
+    for name, text in (("long", long), ("short", short)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    read = load_config(tmp_path / "short.yaml")
+    assert read == load_config(tmp_path / "long.yaml")
+    assert read.prompts.source == str(tmp_path / "my.jsonl")  # relative to the file, as always
+    assert RunConfig(generators=["nano"], verifiers=["vhs"]).verifiers[0].name == "vhs"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("generators: [nano]\nverifiers:\n- mllm-ae\n- vsh\n", "x.yaml, line 4, key 'verifiers.1': unknown verifier 'vsh'; did you mean 'vhs'?"),
+        ("generators:\n- nanno\n", "x.yaml, line 2, key 'generators.0': unknown generator 'nanno'; did you mean 'nano'?"),
+        ("generators: [nano]\ndetector: shape\n", "x.yaml, line 2, key 'detector': unknown detector 'shape'; did you mean 'shapes'?"),
+        ("generators: [nano]\nverifiers: [vhs, 3]\n", "x.yaml, line 2, key 'verifiers.1': write its name, or a mapping with the key 'name', not 3."),
+        ("generators: nano\n", "x.yaml, line 1, key 'generators': input should be a valid list, not 'nano'."),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_short_form_has_its_place(text, said):
+    assert refused(text) == said
+
+
+def test_a_file_of_prompts_that_is_missing_has_its_place_in_the_short_form_too(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("generators: [nano]\nprompts: my.jsonl\n")
+    with pytest.raises(
+        ConfigError, match=r"x\.yaml, line 2, key 'prompts': there is no '.*my\.jsonl'; paths"
+    ):
+        load_config(file)

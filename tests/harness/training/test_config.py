@@ -146,3 +146,12 @@ def test_an_ablation_reads_another_blocks_data_beside_the_bases(tmp_path):
     assert folders["two"] == tmp_path / "data-block-2" / "hidden" / "train"
     with pytest.raises(ConfigError, match="has no ablation 'tow'; did you mean 'two'"):
         config.with_ablations(["tow"])
+
+
+def test_short_forms_of_a_training(tmp_path):
+    long = load_train_config(
+        write(tmp_path, VHS + "data: {detector: {name: shapes}, captioner: {name: scene}}\n")
+    )
+    short = VHS.replace("generator: {name: nano}", "generator: nano")
+    assert short != VHS
+    assert load_train_config(write(tmp_path, short + "data: {detector: shapes, captioner: scene}\n")) == long
