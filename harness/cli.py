@@ -23,6 +23,7 @@ from vhsbench.harness.commands.captions import captions
 from vhsbench.harness.commands.check import check
 from vhsbench.harness.commands.compare import compare
 from vhsbench.harness.commands.geneval import app as geneval_app
+from vhsbench.harness.commands.init import init
 from vhsbench.harness.commands.run import Engine
 from vhsbench.harness.commands.score import score
 from vhsbench.harness.commands.status import status
@@ -221,6 +222,7 @@ def doctor(as_json: Json = False) -> None:
 
 generate.register(app)
 paper.register(app)
+app.command()(init)
 app.command()(score)
 app.command()(captions)
 app.command()(check)

@@ -321,7 +321,9 @@ def test_energy_is_above_idle_alone(monkeypatch, fake_time):
 
 def test_going_on_from_an_earlier_block_is_measured_with_the_later_verifier():
     timing = TimingConfig(repeats=3, warm_up=1, best_of_n=(1,))
-    cell = Cell("nano", {}, "vhs", {"generator": "nano"}, "a photo of a red circle", timing, 1, after={"early": 2})
+    cell = Cell(
+        "nano", {}, "vhs", {"generator": "nano"}, "a photo of a red circle", timing, 1, after={"early": 2}
+    )
     rows = pd.DataFrame(measure(cell).rows)
     tflop = rows.groupby("stage")["tflop"].first()
     # blocks 3 to 5 of the head's 0 to 5; the rest is what all calls of the pipeline do again
