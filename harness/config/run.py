@@ -122,14 +122,15 @@ class GeneratorConfig(NamedGenerator):
         return self
 
 
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,47}")
+LONGEST_LABEL = 48
+_LABEL = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._@-]{{0,{LONGEST_LABEL - 1}}}")
 _ROWS_OF_THEIR_OWN = ("none", "oracle", "random")  # where tables and figures name a verifier
 
 
 def _label(text: str) -> str:
     if not _LABEL.fullmatch(text):
         raise ValueError(
-            f"'{text}' names files and strategies; use at most 48 letters, digits, '.', '_', '-' and '@', a letter, digit "
+            f"'{text}' names files and strategies; use at most {LONGEST_LABEL} letters, digits, '.', '_', '-' and '@', a letter, digit "
             "or '_' first"
         )
     return text

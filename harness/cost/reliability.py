@@ -13,7 +13,7 @@ from vhsbench.harness.cost.load import LOADED_PERCENT
 from vhsbench.harness.cost.sound import OK, sound
 from vhsbench.harness.cost.turns import FEWEST, GOOD, Turns, fit_turns, interval
 from vhsbench.harness.inference.route import ROUTES
-from vhsbench.harness.store.keys import POOL, distinct, of_pool
+from vhsbench.harness.store.keys import session, sessions
 
 MOST_PERCENT = 5.0  # of T(N): against whole runs, and of its interval
 _DRIFT_PERCENT = 10.0  # of a stage against the others, while they were measured
@@ -33,9 +33,8 @@ def unreliable(costs: pd.DataFrame, needs: Mapping[str, str | None]) -> list[str
     """
     plain = costs[(costs["variant"] == "") & (costs["batch"] == 1)]
     reasons = _load(plain)
-    for generator, steps in distinct(plain, POOL):
-        here = of_pool(plain, generator, steps)
-        turns = fit_turns(sound(here))
+    for here in sessions(plain):
+        generator, turns = here["generator"].iloc[0], fit_turns(sound(here))
         for verifier in dict.fromkeys(here["verifier"]):
             reads = needs.get(verifier) if verifier else None
             if verifier and reads is None:
@@ -58,7 +57,7 @@ def _load(costs: pd.DataFrame) -> list[str]:
     """Report other processes that were at work in most turns, so that even a good turn may be slowed by them."""
     if "others_percent" not in costs:
         return []
-    turns = costs.drop_duplicates([*POOL, "verifier", "visit"]).dropna(subset=["others_percent"])
+    turns = costs.drop_duplicates([*session(costs), "verifier", "visit"]).dropna(subset=["others_percent"])
     loaded = turns[turns["others_percent"] > LOADED_PERCENT]
     if len(loaded) <= (1 - GOOD) * len(turns):
         return []

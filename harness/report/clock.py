@@ -16,12 +16,13 @@ from vhsbench.harness.cost.plan import PAPER, WHAT, Priced, from_device
 from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.report.comparisons import Pipeline
-from vhsbench.harness.store.keys import CELL, PIPELINE, POOL, distinct, of_pool
+from vhsbench.harness.store.keys import CELL, PIPELINE, POOL, RUN, distinct, measured_with, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, load_costs
 
 Models = dict[Pipeline, CostModel]
 COLUMNS = budgeting.COLUMN | {"GB": "memory_gb"}
 _ALWAYS = ("ms", "TFLOP")
+_MOST_NAMED = 3  # runs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Clock:
 
     models: by column ("wall_ms", "tflop", "energy_j", "memory_gb") and pipeline. unmeasured: why a pipeline has none in
     a unit that was asked for; lacking: in any unit, by unit. costs: sound rows, of named speed-ups too; empty where only
-    models were published. cells: run.json's about them, by name. label: whose times these are, "" for the run's own.
+    models were published. cells: run.json's about them, by name. label: whose times these are, "" for the
+    run's own, all measured side by side.
     """
 
     models: dict[str, Models]
@@ -56,10 +58,20 @@ def read_clock(run: Run, config: RunConfig, needs: Mapping[str, str | None], sou
                 f"the run in {run.path} has no pipeline with a measured time: {clock.unmeasured[0]}"
             )
         parts = run.info.get("combined") or [run.info]
-        return replace(clock, cells={k: cell for part in parts for k, cell in part.get("cells", {}).items()})
+        cells = {k: cell for part in parts for k, cell in part.get("cells", {}).items()}
+        return replace(clock, cells=cells, label=_of_several(run.costs))
     if source == PAPER:
         return _published(wanted, config, run.costs, units)
     return _of_run(source, wanted, config, needs, units)
+
+
+def _of_several(costs: pd.DataFrame) -> str:
+    """Say that times are of several runs; "" where one run measured all pipelines."""
+    if RUN not in costs:
+        return ""
+    names = list(dict.fromkeys(costs[RUN]))
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) <= _MOST_NAMED else f"{len(names)} runs"
+    return f"of {listed}, not measured side by side"
 
 
 def _pipelines(run: Run) -> list[Pipeline]:
@@ -80,7 +92,7 @@ def _fitted(
     plain = costs[costs["variant"] == ""]
     for generator, steps, verifier in wanted:
         name, reads = ("", None) if verifier == "none" else (verifier, needs[verifier])
-        here = of_pool(plain, generator, steps)
+        here = measured_with(plain, generator, steps, name)
         for unit, column in COLUMNS.items():
             try:
                 models[column][generator, steps, verifier] = budgeting.fit_unit(here, name, reads, unit)

@@ -1,4 +1,4 @@
-"""Several runs as one, of more seeds, generators or machines, where they are comparable."""
+"""Several runs as one, of more seeds, generators, verifiers or machines, where they are comparable."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ from typing import Any
 
 import pandas as pd
 
+from vhsbench.generators import steps_of
 from vhsbench.harness.config.run import GeneratorConfig, kept_config
-from vhsbench.harness.cost.sound import sound
-from vhsbench.harness.store.keys import PIPELINE, POOL, distinct, of_pipeline, of_pool
+from vhsbench.harness.report.combined_costs import combined_costs
+from vhsbench.harness.report.same_labels import other_verifier, shared, told_apart
+from vhsbench.harness.report.side_by_side import labels
+from vhsbench.harness.store.keys import (
+    CANDIDATE,
+    IN_POOL,
+    PIPELINE,
+    POOL,
+    SCORE,
+    distinct,
+    of_pipeline,
+    of_pool,
+)
 from vhsbench.harness.store.tables import Run, StoreError, environments, load_run
 from vhsbench.harness.sweep.identity import differences
 
 # settings that change what a number means, and so must be equal in all runs
 _SAME = {"pool": "pool", "prompts": "prompts", "tolerance": "tolerance", "budgets": "budgets_by_unit"}
 # parts of an identity that must be equal: of candidates of one generator, and of different ones
-_MADE_OF, _JUDGED_BY = ("results", "generator", "verifiers", "detector"), ("results", "detector")
-_Pipeline = tuple[Any, ...]
+_MADE_OF, _JUDGED_BY = ("results", "generator", "detector"), ("results", "detector")
 
 
 def load_runs(paths: Sequence[Path]) -> Run:
@@ -28,17 +39,22 @@ def load_runs(paths: Sequence[Path]) -> Run:
     if twice := [p for i, p in enumerate(paths) if p.resolve() in [q.resolve() for q in paths[:i]]]:
         raise StoreError(f"{twice[0]} is named twice.")
     runs = [load_run(path) for path in paths]
-    first = runs[0]
     if len(runs) == 1:
-        return first
-    for other in runs[1:]:
-        _check(first, other)
-    _refuse_overlap(runs)
-    candidates = pd.concat([r.candidates for r in runs], ignore_index=True)
-    scores = pd.concat([r.scores for r in runs], ignore_index=True)
+        return runs[0]
+    names = labels([str(path) for path in paths])
+    runs = told_apart(runs, names)
+    for i, other in enumerate(runs):
+        for earlier in runs[:i]:
+            _check(earlier, other)
+        _refuse_repetition(runs[:i], other)
+    candidates = pd.concat([r.candidates for r in runs], ignore_index=True).drop_duplicates(
+        CANDIDATE, ignore_index=True
+    )
+    scores = pd.concat([r.scores for r in runs], ignore_index=True).drop_duplicates(SCORE, ignore_index=True)
     _refuse_uneven(candidates, scores)
     notes = tuple(note for r in runs for note in r.notes)
-    return Run(first.path, _info(runs), first.prompts, candidates, scores, _costs(runs), notes)
+    costs = combined_costs(runs, names)
+    return Run(runs[0].path, _info(runs), runs[0].prompts, candidates, scores, costs, notes)
 
 
 def _check(first: Run, other: Run) -> None:
@@ -50,28 +66,35 @@ def _check(first: Run, other: Run) -> None:
         a, b = getattr(mine, attribute), getattr(its, attribute)
         if a != b:
             raise StoreError(f"{refuse} '{key}' is {_said(a)} in one and {_said(b)} in the other.")
-    entries = {e.key: e for e in mine.generators}
+    entries = {_pool(e): _unscored(e) for e in mine.generators}
     for entry in its.generators:
-        if entry.key in entries and entry != entries[entry.key]:
+        if _unscored(entry) != entries.get(_pool(entry), _unscored(entry)):
             raise StoreError(f"{refuse} the generator '{entry.key}' has other settings.")
-    settings = {v.name: v for v in mine.verifiers}
-    for verifier in its.verifiers:
-        if verifier.name in settings and verifier.options != settings[verifier.name].options:
-            raise StoreError(f"{refuse} the verifier '{verifier.name}' has other settings.")
+    for label in mine.kinds:
+        if differing := other_verifier(first, other, label):
+            raise StoreError(f"{refuse} {differing}.")
     if differing := _other_models(first.info, other.info):
         raise StoreError(f"{refuse} {differing}.")
+    _check_candidates(first, other, refuse)
+
+
+def _pool(entry: GeneratorConfig) -> tuple[str, int]:
+    return entry.shown, steps_of(entry.name, entry.options)
+
+
+def _unscored(entry: GeneratorConfig) -> GeneratorConfig:
+    """Return an entry less what scores its candidates."""
+    return entry.model_copy(update={"verifiers": None})
 
 
 def _other_models(mine: dict[str, Any], its: dict[str, Any]) -> str:
-    """Describe the first model that two runs loaded under one name but that differs; "" if none does."""
-    for kind, said in (
-        ("checkpoints", "the verifier '{}' is another checkpoint"),
-        ("generators", "the generator '{}' is of another revision"),
-    ):
-        known = mine.get(kind, {})
-        for name, one in its.get(kind, {}).items():
-            if known.get(name, one) != one:
-                return said.format(name) + f" ({known[name]} in one and {one} in the other)"
+    """Describe the first generator or detector that two runs loaded under one name but that differs; "" if none does."""
+    known = mine.get("generators", {})
+    for name, one in its.get("generators", {}).items():
+        if known.get(name, one) != one:
+            return (
+                f"the generator '{name}' is of another revision ({known[name]} in one and {one} in the other)"
+            )
     one, other = (info.get("detector") or {} for info in (mine, its))
     if one and other and one != other:
         key = next(k for k in sorted({*one, *other}) if one.get(k) != other.get(k))
@@ -95,17 +118,41 @@ def _said(value: Any) -> str:
     return str(value.model_dump() if hasattr(value, "model_dump") else value)
 
 
-def _refuse_overlap(runs: Sequence[Run]) -> None:
-    """Refuse runs that hold the same candidates, which would count twice."""
-    seen: dict[tuple[Any, ...], Path] = {}
-    for run in runs:
-        for generator, steps, seed in distinct(run.candidates, [*POOL, "seed"]):
-            if (generator, steps, seed) in seen:
-                raise StoreError(
-                    f"{run.path} cannot be combined with {seen[generator, steps, seed]}: both hold the "
-                    f"candidates of '{generator}' ({steps} steps) of seed {seed}."
-                )
-            seen[generator, steps, seed] = run.path
+def _check_candidates(first: Run, other: Run, refuse: str) -> None:
+    """Refuse runs that made other candidates of the same generator, steps and seed: verdicts tell."""
+    for generator, steps, seed in shared(first, other):
+        pools = [of_pool(run.candidates, generator, steps) for run in (first, other)]
+        one, its = (pool[pool["seed"] == seed].set_index(IN_POOL)["correct"].sort_index() for pool in pools)
+        whole = one.index.union(its.index)
+        unlike = whole[one.reindex(whole).astype(object).ne(its.reindex(whole).astype(object))]
+        if len(unlike):
+            prompt_id, _, index = unlike[0]
+            raise StoreError(
+                f"{refuse} both hold the candidates of '{generator}' ({steps} steps) of seed {seed}, but {len(unlike)} of "
+                f"{len(whole)} are other ones, by their verdicts, first candidate {index} of prompt {prompt_id}; only the "
+                "same candidates can be compared."
+            )
+
+
+def _refuse_repetition(earlier: Sequence[Run], run: Run) -> None:
+    """Refuse a run that has no candidates and no verifier that an earlier one lacks."""
+    said = {found for r in earlier for found in _contents(r)}
+    if earlier and said.issuperset(_contents(run)):
+        again = next(r for r in earlier if shared(r, run))
+        generator, steps, seed = shared(again, run)[0]
+        raise StoreError(
+            f"{run.path} cannot be combined with {again.path}: both hold the candidates of '{generator}' ({steps} steps) "
+            f"of seed {seed}, and it has no verifier that is not there."
+        )
+
+
+def _contents(run: Run) -> list[tuple[Any, ...]]:
+    """List the pools of candidates by seed, alone and with each verifier that scored them."""
+    key = [*POOL, "seed"]
+    return [
+        *((*found, "") for found in distinct(run.candidates, key)),
+        *distinct(run.scores, [*key, "verifier"]),
+    ]
 
 
 def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
@@ -119,45 +166,21 @@ def _refuse_uneven(candidates: pd.DataFrame, scores: pd.DataFrame) -> None:
             )
 
 
-def _costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """Select the costs of one device, the first on which every pipeline was measured; times of two never mix.
-
-    A pipeline that was measured on no device keeps the rows that say why.
-    """
-    tried: dict[_Pipeline, int] = {}  # the first run with rows of it
-    measured: dict[Any, dict[_Pipeline, int]] = {}  # by device, the first run that measured it there
-    for i, run in enumerate(runs):
-        for pipeline in distinct(run.costs, PIPELINE):
-            tried.setdefault(pipeline, i)
-        for found in distinct(sound(run.costs).dropna(subset="wall_ms"), [*PIPELINE, "device"]):
-            known = measured.setdefault(None if pd.isna(found[-1]) else found[-1], {})
-            known.setdefault(found[:-1], i)
-    everywhere = {pipeline for known in measured.values() for pipeline in known}
-    for device, known in measured.items() or [(None, {})]:
-        if known.keys() == everywhere:
-            chosen = {p: i for p, i in tried.items() if p not in everywhere} | known
-            parts = [
-                _costs_of(r.costs, {p for p in chosen if chosen[p] == i}, device) for i, r in enumerate(runs)
-            ]
-            return pd.concat(parts, ignore_index=True)
-    devices = ", ".join(sorted(map(str, measured)))
-    raise StoreError(
-        f"the runs cannot be combined: no single device measured the cost of every pipeline (there are {devices})."
-    )
-
-
-def _costs_of(costs: pd.DataFrame, pipelines: set[_Pipeline], device: Any) -> pd.DataFrame:
-    """Select the rows of some pipelines that were measured on `device`, or on none."""
-    mine = pd.MultiIndex.from_frame(costs[PIPELINE]).isin(pipelines)
-    return costs[mine & (costs["device"].isna() | (costs["device"] == device))]
-
-
 def _info(runs: Sequence[Run]) -> dict[str, Any]:
     """Merge the records: the first run's, with the generators, verifiers and seeds of all."""
+    configs = [kept_config(run) for run in runs]
     config = dict(runs[0].info["config"])
-    for key, name in (("generators", _key), ("verifiers", lambda v: v["name"])):
-        config[key] = list({name(e): e for r in reversed(runs) for e in r.info["config"][key]}.values())
-    config["seeds"] = sorted({s for r in runs for s in r.info["config"]["seeds"]})
+    entries: dict[tuple[str, int], dict[str, Any]] = {}
+    for of_run in configs:
+        for entry in of_run.generators:
+            scoring = [v.shown for v in of_run.verifiers_of(entry)]
+            known = entries.setdefault(_pool(entry), entry.model_dump(mode="json") | {"verifiers": []})
+            known["verifiers"] = list(dict.fromkeys([*known["verifiers"], *scoring]))
+    config["generators"] = list(entries.values())
+    verifiers = {v.shown: v.model_dump(mode="json") for of_run in reversed(configs) for v in of_run.verifiers}
+    config["verifiers"] = [verifiers[label] for label in dict.fromkeys(v for c in configs for v in c.kinds)]
+    config["strategies"] = list(dict.fromkeys(text for c in configs for text in c.strategies))
+    config["seeds"] = sorted({seed for c in configs for seed in c.seeds})
     merged = {
         k: {name: v for r in reversed(runs) for name, v in r.info.get(k, {}).items()}
         for k in ("checkpoints", "needs", "blocks")
@@ -171,9 +194,14 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
         }
         for r in runs
     ]
-    failed = [row for r in runs for row in r.info.get("failed_prompts", [])]
-    return runs[0].info | merged | {"config": config, "combined": sources, "failed_prompts": failed}
+    failed = {_without_reason(row): row for r in reversed(runs) for row in r.info.get("failed_prompts", [])}
+    return (
+        runs[0].info
+        | merged
+        | {"config": config, "combined": sources, "failed_prompts": list(failed.values())}
+    )
 
 
-def _key(entry: dict[str, Any]) -> str:
-    return GeneratorConfig.model_validate(entry).key
+def _without_reason(row: Any) -> str:
+    """Return which pool failed, for runs that both made it; a damaged row stands for itself."""
+    return str({k: v for k, v in row.items() if k != "reason"} if isinstance(row, dict) else row)

@@ -12,7 +12,7 @@ from vhsbench.harness.cost.percentiles import summary
 from vhsbench.harness.cost.roofline import measured_on
 from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.sound import sound
-from vhsbench.harness.store.keys import CELL, COST
+from vhsbench.harness.store.keys import CELL, COST, session
 
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",
          "energy_j", "device"]  # fmt: skip
@@ -38,11 +38,12 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """Summarize each stage or run in a row.
 
     It has the median with its 95% interval, percentiles if there are enough repeats, FLOPs, memory, energy, the
-    worst status of the repeats, and how many were tainted and so left out.
+    worst status of the repeats, and how many were tainted and so left out; of several runs as one, the run.
     """
+    columns = list(dict.fromkeys([*COST, *session(costs)]))
     rows = [
-        dict(zip(COST, key, strict=True)) | _row(repeats)
-        for key, repeats in sound(costs).groupby(COST, sort=True)
+        dict(zip(columns, key, strict=True)) | _row(repeats)
+        for key, repeats in sound(costs).groupby(columns, sort=True)
     ]
     return pd.DataFrame(rows)
 

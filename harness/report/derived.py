@@ -27,7 +27,7 @@ from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
-from vhsbench.harness.store.keys import POOL, distinct, of_pool
+from vhsbench.harness.store.keys import POOL, RUN, distinct, measured_with, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, environments
 from vhsbench.harness.strategies.registry import Template, parse
 from vhsbench.harness.sweep.kept_images import Pictures
@@ -101,7 +101,10 @@ class Derived:
     @property
     def notes(self) -> list[str]:
         """Sentences about what a reader should know of the run and its tables."""
-        times = [f"{self.times}; accuracies are this run's."] if self.times else []
+        about = "accuracies are this run's"
+        if RUN in self.clock.costs:
+            about = "a change of the machine between them is in their differences, and in no interval"
+        times = [f"{self.times}; {about}."] if self.times else []
         return [*times, *self.about_data, *self._about_intervals()]
 
     @property
@@ -140,13 +143,11 @@ class Derived:
 
         No rows where only models were published.
         """
-        costs = self.costs_of(generator, steps)
-        rows = [
-            (verifier, part, stage, wall_ms)
-            for verifier in (self.models_of(generator, steps) if self.has_costs else ())
-            for part, stages in budgeting.breakdown(costs, verifier, self.needs[verifier]).items()
-            for stage, wall_ms in stages.items()
-        ]
+        rows = []
+        for verifier in self.models_of(generator, steps) if self.has_costs else ():
+            costs = measured_with(self.run.costs, generator, steps, verifier)
+            parts = budgeting.breakdown(costs, verifier, self.needs[verifier])
+            rows += [(verifier, part, *stage) for part, stages in parts.items() for stage in stages.items()]
         return pd.DataFrame(rows, columns=["verifier", "part", "stage", "wall_ms"])
 
     @cached_property
@@ -303,8 +304,9 @@ class Derived:
             return pd.DataFrame()
         checks = []
         for (generator, steps, verifier), model in self.models["wall_ms"].items():
-            here = self.costs_of(generator, steps)
-            rows = budgeting.check(here, "" if verifier == "none" else verifier, model)
+            name = "" if verifier == "none" else verifier
+            here = measured_with(self.run.costs, generator, steps, name)
+            rows = budgeting.check(here, name, model)
             checks.append(rows.assign(generator=generator, steps=steps, verifier=verifier))
         return self.labelled(pd.concat(checks, ignore_index=True))
 

@@ -15,7 +15,7 @@ from vhsbench.harness.common.images import encode_image
 from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.style import label
-from vhsbench.harness.store.keys import CANDIDATE, IN_POOL, distinct, of_pool
+from vhsbench.harness.store.keys import CANDIDATE, DRAW, IN_POOL, distinct, of_pool
 from vhsbench.harness.sweep.kept_images import Pictures
 
 IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
@@ -109,7 +109,7 @@ def _pool(
 ) -> Pool:
     found = of_pool(derived.run.candidates, generator, steps)
     rows = found[found["prompt_id"].isin(ids)].sort_values(IN_POOL, ignore_index=True)
-    draws = distinct(rows, ["prompt_id", "seed"])
+    draws = distinct(rows, DRAW)
     size = len(rows) // len(draws)
     reasons, why = np.unique(rows["reason"].to_numpy(str), return_inverse=True)
     keys = pd.MultiIndex.from_frame(rows[IN_POOL])

@@ -17,6 +17,7 @@ from vhsbench.harness.cost.turns import quantiles
 from vhsbench.harness.report.verdict import ALPHA, Contest
 from vhsbench.harness.stats.intervals import Floats, brackets, clustered_mean, paired_difference
 from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.store.keys import sessions
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
 from vhsbench.harness.strategies.path import calls
@@ -88,10 +89,12 @@ class Rivals:
         return self._priced[unit]
 
     def _price(self, template: Template, unit: str) -> _Priced | None:
-        costs, needs = (
-            StageCosts(self._costs, unit),
-            {v: need for v, need in self._needs.items() if v in template.verifiers},
-        )
+        together = [part for part in sessions(self._costs) if {*template.verifiers} <= {*part["verifier"]}]
+        if not together:
+            self.unpriced.append(f"{template.text}: its verifiers were measured in different runs.")
+            return None
+        costs = StageCosts(together[0], unit)
+        needs = {v: need for v, need in self._needs.items() if v in template.verifiers}
         settings = template.settings(self._pools)
         try:
             found = evaluate(

@@ -16,6 +16,7 @@ CANDIDATE = [*POOL, *IN_POOL]
 SCORE = [*PIPELINE, *IN_POOL]  # a verifier's score of a candidate
 CELL = [*PIPELINE, "variant"]  # what costs are measured for
 COST = [*CELL, "stage", "n", "batch"]  # one kind of call in a cell, measured several times
+RUN = "run"  # of costs of several runs as one: which of them measured a row
 INCIDENT = [*POOL, "seed", "prompt_id", "kind", "batch"]
 
 
@@ -27,6 +28,22 @@ def distinct(rows: pd.DataFrame, key: Sequence[str]) -> list[tuple[Any, ...]]:
 def of_pool(rows: pd.DataFrame, generator: str, steps: int) -> pd.DataFrame:
     """Select the rows of one pool."""
     return rows[(rows["generator"] == generator) & (rows["steps"] == steps)]
+
+
+def session(costs: pd.DataFrame) -> list[str]:
+    """List the columns that rows measured side by side share: a pool and, of several runs as one, the run."""
+    return [*POOL, RUN] if RUN in costs else POOL
+
+
+def sessions(costs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Split costs into those that were measured side by side."""
+    return [rows for _, rows in costs.groupby(session(costs), sort=False)]
+
+
+def measured_with(costs: pd.DataFrame, generator: str, steps: int, verifier: str) -> pd.DataFrame:
+    """Select the rows of one pool that were measured side by side with a verifier's, "" for none; all where it has none."""
+    here = of_pool(costs, generator, steps)
+    return next((rows for rows in sessions(here) if (rows["verifier"] == verifier).any()), here)
 
 
 def of_pipeline(rows: pd.DataFrame, generator: str, steps: int, verifier: str) -> pd.DataFrame:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from vhsbench.harness.commands.listing import show_summary
 from vhsbench.harness.config.run import parse
+from vhsbench.harness.regress.accept import accept
+from vhsbench.harness.regress.gate_config import GateConfig
+from vhsbench.harness.regress.points import PointError, points
+from vhsbench.harness.regress.run import compare_named
+from vhsbench.harness.regress.sources import resolve
+from vhsbench.harness.report.build import build
+from vhsbench.harness.report.derived import derive
 from vhsbench.harness.store.tables import load_run
 from vhsbench.harness.sweep.run import run
+from vhsbench.harness.sweep.status import status
 
 CONFIG = """
 name: labels
@@ -48,3 +61,47 @@ def test_two_copies_of_a_verifier_score_alike_and_are_measured_apart(finished):
     assert sorted(f.stem for f in (finished / "shards/costs").glob("[!.]*.parquet")) == sorted(
         f"nano_{label}" for label in ("none", *LABELS)
     )
+
+
+def test_the_report_names_both_in_colours_of_their_own(finished):
+    summary = build(finished)
+    looks = derive(load_run(finished)).looks
+    assert (
+        len({looks[label].color for label in LABELS}) == len({looks[label].marker for label in LABELS}) == 3
+    )
+    page = (finished / "report.html").read_text()
+    assert "<dd>VHS, latents, vhs@again</dd>" in page
+    auc = {row["verifier"]: row["auc"] for row in json.loads(json.dumps(summary))["auc"]}
+    assert sorted(auc) == LABELS
+    assert auc["vhs"] == auc["vhs@again"]
+    said = Console(file=io.StringIO(), width=200)
+    show_summary(summary, said)
+    assert all(f"AUC of {label}: " in said.file.getvalue() for label in LABELS)
+    going = status(finished)
+    assert going["state"] == "complete"
+    assert all(phase["done"] == phase["of"] for phase in going["phases"])
+
+
+def test_the_gate_compares_two_labels_of_one_run(finished):
+    """At a budget too, each with the costs of its own label."""
+    tflop = derive(load_run(finished)).models["tflop"]["nano", 1, "vhs"].predict(2)
+    gate = GateConfig(best_of_n=(3,), budgets=(f"{tflop:.9f}TFLOP",), costs=str(finished), timing_repeats=0)
+    found = compare_named(f"{finished}:vhs", f"{finished}:vhs@again", gate=gate)
+    assert found.comparison.identical
+    assert [(p.n_baseline, p.n_candidate) for p in found.comparison.points] == [(3, 3), (2, 2)]
+    with pytest.raises(
+        PointError, match=r"have no 'mllm-clip' on 'nano' \(1 steps\); they have latents, none, vhs, vhs@"
+    ):
+        points(gate, ("vhs", "mllm-clip"), "nano", 1)
+    (_, both) = points(
+        gate, ("vhs", "mllm-ae"), "nano", 1
+    )  # a checkpoint of the kind has the costs of its label
+    assert both.n_candidate >= 1
+
+
+def test_an_accepted_run_is_the_verifier_that_it_was_accepted_for(finished, tmp_path):
+    entry = accept(f"{finished}:vhs@again", "main", tmp_path / "baselines")
+    assert entry["verifier"] == "vhs@again"
+    source = resolve("main", tmp_path / "baselines")
+    assert (source.verifier, source.kind) == ("vhs@again", "vhs")
+    assert source.run is not None
