@@ -183,8 +183,8 @@ def _pipelines(run: Derived) -> list[Pipeline]:
 def _partners(first: Derived, other: Derived) -> dict[Pipeline, Pipeline]:
     """Map the first run's pipelines to those of another that are compared with them.
 
-    These are of the same generator, steps and verifier. Where each run has one pool, its generator may be another;
-    where one verifier of a pool is left on either side, these two are compared.
+    These are of the same generator, steps and verifier's label. Where each run has one pool, its generator may be another;
+    where one verifier of a pool, or of a kind in it, is left on either side, these two are compared.
     """
     mine, its = _pipelines(first), _pipelines(other)
     pools = {pool: pool for pool in first.pools}
@@ -195,11 +195,22 @@ def _partners(first: Derived, other: Derived) -> dict[Pipeline, Pipeline]:
         left = [v for *key, v in mine if tuple(key) == pool]
         right = [v for *key, v in its if tuple(key) == theirs]
         pairs = [(v, v) for v in left if v in right]
-        lone = [v for v in left if v not in right], [v for v in right if v not in left]
-        if len(lone[0]) == len(lone[1]) == 1:
-            pairs.append((lone[0][0], lone[1][0]))
+        pairs += _left_over(
+            first, [v for v in left if v not in right], other, [v for v in right if v not in left]
+        )
         found |= {(*pool, a): (*theirs, b) for a, b in pairs}
     return found
+
+
+def _left_over(
+    first: Derived, mine: Sequence[str], other: Derived, its: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Pair verifiers of different labels: the only ones left, else the only ones left of a kind."""
+    if len(mine) == len(its) == 1:
+        return [(mine[0], its[0])]
+    kinds = [[run.config.kinds.get(v) for v in left] for run, left in ((first, mine), (other, its))]
+    alone = [kind for kind in kinds[0] if [kinds[0].count(kind), kinds[1].count(kind)] == [1, 1]]
+    return [(mine[kinds[0].index(kind)], its[kinds[1].index(kind)]) for kind in alone]
 
 
 def _models(run: Derived, unit: str) -> Models:

@@ -17,7 +17,7 @@ from vhsbench.harness.report.side_by_side import SideBySide
 from vhsbench.harness.report.style import label
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
-from vhsbench.harness.store.keys import PIPELINE
+from vhsbench.harness.store.keys import PIPELINE, POOL, distinct
 
 _TABLE = "table-compare"
 
@@ -30,7 +30,7 @@ def write_tables(found: SideBySide, folder: Path) -> None:
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Lay the rows out for readers: intervals in brackets, the unknown empty."""
-    several = len(rows[["generator", "steps"]].drop_duplicates()) > 1
+    several = len(distinct(rows, POOL)) > 1
     return pd.DataFrame(
         [
             {

@@ -10,6 +10,7 @@ from vhsbench.harness.report import figures
 from vhsbench.harness.report.build import build
 from vhsbench.harness.report.derived import derive
 from vhsbench.harness.report.published import beside, headline_beside
+from vhsbench.harness.report.side_by_side import side_by_side
 from vhsbench.harness.store.tables import load_run
 
 VERIFIERS = [{"name": "vhs"}, {"name": "mllm-clip"}, {"name": "vhs", "label": "vhs@9000"}]
@@ -129,3 +130,18 @@ def test_costs_of_elsewhere_are_found_by_label_or_kind(make_run, tmp_path, label
     assert two.unmeasured == [
         f"nano (1 steps) with {v}: {labelled[0]} has no time of it." for v in ("a", "b")
     ]
+
+
+def test_runs_are_compared_by_label_else_by_kind(make_run, tmp_path):
+    entries = [
+        [{"name": "vhs", "label": "a"}, {"name": "mllm-clip"}],
+        [{"name": "vhs", "label": "b"}, {"name": "mllm-ae"}],
+    ]
+    runs = [
+        derive(load_run(make_run(tmp_path / str(i), verifiers=of_run))) for i, of_run in enumerate(entries)
+    ]
+    rows = side_by_side(runs, ["0", "1"]).rows
+    other = rows[(rows["run"] == "1") & rows["best_of_n"].notna()].set_index("verifier")
+    assert other.loc["b", "difference"].notna().all()
+    assert set(other.loc["b", "paired"]) == {"same candidates"}
+    assert other.loc["mllm-ae", "difference"].isna().all()
