@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vhsbench.harness.cli import app
+from vhsbench.harness.inference.route import advance_from
 from vhsbench.harness.report.build import build
 from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.derived import derive
@@ -146,6 +147,24 @@ def test_a_runs_own_strategies_keep_their_verifiers(make_run, tmp_path):
     new = make_run(tmp_path / "new", verifiers=[{"name": "vhs"}])
     rewrite(new, "sha of vhs", "sha of another")
     assert load_runs([old, new]).info["config"]["strategies"] == ["cascade:vhs@old>mllm-clip,n=4"]
+
+
+def test_what_else_names_a_verifier_follows_its_label(make_run, tmp_path):
+    """A stage that goes on from where it read, and the block that it reads."""
+    deeper = {"name": "vhs", "label": "deeper"}
+    old = make_run(tmp_path / "old", verifiers=[{"name": "vhs"}, deeper])
+    new = make_run(tmp_path / "new", verifiers=[{"name": "vhs"}])
+    rewrite(new, "sha of vhs", "sha of another")
+    costs = pd.read_parquet(old / "costs.parquet")
+    head = costs[(costs["verifier"] == "deeper") & (costs["stage"] == "head")]
+    replace_costs(old, pd.concat([costs, head.assign(stage=advance_from("vhs"))], ignore_index=True))
+    info = json.loads((old / "run.json").read_text()) | {"blocks": {"vhs": 3, "deeper": 5}}
+    (old / "run.json").write_text(json.dumps(info))
+    joined = load_runs([old, new])
+    assert joined.info["blocks"] == {"vhs@old": 3, "deeper": 5}
+    mine = set(joined.costs.loc[joined.costs["verifier"] == "deeper", "stage"])
+    assert advance_from("vhs@old") in mine
+    assert advance_from("vhs") not in mine
 
 
 def other_verdict(run: Path) -> None:
