@@ -26,6 +26,7 @@ from vhsbench.harness.stats.paired import (
     auc_permutation,
     detectable,
     holm,
+    least_p,
     mcnemar,
     prompts_needed,
     sign_flip,
@@ -46,6 +47,7 @@ class Difference:
     p: one-sided, "worse"; p_holm: corrected within its half of the gate's alpha; both None for GenEval's
     overall, which decides nothing. detectable: the loss found with 80% power, from the spread of the observed
     differences (None if there are none); detectable_independent: the same for two verifiers with nothing in common.
+    Both are None if unseen: then no loss that these prompts leave room for is found with that power.
     lost, won, p_mcnemar: prompts whose pick turned wrong and right. n is the baseline's N; n_candidate is
     None if the candidate's is the same; budget gave them.
     """
@@ -62,6 +64,7 @@ class Difference:
     p_holm: float | None = None
     detectable: float | None = None
     detectable_independent: float | None = None
+    unseen: bool = False
     prompts_needed: int | None = None
     lost: int = 0
     won: int = 0
@@ -207,7 +210,7 @@ def differences(
                 n_candidate=None if point.n_candidate == point.n_baseline else point.n_candidate,
             )  # fmt: skip
             if p is not None:
-                power = _power(x[:, i], y[:, i], strata, gate.margin_points, gate.alpha / 2 / family)
+                power = _power(x[:, i], y[:, i], strata, gate, gate.alpha / 2 / family, float(apart[i]))
                 row = replace(row, p=float(p[i]), **power)
             table.append(replace(row, **_mcnemar(candidates, a, b, row)))
     return table
@@ -230,14 +233,22 @@ def _mean(values: Floats, tags: Tags, by_task: bool) -> float:
     return float(values.mean())
 
 
-def _power(a: Floats, b: Floats, tags: Tags, margin: float, alpha: float) -> dict[str, Any]:
-    """Return the differences that accuracies [P] detect with 80% power at the level of Holm's first, strictest step."""
+def _power(a: Floats, b: Floats, tags: Tags, gate: GateConfig, alpha: float, apart: float) -> dict[str, Any]:
+    """Return the losses that accuracies [P] detect with 80% power at the level of Holm's first, strictest step.
+
+    apart: by how many points two verifiers can differ on a prompt; 0 for one verifier twice, which bounds nothing.
+    """
     error = standard_error(b - a, tags)
     independent = math.hypot(standard_error(a, tags), standard_error(b, tags))
+    observed, bound = (detectable(e, alpha) if e > 0 else None for e in (error, independent))
+    found = bound if observed is None else observed
+    room = min(float(a.mean()), apart or 100.0)
+    unseen = least_p(len(a), gate.permutations) > alpha or (found is not None and found > room)
     return {
-        "detectable": detectable(error, alpha) if error > 0 else None,
-        "detectable_independent": None if math.isnan(independent) else detectable(independent, alpha),
-        "prompts_needed": prompts_needed(len(a), error, margin, alpha),
+        "detectable": None if unseen else observed,
+        "detectable_independent": None if unseen else bound,
+        "unseen": unseen,
+        "prompts_needed": prompts_needed(len(a), error, gate.margin_points, alpha),
     }
 
 

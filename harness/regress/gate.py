@@ -9,7 +9,7 @@ from typing import Literal
 from vhsbench.harness.common import exit_codes
 from vhsbench.harness.regress.compare import Comparison, Difference, Separation
 from vhsbench.harness.regress.gate_config import GateConfig
-from vhsbench.harness.regress.speed import Speed
+from vhsbench.harness.regress.speed import Speed, ratio_interval
 from vhsbench.harness.stats.intervals import brackets
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -60,9 +60,7 @@ def decide(comparison: Comparison, gate: GateConfig, speed: Speed | None = None)
     outcome, reasons = _together(checks)
     if outcome == PASS:
         places = ", ".join(row.point.shown for row in comparison.differences if row.is_overall)
-        reasons = (
-            f"overall accuracy is at most {gate.margin_points:g} points below the baseline's at {places}.",
-        )
+        reasons = (f"overall accuracy is at most {margin(gate)} below the baseline's at {places}.",)
     return GateVerdict(outcome, reasons, checks)
 
 
@@ -89,11 +87,18 @@ def _accuracy(row: Difference, gate: GateConfig) -> Check:
     return Check(name, INCONCLUSIVE, (reason,), row)
 
 
+def margin(gate: GateConfig) -> str:
+    """Write the margin, as "1 point"."""
+    return f"{gate.margin_points:g} point{'s' * (gate.margin_points != 1)}"
+
+
 def _too_few(row: Difference, gate: GateConfig) -> str:
     if row.n_prompts < 2:
         return ": one prompt says nothing about how prompts vary"
-    enough = f"; about {row.prompts_needed} prompts would show it" if row.prompts_needed else ""
-    return f", which may be more than {gate.margin_points:g} points worse: too few prompts ({row.n_prompts}){enough}"
+    unseen = "; no loss can be seen with these prompts" if row.unseen else ""
+    needed = row.prompts_needed or 0
+    enough = f"; about {needed} prompts would show it" if needed > row.n_prompts else ""
+    return f", which may be more than {margin(gate)} worse: too few prompts ({row.n_prompts}){unseen}{enough}"
 
 
 def _auc(row: Separation, gate: GateConfig) -> Check:
@@ -134,7 +139,7 @@ def _ratio(
         return Check(name, FAIL, (f"the {name} ratio is {ratio:.2f}, over the limit of {limit:g}.",), speed)
     if high > limit:
         reason = (
-            f"the {name} ratio {ratio:.2f} [{low:.2f}, {high:.2f}] is too uncertain for the limit of {limit:g}; "
+            f"the {name} ratio {ratio:.2f}{ratio_interval(low, high)} is too uncertain for the limit of {limit:g}; "
             "raise timing_repeats."
         )
         return Check(name, INCONCLUSIVE, (reason,), speed)

@@ -19,15 +19,17 @@ from rich.table import Table
 from vhsbench.harness.common.atomic import write_atomic, write_output
 from vhsbench.harness.common.shown import markdown_table
 from vhsbench.harness.regress.compare import Calibration, Difference, Separation
-from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS, Check, Outcome
+from vhsbench.harness.regress.gate import FAIL, INCONCLUSIVE, PASS, Check, Outcome, margin
 from vhsbench.harness.regress.picks import ChangedPick
 from vhsbench.harness.regress.points import OperatingPoint
 from vhsbench.harness.regress.run import Regression
+from vhsbench.harness.regress.speed import ratio_interval
 from vhsbench.harness.stats.intervals import brackets, missed_share
 
 LEGEND = (
     "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; found: the loss that is detected with 80% "
-    "power (<= of verifiers with nothing in common); lost/won: prompts whose pick turned wrong/right."
+    "power (<= of verifiers with nothing in common; none: no possible loss can be seen with these prompts); "
+    "lost/won: prompts whose pick turned wrong/right."
 )
 _NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # they do not fit into 80 columns
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
@@ -49,8 +51,6 @@ def write(regression: Regression, out: Path) -> None:
 
 def _columns(row: Difference) -> dict[str, str]:
     """Return a row of the table of accuracies, by heading."""
-    found = row.detectable if row.detectable is not None else row.detectable_independent
-    sign = "" if row.detectable is not None else "<="
     return {
         "task": row.tag,
         "N": _ns(row.point),
@@ -60,10 +60,18 @@ def _columns(row: Difference) -> dict[str, str]:
         "points": f"{row.difference:+.2f}",
         "95% interval": brackets(row.low, row.high, "+.2f").strip() or "-",
         "p worse": _number(row.p_holm, ".4f"),
-        "found": "-" if found is None else f"{sign}{found:.2f}",
+        "found": _found(row),
         "lost/won": f"{row.lost}/{row.won}",
         "p (McNemar)": f"{row.p_mcnemar:.4f}",
     }
+
+
+def _found(row: Difference) -> str:
+    if row.unseen:
+        return "none"
+    if row.detectable is None and row.detectable_independent is not None:
+        return f"<={row.detectable_independent:.2f}"
+    return _number(row.detectable, ".2f")
 
 
 def _ns(point: OperatingPoint) -> str:
@@ -91,21 +99,32 @@ def facts(regression: Regression) -> list[str]:
         f"{len(c.changed)} picks changed at {c.widest.shown}: {picks.lost} prompts lost, {picks.won} won (McNemar "
         f"p = {picks.p_mcnemar:.4f})" + ("; every score is the same" if c.identical else ""),
     ]
+    lines += _idle_margin(regression)
     missed = 100 * missed_share(c.n_prompts)
     if not c.identical and missed > regression.gate.margin_points:
         lines.append(
             f"rare losses: {c.n_prompts} prompts may include none of a kind that makes up {missed:.1f}% of all prompts; the "
-            f"margin is {regression.gate.margin_points:g} points"
+            f"margin is {margin(regression.gate)}"
         )
     if s := regression.speed:
         lines += [
             f"scoring {_number(s.baseline_ms, '.2f')} -> {_number(s.candidate_ms, '.2f')} ms a candidate on "
-            f"{s.device}: ratio {_number(s.time_ratio, '.2f')} [{_number(s.time_low, '.2f')}, "
-            f"{_number(s.time_high, '.2f')}]"
+            f"{s.device}: ratio {_number(s.time_ratio, '.2f')}{ratio_interval(s.time_low, s.time_high)}"
             + (f"; {s.tainted} of {s.repeats} rounds left out: {s.taint}" if s.tainted else ""),
             f"memory {s.baseline_gb:.4f} -> {s.candidate_gb:.4f} GB: ratio {s.memory_ratio:.2f}",
         ]
     return lines
+
+
+def _idle_margin(regression: Regression) -> list[str]:
+    """Say at which N the margin allows the loss of everything that the baseline has right."""
+    allowed = [
+        f"{row.baseline:.2f} at {row.point.shown}"
+        for row in regression.comparison.differences
+        if row.is_overall and row.baseline <= regression.gate.margin_points
+    ]
+    at = ", ".join(allowed)
+    return [f"no limit: the margin is {margin(regression.gate)}, the baseline's accuracy {at}"] if at else []
 
 
 def show(regression: Regression, console: Console) -> None:

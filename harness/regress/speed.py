@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from vhsbench.harness.cost.nvml import Gpu
 from vhsbench.harness.cost.percentiles import median_interval
 from vhsbench.harness.regress.pool import Pool
+from vhsbench.harness.stats.intervals import brackets
 
 if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Verifier
@@ -89,6 +90,13 @@ def paired_ratio(baseline: ArrayLike, candidate: ArrayLike) -> tuple[float, floa
     ratios = np.asarray(candidate, dtype=np.float64) / np.asarray(baseline, dtype=np.float64)
     low, high = median_interval(ratios.tolist()) or (0.0, math.inf)
     return float(np.median(ratios)), low, high
+
+
+def ratio_interval(low: float | None, high: float | None) -> str:
+    """Format a ratio's interval as " [0.95, 1.02]"; an infinite one, of too few rounds, in words."""
+    if high is not None and math.isinf(high):
+        return " (no interval: fewer than six rounds)"
+    return brackets(low, high, ".2f")
 
 
 def scoring(verifier: Verifier, pool: Pool, batch: int = 1) -> Call:

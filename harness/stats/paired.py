@@ -32,6 +32,11 @@ def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -
     return np.asarray(below / (permutations + 1))
 
 
+def least_p(prompts: int, permutations: int) -> float:
+    """Return the smallest p-value that `sign_flip` is expected to give, however large the loss."""
+    return max(0.5**prompts, 1 / (permutations + 1))
+
+
 def holm(p: ArrayLike) -> Floats:
     """Adjust the p-values of a family by Holm's method; rejecting those up to alpha keeps the family's error at alpha."""
     values = np.asarray(p, dtype=np.float64)

@@ -139,6 +139,42 @@ def test_detectable_of_a_comparison_is_what_simulated_pools_find(simulated):
     assert hits / 200 == pytest.approx(expected, abs=3 * math.sqrt(expected * (1 - expected) / 200) + 0.02)
 
 
+def losses(simulated, prompts: int, size: int = 6, **keys: int) -> list[Difference]:
+    candidates, a, b = simulated(np.random.default_rng(8), prompts, size, (1.6, 0.4))
+    return [r for r in differences(candidates, a.score, b.score, GateConfig(**keys)) if r.p is not None]
+
+
+@pytest.mark.parametrize("prompts", [2, 6, 12, 24, 60, 200])
+def test_a_detectable_loss_is_one_that_the_prompts_leave_room_for(simulated, prompts):
+    """A tiny pool was said to find a loss of 185 points; one that finds nothing says so."""
+    rows = losses(simulated, prompts)
+    for row in rows:
+        assert all(
+            found is None or 0 < found <= row.baseline
+            for found in (row.detectable, row.detectable_independent)
+        )
+        assert not row.unseen or row.detectable is row.detectable_independent is None
+    if prompts <= 24:  # up to four prompts a task: 0.5^4 is above every step of Holm's
+        assert all(r.unseen for r in rows[1:])
+    assert rows[0].unseen == (prompts <= 6)
+    assert prompts != 200 or [r.unseen for r in rows] == [False] * 7
+
+
+def test_no_loss_is_seen_where_permutations_are_too_few(simulated):
+    """At 99 permutations no p-value is below 0.01, and the tasks' first step is 0.025 / 12."""
+    few, many = (losses(simulated, 200, permutations=k) for k in (99, 9999))
+    assert [r.unseen for r in few] == [False] + [True] * 6
+    assert not any(r.unseen for r in many)
+
+
+def test_identical_scores_that_are_all_right_bound_no_loss(simulated):
+    """Without any spread nothing is known: a loss of 0.00 points is not detected."""
+    candidates, a, _ = simulated(np.random.default_rng(8), 60, 6, (1.0, 1.0))
+    right = replace(candidates, correct=np.ones_like(candidates.correct))
+    for row in differences(right, a.score, a.score, GateConfig()):
+        assert row.detectable is row.detectable_independent is None
+
+
 def test_worse_within_the_margin_passes_and_a_task_alone_can_fail():
     kept = Difference("overall", 4, 500, 80, 79.6, -0.4, -0.7, -0.1, p=0.001, p_holm=0.001)
     assert decide(_Only([kept]), GateConfig()).outcome == "pass"
@@ -164,6 +200,10 @@ def test_too_few_prompts_is_inconclusive_and_says_how_many_would_do():
     verdict = decide(_Only([row]), GateConfig())
     assert verdict.outcome == "inconclusive"
     assert all(part in verdict.reasons[0] for part in ("overall at N = 4", "-1.00", "(40)", "1300 prompts"))
+    blind = decide(_Only([replace(row, detectable=None, unseen=True)]), GateConfig()).reasons[0]
+    assert "no loss can be seen with these prompts; about 1300 prompts" in blind
+    fewer = decide(_Only([replace(row, prompts_needed=5)]), GateConfig()).reasons[0]
+    assert fewer.endswith("too few prompts (40).")  # five would not show what forty do not
     one = Difference("overall", 4, 1, 80, 79, -1.0, math.nan, math.nan, p=1.0, p_holm=1.0)
     assert decide(_Only([one]), GateConfig()).outcome == "inconclusive"
 
@@ -183,7 +223,9 @@ def test_a_time_ratio_of_few_rounds_shows_nothing():
     """Of three rounds a bootstrap's interval covers the median in 75% of cases; of six the extremes do in 97%."""
     assert paired_ratio([1, 1, 1], [1.0, 1.1, 1.05]) == (1.05, 0, math.inf)
     speed = Speed("cpu", 1, 3, 1.0, 1.05, *paired_ratio([1, 1, 1], [1.0, 1.1, 1.05]), 0.1, 0.1, 1.0)
-    assert decide(_Only([]), GateConfig(max_time_ratio=1.2), speed).outcome == "inconclusive"
+    unsure = decide(_Only([]), GateConfig(max_time_ratio=1.2), speed)
+    assert unsure.outcome == "inconclusive"
+    assert "1.05 (no interval: fewer than six rounds) is too uncertain" in unsure.reasons[0]
     assert decide(_Only([]), GateConfig(), speed).outcome == "pass"
     rounds = [1.0, 1.1, 1.05, 1.2, 0.9, 1.02]
     assert paired_ratio(np.ones(6), rounds) == pytest.approx((1.035, 0.9, 1.2))

@@ -125,3 +125,19 @@ def test_calibration_is_told_of_verifiers_with_probabilities_alone(simulated):
     assert kept == [{"ece": None, "curve": []}] * 2
     (line,), (_, known) = told(silent_a, b)
     assert line == f"calibration error (ECE) - -> {known['ece']:.4f}"
+
+
+def test_no_table_shows_an_impossible_loss_and_an_idle_margin_is_named(simulated):
+    gate = GateConfig(best_of_n=(1, 4), permutations=399, auc_permutations=199, margin_points=70)
+    candidates, a, b = simulated(np.random.default_rng(4), 12, 6, (1.6, 0.4))
+    found = compare(candidates, a, b, gate)
+    regression = Regression(gate, decide(found, gate), found, None, {}, None)
+    table = [line.strip("| ").split(" | ") for line in markdown(regression).splitlines() if line[:2] == "| "]
+    heads, *rows = (cells for cells in table if len(cells) == 11)
+    cells = [row[heads.index("found")] for row in rows[1:]]
+    assert cells[2:14] == ["none"] * 12  # of tasks of two prompts
+    assert cells[14:] == ["-", "-"]  # GenEval's overall is not tested
+    low = found.differences[0]
+    assert low.baseline < 70 < found.differences[1].baseline
+    (said,) = [line for line in facts(regression) if line.startswith("no limit")]
+    assert said == f"no limit: the margin is 70 points, the baseline's accuracy {low.baseline:.2f} at N = 1"
