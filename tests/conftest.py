@@ -18,8 +18,27 @@ import torch
 from vhsbench import generators
 from vhsbench.generators.sana import SanaSprint
 
+TESTS = Path(__file__).parent
+
 hypothesis.settings.register_profile("vhsbench", deadline=None)  # how long an example takes is the machine's
 hypothesis.settings.load_profile("vhsbench")
+
+
+# the modules that take longest: begun first, so that of two workers none ends long after the other
+_LONGEST = (
+    "harness/test_ray.py", "harness/test_run.py", "harness/report/test_degenerate.py",
+    "generators/test_training.py", "benchmarks/test_multi_gpu.py", "benchmarks/test_full_size_training.py",
+    "test_docs.py", "verifiers/test_questions.py", "harness/training/test_verifier.py",
+    "harness/report/test_browser.py", "harness/test_untrusted.py", "harness/test_faults.py",
+    "harness/test_attack.py", "benchmarks/test_full_size.py", "verifiers/training/test_full_size.py",
+    "harness/cost/test_counting_full_size.py", "harness/cost/test_measure.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first; each stays whole."""
+    order = {TESTS / name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="module", autouse=True)

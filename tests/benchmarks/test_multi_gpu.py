@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,23 +13,23 @@ import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPT = BENCHMARKS / "multi_gpu.py"
 
 
 @pytest.fixture
-def tables(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import multi_gpu_tables
-
-    return multi_gpu_tables
+def tables(benchmark_script):
+    return benchmark_script("multi_gpu_tables")
 
 
 @pytest.fixture
-def processes(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import processes
+def processes(benchmark_script):
+    return benchmark_script("processes")
 
-    return processes
+
+@pytest.fixture
+def multi_gpu(benchmark_script, monkeypatch):
+    """The benchmark, whose import changes the environment."""
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    return benchmark_script("multi_gpu")
 
 
 def part(name, out, **facts):
@@ -39,12 +39,12 @@ def part(name, out, **facts):
     file.write_text(json.dumps(facts), encoding="utf-8")
 
 
-def test_the_parts_of_a_dry_run_are_done_once_and_one_that_fails_stops_no_other(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--gpus", "2", "--tiny", "--only",
-               "sweep-1,train-1,reduce"]  # fmt: skip
+def test_the_parts_of_a_dry_run_are_done_once_and_one_that_fails_stops_no_other(multi_gpu, tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--gpus", "2", "--tiny", "--only", "sweep-1,train-1,reduce"]
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "reduce.json").write_text('{"status": "failed: once", "seconds": 0, "cards": []}')
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    multi_gpu.main(arguments)
+    said = capsys.readouterr().out
     assert [line for line in said.splitlines() if ": ok, " in line], said
     sweep = pd.read_csv(tmp_path / "sweeps.csv").set_index("part").loc["sweep-1"]
     assert sweep["candidates"] == 4 * 8 * 2
@@ -55,15 +55,14 @@ def test_the_parts_of_a_dry_run_are_done_once_and_one_that_fails_stops_no_other(
     assert list(pd.read_csv(tmp_path / "losses.csv")["step"]) == [1, 2, 3, *range(1, 7), 6]
     assert pd.read_csv(tmp_path / "reduce.csv")["bus_gb_per_s"].gt(0).all()  # what had failed was done again
     before = {f.name: f.read_bytes() for f in (tmp_path / "parts").iterdir()}
-    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert ": ok, " not in again
+    multi_gpu.main(arguments)
+    assert ": ok, " not in capsys.readouterr().out
     assert {f.name: f.read_bytes() for f in (tmp_path / "parts").iterdir()} == before
 
 
-def test_a_part_without_time_is_not_begun(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--tiny", "--seconds", "5"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "sweep-1: no time is left for it." in said
+def test_a_part_without_time_is_not_begun(multi_gpu, tmp_path, capsys):
+    multi_gpu.main(["--out", str(tmp_path), "--tiny", "--seconds", "5"])
+    assert "sweep-1: no time is left for it." in capsys.readouterr().out
     assert not list((tmp_path / "parts").iterdir())
 
 

@@ -118,6 +118,8 @@ def test_version():
         (("generate", "nano", "a", "--device", "meta"), "--device meta holds no pictures"),
         (("generate", "nano", "a", "--device", "tpu"), "error: unknown device 'tpu'"),
         (("geneval", "prompts", "-n", "-1"), "Invalid value for '-n'"),
+        (("report", "nowhere"), "nowhere is not a run directory: it has no run.json."),
+        (("list", "generaters"), "error: nothing to list as 'generaters'; did you mean 'generators'?"),
     ],
 )
 def test_a_users_mistake_is_a_sentence_and_exit_code_2(arguments, said, monkeypatch, capsys):

@@ -156,16 +156,22 @@ def loaded(made):
 
 
 @contextmanager
-def _undrawn() -> Iterator[None]:
+def _undrawn(but: str = "") -> Iterator[None]:
+    real = style.drawn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "_lay_out", lambda *_: None)
-        patch.setattr(style, "drawn", lambda *_, **__: b"")
+        if not but:
+            patch.setattr(style, "_lay_out", lambda *_: None)
+        patch.setattr(style, "_PNG_DPI", 72)
+        patch.setattr(style, "drawn", lambda fig, kind, **how: real(fig, kind, **how) if kind == but else b"")
         yield
 
 
 @pytest.fixture(scope="session")
-def undrawn() -> Callable[[], AbstractContextManager[None]]:
-    """`with undrawn(): build(...)` for tests of tables, pages and figures' data: the pictures, most of the time, are empty."""
+def undrawn() -> Callable[..., AbstractContextManager[None]]:
+    """`with undrawn(): build(...)` for tests of tables, pages and figures' data: pictures, most of a report's time, are empty.
+
+    `undrawn(but="png")` draws them once, small.
+    """
     return _undrawn
 
 

@@ -18,10 +18,11 @@ SHOWN = ["VHS", "MLLM w/ CLIP", "vhs@9000"]
 
 
 @pytest.fixture(scope="module")
-def labelled(make_run, tmp_path_factory):
+def labelled(make_run, tmp_path_factory, undrawn):
     """The folder of a run with two VHS, and its report's summary."""
     run = make_run(tmp_path_factory.mktemp("labelled") / "run", verifiers=VERIFIERS)
-    return run, build(run)
+    with undrawn():
+        return run, build(run)
 
 
 @pytest.fixture

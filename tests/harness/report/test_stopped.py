@@ -23,8 +23,7 @@ PROGRAM = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["run", "report"])
+@pytest.mark.parametrize(("command", "number"), [("run", signal.SIGTERM), ("report", signal.SIGINT)])
 def test_a_stopped_report_says_a_word(made, tmp_path, command, number):
     run = shutil.copytree(made, tmp_path / "run")
     arguments = (
