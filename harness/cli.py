@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shlex
 import signal
@@ -34,7 +33,7 @@ from vhsbench.harness.common.exit_codes import FAILURES, INCONCLUSIVE, INTERRUPT
 from vhsbench.harness.common.limits import MOST_THREADS
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
-from vhsbench.harness.common.terminal import Json, any_text, console, quiet
+from vhsbench.harness.common.terminal import Json, any_text, console, print_json, quiet
 from vhsbench.version import __version__
 
 DEBUG = "--debug"
@@ -202,7 +201,7 @@ def list_(
 
     found = listing(kind)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         show(found, console())
 
@@ -215,7 +214,7 @@ def doctor(as_json: Json = False) -> None:
 
     found = diagnose()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         show(found, console())
 
@@ -269,7 +268,7 @@ def _report(
     if is_url(where := out or runs[0]):  # not the copy that it was written in
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
     if as_json:
-        print(json.dumps(summary, indent=1))
+        print_json(summary)
     else:
         from vhsbench.harness.commands.listing import show_summary
 

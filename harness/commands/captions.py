@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vhsbench.harness.common.limits import MOST_CANDIDATES
-from vhsbench.harness.common.terminal import Bars, Json, quiet
+from vhsbench.harness.common.terminal import Bars, Json, print_json, quiet
 
 
 def captions(
@@ -47,7 +47,7 @@ def captions(
         print(f"{aligned} only says yes or no: is it the verifier, not its alignment stage?", file=sys.stderr)
     figures = draw_captions(load_run(run), run / "figures")
     if as_json:
-        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
+        print_json(json.loads(table.to_json(orient="records")))
         return
     for row in table.itertuples():
         print(f"{row.prompt}: {row.caption}")

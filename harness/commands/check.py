@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,7 @@ from vhsbench.harness.commands.generate import (
     open_verifier,
 )
 from vhsbench.harness.common.exit_codes import FAILURES
-from vhsbench.harness.common.terminal import Json, console, quiet
+from vhsbench.harness.common.terminal import Json, console, print_json, quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +70,7 @@ def check(
             found[kind] = check_verifier(open_verifier(name, painter, generator, checkpoint), painter)
     count = sum(len(broken(findings)) for findings in found.values())
     if as_json:
-        print(json.dumps(_plain(name, found, generator), indent=1))
+        print_json(_plain(name, found, generator))
     else:
         for kind, findings in found.items():
             _show(f"{kind} {name}", findings, console())

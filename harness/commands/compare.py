@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vhsbench.harness.common.terminal import Json, console, quiet
+from vhsbench.harness.common.terminal import Json, console, print_json, quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +53,7 @@ def compare(
             )
     page = None if out is None else f"{out.rstrip('/')}/compare.html"
     if as_json:
-        print(json.dumps(pages.summary(found) | {"page": page}, indent=1))
+        print_json(pages.summary(found) | {"page": page})
     else:
         show(found, page, console())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import typer
 
 from vhsbench.harness.common.limits import MOST_CANDIDATES
 from vhsbench.harness.common.prompt_files import typed_prompt
-from vhsbench.harness.common.terminal import Json, console, quiet
+from vhsbench.harness.common.terminal import Json, console, print_json, quiet
 
 if TYPE_CHECKING:
     from vhsbench.harness.cost.plan import Priced
@@ -58,7 +57,7 @@ def cost(
         "total_tflop": model.predict(n),
     }
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         _show_cost(found)
 
@@ -116,7 +115,7 @@ def plan(
         tolerance = pipelines[0].tolerance  # one run's, or the paper's
     rows = make(pipelines, budget, tolerance)
     if as_json:
-        print(json.dumps({"tolerance": tolerance, "prompts": _prompts(pipelines), "plan": rows}, indent=1))
+        print_json({"tolerance": tolerance, "prompts": _prompts(pipelines), "plan": rows})
         return
     _show_plan(rows)
     if said := "; ".join(map(repr, _prompts(pipelines))):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from vhsbench.harness.common.terminal import console, quiet
+from vhsbench.harness.common.terminal import console, print_json, quiet
 
 if TYPE_CHECKING:
     from vhsbench.harness.config.run import RunConfig
@@ -17,7 +16,7 @@ def print_plan(config: RunConfig, as_json: bool) -> None:
 
     found = dry_run(config)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         _show(found)
 

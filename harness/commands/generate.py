@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from vhsbench.harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
 from vhsbench.harness.common.prompt_files import typed_prompt
-from vhsbench.harness.common.terminal import Json, path, quiet
+from vhsbench.harness.common.terminal import Json, path, print_json, quiet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +67,7 @@ def generate(
         files.append(out / f"{index:04d}.png")
         write_output(files[-1], encode_image(image))
     if as_json:
-        print(json.dumps({"prompt": prompt, "images": [str(f) for f in files]}, indent=1))
+        print_json({"prompt": prompt, "images": [str(f) for f in files]})
         return
     for file in files:
         print(file)
@@ -139,7 +138,7 @@ def best_of_n(
     if as_json:
         scores: Any = list(last.values()) if strategy is None else picked.scores
         found = {"prompt": text, "scores": scores, "winner": picked.index, "sheet": str(out)}
-        print(json.dumps(found, indent=1))
+        print_json(found)
         return
     for i in drawn:
         scores = "  ".join(f"{by[i]:+.4f}" if i in by else " " * 7 for by in picked.scores.values())

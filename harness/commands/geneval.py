@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from vhsbench.harness.common.exit_codes import FAILURES
 from vhsbench.harness.common.limits import LARGEST_SEED, MOST, MOST_CANDIDATES
-from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
+from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
 if TYPE_CHECKING:
     from vhsbench.harness.geneval.scores import GenEvalScore, GenEvalScores
@@ -81,7 +80,7 @@ def evaluate(
     if as_json:
         found = {"evaluated": outcome.evaluated, "resumed": outcome.resumed, "damaged": outcome.damaged}
         found["ignored"] = outcome.ignored
-        print(json.dumps({"out": str(out), "detector": judge.info(), **found}, indent=1))
+        print_json({"out": str(out), "detector": judge.info(), **found})
     else:
         print(f"{outcome.evaluated} images in {out} ({outcome.resumed} from before), {damaged} damaged")
     if outcome.ignored:
@@ -116,7 +115,7 @@ def summary(
     detectors = sorted({str(row.get("detector", "not recorded")) for row in rows})
     if as_json:
         about = {"damaged": damaged, "doubles": read.doubles, "detectors": detectors}
-        print(json.dumps({**found.as_dict(), **about}, indent=1))
+        print_json({**found.as_dict(), **about})
         return
     print(official_summary(rows))
     print(f"\nDetector: {'; '.join(detectors)}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vhsbench.harness.common.terminal import Json, console
+from vhsbench.harness.common.terminal import Json, console, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +25,7 @@ def paper(as_json: Json = False) -> None:
     """Lay out the paper's published tables and claims, and audit their consistency."""
     found = record()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         show(found, console())
 

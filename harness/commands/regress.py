@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vhsbench.harness.common.limits import MOST, MOST_CANDIDATES
-from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
+from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
 baseline_app = typer.Typer(
     help="Accept and list baselines, and show who replaced what when.", no_args_is_help=True
@@ -42,6 +41,7 @@ def pool(
         str | None,
         typer.Option(help="Type of features: float32, float16, bfloat16; default: the generator's."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Freeze a pool of candidates: features, images, verdicts, and a hash of every file."""
     from vhsbench.harness.config.run import default_config, load_pool_config
@@ -54,9 +54,13 @@ def pool(
     quiet()
     with Bars() as bars:
         made = make_pool(chosen.model_copy(update=update), out, kinds_to_keep(keep), dtype, bars.update)
-    print(
-        f"pool: {out} ({len(made.prompts)} prompts, {len(made.candidates)} candidates), SHA-256 {made.sha256}"
-    )
+    if as_json:
+        counts = {"prompts": len(made.prompts), "candidates": len(made.candidates)}
+        print_json({"pool": str(out), **counts, "sha256": made.sha256})
+    else:
+        print(
+            f"pool: {out} ({len(made.prompts)} prompts, {len(made.candidates)} candidates), SHA-256 {made.sha256}"
+        )
 
 
 def regress(
@@ -95,7 +99,7 @@ def regress(
     if out is not None:
         write(found, out)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
+        print_json(found.as_dict())
     else:
         show(found, console())
     raise typer.Exit(found.verdict.exit_code)
@@ -108,11 +112,15 @@ def accept(
     pool: Annotated[Path | None, typer.Option(help="The frozen pool to compare on.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the log.")] = "",
     directory: Baselines = _DIR,
+    as_json: Json = False,
 ) -> None:
     """Make a checkpoint or run the accepted baseline; the log keeps who replaced what when."""
     from vhsbench.harness.regress.accept import accept as keep
 
     entry = keep(source, name, directory, pool, note)
+    if as_json:
+        print_json(entry)
+        return
     replaced = f", in place of {entry['replaces'][:12]}" if entry["replaces"] else ""
     print(f"baseline '{entry['name']}' is {entry['source']} ({entry['sha256'][:12]}){replaced}")
 
@@ -131,7 +139,7 @@ def list_baselines(
 
     found, log = baselines.listing(directory), baselines.history(directory)
     if as_json:
-        print(json.dumps({"baselines": found, "log": log} if history else {"baselines": found}, indent=1))
+        print_json({"baselines": found, "log": log} if history else {"baselines": found})
         return
     if not found:
         print(f"there is no accepted baseline in {directory}; `vhsbench baseline accept` adds one.")

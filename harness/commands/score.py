@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vhsbench.harness.common.limits import MOST_CANDIDATES
-from vhsbench.harness.common.terminal import Bars, path, quiet
+from vhsbench.harness.common.terminal import Bars, Json, path, print_json, quiet
 
 
 def score(
@@ -35,6 +35,7 @@ def score(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=MOST_CANDIDATES, help="Candidates a forward.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Score images or features against prompts, one prompt each."""
     from vhsbench.harness.inference.scoring import ScoringError, load_inputs, score_all, write
@@ -56,4 +57,8 @@ def score(
     judge = verifiers.create(verifier, device=device, **options)
     with Bars() as bars:
         scores = score_all(judge, inputs, batch_size, lambda done, of: bars.update("scores", done, of))
-    write(scores, out)
+    if out is not None or not as_json:
+        write(scores, out)
+    if as_json:
+        rows = scores.astype(object).where(scores.notna(), None).to_dict("records")
+        print_json({"out": None if out is None else str(out), "scores": rows})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from vhsbench.harness.common.terminal import Json, console
+from vhsbench.harness.common.terminal import Json, console, print_json
 
 
 def status(
@@ -20,6 +19,6 @@ def status(
 
     found = read(run)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         show(found, console())

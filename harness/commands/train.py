@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST, MOST_THREADS
-from vhsbench.harness.common.terminal import Bars, Json, console, path, quiet
+from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ def nano(
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Retrain the nano world from scratch. Run it again to resume."""
     quiet()
@@ -55,7 +56,7 @@ def nano(
     with Bars() as bars:
         recipe = recipe.scaled(scale) if scale != 1.0 else recipe
         weights = train(out, recipe, _shown(bars), threads, device, bars.say)
-    print(f"weights: {weights}")
+    _say("weights", weights, as_json)
 
 
 @app.command()
@@ -68,6 +69,7 @@ def lora(
     ] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=MOST, help="Default: the bundled LoRA's.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
+    as_json: Json = False,
 ) -> None:
     """Train the LoRA that moves nano to another style of picture (for `nano-table7`)."""
     quiet()
@@ -84,7 +86,7 @@ def lora(
     recipe = replace(recipe, steps=steps) if steps else recipe
     with Bars() as bars:
         folder = train_lora(generator().pipeline, nano_prompts()["train"], out, recipe, _shown(bars))
-    print(f"LoRA: {folder}")
+    _say("LoRA", folder, as_json)
 
 
 @app.command()
@@ -114,9 +116,7 @@ def data(
         said = f"{', '.join(unfinished)}: other processes are still at it; the last of them completes it."
         print(said, file=sys.stderr)
     if as_json:
-        print(
-            json.dumps({p: {k: asdict(c) for k, c in kinds.items()} for p, kinds in cards.items()}, indent=1)
-        )
+        print_json({p: {k: asdict(c) for k, c in kinds.items()} for p, kinds in cards.items()})
     else:
         _show_data({part: next(iter(kinds.values())) for part, kinds in cards.items() if kinds})
 
@@ -132,6 +132,7 @@ def verifier(
     only: Annotated[
         list[str] | None, typer.Option("--ablation", help="Also this ablation alone; repeatable.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Train a verifier: collect its data if it is not there, align, fine-tune. Run it again to resume."""
     quiet()
@@ -154,10 +155,20 @@ def verifier(
             from vhsbench.harness.training.verifier import train
 
             checkpoint = train(chosen, where, _shown(bars))
-    if ablations:
+    if ablations and as_json:
+        print_json({"ablations": json.loads(table.to_json(orient="records"))})
+    elif ablations:
         print(markdown(table))
-    elif main and (chosen.engine.processes == 1 or "WORLD_SIZE" in os.environ):  # the first process says it
-        print(f"checkpoint: {checkpoint}")
+    elif main:
+        _say("checkpoint", checkpoint, as_json)
+
+
+def _say(what: str, folder: Path, as_json: bool) -> None:
+    """Print where the result of a training is."""
+    if as_json:
+        print_json({what.lower(): str(folder)})
+    else:
+        print(f"{what}: {folder}")
 
 
 def _show_data(cards: dict[str, DataCard]) -> None:

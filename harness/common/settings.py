@@ -37,7 +37,7 @@ class Strict(BaseModel):
         schema = handler.resolve_ref_schema(handler(core))
         if cls.short is None:
             return schema
-        about = {key: schema[key] for key in ("title", "description") if key in schema}
+        about: dict[str, Any] = {key: schema[key] for key in ("title", "description") if key in schema}
         whole = {key: value for key, value in schema.items() if key not in about}
         text = {"type": "string", "description": f"{cls.short} alone"}
         return {**about, "anyOf": [text, whole]}

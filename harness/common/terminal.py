@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+_results: list[TextIO] = []  # the real standard output, while it is kept for a command's JSON
+
+
+@contextmanager
+def _stdout_for_json() -> Iterator[None]:
+    _results.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
+
+
+def _alone(context: typer.Context, given: bool) -> bool:
+    """Keep the standard output for `print_json`: what else is printed there, by plugins too, goes to stderr."""
+    if given and not context.resilient_parsing:
+        context.with_resource(_stdout_for_json())
+    return given
+
+
+Json = Annotated[
+    bool, typer.Option("--json", callback=_alone, help="Print JSON for a program to read, and nothing else.")
+]
+
+
+def print_json(value: object) -> None:
+    """Print the one JSON value that a command with --json prints."""
+    print(json.dumps(value, indent=1), file=_results[-1] if _results else None)
 
 
 _EVERY_S = 60.0  # between a phase's lines in a log

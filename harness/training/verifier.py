@@ -74,7 +74,7 @@ def _launch(config: TrainConfig, out: Path) -> None:
         f"--nproc-per-node={config.engine.processes}", "-m", "vhsbench.harness.cli",
         "train", "verifier", str(file), "--out", str(out), "--set", "engine.verify_data=false",
     ]  # fmt: skip
-    status = subprocess.run(command, check=False).returncode
+    status = subprocess.run(command, check=False, stdout=2).returncode  # the result is printed here alone
     if status:
         raise LaunchError(
             f"a training process failed (exit status {status}; its message is above): "
