@@ -9,7 +9,8 @@ from typing import Any
 from vhsbench import generators, verifiers
 from vhsbench.generators.nano.world import SHAPES
 from vhsbench.harness.common.registry import RegistryError
-from vhsbench.harness.config.run import DetectorConfig, GeneratorConfig, RunConfig, VerifierConfig
+from vhsbench.harness.config.entries import DetectorConfig, GeneratorConfig, VerifierConfig
+from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.geneval.detector import Detector, check_classes, classes_of, judge
 from vhsbench.harness.geneval.detector import create as create_detector
 from vhsbench.harness.inference.bench import Bench

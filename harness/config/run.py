@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
     Field,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from vhsbench import generators, verifiers
-from vhsbench.generators import specs
-from vhsbench.generators.checks import check_dtype, check_options
-from vhsbench.generators.protocol import read_block
+from vhsbench import generators
 from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.common.settings import (
-    HUB_ID,
-    TAG,
     Amount,
     AmountOrNone,
     CandidateCount,
     Device,
-    Local,
-    LocalOptions,
     Seed,
     Strict,
     Threads,
 )
 from vhsbench.harness.config import yaml_files
-from vhsbench.harness.config.base import Name, Registered
+from vhsbench.harness.config.base import Name
+from vhsbench.harness.config.entries import (
+    ROWS_OF_THEIR_OWN,
+    DetectorConfig,
+    GeneratorConfig,
+    PromptsConfig,
+    VerifierConfig,
+)
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.yaml_files import ConfigError, Model
 from vhsbench.harness.cost.cost_model import TOLERANCE, parse_budget
 from vhsbench.harness.cost.timing import TimingConfig
-from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
 from vhsbench.harness.strategies.registry import parse as parse_strategy
 
 if TYPE_CHECKING:
@@ -50,152 +47,6 @@ __all__ = ["ConfigError", "RunConfig", "bundled", "default_config", "kept_config
 
 T = TypeVar("T")
 _EXAMPLE = "generators: [{name: nano}]"
-
-
-_FOLDER_OR_HUB = Local(names="random", other=HUB_ID)
-LoraPath = Annotated[str, Field(min_length=1)]
-
-
-class NamedGenerator(Registered):
-    """A generator by name, with its options; their values are checked where its family is known."""
-
-    registry = generators.REGISTRY
-
-    name: str
-    options: Annotated[dict[str, Any], LocalOptions({"weights": _FOLDER_OR_HUB})] = {}
-
-    @field_validator("options")
-    @classmethod
-    def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if (spec := generators.SPECS.get(info.data.get("name", ""))) is not None:
-            check_options(spec, options)
-        return options
-
-
-class GeneratorConfig(NamedGenerator):
-    """One pool of candidates.
-
-    `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it, by label
-    (all otherwise); `pool` overrides the run's. `lora` is a folder or file of LoRA weights, or "bundled"
-    (nano's), added to the generator's at `lora_strength`; `drift` says how far that moved it, as a
-    share of a LoRA epoch (the paper's Table 7), by default the strength.
-    """
-
-    elsewhere = {"device": "the run's own 'device'"}
-
-    label: Name | None = None
-    verifiers: list[str] | None = None
-    pool: CandidateCount | None = None
-    lora: Annotated[LoraPath | None, Local(names="bundled")] = None
-    lora_strength: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    drift: Annotated[float, Field(ge=0, le=1000)] | None = None
-
-    @property
-    def shown(self) -> str:
-        """Its name in the run's tables."""
-        drifted = f"{self.name}+lora-{self.lora_strength:g}" if self.lora else self.name
-        return self.label or drifted
-
-    @property
-    def build_options(self) -> dict[str, Any]:
-        """What the generator is built with, less the device."""
-        lora = {"lora": self.lora, "lora_strength": self.lora_strength} if self.lora else {}
-        return {**self.options, **lora}
-
-    @property
-    def moved(self) -> float:
-        """How far its weights are from those that the verifiers were trained on."""
-        return (self.lora_strength if self.lora else 0.0) if self.drift is None else self.drift
-
-    @property
-    def key(self) -> str:
-        """Its name in the run's files, which no other entry of the run has."""
-        steps = self.options.get("steps")
-        return self.shown if steps is None else f"{self.shown}_steps={steps}"
-
-    @model_validator(mode="after")
-    def _one_lora(self) -> GeneratorConfig:
-        if self.options.keys() & {"lora", "lora_strength"}:
-            raise ValueError("a LoRA is named by the entry's own 'lora' and 'lora_strength', not in options")
-        if self.lora is None and "lora_strength" in self.model_fields_set and self.lora_strength != 1.0:
-            raise ValueError("'lora_strength' is of a 'lora', which is not given")
-        return self
-
-
-LONGEST_LABEL = 48
-_LABEL = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._@-]{{0,{LONGEST_LABEL - 1}}}")
-_ROWS_OF_THEIR_OWN = ("none", "oracle", "random")  # where tables and figures name a verifier
-
-
-def _label(text: str) -> str:
-    if not _LABEL.fullmatch(text):
-        raise ValueError(
-            f"'{text}' names files and strategies; use at most {LONGEST_LABEL} letters, digits, '.', '_', '-' and '@', a letter, digit "
-            "or '_' first"
-        )
-    return text
-
-
-class VerifierConfig(Registered):
-    """What scores candidates: a kind by `name`, and `label`, its name in tables and figures (the kind's otherwise).
-
-    Its options may give another device than the run's, and the `generator` that it was trained on where that is not
-    the one it scores.
-    """
-
-    registry = verifiers.REGISTRY
-    elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
-
-    name: str
-    label: Annotated[str, AfterValidator(_label)] | None = None
-    checkpoint: Annotated[str | None, _FOLDER_OR_HUB] = None
-    options: Annotated[
-        dict[str, Any], LocalOptions({"normalization": Local(), "clip": Local(other=HUB_ID)})
-    ] = {}
-
-    @property
-    def shown(self) -> str:
-        """Its name in the run's tables and files, which no other verifier of the run has."""
-        return self.label or self.name
-
-    @field_validator("label")
-    @classmethod
-    def _no_other_kind(cls, label: str | None, info: ValidationInfo) -> str | None:
-        if label in verifiers.KINDS and label != info.data.get("name"):
-            raise ValueError(f"'{label}' is another kind of verifier; choose another label")
-        return label
-
-    @field_validator("options")
-    @classmethod
-    def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if info.data.get("name") in verifiers.KINDS:
-            read_block(options.get("block"))
-            if options.get("dtype") is not None:
-                check_dtype(options["dtype"])
-            if options.get("generator") is not None:
-                specs.get(options["generator"])
-        return options
-
-
-class DetectorConfig(Registered):
-    """GenEval's detector by name, with its options."""
-
-    registry = DETECTORS
-
-    name: str
-    options: Annotated[
-        dict[str, Any], LocalOptions({"checkpoint": Local(names="random"), "colors": Local(names=TAG)})
-    ] = {}
-
-
-class PromptsConfig(Strict):
-    """`nano`'s own prompts by split, the 553 of `geneval`, or a path to GenEval-format JSON lines."""
-
-    short = "source"
-
-    source: Annotated[str, Local(names="nano|geneval")] = "nano"
-    split: Literal["train", "validation", "evaluation"] = "evaluation"
-    limit: Amount | None = None
 
 
 def _twice(values: Sequence[T]) -> T | None:
@@ -282,7 +133,7 @@ class RunConfig(Strict):
             raise ValueError(
                 f"two verifiers are '{twice}', but scores are told apart by that name; give each a label of its own"
             )
-        if taken := [label for label in labels if label in _ROWS_OF_THEIR_OWN]:
+        if taken := [label for label in labels if label in ROWS_OF_THEIR_OWN]:
             raise ValueError(f"'{taken[0]}' is not a verifier in tables and figures; choose another label")
         return entries
 

@@ -11,7 +11,8 @@ import pandas as pd
 from vhsbench import generators, verifiers
 from vhsbench.generators.checks import as_device
 from vhsbench.generators.noise import candidate_seed
-from vhsbench.harness.config.run import GeneratorConfig, RunConfig, kept_config
+from vhsbench.harness.config.entries import GeneratorConfig
+from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.inference.route import route_of
 from vhsbench.harness.report.captions_csv import COLUMNS, write_captions
 from vhsbench.harness.stats.curves import winners

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from vhsbench.generators import steps_of
-from vhsbench.harness.config.run import GeneratorConfig, kept_config
+from vhsbench.harness.config.entries import GeneratorConfig
+from vhsbench.harness.config.run import kept_config
 from vhsbench.harness.report.combined_costs import combined_costs
 from vhsbench.harness.report.same_labels import other_verifier, shared, told_apart
 from vhsbench.harness.report.side_by_side import labels

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vhsbench.harness.config.run import LONGEST_LABEL, RunConfig, kept_config
+from vhsbench.harness.config.entries import LONGEST_LABEL
+from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.inference.route import advance_from
 from vhsbench.harness.store.keys import POOL, distinct
 from vhsbench.harness.store.tables import Run, StoreError

@@ -12,7 +12,8 @@ from vhsbench.harness.common.atomic import DiskFullError
 from vhsbench.harness.store.keys import POOL, distinct
 
 if TYPE_CHECKING:
-    from vhsbench.harness.config.run import GeneratorConfig, RunConfig
+    from vhsbench.harness.config.entries import GeneratorConfig
+    from vhsbench.harness.config.run import RunConfig
     from vhsbench.harness.store.tables import Run
 
 # of a kept PNG, at most

@@ -6,7 +6,8 @@ from typing import Any
 
 from vhsbench import generators
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.config.run import GeneratorConfig, RunConfig, VerifierConfig
+from vhsbench.harness.config.entries import GeneratorConfig, VerifierConfig
+from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.store.keys import of_pipeline
 from vhsbench.harness.sweep.disk import candidates as count

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vhsbench import generators, verifiers
+from vhsbench.harness.config.entries import GeneratorConfig
 from vhsbench.harness.config.models import chosen_detector, generator_options, verifier_options
-from vhsbench.harness.config.run import GeneratorConfig, RunConfig
+from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.cost.environment import device_name, package_version
 from vhsbench.harness.geneval import detector
 

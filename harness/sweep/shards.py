@@ -18,8 +18,9 @@ from vhsbench import generators
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.images import encode_image
 from vhsbench.harness.common.shown import one_line
+from vhsbench.harness.config.entries import GeneratorConfig
 from vhsbench.harness.config.models import load_bench, load_detector
-from vhsbench.harness.config.run import GeneratorConfig, RunConfig
+from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.cost.environment import made_by
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.inference.candidates import Candidates

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from vhsbench.harness.config.run import GeneratorConfig, RunConfig, VerifierConfig
+from vhsbench.harness.config.entries import GeneratorConfig, VerifierConfig
+from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.store.parquet import StoreError, sha256
 from vhsbench.harness.store.tables import RunStore
 from vhsbench.harness.sweep import identity

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, CandidateCount, Local, LocalOptions, Strict
-from vhsbench.harness.config.run import DetectorConfig
+from vhsbench.harness.config.entries import DetectorConfig
 from vhsbench.verifiers.protocol import Needs
 
 _Path = Annotated[Path | None, Local(needed=False)]  # not needed if its shards are already there
