@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.terminal import Json, path
+from vhsbench.harness.common.terminal import Json, path, print_json
 
 
 class Start(StrEnum):
@@ -41,7 +40,7 @@ def init(
     """Write a commented start: a run's or gate's configuration, or a generator or verifier of your own as a package."""
     written = _file(what, where) if what in (Start.run, Start.gate) else _package(what, where)
     if as_json:
-        print(json.dumps({"written": [str(file) for file in written]}, indent=1))
+        print_json({"written": [str(file) for file in written]})
         return
     for file in written:
         print(file)
