@@ -29,7 +29,7 @@ from vhsbench.harness.commands.status import status
 from vhsbench.harness.commands.stopping import stopping
 from vhsbench.harness.commands.train import app as train_app
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.exit_codes import FAILURES, INCONCLUSIVE, INTERRUPTED, MISTAKE
+from vhsbench.harness.common.exit_codes import BUG, FAILURES, INCONCLUSIVE, INTERRUPTED, MISTAKE
 from vhsbench.harness.common.limits import MOST_THREADS
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
@@ -51,7 +51,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one sentence on stderr; a bug of ours keeps its traceback.
+    """Run the command line: a user's mistake is one sentence on stderr; a bug of ours keeps its traceback (70).
 
     `--debug`, anywhere on the line, shows the traceback of a user's mistake too.
     """
@@ -72,6 +72,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; nothing that was finished is lost: run the same command to resume.", file=sys.stderr)
         sys.exit(INTERRUPTED + signal.SIGINT)
+    except Exception:  # Python's exit code would be 1, which is a gate that fails
+        traceback.print_exc()
+        sys.exit(BUG)
 
 
 @app.callback(invoke_without_command=True)

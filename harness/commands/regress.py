@@ -79,7 +79,10 @@ def regress(
     directory: Baselines = _DIR,
     as_json: Json = False,
 ) -> None:
-    """Compare a verifier's checkpoint with a baseline: exit code 0 pass, 1 fail, 3 inconclusive."""
+    """Compare a verifier's checkpoint with a baseline.
+
+    Exit codes: 0 pass, 1 fail, 3 inconclusive; 2 a mistake of yours, 70 a bug, 128 + n stopped by signal n.
+    """
     from vhsbench.harness.regress.baselines import pool_of
     from vhsbench.harness.regress.gate_config import load_gate
     from vhsbench.harness.regress.pool import load_pool

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import traceback
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from vhsbench.harness.cli import app, main
+from vhsbench.harness.common import exit_codes
 from vhsbench.harness.common.errors import VhsbenchError
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "transformers", "diffusers", "pydantic")
@@ -154,10 +159,28 @@ def test_debug_adds_the_traceback_of_a_mistake(arguments, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "error", [ValueError("ours"), OSError(2, "No such file or directory", "x"), KeyError("k")]
 )
-def test_a_bug_of_ours_keeps_its_traceback(error, monkeypatch):
-    with pytest.raises(type(error)) as kept:
+def test_a_bug_of_ours_keeps_its_traceback_and_is_no_verdict_of_a_gate(error, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
         _ends(monkeypatch, error, "doctor")
-    assert kept.value is error
+    assert end.value.code == 70
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.splitlines()[-1] == "".join(traceback.format_exception_only(error)).strip()
+
+
+def test_exit_codes_are_distinct_and_explained():
+    """docs/regression.md has a row for each; the gate's help names those of a comparison."""
+    codes = {name: code for name, code in vars(exit_codes).items() if name.isupper()}
+    signals = codes.pop("INTERRUPTED")
+    assert codes == {"DONE": 0, "FAILURES": 1, "MISTAKE": 2, "INCONCLUSIVE": 3, "BUG": 70}
+    page = (Path(__file__).parents[2] / "docs" / "regression.md").read_text(encoding="utf-8")
+    table = page.partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = [re.findall(r"\d+", row.split("|")[1]) for row in table.splitlines() if re.match(r"\| \d", row)]
+    stopped = [signals + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+    assert sorted(int(code) for row in rows for code in row) == sorted([*codes.values(), *stopped])
+    said = " ".join(CliRunner().invoke(app, ["regress", "--help"]).output.replace("\u2502", " ").split())
+    for words in ("0 pass", "1 fail", "2 a mistake", "3 inconclusive", "70 a bug", "128 + n"):
+        assert words in said
 
 
 def test_no_baselines_are_a_sentence(tmp_path):
