@@ -29,7 +29,7 @@ from vhsbench.harness.commands.status import status
 from vhsbench.harness.commands.stopping import stopping
 from vhsbench.harness.commands.train import app as train_app
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.exit_codes import BUG, FAILURES, INCONCLUSIVE, INTERRUPTED, MISTAKE
+from vhsbench.harness.common.exit_codes import BUG, FAILURES, INTERRUPTED, MISTAKE, UNRELIABLE
 from vhsbench.harness.common.limits import MOST_THREADS
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
@@ -38,7 +38,7 @@ from vhsbench.version import __version__
 
 DEBUG = "--debug"
 RequireReliable = Annotated[
-    bool, typer.Option("--require-reliable", help="Exit with 3 if the measured times cannot be trusted.")
+    bool, typer.Option("--require-reliable", help="Exit with 4 if the measured times cannot be trusted.")
 ]
 
 app = typer.Typer(
@@ -138,10 +138,11 @@ def run(
     where = out or str(Path("runs") / chosen.name)
     quiet()
     failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, not as_json, redo)
-    _report([where], as_json, again=["report", where], require_reliable=require_reliable)
-    if failed:
+    reliable = _report([where], as_json, again=["report", where])
+    if failed:  # first: what is missing matters more than its times
         print(failed, file=sys.stderr)
         raise typer.Exit(FAILURES)
+    _check_times(reliable, require_reliable)
 
 
 @app.command()
@@ -173,10 +174,8 @@ def report(
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet(models=False)
-    _report(
-        runs, as_json, out, published, costs_from, page_mb, strategy or (),
-        again=sys.argv[1:], require_reliable=require_reliable,
-    )  # fmt: skip
+    reliable = _report(runs, as_json, out, published, costs_from, page_mb, strategy or (), again=sys.argv[1:])
+    _check_times(reliable, require_reliable)
 
 
 @app.command()
@@ -190,7 +189,7 @@ def measure(
 
     quiet()
     costs_again(run, not as_json)
-    _report([run], as_json, again=["report", run], require_reliable=require_reliable)
+    _check_times(_report([run], as_json, again=["report", run]), require_reliable)
 
 
 @app.command("list")
@@ -247,9 +246,11 @@ def _report(
     strategies: Sequence[str] = (),
     *,
     again: list[str],
-    require_reliable: bool = False,
-) -> None:
-    """Make the report of runs; `again` are the arguments that do so, for a user who stopped it."""
+) -> bool:
+    """Make the report of runs, and return whether its times are reliable.
+
+    `again` are the arguments that make it, for a user who stopped it.
+    """
     told = f"stopped while the report was made; no measurement is lost: make it with `{shlex.join(['vhsbench', *again])}`."
     with stopping(told), ExitStack() as stack:
         from vhsbench.harness.report.build import build
@@ -276,8 +277,12 @@ def _report(
         from vhsbench.harness.commands.listing import show_summary
 
         show_summary(summary, console())
-    if require_reliable and summary["timing_reasons"]:
-        raise typer.Exit(INCONCLUSIVE)
+    return not summary["timing_reasons"]
+
+
+def _check_times(reliable: bool, required: bool) -> None:
+    if required and not reliable:
+        raise typer.Exit(UNRELIABLE)
 
 
 if __name__ == "__main__":

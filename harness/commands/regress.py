@@ -81,7 +81,8 @@ def regress(
 ) -> None:
     """Compare a verifier's checkpoint with a baseline.
 
-    Exit codes: 0 pass, 1 fail, 3 inconclusive; 2 a mistake of yours, 70 a bug, 128 + n stopped by signal n.
+    Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 inconclusive only because of unreliable
+    times; 2 a mistake of yours, 70 a bug, 128 + n stopped by signal n.
     """
     from vhsbench.harness.regress.baselines import pool_of
     from vhsbench.harness.regress.gate_config import load_gate

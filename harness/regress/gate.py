@@ -31,6 +31,7 @@ class Check:
     outcome: Outcome
     reasons: tuple[str, ...]
     values: Difference | Separation | Speed | None  # what was measured; None: nothing
+    only_times: bool = False  # inconclusive, but only because the times measured cannot be trusted
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class GateVerdict:
 
     @property
     def exit_code(self) -> int:
+        undecided = [check for check in self.checks if check.outcome == INCONCLUSIVE]
+        if self.outcome == INCONCLUSIVE and undecided and all(check.only_times for check in undecided):
+            return exit_codes.UNRELIABLE
         return EXIT_CODES[self.outcome]
 
 
@@ -120,7 +124,10 @@ def _cost(speed: Speed | None, gate: GateConfig) -> Check:
         # a count of bytes, not a sample: it has no interval
         memory = speed.memory_ratio if speed else None
         ratios.append(_ratio("memory", memory, memory, memory, gate.max_memory_ratio, speed))
-    return Check("cost", *_together(ratios), speed)
+    outcome, reasons = _together(ratios)
+    undecided = [check for check in ratios if check.outcome == INCONCLUSIVE]
+    only_times = bool(undecided) and all(check.only_times for check in undecided)
+    return Check("cost", outcome, reasons, speed, only_times and outcome == INCONCLUSIVE)
 
 
 def _ratio(
@@ -134,13 +141,13 @@ def _ratio(
     if ratio is None or low is None or high is None:
         why = f": all {speed.repeats} rounds were tainted ({speed.taint})" if speed and speed.tainted else ""
         reason = f"the {name} ratio has a limit of {limit:g}, but it was not measured{why}."
-        return Check(name, INCONCLUSIVE, (reason,), speed)
+        return Check(name, INCONCLUSIVE, (reason,), speed, only_times=speed is not None)
     if low > limit:
         return Check(name, FAIL, (f"the {name} ratio is {ratio:.2f}, over the limit of {limit:g}.",), speed)
     if high > limit:
         reason = (
             f"the {name} ratio {ratio:.2f}{ratio_interval(low, high)} is too uncertain for the limit of {limit:g}; "
-            "raise timing_repeats."
+            "raise timing_repeats, or measure on a quiet machine."
         )
-        return Check(name, INCONCLUSIVE, (reason,), speed)
+        return Check(name, INCONCLUSIVE, (reason,), speed, only_times=True)
     return Check(name, PASS, (), speed)

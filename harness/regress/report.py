@@ -6,7 +6,8 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,12 +27,6 @@ from vhsbench.harness.regress.run import Regression
 from vhsbench.harness.regress.speed import ratio_interval
 from vhsbench.harness.stats.intervals import brackets, missed_share
 
-LEGEND = (
-    "Exact best-of-N accuracy in percent; p worse: one-sided, Holm; found: the loss that is detected with 80% "
-    "power (<= of verifiers with nothing in common; none: no possible loss can be seen with these prompts); "
-    "lost/won: prompts whose pick turned wrong/right."
-)
-_NOT_ON_CONSOLE = ("prompts", "lost/won", "p (McNemar)")  # they do not fit into 80 columns
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
 _ELEMENTS = {FAIL: "failure", INCONCLUSIVE: "skipped"}  # of JUnit
 _COLORS = {True: "#009E73", False: "#D55E00"}  # of a right and a wrong pick
@@ -49,28 +44,64 @@ def write(regression: Regression, out: Path) -> None:
     write_atomic(out / "summary.md", markdown(regression, drawn).encode())
 
 
-def _columns(row: Difference) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table of accuracies; `narrow`: it is shown even where there are only 80 columns of text."""
+
+    head: str
+    meaning: str
+    cell: Callable[[Difference], str]
+    narrow: bool = True
+
+
+_UNKNOWN, _AT_MOST, _NONE = "-", "<=", "none"
+_COLUMNS: tuple[_Column, ...] = (
+    _Column("task", "geneval_overall is the mean of the tasks and decides nothing", lambda row: row.tag),
+    _Column("N", "candidates of which the verifier picks the best", lambda row: _ns(row.point)),
+    _Column("prompts", "their number", lambda row: str(row.n_prompts), narrow=False),
+    _Column("base", "the baseline's exact best-of-N accuracy in percent", lambda row: f"{row.baseline:.2f}"),
+    _Column("new", "the candidate's", lambda row: f"{row.candidate:.2f}"),
+    _Column("points", "new less base", lambda row: f"{round(row.difference, 2) + 0.0:+.2f}"),
+    _Column(
+        "95% interval", "of points, paired by prompt",
+        lambda row: brackets(row.low, row.high, "+.2f").strip() or _UNKNOWN,
+    ),
+    _Column("p worse", "one-sided, corrected by Holm", lambda row: _number(row.p_holm, ".4f")),
+    _Column("found", "the loss in points that is detected with 80% power", lambda row: _found(row)),
+    _Column(
+        "lost/won", "prompts whose pick turned wrong/right", lambda row: f"{row.lost}/{row.won}", narrow=False
+    ),
+    _Column("p (McNemar)", "two-sided, of lost and won", lambda row: f"{row.p_mcnemar:.4f}", narrow=False),
+)  # fmt: skip
+_MARKS = {  # what a cell is or begins with
+    _AT_MOST: "that of verifiers with nothing in common, as these two do not differ",
+    _NONE: "so few prompts (or permutations) show no loss with that power, not even of all that the baseline has",
+    _UNKNOWN: "not known, or not tested",
+}
+
+
+def _cells(row: Difference, columns: Iterable[_Column] = _COLUMNS) -> dict[str, str]:
     """Return a row of the table of accuracies, by heading."""
-    return {
-        "task": row.tag,
-        "N": _ns(row.point),
-        "prompts": str(row.n_prompts),
-        "base": f"{row.baseline:.2f}",
-        "new": f"{row.candidate:.2f}",
-        "points": f"{row.difference:+.2f}",
-        "95% interval": brackets(row.low, row.high, "+.2f").strip() or "-",
-        "p worse": _number(row.p_holm, ".4f"),
-        "found": _found(row),
-        "lost/won": f"{row.lost}/{row.won}",
-        "p (McNemar)": f"{row.p_mcnemar:.4f}",
-    }
+    return {column.head: column.cell(row) for column in columns}
+
+
+def legend(rows: Sequence[Difference], columns: Sequence[_Column] = _COLUMNS) -> str:
+    """Explain each of these columns, and each mark that is in them."""
+    cells = [cell for row in rows for cell in _cells(row, columns).values()]
+    said = [f"{column.head}: {column.meaning}" for column in columns]
+    for mark, meaning in _MARKS.items():
+        if any(cell == mark or (mark == _AT_MOST and cell.startswith(mark)) for cell in cells):
+            said.append(f"{mark}: {meaning}")
+    if any(row.n_candidate is not None for row in rows):
+        said.append("4/2: the N that a budget affords base/new")
+    return "; ".join(said) + "."
 
 
 def _found(row: Difference) -> str:
     if row.unseen:
-        return "none"
+        return _NONE
     if row.detectable is None and row.detectable_independent is not None:
-        return f"<={row.detectable_independent:.2f}"
+        return f"{_AT_MOST}{row.detectable_independent:.2f}"
     return _number(row.detectable, ".2f")
 
 
@@ -131,20 +162,29 @@ def show(regression: Regression, console: Console) -> None:
     """Print the report."""
     c, verdict = regression.comparison, regression.verdict
     console.print(f"{c.candidate} against {c.baseline}", markup=False)
-    rows = [_columns(row) for row in c.differences]
-    shown = [name for name in rows[0] if name not in _NOT_ON_CONSOLE]
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    for name in shown:
-        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=name != "N")
-    for cells in rows:
-        table.add_row(*(escape(cells[name]) for name in shown))
+    columns: Sequence[_Column] = _COLUMNS
+    table = _table(c.differences, columns)
+    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
+        columns = tuple(column for column in _COLUMNS if column.narrow)
+        table = _table(c.differences, columns)
     console.print(table)
-    console.print(LEGEND, style="dim")
+    console.print(legend(c.differences, columns), style="dim", markup=False, highlight=False)
     for line in facts(regression):
         console.print(f"  {escape(line)}")
     console.print(verdict.outcome, style=_STYLES[verdict.outcome])
     for reason in verdict.reasons:
         console.print(f"  {escape(reason)}")
+
+
+def _table(rows: Iterable[Difference], columns: Sequence[_Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for column in columns:
+        table.add_column(
+            column.head, justify="left" if column.head == "task" else "right", no_wrap=column.head != "N"
+        )
+    for row in rows:
+        table.add_row(*map(escape, _cells(row, columns).values()))
+    return table
 
 
 def _calibration(a: Calibration, b: Calibration) -> list[str]:
@@ -156,13 +196,13 @@ def _calibration(a: Calibration, b: Calibration) -> list[str]:
 def markdown(regression: Regression, picture: Path | None = None) -> str:
     """Write a summary in Markdown, for a comment on a pull request; what a user wrote is escaped."""
     c, verdict = regression.comparison, regression.verdict
-    rows = [_columns(row) for row in c.differences]
+    rows = [_cells(row) for row in c.differences]
     parts = [
         f"## Verifier regression: {verdict.outcome}\n",
         f"{_md(c.candidate)} against {_md(c.baseline)}: {c.n_prompts} prompts, {c.pool_size} candidates each.\n",
         _bullets(verdict.reasons),
         markdown_table(list(rows[0]), [[_md(cell) for cell in cells.values()] for cells in rows]),
-        f"{LEGEND}\n",
+        f"{_md(legend(c.differences))}\n",
         _bullets(facts(regression)),
     ]
     if worst := c.changed[: regression.gate.worst_picks]:
@@ -239,7 +279,7 @@ def _case(name: str, outcome: Outcome, reasons: Sequence[str], output: str) -> E
 def _output(check: Check, facts: Sequence[str]) -> str:
     match check.values:
         case Difference() as row:
-            return "; ".join(f"{name} {cell}" for name, cell in _columns(row).items())
+            return "; ".join(f"{name} {cell}" for name, cell in _cells(row).items())
         case Separation() as auc:
             p = _number(auc.p_holm, ".4f")
             return f"{auc.baseline:.4f} -> {auc.candidate:.4f}, p (worse, Holm) {p}"

@@ -47,6 +47,7 @@ class Regression:
         return _plain(
             {
                 "verdict": self.verdict.outcome,
+                "exit_code": self.verdict.exit_code,
                 "reasons": list(self.verdict.reasons),
                 "inputs": self.inputs,
                 "gate": self.gate.model_dump(mode="json"),

@@ -172,15 +172,36 @@ def test_exit_codes_are_distinct_and_explained():
     """docs/regression.md has a row for each; the gate's help names those of a comparison."""
     codes = {name: code for name, code in vars(exit_codes).items() if name.isupper()}
     signals = codes.pop("INTERRUPTED")
-    assert codes == {"DONE": 0, "FAILURES": 1, "MISTAKE": 2, "INCONCLUSIVE": 3, "BUG": 70}
+    assert codes == {"DONE": 0, "FAILURES": 1, "MISTAKE": 2, "INCONCLUSIVE": 3, "UNRELIABLE": 4, "BUG": 70}
     page = (Path(__file__).parents[2] / "docs" / "regression.md").read_text(encoding="utf-8")
     table = page.partition("## Exit codes")[2].partition("\n## ")[0]
     rows = [re.findall(r"\d+", row.split("|")[1]) for row in table.splitlines() if re.match(r"\| \d", row)]
     stopped = [signals + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
     assert sorted(int(code) for row in rows for code in row) == sorted([*codes.values(), *stopped])
     said = " ".join(CliRunner().invoke(app, ["regress", "--help"]).output.replace("\u2502", " ").split())
-    for words in ("0 pass", "1 fail", "2 a mistake", "3 inconclusive", "70 a bug", "128 + n"):
+    for words in (
+        "0 pass",
+        "1 fail",
+        "2 a mistake",
+        "3 inconclusive",
+        "4 inconclusive only",
+        "70 a bug",
+        "128 + n",
+    ):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "failed", "code"),
+    [((), "", 0), (("--require-reliable",), "", 4), (("--require-reliable",), "one pool failed", 1)],
+)
+def test_unreliable_times_have_a_code_of_their_own(arguments, failed, code, monkeypatch, tmp_path):
+    """Failed prompts come first, and are said."""
+    monkeypatch.setattr("vhsbench.harness.commands.run.sweep", lambda *_: failed)
+    monkeypatch.setattr("vhsbench.harness.report.build.build", lambda *_, **__: {"timing_reasons": ["busy"]})
+    done = CliRunner().invoke(app, ["run", "--json", "--out", str(tmp_path), *arguments])
+    assert done.exit_code == code, done.output
+    assert failed in done.stderr
 
 
 def test_no_baselines_are_a_sentence(tmp_path):

@@ -241,6 +241,24 @@ def test_exit_codes():
     assert EXIT_CODES == {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
+def test_unreliable_times_alone_have_an_exit_code_of_their_own():
+    gate = GateConfig(max_time_ratio=1.2)
+    unsure = Speed("cpu", 1, 30, 10.0, 12.0, 1.2, 1.0, 1.4, 0.1, 0.1, 1.0)
+    tainted = replace(unsure, time_ratio=None, time_low=None, time_high=None, tainted=30, taint="busy")
+    few = Difference("overall", 4, 40, 80, 79, -1.0, -5.0, 3.0, p=0.3, p_holm=0.3)
+    worse = Difference("overall", 4, 500, 80, 70, -10.0, -12.0, -8.0, p=0.001, p_holm=0.001)
+    found = {
+        "unsure": decide(_Only([]), gate, unsure), "tainted": decide(_Only([]), gate, tainted),
+        "never timed": decide(_Only([]), gate), "few": decide(_Only([few]), gate, unsure),
+        "worse": decide(_Only([worse]), gate, unsure),
+        "memory": decide(_Only([]), gate.model_copy(update={"max_memory_ratio": 1.0}), replace(unsure, memory_ratio=2.0)),
+    }  # fmt: skip
+    assert {name: (verdict.outcome, verdict.exit_code) for name, verdict in found.items()} == {
+        "unsure": ("inconclusive", 4), "tainted": ("inconclusive", 4), "never timed": ("inconclusive", 3),
+        "few": ("inconclusive", 3), "worse": ("fail", 1), "memory": ("fail", 1),
+    }  # fmt: skip
+
+
 def test_seeds_do_not_narrow_anything(simulated):
     """Prompts are what varies: repeating each pool seven times leaves intervals and tests as they were."""
     candidates, a, b = simulated(np.random.default_rng(3), 36, 6, (1.0, 0.5))

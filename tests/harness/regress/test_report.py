@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.regress.compare import compare
 from vhsbench.harness.regress.gate import decide
 from vhsbench.harness.regress.gate_config import GateConfig
-from vhsbench.harness.regress.report import facts, junit, markdown
+from vhsbench.harness.regress.report import facts, junit, markdown, show
 from vhsbench.harness.regress.run import Regression
 from vhsbench.harness.regress.speed import Speed
 
@@ -77,6 +80,43 @@ def test_what_does_not_decide_the_verdict_passes(regression):
     assert slow["cost"] == slow["verdict"] == ("failure", "the time ratio is 1.50, over the limit of 1.2.")
     assert {state for state, _ in slow.values()} == {"failure", ""}
     assert slow["accuracy[overall-N=4]"] == ("", "")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("skills", [(1.0, 1.0), (1.6, 0.0), None], ids=["alike", "worse", "itself"])
+def test_the_console_explains_every_column_and_mark_and_no_other(regression, simulated, width, skills):
+    found = regression(skills or (1.0, 1.0), SLOW)
+    if skills is None:
+        candidates, a, _ = simulated(np.random.default_rng(4), 120, 6, (1.0, 1.0))
+        found = replace(found, comparison=compare(candidates, a, a, GATE))
+    console = Console(width=width, record=True, file=io.StringIO())
+    show(found, console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    rule = next(i for i, line in enumerate(lines) if set(line.strip()) == {"\u2500"})
+    end = next(i for i, line in enumerate(lines) if line.startswith("task: "))
+    heads, rows, text = lines[rule - 1], lines[rule + 1 : end], " ".join(" ".join(lines[end:]).split())
+    legend = text[: text.index("AUC ")]
+    columns = [
+        "task",
+        "N",
+        "prompts",
+        "base",
+        "new",
+        "points",
+        "95% interval",
+        "p worse",
+        "found",
+        "lost/won",
+        "p (McNemar)",
+    ]
+    shown = [head for head in columns if re.search(rf"(^| ){re.escape(head)}( |$)", heads)]
+    assert [head for head in columns if re.search(rf"(^|; ){re.escape(head)}: ", legend)] == shown
+    assert len(shown) == (11 if width == 120 else 8)
+    assert "\u2026" not in "".join(rows)
+    assert len(rows) == 2 * 8
+    for mark, seen in (("<=", r"<=\d"), ("none", r"\bnone\b"), ("-", r" - ")):
+        assert (f"; {mark}: " in legend) == any(re.search(seen, f"{row} ") for row in rows), mark
 
 
 def test_outputs_hold_what_was_measured(regression):
