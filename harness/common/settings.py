@@ -20,7 +20,7 @@ class Strict(BaseModel):
     `short` is the key that a text alone stands for: `vhs` for `{name: vhs}`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
     short: ClassVar[str | None] = None
 
     @model_validator(mode="before")

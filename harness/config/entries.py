@@ -25,7 +25,9 @@ class NamedGenerator(Registered):
     registry = generators.REGISTRY
 
     name: str
+    """A registered generator: `vhsbench list generators`."""
     options: Annotated[dict[str, Any], LocalOptions({"weights": _FOLDER_OR_HUB})] = {}
+    """What its factory takes: steps, weights, resolution, dtype, ... (docs/generators.md)."""
 
     @field_validator("options")
     @classmethod
@@ -47,11 +49,17 @@ class GeneratorConfig(NamedGenerator):
     elsewhere = {"device": "the run's own 'device'"}
 
     label: Name | None = None
+    """Its name in tables and files; by default the generator's own."""
     verifiers: list[str] | None = None
+    """Labels of the verifiers that score its candidates; by default all."""
     pool: CandidateCount | None = None
+    """Candidates a prompt and seed, in place of the run's."""
     lora: Annotated[LoraPath | None, Local(names="bundled")] = None
+    """LoRA weights added to it: a file, a folder, or "bundled" (nano's)."""
     lora_strength: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """How strongly they are added."""
     drift: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """How far that moved it, as a share of a LoRA epoch (the paper's Table 7); by default the strength."""
 
     @property
     def shown(self) -> str:
@@ -110,11 +118,15 @@ class VerifierConfig(Registered):
     elsewhere = {"checkpoint": "the entry's own 'checkpoint'"}
 
     name: str
+    """A registered kind of verifier: `vhsbench list verifiers`."""
     label: Annotated[str, AfterValidator(_label)] | None = None
+    """Its name in tables and files; by default the kind. Several of one kind need a label each."""
     checkpoint: Annotated[str | None, _FOLDER_OR_HUB] = None
+    """A folder, a hub id (owner/name@revision) or "random"; by default the bundled or published one."""
     options: Annotated[
         dict[str, Any], LocalOptions({"normalization": Local(), "clip": Local(other=HUB_ID)})
     ] = {}
+    """What its factory takes: block, normalization, clip, dtype, device, generator (docs/verifiers.md)."""
 
     @property
     def shown(self) -> str:
@@ -146,9 +158,11 @@ class DetectorConfig(Registered):
     registry = DETECTORS
 
     name: str
+    """A registered detector: mask2former, shapes (of nano's pictures), or a plugin's."""
     options: Annotated[
         dict[str, Any], LocalOptions({"checkpoint": Local(names="random"), "colors": Local(names=TAG)})
     ] = {}
+    """What its factory takes: checkpoint, colors, ... (docs/geneval.md)."""
 
 
 class PromptsConfig(Strict):
@@ -157,5 +171,8 @@ class PromptsConfig(Strict):
     short = "source"
 
     source: Annotated[str, Local(names="nano|geneval")] = "nano"
+    """nano (its own), geneval (the 553), or a file of GenEval's JSON lines."""
     split: Literal["train", "validation", "evaluation"] = "evaluation"
+    """Of nano's own prompts."""
     limit: Amount | None = None
+    """How many of them, every task alike; by default all."""

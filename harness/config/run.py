@@ -86,25 +86,41 @@ class RunConfig(Strict):
     one_verifier_a_label: ClassVar[bool] = True
 
     name: Name = "run"
+    """The results go to runs/NAME."""
     generators: Annotated[list[GeneratorConfig], Field(min_length=1)]
+    """Pools of candidates."""
     verifiers: list[VerifierConfig] = []
+    """What scores them."""
     prompts: PromptsConfig = PromptsConfig()
-    detector: DetectorConfig | None = (
-        None  # None: shapes where it knows the prompts' classes, else mask2former
-    )
+    """What the candidates are of."""
+    detector: DetectorConfig | None = None
+    """What judges them; by default shapes where it knows the prompts' classes, else mask2former."""
     seeds: Seeds = [0]
+    """Root seeds: each gives every prompt a pool of its own."""
     pool: CandidateCount = 16
+    """Candidates a prompt and seed; serves every N up to it."""
     batch_size: CandidateCount = 32
-    budgets: list[BudgetText] | None = None  # such as [550ms, 3TFLOP, 24GB, 40J]
-    budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None  # the same, of times alone
-    strategies: list[StrategyText] = []  # beside best-of-N, such as [cascade:vhs>mllm-clip]
+    """Candidates made at once."""
+    budgets: list[BudgetText] | None = None
+    """At which pipelines are compared, such as [550ms, 3TFLOP, 24GB, 40J]; by default the times of MLLM w/ CLIP's best of 2, 4 and 6."""
+    budgets_ms: list[Annotated[float, Field(gt=0, le=1e9)]] | None = None
+    """The same, of times alone (older files)."""
+    strategies: list[StrategyText] = []
+    """Compared beside best-of-N, such as [cascade:vhs>mllm-clip] (docs/strategies.md)."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = TOLERANCE
-    bootstrap: Amount = 1000  # has no effect: intervals are computed, not drawn; older files may have it
+    """By which share a budget may be passed."""
+    bootstrap: Amount = 1000
+    """Has no effect: intervals are computed, not drawn; older files may have it."""
     gallery_prompts: AmountOrNone = 12
+    """How many prompts' pictures are kept."""
     device: Device = "cpu"
+    """cpu, cuda, or cuda:1."""
     threads: Threads | None = None
-    overlap: bool | None = None  # judge a batch while the next is generated; None: where that is on a GPU
+    """CPU threads; by default as many as the machine has."""
+    overlap: bool | None = None
+    """Judge a batch while the next is generated; by default where that is on a GPU."""
     timing: TimingConfig = TimingConfig()
+    """How costs are measured."""
 
     @field_validator("generators")
     @classmethod

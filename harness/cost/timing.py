@@ -21,19 +21,25 @@ class TimingConfig(Strict):
     """How cells are measured. A preset sets what is not given, and nothing given may fall below it."""
 
     preset: Literal["smoke", "paper", "mlperf"] | None = None
+    """smoke, paper or mlperf: sets what is not given, and nothing given may fall below it."""
     best_of_n: tuple[CandidateCount, ...] = (1, 2, 4, 8)
-    batch_sizes: tuple[
-        Annotated[CandidateCount, Field(ge=2)], ...
-    ] = ()  # of batched runs, beside one at a time
+    """The N whose whole runs are timed, to check T(N)."""
+    batch_sizes: tuple[Annotated[CandidateCount, Field(ge=2)], ...] = ()
+    """Of batched runs, beside one candidate at a time."""
     repeats: Amount = 15
-    visits: Amount | None = (
-        None  # turns that a pipeline has; None: as many as repeats, or VISITS (see rounds.py)
-    )
+    """Rounds of every pipeline at least."""
+    visits: Amount | None = None
+    """Turns that a pipeline has; by default as many as repeats, or 3 where not all fit into memory at once."""
     min_seconds: Seconds = 0.0
+    """Of timed rounds of every pipeline at least."""
     warm_up: AmountOrNone = 3
+    """Rounds in a row that no longer beat the fastest by 5% before any count."""
     timeout_s: Annotated[Seconds, Field(gt=0)] = 3600.0
-    threads: Threads | None = None  # CPU threads while measuring; by default as the run's
+    """After which a pipeline is given up."""
+    threads: Threads | None = None
+    """CPU threads while measuring; by default as the run's."""
     variants: tuple[str, ...] = ()
+    """Named speed-ups measured beside the plain pipeline (docs/performance.md)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -38,24 +38,43 @@ class GateConfig(Strict):
     """
 
     best_of_n: tuple[CandidateCount, ...] = (4,)
+    """The N at which baseline and candidate are compared."""
     budgets: tuple[str, ...] = ()
+    """Such as [550ms, 3TFLOP]: each adds the N that it affords either of them."""
     costs: Annotated[str | None, Local(other=TAG, needed=False)] = None
+    """What budgets go by: a finished run's folder, or a device such as a100-paper."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """By which share a budget may be passed; by default the run's, for a device 0.05."""
     margin_points: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """A loss of overall accuracy that is tolerated, in points."""
     auc_margin: Annotated[float, Field(ge=0, le=1)] | None = 0.01
+    """A loss of the area under the ROC curve that is tolerated; null only reports it."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """How often an equally good candidate may fail: half for overall accuracy and AUC, half for the tasks'."""
     bootstrap: Annotated[Amount, Field(ge=100)] = 2000
+    """Has no effect; older files may have it."""
     permutations: Annotated[Amount, Field(ge=99)] = 9999
+    """Random exchanges of the sign-flip tests."""
     auc_permutations: Annotated[Amount, Field(ge=99)] = 1999
+    """Of the tests of AUC."""
     seed: Seed = 0
+    """Of these exchanges."""
     max_time_ratio: Ratio | None = None
+    """Candidate over baseline, time of a candidate; null only reports it."""
     max_memory_ratio: Ratio | None = None
+    """The same of peak memory."""
     timing_batch: CandidateCount = 1
+    """Candidates scored at once while both are timed."""
     timing_repeats: AmountOrNone = 30
+    """Repeats of that; 0 measures no times."""
     timing_warm_up: AmountOrNone = 3
+    """Repeats before that do not count."""
     worst_picks: AmountOrNone = 6
+    """How many changed picks the report shows."""
     device: Device = "cpu"
+    """cpu, cuda, or cuda:1."""
     threads: Threads | None = None
+    """CPU threads; by default as many as the machine has."""
 
     @field_validator("budgets")
     @classmethod

@@ -37,19 +37,28 @@ class CompareConfig(Strict):
     """The held-out candidates that a training and its ablations are compared on."""
 
     prompts: PromptsConfig = PromptsConfig()
+    """Held-out prompts."""
     seeds: Seeds = [0]
+    """Root seeds of their candidates."""
     pool: CandidateCount = 16
+    """Candidates a prompt and seed."""
     batch_size: CandidateCount = 32
+    """Candidates made at once."""
 
 
 class TrainConfig(Recipe):
     """One training. `ablations` are others, by name: the keys that they change, nested as here."""
 
     name: _Name = "train"
+    """Its results go to runs/NAME."""
     generator: SourceConfig
+    """The generator whose features are read."""
     data: DataConfig = DataConfig()
+    """Where the data is, and how it is made."""
     compare: CompareConfig = CompareConfig()
+    """The held-out candidates that it and its ablations are compared on."""
     ablations: Annotated[dict[_Name, dict[str, Any]], LocalChanges()] = {}
+    """Other trainings, by name: the keys that they change, nested as here."""
 
     @property
     def recipe(self) -> Recipe:

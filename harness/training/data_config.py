@@ -22,14 +22,18 @@ class CaptionerConfig(Strict):
     short = "name"
 
     name: Literal["gemma", "scene"]
+    """gemma (the paper's), or scene, which says what the detector shapes sees."""
     options: Annotated[dict[str, Any], _GEMMA] = Field(default_factory=dict)
+    """weights and device of gemma."""
 
 
 class ClipScoreConfig(Strict):
     """The CLIP of the CLIP-Score: an open_clip name and weights, "nano", or a folder with a CLIP like nano's."""
 
     model: Annotated[str, Local(names="nano", other=rf"{TAG}|hf-hub:.*")] = "ViT-B-32-quickgelu"
+    """An open_clip name, nano, or a folder with a CLIP like nano's."""
     pretrained: Annotated[str, Local(names=TAG)] = "openai"
+    """Its weights, an open_clip tag."""
 
 
 class CaptionsConfig(Strict):
@@ -42,8 +46,11 @@ class CaptionsConfig(Strict):
     short = "source"
 
     source: Annotated[Path, Local(needed=False)]
+    """A JSON list of texts, or LLaVA-558k's list of conversations."""
     images: _Path = None
+    """The folder with the pictures that LLaVA's entries name, for the captioner to describe first."""
     limit: Amount | None = None
+    """How many texts; by default all."""
 
 
 class LabelsConfig(Strict):
@@ -55,13 +62,21 @@ class LabelsConfig(Strict):
     """
 
     prompts: Annotated[str, Local(names="nano|geneval", needed=False)] = "geneval"
+    """nano, geneval (its sampler with another seed), or a file: GenEval's JSON lines, or texts that the tagger classifies."""
     draws: Amount = 1200
+    """Prompts a task, of geneval's sampler."""
     variants: Amount = 20
+    """Images a prompt."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Of the prompts."""
     limit: Amount | None = None
+    """How many prompts; by default all."""
     tagger: Literal["gemma"] | None = None
+    """What classifies texts: gemma."""
     tagger_options: Annotated[dict[str, Any], _GEMMA] = Field(default_factory=dict)
+    """weights and device of gemma."""
     captions: bool = False  # describe these images too
+    """Describe these images too."""
 
 
 class DataConfig(Strict):
@@ -73,19 +88,33 @@ class DataConfig(Strict):
     """
 
     folder: _Path = None
+    """Where the shards are written."""
     alignment: _Path = None
+    """A finished folder of shards, in place of that in folder."""
     train: _Path = None
+    """The same of training."""
     validation: _Path = None
+    """The same of validation."""
     rows_of: _Path = None
+    """A data folder of the same images by another block or kind of features, whose captions and verdicts are used."""
     captions: CaptionsConfig | None = None
+    """The texts of stage 1; without it, stage 1 has no data of its own."""
     labels: LabelsConfig = LabelsConfig()
+    """The prompts of stage 2."""
     reads: Annotated[tuple[Needs, ...], Field(min_length=1)] | None = None
+    """Kinds of features written in one pass: hidden, latents, images; by default what the verifier reads."""
     captioner: CaptionerConfig = CaptionerConfig(name="gemma")
+    """What describes images."""
     detector: DetectorConfig = DetectorConfig(name="mask2former")
+    """What judges them."""
     clip_score: ClipScoreConfig | None = ClipScoreConfig()
+    """Which CLIP scores captions; null for none."""
     dtype: Literal["float16", "bfloat16", "float32"] | None = None  # of features; None: the generator's
+    """Of features; by default the generator's."""
     batch_size: CandidateCount = 16
+    """Images made at once."""
     shard_size: Amount = 256
+    """Samples a shard."""
 
     @model_validator(mode="after")
     def _scene_needs_shapes(self) -> DataConfig:

@@ -28,8 +28,11 @@ class LlmRecipe(Strict):
     short = "name"
 
     name: Annotated[str, Local(names="nano", other=HUB_ID)] = "Qwen/Qwen2.5-0.5B-Instruct"
+    """A hub id or folder of a Qwen2 with its tokenizer, or nano: a new one of nano's sizes."""
     revision: str | None = None
+    """A commit of the hub."""
     sizes: dict[str, Size] = {}
+    """Of a new LLM, in place of nano's."""
 
     @model_validator(mode="after")
     def _only_new_ones_change(self) -> LlmRecipe:
@@ -49,13 +52,21 @@ class VerifierRecipe(Strict):
     """
 
     kind: Literal["vhs", "mllm-clip", "mllm-ae"]
+    """vhs, mllm-clip or mllm-ae."""
     block: Block | None = None
+    """The DiT's block that a vhs reads, or several, whose mean it reads."""
     llm: LlmRecipe = LlmRecipe()
+    """The language model."""
     connector: Literal["mlp2x_gelu", "linear"] = "mlp2x_gelu"
+    """What turns features into the LLM's tokens."""
     template: str = PAPER_TEMPLATE
+    """The question, with <image> and {prompt}."""
     clip: Annotated[str | None, Local(other=HUB_ID)] = None
+    """The CLIP of an mllm-clip, a hub id."""
     precompute: bool = False
+    """Run CLIP once over the images, before training."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Of the LLM's weights."""
 
     @field_validator("block", mode="plain")
     @classmethod
@@ -82,11 +93,17 @@ class OptimizerRecipe(Strict):
     """
 
     name: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon for matrices with adamw for the rest."""
     learning_rate: Rate = 1e-3
+    """Its peak, followed by a cosine."""
     adamw_learning_rate: Rate | None = None
+    """Of what muon leaves to adamw."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Of the weights that decay."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps."""
     clip_grad: Rate = 1.0
+    """The gradient's largest norm."""
 
 
 class LossRecipe(Strict):
@@ -96,8 +113,11 @@ class LossRecipe(Strict):
     """
 
     name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """cross_entropy or focal."""
     weights: Literal["auto"] | tuple[Rate, Rate] = "auto"
+    """Of no and yes; auto gives each class the other's share of the labels."""
     gamma: Annotated[float, Field(ge=0, le=1000)] = 2.0  # of the focal loss
+    """Of the focal loss."""
 
     @property
     def focus(self) -> float:
@@ -109,9 +129,13 @@ class StageRecipe(Strict):
     """A stage: `batch` samples per optimiser step over all processes, `epochs` over the data or `steps` in all."""
 
     batch: Amount
+    """Samples per optimiser step, over all processes."""
     epochs: Epochs = 1.0
+    """Over the data."""
     steps: Amount | None = None
+    """In all, in place of epochs."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    """How weights are updated."""
 
     def steps_for(self, samples: int) -> int:
         """Return the optimiser steps for `samples` samples."""
@@ -122,18 +146,26 @@ class AlignRecipe(StageRecipe):
     """Stage 1, captioning: the paper trains the connector alone; a new LLM learns to speak here ("all")."""
 
     batch: Amount = 512
+    """Samples per optimiser step, over all processes."""
     train: Literal["connector", "all"] = "connector"
+    """connector (the paper's), or all, for a new LLM."""
     template: str = CAPTION_TEMPLATE
+    """The question that the caption answers."""
 
 
 class FinetuneRecipe(StageRecipe):
     """Stage 2, yes or no: connector and LLM; validated every `validate_every` steps (None: every epoch)."""
 
     batch: Amount = 64
+    """Samples per optimiser step, over all processes."""
     epochs: Epochs = 10.0
+    """Over the data."""
     optimizer: OptimizerRecipe = OptimizerRecipe(learning_rate=2e-5)
+    """How weights are updated."""
     loss: LossRecipe = LossRecipe()
+    """Of yes and no."""
     validate_every: Amount | None = None
+    """Optimiser steps; by default an epoch."""
 
 
 class EngineRecipe(Strict):
@@ -145,18 +177,29 @@ class EngineRecipe(Strict):
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
+    """cpu or cuda."""
     processes: Threads = 1
+    """On this machine."""
     threads: Threads | None = None  # CPU threads a process
+    """CPU threads a process."""
     sharding: Literal["none", "fsdp"] = "none"
+    """fsdp spreads weights over processes."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the computation."""
     micro_batch: Amount = 64
+    """The most samples that a process holds at once."""
     gradient_checkpointing: bool = False
+    """Less memory for more time."""
     workers: Annotated[int, Field(ge=0, le=MOST_THREADS, strict=True)] = (
         0  # processes that read features ahead
     )
+    """Processes that read data."""
     verify_data: bool = True  # every file's SHA-256 before training
+    """Check every file's SHA-256 before training."""
     save_every: Amount = 100  # optimiser steps
+    """Optimiser steps."""
     log_every: Amount = 10  # optimiser steps
+    """Optimiser steps."""
 
     @model_validator(mode="after")
     def _possible(self) -> EngineRecipe:
@@ -171,10 +214,15 @@ class Recipe(Strict):
     """All that a verifier's training depends on, except its data. `align: null` skips stage 1."""
 
     seed: TrainSeed = 0
+    """Of order and new weights."""
     verifier: VerifierRecipe
+    """What is trained."""
     align: AlignRecipe | None = AlignRecipe()
+    """Stage 1; null skips it."""
     finetune: FinetuneRecipe = FinetuneRecipe()
+    """Stage 2."""
     engine: EngineRecipe = EngineRecipe()
+    """What it runs on."""
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
