@@ -125,5 +125,6 @@ def test_only_commands_print(tree):
         f"{name}, line {line}"
         for name, lines in found.items()
         for line in lines
-        if name != "harness/cli.py" and not name.startswith("harness/commands/")
+        if name not in ("harness/cli.py", "harness/common/terminal.py")  # whose print_json commands use
+        and not name.startswith("harness/commands/")
     ] == []

@@ -223,7 +223,7 @@ def test_processes_read_the_same_paths_from_the_file_that_they_are_given(
 ):
     import subprocess
 
-    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 0))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0))
     config = load_train_config(training, ["data.folder=here"])
     variant = config.model_copy(update={"data": config.data.model_copy(update={"train": Path("shards")})})
     verifier._launch(variant, tmp_path / "deep" / "out")
