@@ -157,14 +157,14 @@ class VerifierRegression:
 
 def _source(config: pytest.Config, setting: str, text: str | None) -> Source:
     """Return the verifier that a test names, else the one of the setting; fails the test where there is none."""
-    from vhsbench.harness.regress.baselines import BASELINES
     from vhsbench.harness.regress.sources import resolve
 
     text = text or _setting(config, setting)
     if text is None:
         pytest.fail(f"name a verifier in the test, or give {_OPTIONS[setting]}.", False)
     try:
-        return resolve(text, Path(_setting(config, "vhs_baselines_dir") or BASELINES))
+        folder = _setting(config, "vhs_baselines_dir")
+        return resolve(text, Path(folder) if folder else None)
     except VhsbenchError as error:
         pytest.fail(str(error), False)
 

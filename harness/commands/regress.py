@@ -13,8 +13,14 @@ from vhsbench.harness.common.terminal import Bars, Json, console, path, print_js
 baseline_app = typer.Typer(
     help="Accept and list baselines, and show who replaced what when.", no_args_is_help=True
 )
-Baselines = Annotated[Path, typer.Option("--dir", parser=path, help="The folder of accepted baselines.")]
-_DIR = Path("results/baselines")
+Baselines = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        parser=path,
+        help="Accepted baselines; default: the project's, else the package's, results/baselines.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +82,7 @@ def regress(
     out: Annotated[
         Path | None, typer.Option(parser=path, help="The folder for JSON, JUnit, Markdown and PNG.")
     ] = None,
-    directory: Baselines = _DIR,
+    directory: Baselines = None,
     as_json: Json = False,
 ) -> None:
     """Compare a verifier's checkpoint with a baseline.
@@ -84,6 +90,7 @@ def regress(
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 inconclusive only because of unreliable
     times; 2 a mistake of yours, 70 a bug, 128 + n stopped by signal n.
     """
+    from vhsbench.harness.regress.baselines import found as found_baselines
     from vhsbench.harness.regress.baselines import pool_of
     from vhsbench.harness.regress.gate_config import load_gate
     from vhsbench.harness.regress.pool import load_pool
@@ -92,6 +99,7 @@ def regress(
     from vhsbench.harness.regress.sources import resolve
 
     gate = load_gate(config)
+    directory = directory or found_baselines()
     quiet()
     sides = resolve(baseline, directory), resolve(candidate, directory)
     frozen = load_pool(pool) if pool else pool_of(baseline, directory)
@@ -115,7 +123,7 @@ def accept(
     name: Annotated[str | None, typer.Option(help="Default: the verifier's name.")] = None,
     pool: Annotated[Path | None, typer.Option(help="The frozen pool to compare on.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the log.")] = "",
-    directory: Baselines = _DIR,
+    directory: Baselines = None,
     as_json: Json = False,
 ) -> None:
     """Make a checkpoint or run the accepted baseline; the log keeps who replaced what when."""
@@ -132,7 +140,7 @@ def accept(
 @baseline_app.command("list")
 def list_baselines(
     history: Annotated[bool, typer.Option("--log", help="Also show who replaced what when.")] = False,
-    directory: Baselines = _DIR,
+    directory: Baselines = None,
     as_json: Json = False,
 ) -> None:
     """Verify and list the accepted baselines."""
@@ -141,6 +149,7 @@ def list_baselines(
 
     from vhsbench.harness.regress import baselines
 
+    directory = directory or baselines.found()
     found, log = baselines.listing(directory), baselines.history(directory)
     if as_json:
         print_json({"baselines": found, "log": log} if history else {"baselines": found})

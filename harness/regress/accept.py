@@ -17,7 +17,7 @@ from typing import Any
 from vhsbench.harness.common.atomic import file_sha256, room_on_disk, write_atomic
 from vhsbench.harness.common.locks import hold
 from vhsbench.harness.regress import baselines
-from vhsbench.harness.regress.baselines import BASELINES, BaselineError
+from vhsbench.harness.regress.baselines import BaselineError, for_new
 from vhsbench.harness.regress.pool import load_pool
 from vhsbench.harness.regress.sources import Source, SourceError, resolve
 
@@ -28,17 +28,18 @@ _KEPT = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".parquet", ".txt")
 def accept(
     text: str,
     name: str | None = None,
-    folder: Path = BASELINES,
+    folder: Path | None = None,
     pool: Path | None = None,
     note: str = "",
     who: str | None = None,
 ) -> dict[str, Any]:
-    """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder`.
+    """Make a checkpoint or finished run the baseline `name` (default: its verifier's name) in `folder` (default: `for_new()`).
 
     Records the pool that it is compared on by SHA-256 and by its path relative to `folder`, so that both may move
     together. Replaces an earlier baseline of that name in one step: an interruption leaves the old one or the new.
     Returns the manifest. Raises BaselineError, what `resolve` raises, and DiskFullError.
     """
+    folder = folder or for_new()
     source = resolve(text, folder)
     name = name or source.verifier
     if not _NAME.fullmatch(name):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import vhsbench
 from vhsbench.harness.common.atomic import file_sha256
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
@@ -14,12 +15,39 @@ from vhsbench.harness.common.text import read_json_lines, read_json_object
 from vhsbench.harness.regress.pool import Pool, load_pool
 
 BASELINES = Path("results/baselines")
+_CHECKOUT = Path(vhsbench.__file__).resolve().parents[1]
 LOG, MANIFEST = "log.jsonl", "manifest.json"
 CONTENT = re.compile(r"content(-[0-9a-f]+)?")  # the folder of a baseline's files, beside its manifest
 
 
 class BaselineError(VhsbenchError):
     """A baseline that cannot be used or accepted; the message is one sentence for a user."""
+
+
+def found() -> Path:
+    """Return the folder of accepted baselines of the working directory's project; else that of the package's checkout.
+
+    The project's is the nearest `results/baselines` in the working directory or above it, within its git repository.
+    Where there is none at all, it is the one that the working directory would have.
+    """
+    return _of_project() or (_CHECKOUT / BASELINES if (_CHECKOUT / BASELINES).is_dir() else BASELINES)
+
+
+def for_new() -> Path:
+    """Return the folder that accepts a baseline: as `found`, but never the package's own from elsewhere."""
+    return _of_project() or BASELINES
+
+
+def _of_project() -> Path | None:
+    if BASELINES.is_dir():
+        return BASELINES  # relative, as messages name it
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / BASELINES).is_dir():
+            return folder / BASELINES
+        if (folder / ".git").exists():
+            break
+    return None
 
 
 def accepted_names(folder: Path = BASELINES) -> list[str]:

@@ -9,7 +9,7 @@ from vhsbench import verifiers
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.config.run import kept_config
-from vhsbench.harness.regress.baselines import BASELINES, accepted_names, content_name, read
+from vhsbench.harness.regress.baselines import accepted_names, content_name, found, read
 from vhsbench.harness.store.tables import load_run
 from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.protocol import Verifier
@@ -39,11 +39,11 @@ class Source:
         return verifiers.create(self.verifier, checkpoint=self.checkpoint, device=device, generator=generator)
 
 
-def resolve(text: str, baselines: Path = BASELINES) -> Source:
+def resolve(text: str, baselines: Path | None = None) -> Source:
     """Find what `text` names.
 
     It is a registered verifier; VERIFIER=CHECKPOINT (a folder or hub id); a checkpoint's folder; a run's folder,
-    RUN:LABEL if it has several verifiers; or the name of an accepted baseline.
+    RUN:LABEL if it has several verifiers; or the name of an accepted baseline in `baselines`, by default `found()`.
 
     Raises SourceError, with the nearest names, CheckpointError for a folder of no known verifier, or BaselineError
     for a baseline that is damaged.
@@ -63,14 +63,15 @@ def resolve(text: str, baselines: Path = BASELINES) -> Source:
         return Source(text, kind_of(path), str(path))
     if path.is_dir():
         raise SourceError(f"{text} is neither a checkpoint (it has no config.json) nor a run (no run.json).")
+    baselines = baselines or found()
     accepted = accepted_names(baselines)
     if text in accepted:
         entry = read(text, baselines)
         content = baselines / text / content_name(entry)
         if (content / "run.json").is_file():
             return _run(text, content, entry.get("verifier"))
-        found = resolve(str(content), baselines)
-        return Source(text, found.verifier, found.checkpoint)
+        inside = resolve(str(content), baselines)
+        return Source(text, inside.verifier, inside.checkpoint)
     known = nearest(text, [*verifiers.REGISTRY.names(), *accepted])
     raise SourceError(f"'{text}' is not a folder, a verifier or an accepted baseline; {known}")
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,6 +18,9 @@ from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.accept import accept
 from vhsbench.harness.regress.baselines import BaselineError
 from vhsbench.harness.regress.sources import resolve
+
+ROOT = Path(__file__).parents[3]
+LIST = ["baseline", "list", "--json"]
 
 
 def test_accepted_replaced_and_logged(tmp_path, damaged, pool):
@@ -31,6 +35,54 @@ def test_accepted_replaced_and_logged(tmp_path, damaged, pool):
     assert [e["sha256"] for e in baselines.listing(folder)] == [second["sha256"]]
     assert not [f for f in folder.iterdir() if f.name.endswith((".new", ".old"))]
     assert sorted(f.name for f in (folder / "vhs").iterdir()) == [second["content"], "manifest.json"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A git repository with a folder of accepted baselines, and a folder below it."""
+    (tmp_path / "project" / ".git").mkdir(parents=True)
+    (tmp_path / "project" / "results" / "baselines").mkdir(parents=True)
+    (tmp_path / "project" / "a" / "b").mkdir(parents=True)
+    return tmp_path / "project"
+
+
+def test_the_projects_baselines_are_found_from_its_folders(project, tmp_path, monkeypatch):
+    of_project = project / "results" / "baselines"
+    accept("vhs", "main", of_project)
+    for folder in (project, project / "a", project / "a" / "b"):
+        monkeypatch.chdir(folder)
+        assert baselines.found().resolve() == baselines.for_new().resolve() == of_project
+        assert resolve("main").verifier == "vhs"
+        assert [e["name"] for e in json.loads(CliRunner().invoke(app, LIST).stdout)["baselines"]] == ["main"]
+    (project / "a" / ".git").mkdir()  # another repository: its baselines are its own
+    assert baselines.for_new() == baselines.BASELINES
+
+
+def test_the_packages_baselines_are_found_from_elsewhere_and_never_written(tmp_path, monkeypatch):
+    before = sorted((ROOT / "results" / "baselines").rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert resolve("nano").verifier == "vhs"
+    assert CliRunner().invoke(app, ["baseline", "accept", "vhs", "--name", "mine"]).exit_code == 0
+    assert (tmp_path / "results" / "baselines" / "mine" / "manifest.json").is_file()
+    assert sorted((ROOT / "results" / "baselines").rglob("*")) == before
+    assert baselines.accepted_names(baselines.found()) == ["mine"]
+
+
+def test_the_gate_is_the_same_from_any_directory(tmp_path, monkeypatch):
+    """A baseline, its pool and a gate's file with a relative path, from the repository and from elsewhere."""
+    gate = tmp_path / "ci" / "gate.yaml"
+    (gate.parent / "costs").mkdir(parents=True)
+    gate.write_text(
+        "best_of_n: [2]\ncosts: costs\npermutations: 99\nauc_permutations: 99\ntiming_repeats: 0\n"
+    )
+    said = []
+    for folder, file in ((ROOT, gate), (tmp_path, "ci/gate.yaml")):
+        monkeypatch.chdir(folder)
+        done = CliRunner().invoke(app, ["regress", "nano", "vhs", "--json", "--config", str(file)])
+        assert done.exit_code == 0, done.output
+        said.append(json.loads(done.stdout))
+    assert said[0]["gate"]["costs"] == str(gate.parent.resolve() / "costs")
+    assert said[0] == said[1]
 
 
 def test_an_accepted_name_is_a_source_with_its_own_pool(tmp_path, pool, damaged):
