@@ -15,12 +15,13 @@ from typing import Annotated
 
 import typer
 
+from vhsbench.harness.commands import completion, generate, paper
 from vhsbench.harness.commands import cost as cost_commands
-from vhsbench.harness.commands import generate, paper
 from vhsbench.harness.commands import regress as regress_commands
 from vhsbench.harness.commands.captions import captions
 from vhsbench.harness.commands.check import check
 from vhsbench.harness.commands.compare import compare
+from vhsbench.harness.commands.config import app as config_app
 from vhsbench.harness.commands.geneval import app as geneval_app
 from vhsbench.harness.commands.init import init
 from vhsbench.harness.commands.run import Engine
@@ -45,7 +46,6 @@ app = typer.Typer(
     name="vhsbench",
     help="Compute-matched best-of-N benchmarks for text-to-image generators and latent verifiers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -92,7 +92,11 @@ def version(
 @app.command()
 def run(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML, or a bundled name (table1, nano-table1, ...); default: nano.")
+        Path | None,
+        typer.Argument(
+            help="YAML, or a bundled name (table1, nano-table1, ...); default: nano.",
+            autocompletion=completion.experiments,
+        ),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="Run directory or fsspec URL (s3://...); default: runs/<name>.")
@@ -224,6 +228,7 @@ def doctor(as_json: Json = False) -> None:
 generate.register(app)
 paper.register(app)
 app.command()(init)
+app.add_typer(config_app, name="config")
 app.command()(score)
 app.command()(captions)
 app.command()(check)

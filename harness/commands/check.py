@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vhsbench.harness.commands import completion
 from vhsbench.harness.commands.generate import (
     Checkpoint,
     Device,
@@ -30,11 +31,18 @@ _STYLES = {"holds": "green", "broken": "bold red", "not checked": "yellow"}
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="A name from `vhsbench list`, of a generator or a verifier.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name from `vhsbench list`, of a generator or a verifier.",
+            autocompletion=completion.registered,
+        ),
+    ],
     generator: Annotated[
         str,
         typer.Option(
-            help="Whose candidates a verifier is checked on; the other options are this generator's."
+            help="Whose candidates a verifier is checked on; the other options are this generator's.",
+            autocompletion=completion.generators,
         ),
     ] = "nano",
     weights: Weights = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vhsbench.harness.commands import completion
 from vhsbench.harness.common.limits import MOST_CANDIDATES
 from vhsbench.harness.common.prompt_files import typed_prompt
 from vhsbench.harness.common.terminal import Json, console, print_json, quiet
@@ -25,12 +26,20 @@ Prompt = Annotated[
         help="Count for this prompt; default: the first of the generator's bundled runs.",
     ),
 ]
-Repeated = Annotated[list[str] | None, typer.Option("--generator", help="Only this one; repeatable.")]
+Repeated = Annotated[
+    list[str] | None,
+    typer.Option("--generator", help="Only this one; repeatable.", autocompletion=completion.generators),
+]
 
 
 def cost(
-    generator: Annotated[str, typer.Argument(help="A registered generator.")],
-    verifier: Annotated[str | None, typer.Option(help="A registered verifier; default: none.")] = None,
+    generator: Annotated[
+        str, typer.Argument(help="A registered generator.", autocompletion=completion.generators)
+    ],
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="A registered verifier; default: none.", autocompletion=completion.verifiers),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=MOST_CANDIDATES, help="Candidates.")] = 4,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the family's.")] = None,
     prompt: Prompt = None,

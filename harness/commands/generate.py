@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vhsbench.harness.commands import completion
 from vhsbench.harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
 from vhsbench.harness.common.prompt_files import typed_prompt
 from vhsbench.harness.common.terminal import Json, path, print_json, quiet
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from vhsbench.harness.inference.candidates import Rows
     from vhsbench.verifiers.protocol import Verifier
 
-GeneratorName = Annotated[str, typer.Argument(help="A name from `vhsbench list generators`.")]
+GeneratorName = Annotated[
+    str, typer.Argument(help="A name from `vhsbench list generators`.", autocompletion=completion.generators)
+]
 Prompt = Annotated[str, typer.Argument(callback=typed_prompt, help="What to paint.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Root seed; candidate i is the same whatever the count.")
@@ -76,7 +79,11 @@ def generate(
 def best_of_n(
     generator: GeneratorName,
     verifier: Annotated[
-        str, typer.Argument(help="A name from `vhsbench list verifiers`; with --strategy, the prompt.")
+        str,
+        typer.Argument(
+            help="A name from `vhsbench list verifiers`; with --strategy, the prompt.",
+            autocompletion=completion.verifiers,
+        ),
     ],
     prompt: Annotated[str | None, typer.Argument(help="What to paint.")] = None,
     count: Annotated[

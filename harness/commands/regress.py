@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vhsbench.harness.commands import completion
 from vhsbench.harness.common.limits import MOST, MOST_CANDIDATES
 from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
@@ -33,7 +34,10 @@ def register(app: typer.Typer) -> None:
 def pool(
     out: Annotated[Path, typer.Option(parser=path, help="The pool's new folder.")],
     config: Annotated[
-        Path | None, typer.Argument(help="A run's YAML configuration; default: nano's.")
+        Path | None,
+        typer.Argument(
+            help="A run's YAML configuration; default: nano's.", autocompletion=completion.experiments
+        ),
     ] = None,
     prompts: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most this many prompts.")] = None,
     size: Annotated[
@@ -72,10 +76,17 @@ def pool(
 def regress(
     baseline: Annotated[
         str,
-        typer.Argument(help="A verifier, VERIFIER=CHECKPOINT, a checkpoint or run folder, or a baseline."),
+        typer.Argument(
+            help="A verifier, VERIFIER=CHECKPOINT, a checkpoint or run folder, or a baseline.",
+            autocompletion=completion.verifiers,
+        ),
     ],
     candidate: Annotated[
-        str, typer.Argument(help="The verifier that must be no worse, named in the same ways.")
+        str,
+        typer.Argument(
+            help="The verifier that must be no worse, named in the same ways.",
+            autocompletion=completion.verifiers,
+        ),
     ],
     pool: Annotated[Path | None, typer.Option(help="A frozen pool; default: the baseline's own.")] = None,
     config: Annotated[Path | None, typer.Option(help="gate.yaml; defaults: docs/regression.md.")] = None,

@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
+from vhsbench.harness.commands import completion
 from vhsbench.harness.common.limits import MOST_CANDIDATES
 from vhsbench.harness.common.terminal import Bars, Json, path, print_json, quiet
 
 
 def score(
-    verifier: Annotated[str, typer.Argument(help="A name from `vhsbench list verifiers`.")],
+    verifier: Annotated[
+        str,
+        typer.Argument(help="A name from `vhsbench list verifiers`.", autocompletion=completion.verifiers),
+    ],
     prompts: Annotated[Path, typer.Option(help='One prompt a line, or JSON lines with "prompt".')],
     images: Annotated[
         Path | None, typer.Option(help="A folder of images, in natural order: 2.png before 10.png.")
@@ -28,7 +32,10 @@ def score(
     normalization: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Mean and variance of hidden states, two .pt files.")
     ] = None,
-    generator: Annotated[str | None, typer.Option(help="Whose features they are; default: nano.")] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(help="Whose features they are; default: nano.", autocompletion=completion.generators),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(parser=path, help="scores.parquet or scores.csv; default: CSV on the terminal."),

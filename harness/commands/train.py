@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vhsbench.harness.commands import completion
 from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST, MOST_THREADS
 from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from vhsbench.verifiers.training.shards import DataCard
 
 Config = Annotated[
-    Path, typer.Argument(help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ...")
+    Path,
+    typer.Argument(
+        help="YAML, or a bundled name: train-vhs, train-nano-vhs, train-nano-mllm-ae, ...",
+        autocompletion=completion.trainings,
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(parser=path, help="Where all is kept; default: runs/<name>.")]
 Changes = Annotated[

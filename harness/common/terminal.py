@@ -45,7 +45,9 @@ Json = Annotated[
 
 def print_json(value: object) -> None:
     """Print the one JSON value that a command with --json prints."""
-    print(json.dumps(value, indent=1), file=_results[-1] if _results else None)
+    out = _results[-1] if _results else sys.stdout
+    out.write(f"{json.dumps(value, indent=1)}\n")
+    out.flush()
 
 
 _EVERY_S = 60.0  # between a phase's lines in a log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -34,6 +33,7 @@ from vhsbench.harness.config.entries import (
     PromptsConfig,
     VerifierConfig,
 )
+from vhsbench.harness.config.experiments import bundled, bundled_text
 from vhsbench.harness.config.local_paths import Base
 from vhsbench.harness.config.yaml_files import ConfigError, Model
 from vhsbench.harness.cost.cost_model import TOLERANCE, parse_budget
@@ -246,17 +246,9 @@ def counterpart(label: str, kind: str, known: Mapping[str, str]) -> str | None:
 def default_config() -> RunConfig:
     """Return the embedded default, nano."""
     return parse(
-        files("vhsbench.harness.config").joinpath("bundled/nano.yaml").read_text(encoding="utf-8"),
+        bundled_text("nano"),
         "nano.yaml",
     )
-
-
-def bundled(trainings: bool = False) -> list[str]:
-    """List the names of the configurations that ship with the package: of runs, or of trainings (train-...)."""
-    names = [
-        f.name.removesuffix(".yaml") for f in files("vhsbench.harness.config").joinpath("bundled").iterdir()
-    ]
-    return sorted(n for n in names if n.startswith("train-") == trainings)
 
 
 def load_config(path: Path) -> RunConfig:
@@ -279,9 +271,10 @@ def read_named(path: Path, names: list[str], model: type[Model], example: str) -
         return yaml_files.read(path, model, example)
     if name not in names:
         raise ConfigError(f"'{name}' is no file and no bundled configuration; {nearest(name, names)}")
-    text = files("vhsbench.harness.config").joinpath(f"bundled/{name}.yaml").read_text(encoding="utf-8")
     # what it names is where the user is, or not there yet
-    return yaml_files.parse(text, f"{name}.yaml", model, example, Base(Path.cwd(), lenient=True))
+    return yaml_files.parse(
+        bundled_text(name), f"{name}.yaml", model, example, Base(Path.cwd(), lenient=True)
+    )
 
 
 def parse(text: str, file: str) -> RunConfig:

@@ -16,8 +16,9 @@ from vhsbench.harness.common.registry import nearest
 from vhsbench.harness.common.settings import CandidateCount, LocalChanges, Strict
 from vhsbench.harness.config import yaml_files
 from vhsbench.harness.config.entries import NamedGenerator, PromptsConfig
+from vhsbench.harness.config.experiments import bundled
 from vhsbench.harness.config.local_paths import Base
-from vhsbench.harness.config.run import Seeds, bundled, read_named
+from vhsbench.harness.config.run import Seeds, read_named
 from vhsbench.harness.config.yaml_files import ConfigError
 from vhsbench.harness.training.data_config import DataConfig
 from vhsbench.verifiers.training.recipe import Recipe

@@ -16,6 +16,8 @@ from vhsbench.harness.cli import app
 # why a command without --json has none
 WITHOUT_JSON = {
     "geneval prompts": "prints JSON lines, GenEval's own format",
+    "config show": "prints YAML, to be written to a file",
+    "config schema": "prints JSON anyway",
 }
 
 

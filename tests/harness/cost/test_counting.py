@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from vhsbench.harness.cli import app
-from vhsbench.harness.config.run import bundled, load_config
+from vhsbench.harness.config.experiments import bundled
+from vhsbench.harness.config.run import load_config
 from vhsbench.harness.cost.budgets import fit
 from vhsbench.harness.cost.counting import count_pipeline, usual_prompt
 from vhsbench.harness.cost.measure import Cell

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from vhsbench import generators, verifiers
 from vhsbench.harness.cli import app
-from vhsbench.harness.config.run import bundled, load_config, parse
+from vhsbench.harness.config.experiments import bundled
+from vhsbench.harness.config.run import load_config, parse
 from vhsbench.harness.sweep.dry_run import dry_run
 
 FULL = ("table1", "table5", "table6", "table7", "fig5", "fig6")

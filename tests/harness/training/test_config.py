@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vhsbench.harness.config.run import ConfigError, bundled
+from vhsbench.harness.config.experiments import bundled
+from vhsbench.harness.config.run import ConfigError
 from vhsbench.harness.config.run import load_config as load_run_config
 from vhsbench.harness.training.config import data_beside, load_train_config
 
