@@ -115,12 +115,12 @@ def torch_settings() -> dict[str, Any]:
     }
 
 
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, or None if it is installed."""
+def git_commit(folder: Path | None = None) -> str | None:
+    """Return the commit of the checkout that holds `folder`, by default this code; None if none does."""
     try:
         return subprocess.run(
             ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", check=True, timeout=5,
+            cwd=folder or Path(__file__).parent, capture_output=True, encoding="utf-8", check=True, timeout=5,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

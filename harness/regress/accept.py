@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from vhsbench.harness.common.atomic import file_sha256, room_on_disk, write_atomic
 from vhsbench.harness.common.locks import hold
+from vhsbench.harness.common.models import folder_sha256
+from vhsbench.harness.cost.environment import git_commit
 from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.baselines import BaselineError, for_new
 from vhsbench.harness.regress.pool import load_pool
@@ -61,6 +62,8 @@ def accept(
                 "source": text, "sha256": _digest(hashes), "content": content, "files": hashes, "when": _now(),
                 "who": who or _user(), "note": note, "replaces": previous["sha256"] if previous else None,
                 "pool": {"path": _from(folder, pool), "sha256": load_pool(pool).sha256} if pool else None,
+                "commit": git_commit(origin),
+                "checkpoint_sha256": None if source.run else folder_sha256(origin),
             }  # fmt: skip
             # the one step in which the old baseline becomes the new
             write_atomic(folder / name / baselines.MANIFEST, (json.dumps(entry, indent=1) + "\n").encode())
@@ -71,14 +74,9 @@ def accept(
 
 def _origin(source: Source) -> Path:
     """Return the folder that holds what `source` names."""
-    if source.run is not None:
-        return source.run
-    if source.checkpoint is None:
-        return Path(str(files("vhsbench.verifiers").joinpath("nano", "weights", source.verifier)))
-    folder = Path(source.checkpoint)
-    if not folder.is_dir():
+    if source.folder is None:
         raise SourceError(f"'{source.text}' is not a folder here; download a checkpoint to accept it.")
-    return folder
+    return source.folder
 
 
 def _add_content(origin: Path, folder: Path, previous: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
@@ -105,6 +103,9 @@ def _remove_but(folder: Path, content: str) -> None:
 def _log(entry: dict[str, Any], folder: Path) -> None:
     """Add a manifest to the log, if it is not there."""
     kept = {k: entry.get(k) for k in ("when", "who", "name", "source", "sha256", "replaces", "note")}
+    if "checkpoint_sha256" in entry:  # earlier versions did not record it
+        pool = entry["pool"] or {}
+        kept |= {k: entry[k] for k in ("commit", "checkpoint_sha256")} | {"pool_sha256": pool.get("sha256")}
     earlier = baselines.history(folder)
     if kept not in earlier:
         lines = "".join(json.dumps(e) + "\n" for e in [*earlier, kept])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vhsbench.generators.checks import as_device
+from vhsbench.harness.cost.environment import git_commit
 from vhsbench.harness.regress.compare import Comparison, check_size, compare
 from vhsbench.harness.regress.gate import GateVerdict, decide
 from vhsbench.harness.regress.gate_config import GateConfig
@@ -41,12 +43,16 @@ class Regression:
     speed: Speed | None
     inputs: dict[str, str]
     pool: Pool | None
+    when: str | None = None  # it began, UTC
+    commit: str | None = None  # of the checkout that holds the candidate
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; an unknown number is None."""
         return _plain(
             {
                 "verdict": self.verdict.outcome,
+                "when": self.when,
+                "commit": self.commit,
                 "exit_code": self.verdict.exit_code,
                 "reasons": list(self.verdict.reasons),
                 "inputs": self.inputs,
@@ -66,6 +72,7 @@ def regress(
 ) -> Regression:
     """Compare a candidate with its baseline. Two runs need no pool, a checkpoint does. Raises SourceError."""
     as_device(gate.device)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
     if gate.threads:
         torch.set_num_threads(gate.threads)
     sides = (baseline, candidate)
@@ -93,7 +100,8 @@ def regress(
         "candidate": second.checkpoint_sha256 if second else str(candidate.run),
         "pool": pool.sha256 if pool else str(baseline.run),
     }
-    return Regression(gate, decide(comparison, gate, speed), comparison, speed, inputs, pool)
+    commit = git_commit(candidate.folder) if candidate.folder else None
+    return Regression(gate, decide(comparison, gate, speed), comparison, speed, inputs, pool, began, commit)
 
 
 def compare_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from vhsbench import verifiers
@@ -33,6 +34,15 @@ class Source:
         """The kind of verifier. Raises ConfigError for a run.json that this version cannot read."""
         kinds = kept_config(load_run(self.run)).kinds if self.run is not None else {}
         return kinds.get(self.verifier, self.verifier)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds it; None for a checkpoint of the hub."""
+        if self.run is not None:
+            return self.run
+        if self.checkpoint is None:
+            return Path(str(files("vhsbench.verifiers").joinpath("nano", "weights", self.verifier)))
+        return Path(self.checkpoint) if Path(self.checkpoint).is_dir() else None
 
     def load(self, device: str = "cpu", generator: str | None = None) -> Verifier:
         """Build the verifier of a checkpoint, for what `generator` makes."""
