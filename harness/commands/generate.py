@@ -11,7 +11,7 @@ import typer
 from vhsbench.harness.commands import completion
 from vhsbench.harness.common.limits import LARGEST_SEED, MOST_CANDIDATES
 from vhsbench.harness.common.prompt_files import typed_prompt
-from vhsbench.harness.common.terminal import Json, path, print_json, quiet
+from vhsbench.harness.common.terminal import Bars, Json, path, print_json, quiet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 GeneratorName = Annotated[
     str, typer.Argument(help="A name from `vhsbench list generators`.", autocompletion=completion.generators)
 ]
-Prompt = Annotated[str, typer.Argument(callback=typed_prompt, help="What to paint.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Root seed; candidate i is the same whatever the count.")
 ]
@@ -44,14 +43,27 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     generator: GeneratorName,
-    prompt: Prompt,
+    prompt: Annotated[
+        str | None, typer.Argument(callback=typed_prompt, help="What to paint; with --geneval, none.")
+    ] = None,
     seed: Seed = 0,
     count: Annotated[
-        int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many images.")
+        int, typer.Option("-n", "--count", min=1, max=MOST_CANDIDATES, help="How many images of a prompt.")
     ] = 1,
-    out: Annotated[Path, typer.Option(parser=path, help="Folder for the images, 0000.png and on.")] = Path(
-        "images"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="Folder for the images, 0000.png and on; default: images."),
+    ] = None,
+    geneval: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="Folder in GenEval's layout, 00000/samples/0000.png and on; run again to resume.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="With --geneval: JSON lines, as of `vhsbench geneval prompts`.")
+    ] = None,
     steps: Steps = None,
     resolution: Resolution = None,
     weights: Weights = None,
@@ -59,21 +71,58 @@ def generate(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Make images of a prompt."""
+    """Make images of a prompt; or with --geneval, of a file of prompts, for `vhsbench geneval evaluate`."""
+    if (geneval is None) != (prompts is None):
+        raise typer.BadParameter("--geneval DIR and --prompts FILE go together.")
+    if (geneval is None) == (prompt is None):
+        raise typer.BadParameter("give a prompt, or --geneval DIR with --prompts FILE.")
+    if geneval is not None and out is not None:
+        raise typer.BadParameter("--geneval says where the images go; leave out --out.")
     quiet()
+    options = _options(device, steps, resolution, weights, dtype)
+    if geneval is not None and prompts is not None:
+        _geneval_folder(geneval, prompts, count, seed, generator, options, as_json)
+        return
+    from vhsbench import generators
     from vhsbench.harness.common.atomic import write_output
     from vhsbench.harness.common.images import encode_image
 
-    painter = open_generator(generator, device, steps, resolution, weights, dtype)
-    files = []
-    for index, image in enumerate(_images(painter, prompt, seed, range(count))):
-        files.append(out / f"{index:04d}.png")
+    painter = generators.create(generator, **options)
+    folder, files = out or Path("images"), []
+    for index, image in enumerate(_images(painter, prompt or "", seed, range(count))):
+        files.append(folder / f"{index:04d}.png")
         write_output(files[-1], encode_image(image))
     if as_json:
         print_json({"prompt": prompt, "images": [str(f) for f in files]})
         return
     for file in files:
         print(file)
+
+
+def _geneval_folder(
+    folder: Path,
+    prompts: Path,
+    count: int,
+    seed: int,
+    generator: str,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from vhsbench import generators
+    from vhsbench.harness.geneval.generation import fill, prepare, read_prompts
+
+    asked = read_prompts(prompts)
+    kind = options["device"].partition(":")[0]
+    made_by = generators.REGISTRY.identity(generator, **options | {"device": kind})
+    prepare(folder, asked, {"generator": made_by, "seed": seed})
+    painter = generators.create(generator, **options)
+    with Bars() as bars:
+        found = fill(folder, asked, count, seed, painter, lambda done, of: bars.update("images", done, of))
+    if as_json:
+        numbers = {"prompts": len(asked), "made": found.made, "resumed": found.resumed}
+        print_json({"folder": str(folder), **numbers})
+    else:
+        print(f"{found.made} images of {len(asked)} prompts in {folder} ({found.resumed} from before)")
 
 
 def best_of_n(
@@ -177,15 +226,22 @@ def open_generator(
     dtype: str | None,
 ) -> Generator:
     """Return the generator with the options that were given; a plugin's generator may not have the others."""
-    import torch
-
     from vhsbench import generators
+
+    return generators.create(name, **_options(device, steps, resolution, weights, dtype))
+
+
+def _options(
+    device: str | None, steps: int | None, resolution: int | None, weights: str | None, dtype: str | None
+) -> dict[str, Any]:
+    """Return a generator's options: the device, and what was given. Raises BadParameter for a device without memory."""
+    import torch
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if place == "meta":
         raise typer.BadParameter("--device meta holds no pictures; it is for `vhsbench cost`.")
     given: dict[str, Any] = {"steps": steps, "resolution": resolution, "weights": weights, "dtype": dtype}
-    return generators.create(name, device=place, **{k: v for k, v in given.items() if v is not None})
+    return {"device": place, **{k: v for k, v in given.items() if v is not None}}
 
 
 def open_verifier(name: str, painter: Generator, generator: str, checkpoint: str | None) -> Verifier:
