@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vhsbench.harness.commands import completion
+from vhsbench.harness.common.terminal import print_json
 
 if TYPE_CHECKING:
     from vhsbench.harness.common.settings import Strict
@@ -52,7 +52,7 @@ def schema(
     Written to run.schema.json, it is named in the first line of a YAML file beside it:
     `# yaml-language-server: $schema=run.schema.json`.
     """
-    print(json.dumps(schema_of(kind), indent=1))
+    print_json(schema_of(kind))
 
 
 def schema_of(kind: Kind) -> dict[str, Any]:

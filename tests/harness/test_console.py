@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from vhsbench import verifiers
+from vhsbench.harness import cli
 from vhsbench.harness.cli import app
 
 # why a command without --json has none
@@ -39,6 +42,14 @@ def test_every_command_has_json_or_a_reason():
         name for name, command in found.items() if "--json" not in {o for p in command.params for o in p.opts}
     }
     assert lacking == set(WITHOUT_JSON)
+
+
+def test_commands_print_json_by_print_json():
+    """Any other way prints to stderr, where --json sends what is not the result."""
+    folder = Path(cli.__file__).parent
+    files = [folder / "cli.py", *(folder / "commands").glob("*.py")]
+    assert len(files) > 15
+    assert [f.name for f in files if re.search(r"print\(\s*json\.dumps", f.read_text(encoding="utf-8"))] == []
 
 
 @pytest.fixture
