@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.parse
@@ -123,14 +124,25 @@ def comment(report: Path, upload) -> str:
     # a link would lead out of the report, which a stranger made, to secrets such as the environment
     if any(place.is_symlink() for place in (report, file, picture)) or not file.is_file():
         return f"{MARKER}\n## Verifier regression: no report\n\nThe gate ended without a verdict.\n{link}"
-    text = file.read_text(encoding="utf-8")
+    with file.open("rb") as stream:  # no more than can be posted
+        text = harmless(stream.read(4 * MOST_CHARACTERS + 4).decode("utf-8", "replace"))
     if len(text) > MOST_CHARACTERS:
         text = text[:MOST_CHARACTERS] + "\n\n(cut off)\n"
-    if f"]({PICTURE})" in text and picture.is_file() and picture.stat().st_size <= MOST_BYTES:
+    place = harmless(f"]({PICTURE})")
+    if place in text and picture.is_file() and picture.stat().st_size <= MOST_BYTES:
         data = picture.read_bytes()
         if data.startswith(PNG):
-            text = text.replace(f"]({PICTURE})", f"]({upload(data)})")
+            text = text.replace(place, f"]({upload(data)})")
     return f"{MARKER}\n{text}{link}"
+
+
+def harmless(text: str) -> str:
+    """Take from a stranger's text what acts in the poster's name: HTML, links, mentions, and GitLab's quick actions."""
+    for old, new in (
+        ("<", "&lt;"), ("](", "]&#40;"), ("]:", "]&#58;"), ("://", ":&#8203;//"), ("@", "@&#8203;"),
+    ):  # fmt: skip
+        text = text.replace(old, new)
+    return re.sub(r"(?m)^([ \t]*)/", r"\1&#8203;/", text)
 
 
 if __name__ == "__main__":

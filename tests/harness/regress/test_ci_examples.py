@@ -295,6 +295,21 @@ def test_what_is_no_picture_is_not_uploaded_and_a_long_summary_is_cut(forge, rep
     assert len(forge.comments[0]["body"]) < 65_536
 
 
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+def test_a_strangers_text_does_nothing_in_the_posters_name(forge, report, kind):
+    """No quick action, mention, HTML, or link but those to the run and to the report's own picture."""
+    text = "ok\n/merge\n  /approve\n@team <img src=x> [a](//b) ![c](d) [e][f]\n[f]: //g\nhttps://h \xff\n"
+    (report / "summary.md").write_bytes(text.encode("latin-1"))
+    assert post(forge, kind, report).returncode == 0
+    (body,) = (note["body"] for note in forge.comments)
+    posted = body.removeprefix(MARKER)
+    assert not re.search(r"(?m)^\s*/", posted)
+    assert "@team" not in posted
+    assert "<" not in posted
+    assert "]:" not in posted
+    assert re.findall(r"\]\(([^)]*)\)|(https?://\S*)", posted.partition("[The run]")[0]) == []
+
+
 def test_a_refusal_is_said_in_one_line_without_the_token(forge, report):
     done = post(forge, "gitlab", report, VHSBENCH_TOKEN="wrong-token")
     assert done.returncode == 1
