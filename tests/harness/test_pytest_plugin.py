@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+# loaded here, so that a pytest inside a test does not load it anew: its classes would then be there twice
+import vhsbench.harness.inference.conformance  # noqa: F401
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.regress.pool import make_pool
 
