@@ -13,7 +13,7 @@ T = TypeVar("T")
 Outcome = Literal["holds", "broken", "not checked"]
 
 
-class Broken(Exception):
+class Broken(VhsbenchError):
     """A rule that is not kept; the message says by what, with numbers."""
 
 
@@ -65,7 +65,7 @@ def _examined(rule: Rule[T], subject: T, unheld: set[str]) -> tuple[Outcome, str
         return "not checked", f"'{waiting[0]}' does not hold"
     try:
         return "holds", rule.check(subject)
-    except (Broken, VhsbenchError) as error:
+    except VhsbenchError as error:
         return "broken", first_line(error)
     except (Exception, SystemExit) as error:  # another package's code may raise anything
         return "broken", f"it raises {one_line(error)}"

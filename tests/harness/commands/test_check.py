@@ -119,7 +119,7 @@ BROKEN_GENERATORS = {
     "device": change(Painter, device="cpu"),
     "inputs": change(Painter, denoise=_in_place),
     "determinism": change(
-        Painter, denoise=lambda self, cond, noise: Painter.denoise(self, cond, noise + 1e-6 * torch.rand(1))
+        Painter, denoise=lambda self, cond, noise: Painter.denoise(self, cond, noise + 1e-3 * torch.rand(1))
     ),
     "seeds": change(Painter, noise=lambda self, seeds: Painter.noise(self, [s + i for i, s in enumerate(seeds)])),
     "split": change(Painter, tail=lambda self, hidden: hidden.streams[0]),
@@ -145,7 +145,7 @@ def _centred(self, prompts, features):
 
 
 def _noisy(self, prompts, features):
-    return Scores(score=Reader.score(self, prompts, features).score + 1e-6 * torch.rand(len(prompts)))
+    return Scores(score=Reader.score(self, prompts, features).score + 1e-3 * torch.rand(len(prompts)))
 
 
 BROKEN_VERIFIERS = {
