@@ -95,9 +95,11 @@ def test_the_readme_chooses_an_image_and_runs_a_configuration(tmp_path):
     """One process for both blocks: loading torch takes seconds."""
     (configuration,) = blocks(ROOT / "README.md", "yaml")
     (tmp_path / "my.yaml").write_text(configuration, encoding="utf-8")
-    first, second = blocks(ROOT / "README.md", "python")
+    verifier, first, second = blocks(ROOT / "README.md", "python")
+    scored = "assert MyVerifier().score(['red'], [best.image]).score.shape == (1,)"
     guarded = (
-        f"if __name__ == '__main__':\n{indent(first, '    ')}\n    print(best.index, len(best.scores))\n"
+        f"{verifier}\nif __name__ == '__main__':\n{indent(first, '    ')}\n    {scored}\n"
+        "    print(best.index, len(best.scores))\n"
     )
     lines = run_file(tmp_path, "readme.py", f"{guarded}\n{second}").splitlines()
     index, count = map(int, lines[0].split())

@@ -195,7 +195,9 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
         }
         for r in runs
     ]
-    failed = {_without_reason(row): row for r in reversed(runs) for row in r.info.get("failed_prompts", [])}
+    failed: dict[str, Any] = {}
+    for row in (row for r in runs for row in r.info.get("failed_prompts", [])):
+        failed.setdefault(_without_reason(row), row)
     return (
         runs[0].info
         | merged

@@ -108,7 +108,7 @@ def test_a_process_that_fails_is_one_sentence(swept, tmp_path, monkeypatch):
     out, _ = swept
     data = [f"data.{p}={out / 'data' / 'hidden' / p}" for p in ("train", "validation")]
     config = load_train_config(Path("train-nano-vhs"), [*data, "engine.processes=2"])
-    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
     with pytest.raises(LaunchError, match="a training process failed"):
         train(config, tmp_path)
 
