@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,9 @@ _COMMAND = re.compile(r"(?<!from )\bvhsbench ([a-z][a-z0-9-]*)(?: ([a-z][a-z0-9-
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
+_ENDS = ("&&", "||", "|", ";", "#")
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return [text for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
 
@@ -54,6 +58,45 @@ def unknown_commands(text: str) -> list[str]:
             )
             unknown += [] if known else [f"{name} {below}".strip()]
     return unknown
+
+
+def wrong_arguments(text: str) -> list[str]:
+    """Return the command lines of code blocks whose arguments the command line does not take."""
+    wrong = []
+    for line in "\n".join(body for _, body in _BLOCK.findall(text)).replace("\\\n", " ").splitlines():
+        words = (
+            shlex.split(line.replace("[", "").replace("]", ""), comments=True)
+            if line.lstrip().startswith("vhsbench ")
+            else []
+        )
+        end = next(
+            (i for i, word in enumerate(words) if word in _ENDS or word.startswith(("<", ">"))), len(words)
+        )
+        command, rest = typer.main.get_command(app), words[1:end]
+        while rest and hasattr(command, "commands") and rest[0] in command.commands:
+            command, rest = command.commands[rest[0]], rest[1:]
+        context = command.make_context("vhsbench", [], resilient_parsing=True)
+        context.resilient_parsing = False
+        try:
+            left = command.make_parser(context).parse_args(list(rest))[1]
+        except Exception as error:
+            wrong.append(f"{line.strip()}: {error}")
+        else:
+            wrong += [f"{line.strip()}: {left}"] if left else []
+    return wrong
+
+
+@by_page
+def test_every_command_line_of_a_page_is_one(page):
+    assert wrong_arguments(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_wrong_command_line_is_seen():
+    page = "```\nvhsbench run nano --out here && ls  # all\nvhsbench run --walk\nvhsbench status a b\n```\n"
+    assert [said.partition(":")[0] for said in wrong_arguments(page)] == [
+        "vhsbench run --walk",
+        "vhsbench status a b",
+    ]
 
 
 @by_page
