@@ -130,7 +130,7 @@ def _delta(row: pd.Series, rows: pd.DataFrame, run: Run, kinds: Mapping[str, str
         return [math.nan] * 3
     ns = {name: int(afforded[name]) for name in pairs[0]}
     gain = paired_gain(run, pool, ns)
-    return [100 * float(v[0]) for v in (gain.mean, gain.low, gain.high)]
+    return list(gain.percent)
 
 
 def paired_gain(run: Run, pool: tuple[str, int], ns: Mapping[str, int]) -> Interval:

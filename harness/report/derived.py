@@ -21,7 +21,7 @@ from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.standings import Standings, shown, standings
-from vhsbench.harness.report.strategies import Rivals, sentences
+from vhsbench.harness.report.strategies import Rivals, rivals, sentences, tabulate
 from vhsbench.harness.report.style import Looks, looks
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
@@ -216,15 +216,14 @@ class Derived:
         """The strategies of every pool whose stages were measured here and that their verifiers scored."""
         if not self.has_costs:
             return {}
-        found = {}
-        for pool in self.pools:
-            here = {
-                v for v in of_pool(self.run.scores, *pool)["verifier"].unique() if v in self.models_of(*pool)
-            }
-            if mine := [t for t in self.templates if here.issuperset(t.verifiers)]:
-                needs = {v: str(self.needs[v]) for v in sorted(here, key=self._depth)}
-                found[pool] = Rivals(self.contests[pool], needs, self.costs_of(*pool), mine)
-        return found
+        needs = {v: str(self.needs[v]) for v in sorted(self.needs, key=self._depth)}
+        found = {
+            pool: rivals(
+                self.contests[pool], needs, self.models_of(*pool), self.costs_of(*pool), self.templates
+            )
+            for pool in self.pools
+        }
+        return {pool: each for pool, each in found.items() if each is not None}
 
     def _depth(self, verifier: str) -> tuple[int, str]:
         """Order verifiers by the block that they read."""
@@ -234,19 +233,8 @@ class Derived:
     @cached_property
     def strategies(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All strategies at every budget in a unit that stages have a cost in, and all pairs of them."""
-        budgets = {"ms": self.budgets} | {
-            unit: given for unit, given in self.config.budgets_by_unit.items() if unit != "ms"
-        }
-        parts = [
-            [
-                frame.assign(generator=pool[0], steps=pool[1])
-                for frame in rivals.table(budgets, self.config.tolerance)
-            ]
-            for pool, rivals in self.rivals.items()
-        ]
-        rows, pairs = (
-            pd.concat([part[i] for part in parts], ignore_index=True) if parts else pd.DataFrame()
-            for i in (0, 1)
+        rows, pairs = tabulate(
+            self.rivals, self.config.budgets_by_unit | {"ms": self.budgets}, self.config.tolerance
         )
         return self.labelled(rows), self.labelled(pairs)
 
@@ -254,11 +242,9 @@ class Derived:
     def strategy_sentences(self) -> list[str]:
         """Whether a strategy is ahead of best-of-N, at every budget of every pool."""
         rows, pairs = self.strategies
-        found = []
-        for generator, steps in self.rivals:
-            here = sentences(of_pool(rows, generator, steps), of_pool(pairs, generator, steps))
-            found += [f"{generator}, {line}" if len(self.pools) > 1 else line for line in here]
-        return found
+        said = {pool: sentences(of_pool(rows, *pool), of_pool(pairs, *pool)) for pool in self.rivals}
+        name = "{}, " if len(self.pools) > 1 else ""
+        return [name.format(generator) + line for (generator, _), lines in said.items() for line in lines]
 
     def _by_pool(
         self, derive_one: Callable[[tuple[str, int], dict[str, CostModel]], pd.DataFrame]

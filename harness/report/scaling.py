@@ -12,7 +12,6 @@ import pandas as pd
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.turns import interval
 from vhsbench.harness.report.verdict import ONE_IMAGE, Contest, widened
-from vhsbench.harness.stats.expected import oracle
 from vhsbench.harness.stats.intervals import Floats, Interval, clustered_mean, paired_difference
 from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
 
@@ -82,7 +81,7 @@ def _behind(contest: Contest, first: _Area, other: _Area) -> tuple[float, float,
 
 
 def _percent(found: Interval, draws: Floats | None) -> tuple[float, float, float]:
-    mean, low, high = (100 * float(x[0]) for x in (found.mean, found.low, found.high))
+    mean, low, high = found.percent
     return mean, *widened(mean, low, high, draws)
 
 
@@ -148,7 +147,7 @@ def headroom(contest: Contest, rows: pd.DataFrame) -> pd.DataFrame:
             continue
         here = contest.expected(verifier)[:, int(n) - 1]
         gained = here - contest.expected(ONE_IMAGE)[:, 0]
-        possible = oracle(contest.grid.correct)[:, int(n) - 1] - contest.expected(ONE_IMAGE)[:, 0]
+        possible = contest.oracle[:, int(n) - 1] - contest.expected(ONE_IMAGE)[:, 0]
         by_seed = contest.by_seed(100 * here)
         spread = math.nan if by_seed is None or by_seed.shape[1] < 2 else float(by_seed.mean(0).std(ddof=1))
         found.append((verifier, int(n), *_share(contest, gained, possible), spread))

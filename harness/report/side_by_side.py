@@ -276,7 +276,7 @@ def _compare(side: _Side, base: _Side) -> tuple[dict[str, Any], Floats | None]:
         scores = [one.contest.scores(one.pipeline[2]) for one in (side, base)]
         largest = largest_difference(scores[0], scores[1], side.n, base.n)
     gap = paired_difference(a, b, tasks=tags, largest=largest)
-    mean, low, high = (100 * float(v[0]) for v in (gap.mean, gap.low, gap.high))
+    mean, low, high = gap.percent
     low, high = widened(mean, low, high, _over_n(side, base))
     row = {
         "difference": mean, "difference_low": low, "difference_high": high,

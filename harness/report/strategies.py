@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from vhsbench.harness.cost.cost_model import CostError
+from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.stage_costs import StageCosts
 from vhsbench.harness.cost.turns import quantiles
 from vhsbench.harness.report.verdict import ALPHA, Contest
@@ -130,8 +130,7 @@ class Rivals:
     def _row(self, priced: _Priced, held: Held) -> tuple[object, ...]:
         usual = held.usual
         share = 100 * held.chosen[usual] / held.chosen.total()
-        found = clustered_mean(held.accuracy, tasks=self._contest.tags)
-        accuracy = (100 * float(x[0]) for x in (found.mean, found.low, found.high))
+        accuracy = self._overall(held.accuracy)
         return (
             priced.template.text, priced.text(usual), share, len(held.chosen), *accuracy,
             float(held.cost.mean()), *self._ends(priced, held), *self._spread(priced, usual), held.worst,
@@ -171,7 +170,7 @@ class Rivals:
         for ((a, x), (b, y)), alone, corrected in zip(pairs, p, holm(p), strict=True):
             largest = 0.0 if np.array_equal(x, y) else 1.0
             gap = paired_difference(x, y, largest=largest, tasks=self._contest.tags)
-            mean, low, high = (100 * float(v[0]) for v in (gap.mean, gap.low, gap.high))
+            mean, low, high = gap.percent
             beats = bool(corrected < ALPHA and low > 0)
             found.append(_Pair(a, b, mean, low, high, float(alone), float(corrected), beats))
         return found
@@ -193,9 +192,35 @@ class Rivals:
                     rows.append((*shown, *self._overall(held.accuracy)))
         return pd.DataFrame(rows, columns=FRONTIER)
 
-    def _overall(self, accuracy: Floats) -> list[float]:
-        found = clustered_mean(accuracy, tasks=self._contest.tags)
-        return [100 * float(x[0]) for x in (found.mean, found.low, found.high)]
+    def _overall(self, accuracy: Floats) -> tuple[float, float, float]:
+        return clustered_mean(accuracy, tasks=self._contest.tags).percent
+
+
+def rivals(
+    contest: Contest,
+    needs: Mapping[str, str],
+    models: Mapping[str, CostModel],
+    costs: pd.DataFrame,
+    templates: Sequence[Template],
+) -> Rivals | None:
+    """Return the strategies whose verifiers all scored the pool and have a time; None if there are none."""
+    here = {v: need for v, need in needs.items() if v in models and contest.has(v)}
+    mine = [t for t in templates if here.keys() >= set(t.verifiers)]
+    return Rivals(contest, here, costs, mine) if mine else None
+
+
+def tabulate(
+    pools: Mapping[tuple[str, int], Rivals], budgets: Mapping[str, Sequence[float]], tolerance: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put the tables of every pool together; see Rivals.table."""
+    parts = [
+        [frame.assign(generator=pool[0], steps=pool[1]) for frame in each.table(budgets, tolerance)]
+        for pool, each in pools.items()
+    ]
+    if not parts:
+        return pd.DataFrame(), pd.DataFrame()
+    rows, pairs = (pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True))
+    return rows, pairs
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

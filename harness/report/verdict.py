@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.turns import draws_of_n, quantiles
 from vhsbench.harness.stats.curves import Grid
-from vhsbench.harness.stats.expected import expected_accuracy, largest_difference, random_choice
+from vhsbench.harness.stats.expected import expected_accuracy, largest_difference, oracle, random_choice
 from vhsbench.harness.stats.intervals import Floats, average_by_prompt, paired_difference
 from vhsbench.harness.stats.paired import (
     holm,
@@ -46,6 +47,10 @@ class Contest:
         self._expected: dict[str, Floats] = {}
         self._means: dict[str, Floats] = {}
 
+    def has(self, verifier: str) -> bool:
+        """Return whether a verifier scored this pool."""
+        return not of_pipeline(self.run.scores, self.generator, self.steps, verifier).empty
+
     def scores(self, verifier: str) -> Floats:
         """Return the scores [R, M]; those of one image are all the same."""
         if verifier not in self._scores:
@@ -63,6 +68,11 @@ class Contest:
                 random_choice(correct) if one else expected_accuracy(self.scores(verifier), correct)
             )
         return self._expected[verifier]
+
+    @cached_property
+    def oracle(self) -> Floats:
+        """Return the accuracy of the best possible verifier, as `expected`."""
+        return oracle(self.grid.correct)
 
     def per_prompt(self, rows: Floats) -> Floats:
         """Average rows [R] over a prompt's seeds, [P]."""
@@ -176,7 +186,7 @@ def _interval(contest: Contest, a: Contender, b: Contender) -> tuple[float, floa
     largest = largest_difference(contest.scores(a.verifier), contest.scores(b.verifier), a.n, b.n)
     grid = contest.grid
     gap = paired_difference(first, second, prompts=grid.prompts, tasks=grid.tags, largest=largest)
-    mean, low, high = (100 * float(v[0]) for v in (gap.mean, gap.low, gap.high))
+    mean, low, high = gap.percent
     return mean, *widened(mean, low, high, _by_draws(contest, a, b))
 
 

@@ -36,6 +36,11 @@ class Interval:
     high: Floats
     n: int
 
+    @property
+    def percent(self) -> tuple[float, float, float]:
+        """The mean and its ends in percent, of a single value."""
+        return 100 * float(self.mean[0]), 100 * float(self.low[0]), 100 * float(self.high[0])
+
 
 class Grouping(TypedDict, total=False):
     """How rows are grouped before a mean is taken, and the level of its interval.
