@@ -42,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Let the lines of failures hold the errors, too, where the output is a file: 80 columns cut them off."""
+    terminal = terminalreporter.config.get_terminal_writer()
+    terminal.fullwidth = max(terminal.fullwidth, 300)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def threads() -> int:
     """How many a module's tests have; a run sets its process's, and floats' last bits depend on them."""
