@@ -98,6 +98,13 @@ class Verifier(Protocol):
         """Return the length of the question about this prompt; None where there is no such question."""
         ...
 
+    def value(self, score: torch.Tensor) -> torch.Tensor | None:
+        """Map scores [B] to values from 0 to 1 by a fixed map that never falls; None where a score has no bounds known.
+
+        By its values it can be a judge, too: they are averaged over prompts.
+        """
+        ...
+
 
 class VerifierDefaults:
     """What a verifier need not say. One that leaves a member out gets it from here when it is created."""
@@ -131,6 +138,10 @@ class VerifierDefaults:
 
     def question_tokens(self, prompt: str) -> QuestionTokens | None:
         """Return None: there is no such question."""
+        return None
+
+    def value(self, score: torch.Tensor) -> torch.Tensor | None:
+        """Return None: what its scores mean is unknown."""
         return None
 
 

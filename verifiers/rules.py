@@ -88,6 +88,20 @@ def _order(trial: Trial) -> str:
     return f"in all {int(surer.sum())} pairs"
 
 
+def _value(trial: Trial) -> str:
+    score = trial.scores.score.detach()
+    value = trial.verifier.value(score)
+    if value is None:
+        return "it gives none: it cannot be a judge"
+    if not isinstance(value, torch.Tensor) or value.shape != score.shape or not value.is_floating_point():
+        raise Broken(f"value() of {len(score)} scores is no floating-point tensor [{len(score)}]")
+    if not ((value >= 0) & (value <= 1)).all():
+        raise Broken(f"values are {float(value.min()):.4g} to {float(value.max()):.4g}")
+    if (value[score.argsort()].diff() < 0).any():
+        raise Broken("a higher score has a lower value")
+    return f"{float(value.min()):.4g} to {float(value.max()):.4g}"
+
+
 def _device(trial: Trial) -> str:
     device = trial.verifier.device
     if not isinstance(device, torch.device):
@@ -174,6 +188,7 @@ RULES: tuple[Rule[Trial], ...] = (
     Rule("probabilities", "p_yes and p_no are from 0 to 1, both or neither, and at most 1 together", _probabilities,
          ("scores",)),
     Rule("order", "more P(yes) with less P(no) is no lower score", _order, ("probabilities", "determinism")),
+    Rule("value", "value(score) is None, or from 0 to 1, and a higher score's is no lower", _value, ("scores",)),
     Rule("device", "`device` is a torch.device, and all modules lie there", _device),
     Rule("inputs", "features are left as they were", _inputs, ("scores",)),
     Rule("determinism", "the same call gives the same bits", _determinism, ("inputs",)),

@@ -94,6 +94,10 @@ class MllmVerifier:
         """See Verifier.question_tokens."""
         return self.question.tokens(prompt)
 
+    def value(self, score: torch.Tensor) -> torch.Tensor:
+        """See Verifier.value: a score is -1, a sure no, to 1, a sure yes."""
+        return (score + 1) / 2
+
     def visual(self, prompts: Sequence[str], features: Any) -> torch.Tensor:
         """Return checked visual tokens [B, T, C] in the model's dtype, on its device. Raises FeatureError."""
         if not prompts or len(prompts) != len(features):

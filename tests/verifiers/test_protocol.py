@@ -62,6 +62,7 @@ def test_what_it_does_not_say_has_defaults(plugins):
     assert (small.modules(), small.parts(["x"], None), small.question_tokens("x")) == ({}, {}, None)
     assert small.info() == VerifierInfo("small", "latents", None)
     assert small.check_host(None) is None
+    assert small.value(torch.zeros(1)) is None
     derived = verifiers.create("derived")
     assert (derived.block, derived.device) == ((3, 5), torch.device("meta"))
 
@@ -107,3 +108,8 @@ def test_the_parts_are_those_of_the_score(nano, kind):
     modules = verifier.modules()
     assert sum(p.numel() for m in modules.values() for p in m.parameters()) == verifier.info().parameters
     assert verifier.question_tokens("a photo of a star") == verifier.question.tokens("a photo of a star")
+
+
+def test_a_sure_no_has_the_value_0_and_a_sure_yes_1():
+    score = torch.tensor([-1.0, 0.0, 0.5, 1.0])
+    assert verifiers.create("mllm-ae").value(score).tolist() == [0.0, 0.5, 0.75, 1.0]
