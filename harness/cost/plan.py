@@ -105,7 +105,7 @@ def from_run(path: Path) -> list[Priced]:
     from vhsbench.harness.store.tables import load_costs
 
     costs, info = load_costs(path)
-    tolerance = _tolerance(path, info)
+    tolerance = tolerance_of(path, info)
     cells = info.get("cells", {})
     found = []
     pipelines = (costs["batch"] == 1) & ~costs["variant"].isin(LOOPS)
@@ -117,7 +117,7 @@ def from_run(path: Path) -> list[Priced]:
     return found
 
 
-def _tolerance(path: Path, info: dict[str, Any]) -> float:
+def tolerance_of(path: Path, info: dict[str, Any]) -> float:
     """Return the run's own tolerance; the paper's for a benchmark of costs, whose configuration has none."""
     from vhsbench.harness.store.tables import StoreError
 

@@ -18,6 +18,7 @@ from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.picks import ChangedPick, changed_picks, picks
 from vhsbench.harness.regress.points import OperatingPoint, same_n
 from vhsbench.harness.regress.scores import Floats, LabeledCandidates, VerifierScores
+from vhsbench.harness.regress.strategies import Duel
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference
@@ -49,7 +50,8 @@ class Difference:
     differences (None if there are none); detectable_independent: the same for two verifiers with nothing in common.
     Both are None if unseen: then no loss that these prompts leave room for is found with that power.
     lost, won, p_mcnemar: prompts whose pick turned wrong and right. n is the baseline's N; n_candidate is
-    None if the candidate's is the same; budget gave them.
+    None if the candidate's is the same; budget gave them. With a `strategy`, n are of the `settings` that baseline and
+    candidate chose most often there, and no single pick is compared: lost, won and p_mcnemar are None.
     """
 
     tag: str
@@ -66,15 +68,22 @@ class Difference:
     detectable_independent: float | None = None
     unseen: bool = False
     prompts_needed: int | None = None
-    lost: int = 0
-    won: int = 0
-    p_mcnemar: float = 1.0
+    lost: int | None = 0
+    won: int | None = 0
+    p_mcnemar: float | None = 1.0
     n_candidate: int | None = None
     budget: str = ""
+    strategy: str = ""
+    settings: tuple[str, str] | None = None
 
     @property
     def point(self) -> OperatingPoint:
         return OperatingPoint(self.n, self.n_candidate or self.n, self.budget)
+
+    @property
+    def where(self) -> str:
+        """As "N = 4", or "stop:vhs at 550ms (N = 4 against 2)"."""
+        return f"{self.strategy} at {self.point.shown}" if self.strategy else self.point.shown
 
     @property
     def is_overall(self) -> bool:
@@ -152,8 +161,9 @@ def compare(
     candidate: VerifierScores,
     gate: GateConfig,
     points: Sequence[OperatingPoint] | None = None,
+    duels: Sequence[Duel] = (),
 ) -> Comparison:
-    """Compare two verifiers at `points` (None: the gate's best_of_n).
+    """Compare two verifiers at `points` (None: the gate's best_of_n), and in strategies.
 
     Raises ComparisonError for an N beyond the pool, or scores that do not fit it.
     """
@@ -163,7 +173,7 @@ def compare(
         if side.score.shape != candidates.correct.shape or not np.isfinite(side.score).all():
             raise ComparisonError(f"'{side.name}' did not give every candidate of the pool a finite score.")
     accuracy, ranking = correct_for_number(
-        differences(candidates, baseline.score, candidate.score, gate, points),
+        differences(candidates, baseline.score, candidate.score, gate, points, duels),
         separation(candidates, baseline.score, candidate.score, gate),
     )
     return Comparison(
@@ -187,23 +197,34 @@ def differences(
     b: Floats,
     gate: GateConfig,
     points: Sequence[OperatingPoint] | None = None,
+    duels: Sequence[Duel] = (),
 ) -> list[Difference]:
-    """Make a row per point, overall and for each task and GenEval overall; scores [R, M] of baseline a, candidate b."""
-    points = same_n(gate) if points is None else points
+    """Make a row per point and duel, overall and for each task and GenEval overall.
+
+    a, b: scores [R, M] of baseline and candidate.
+    """
+    points = same_n(gate) if points is None else list(points)
     of_a = _accuracies(candidates, a, [p.n_baseline for p in points])
     of_b = _accuracies(candidates, b, [p.n_candidate for p in points])
+    of_a, of_b = (
+        np.column_stack([of, *(d.accuracy[side] for d in duels)]) for side, of in enumerate((of_a, of_b))
+    )
     tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
     tasks = [t for t in TAGS if t in tags]
     # exactly 0 where both are the same verifier: then nothing is estimated
-    apart = np.array([100 * largest_difference(a, b, p.n_baseline, p.n_candidate) for p in points])
+    apart = np.array([
+        *(100 * largest_difference(a, b, p.n_baseline, p.n_candidate) for p in points),
+        *(0.0 if d.same else 100.0 for d in duels),
+    ])  # fmt: skip
+    places = [*points, *(OperatingPoint(*d.n, d.budget) for d in duels)]
     table = []
     for tag in (OVERALL, *tasks, GENEVAL_OVERALL):
         mine, by_task = _rows_of(tag, tags), tag == GENEVAL_OVERALL
         x, y, strata = of_a[mine], of_b[mine], tags[mine]
         gap = paired_difference(y, x, tasks=strata, by_task=by_task, largest=apart)
         p = None if by_task else sign_flip(y - x, gate.permutations, gate.seed)  # GenEval's decides nothing
-        family = (len(points) + 1) * (1 if tag == OVERALL else len(tasks))
-        for i, point in enumerate(points):
+        family = (len(places) + 1) * (1 if tag == OVERALL else len(tasks))
+        for i, point in enumerate(places):
             row = Difference(
                 tag, point.n_baseline, len(strata), _mean(x[:, i], strata, by_task), _mean(y[:, i], strata, by_task),
                 float(gap.mean[i]), float(gap.low[i]), float(gap.high[i]), budget=point.budget,
@@ -212,7 +233,8 @@ def differences(
             if p is not None:
                 power = _power(x[:, i], y[:, i], strata, gate, gate.alpha / 2 / family, float(apart[i]))
                 row = replace(row, p=float(p[i]), **power)
-            table.append(replace(row, **_mcnemar(candidates, a, b, row)))
+            duel = duels[i - len(points)] if i >= len(points) else None
+            table.append(replace(row, **(_in(duel) if duel else _mcnemar(candidates, a, b, row))))
     return table
 
 
@@ -259,6 +281,11 @@ def _mcnemar(candidates: LabeledCandidates, a: Floats, b: Floats, row: Differenc
     right = [candidates.correct[rows, pick][mine] for pick in picks(a, b, row.point)]
     lost, won, p = mcnemar(*(np.bincount(prompt, r) for r in right))  # over a prompt's seeds
     return {"lost": lost, "won": won, "p_mcnemar": p}
+
+
+def _in(duel: Duel) -> dict[str, Any]:
+    unknown = dict.fromkeys(("lost", "won", "p_mcnemar"))
+    return {"strategy": duel.strategy, "settings": duel.settings} | unknown
 
 
 def separation(candidates: LabeledCandidates, a: Floats, b: Floats, gate: GateConfig) -> list[Separation]:

@@ -63,7 +63,7 @@ def decide(comparison: Comparison, gate: GateConfig, speed: Speed | None = None)
     )
     outcome, reasons = _together(checks)
     if outcome == PASS:
-        places = ", ".join(row.point.shown for row in comparison.differences if row.is_overall)
+        places = ", ".join(row.where for row in comparison.differences if row.is_overall)
         reasons = (f"overall accuracy is at most {margin(gate)} below the baseline's at {places}.",)
     return GateVerdict(outcome, reasons, checks)
 
@@ -78,8 +78,9 @@ def _together(checks: Iterable[Check]) -> tuple[Outcome, tuple[str, ...]]:
 
 def _accuracy(row: Difference, gate: GateConfig) -> Check:
     """Check the differences: any row can fail; only overall accuracy must be shown to keep the margin."""
-    name = f"accuracy[{row.tag}-{row.budget or f'N={row.n}'}]"
-    where = f"{row.tag} at {row.point.shown}"
+    at = "-".join(filter(None, (row.strategy, row.budget))) or f"N={row.n}"
+    name = f"accuracy[{row.tag}-{at}]"
+    where = f"{row.tag} at {row.where}"
     interval = brackets(row.low, row.high, "+.2f").strip() or "(no interval)"
     if row.low > -gate.margin_points:
         return Check(name, PASS, (), row)

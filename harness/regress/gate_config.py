@@ -19,11 +19,17 @@ from vhsbench.harness.common.settings import (
     Strict,
     Threads,
 )
+from vhsbench.harness.config.run import StrategyText
 from vhsbench.harness.config.yaml_files import read
 from vhsbench.harness.cost import plan, roofline
 from vhsbench.harness.cost.cost_model import parse_budget
+from vhsbench.harness.strategies.choose import Meaning
 
 Ratio = Annotated[float, Field(gt=0, le=1e6)]
+
+
+def _devices() -> list[str]:
+    return [plan.PAPER, *roofline.devices()]
 
 
 class GateConfig(Strict):
@@ -31,7 +37,7 @@ class GateConfig(Strict):
 
     budgets, such as "550ms" or "3TFLOP", add to best_of_n: each gives baseline and candidate the N that it affords
     them, by `costs`, a finished run's folder or a device ("a100-paper" for the published costs). A tolerance of null
-    is the run's, or for a device the paper's 0.05.
+    is the run's, or for a device the paper's 0.05. strategies are compared at each budget, with settings chosen on other prompts.
     alpha is the rate at which an equally good candidate may fail: half of it for overall accuracy at
     each N and overall AUC, half for the tasks'. An auc_margin of null only reports AUC. The two ratios are
     candidate over baseline; null only reports them. bootstrap has no effect: older files may have it.
@@ -45,6 +51,10 @@ class GateConfig(Strict):
     """What budgets go by: a finished run's folder, or a device such as a100-paper."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
     """By which share a budget may be passed; by default the run's, for a device 0.05."""
+    strategies: tuple[StrategyText, ...] = ()
+    """Compared at each budget too, such as [cascade:vhs>mllm-clip]: the same one with either side's verifier in it."""
+    meaning: Meaning = "hard"
+    """Of a strategy's budget: hard, which no prompt may pass, or mean, which the average over prompts may not."""
     margin_points: Annotated[float, Field(ge=0, le=100)] = 1.0
     """A loss of overall accuracy that is tolerated, in points."""
     auc_margin: Annotated[float, Field(ge=0, le=1)] | None = 0.01
@@ -88,7 +98,7 @@ class GateConfig(Strict):
     def _are_known(cls, costs: str | None) -> str | None:
         if costs is None or "/" in costs or Path(costs).exists():
             return costs  # a run, read when its budgets are
-        if costs not in (known := [plan.PAPER, *roofline.devices()]):
+        if costs not in (known := _devices()):
             close = nearest(costs, known)
             guess = f"; {close}" if close.endswith("?") else ""
             listed = ", ".join(sorted(known))
@@ -101,6 +111,10 @@ class GateConfig(Strict):
     def _somewhere(self) -> GateConfig:
         if self.budgets and self.costs is None:
             raise ValueError("budgets need 'costs': a finished run, or a device such as 'a100-paper'")
+        if self.strategies and (not self.budgets or self.costs in _devices()):
+            raise ValueError(
+                "strategies need 'budgets', and 'costs' that are a finished run: its stages price them"
+            )
         if not (self.best_of_n or self.budgets):
             raise ValueError("give best_of_n or budgets; with neither there is nothing to compare")
         return self

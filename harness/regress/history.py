@@ -85,7 +85,7 @@ def _parsed(file: Path) -> dict[str, Any]:
                     "candidate": float(row["candidate"]),
                     "n": int(row["n"]),
                     "n_candidate": int(row.get("n_candidate") or row["n"]),
-                    "budget": str(row.get("budget", "")),
+                    "budget": f"{row.get('strategy', '')} {row.get('budget', '')}".strip(),
                 }
                 for row in comparison["differences"]
                 if row["tag"] == OVERALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.config.run import counterpart, recorded_config
@@ -71,11 +72,15 @@ def _priced(costs: str, budgets: Sequence[str], generator: str) -> tuple[list[Pr
     """Return the pipelines of a run or device, and the kinds of those verifiers whose label is another."""
     if (Path(costs) / "run.json").is_file():
         info = read_info(Folder(costs)) or {}
-        of_run = "generators" in (info.get("config") or ())  # not so of a benchmark of costs
-        return plan.from_run(Path(costs)), recorded_config(info, costs).kinds if of_run else {}
+        return plan.from_run(Path(costs)), recorded_kinds(info, costs)
     if "/" in costs or Path(costs).exists():
         raise PointError(f"the gate's 'costs' names the run '{costs}', but there is no finished run there.")
     return plan.from_device(costs, [parse_budget(text)[1] for text in budgets], [generator]), {}
+
+
+def recorded_kinds(info: Mapping[str, Any], costs: str) -> Mapping[str, str]:
+    """Return the kinds of a run's verifiers by label; none for a benchmark of costs, which has no labels."""
+    return recorded_config(info, costs).kinds if "generators" in (info.get("config") or ()) else {}
 
 
 def _of(

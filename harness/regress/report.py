@@ -57,7 +57,7 @@ class _Column:
 _UNKNOWN, _AT_MOST, _NONE = "-", "<=", "none"
 _COLUMNS: tuple[_Column, ...] = (
     _Column("task", "geneval_overall is the mean of the tasks and decides nothing", lambda row: row.tag),
-    _Column("N", "candidates of which the verifier picks the best", lambda row: _ns(row.point)),
+    _Column("N", "candidates of which the verifier picks the best", lambda row: f"{row.strategy} {_ns(row.point)}".strip()),
     _Column("prompts", "their number", lambda row: str(row.n_prompts), narrow=False),
     _Column("base", "the baseline's exact best-of-N accuracy in percent", lambda row: f"{row.baseline:.2f}"),
     _Column("new", "the candidate's", lambda row: f"{row.candidate:.2f}"),
@@ -69,9 +69,10 @@ _COLUMNS: tuple[_Column, ...] = (
     _Column("p worse", "one-sided, corrected by Holm", lambda row: _number(row.p_holm, ".4f")),
     _Column("found", "the loss in points that is detected with 80% power", lambda row: _found(row)),
     _Column(
-        "lost/won", "prompts whose pick turned wrong/right", lambda row: f"{row.lost}/{row.won}", narrow=False
+        "lost/won", "prompts whose pick turned wrong/right",
+        lambda row: _UNKNOWN if row.lost is None else f"{row.lost}/{row.won}", narrow=False,
     ),
-    _Column("p (McNemar)", "two-sided, of lost and won", lambda row: f"{row.p_mcnemar:.4f}", narrow=False),
+    _Column("p (McNemar)", "two-sided, of lost and won", lambda row: _number(row.p_mcnemar, ".4f"), narrow=False),
 )  # fmt: skip
 _MARKS = {  # what a cell is or begins with
     _AT_MOST: "that of verifiers with nothing in common, as these two do not differ",
@@ -120,7 +121,7 @@ def facts(regression: Regression) -> list[str]:
     """Describe ranking, calibration, drift, changed picks, speed and memory, a line each."""
     c = regression.comparison
     overall = c.separation[0]
-    picks = next(d for d in c.differences if d.is_overall and d.point == c.widest)
+    picks = next(d for d in c.differences if d.is_overall and d.point == c.widest and not d.strategy)
     lines = [
         f"AUC {_number(overall.baseline, '.4f')} -> {_number(overall.candidate, '.4f')} "
         f"(p worse, Holm {_number(overall.p_holm, '.4f')})",
@@ -128,7 +129,12 @@ def facts(regression: Regression) -> list[str]:
         f"scores: KS {c.drift.ks:.4f}, Wasserstein {c.drift.wasserstein:.4f}, Spearman "
         f"{_number(c.drift.spearman, '.4f')} (within prompts {_number(c.drift.spearman_within, '.4f')})",
         f"{len(c.changed)} picks changed at {c.widest.shown}: {picks.lost} prompts lost, {picks.won} won (McNemar "
-        f"p = {picks.p_mcnemar:.4f})" + ("; every score is the same" if c.identical else ""),
+        f"p = {_number(picks.p_mcnemar, '.4f')})" + ("; every score is the same" if c.identical else ""),
+    ]
+    lines += [
+        f"{d.strategy} at {d.budget}: mostly {' against '.join(dict.fromkeys(d.settings))}"
+        for d in c.differences
+        if d.is_overall and d.settings
     ]
     lines += _idle_margin(regression)
     missed = 100 * missed_share(c.n_prompts)
@@ -150,7 +156,7 @@ def facts(regression: Regression) -> list[str]:
 def _idle_margin(regression: Regression) -> list[str]:
     """Say at which N the margin allows the loss of everything that the baseline has right."""
     allowed = [
-        f"{row.baseline:.2f} at {row.point.shown}"
+        f"{row.baseline:.2f} at {row.where}"
         for row in regression.comparison.differences
         if row.is_overall and row.baseline <= regression.gate.margin_points
     ]

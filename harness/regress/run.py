@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vhsbench.generators.checks import as_device
+from vhsbench.harness.common.registry import nearest
+from vhsbench.harness.config.run import counterpart, kept_config
 from vhsbench.harness.cost.environment import git_commit
 from vhsbench.harness.regress.compare import Comparison, check_size, compare
 from vhsbench.harness.regress.gate import GateVerdict, decide
@@ -18,6 +21,7 @@ from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.points import points
 from vhsbench.harness.regress.pool import Pool, load_pool
 from vhsbench.harness.regress.scores import (
+    Floats,
     LabeledCandidates,
     VerifierScores,
     pool_candidates,
@@ -27,6 +31,7 @@ from vhsbench.harness.regress.scores import (
 )
 from vhsbench.harness.regress.sources import Source, SourceError, resolve
 from vhsbench.harness.regress.speed import Speed, side_by_side
+from vhsbench.harness.regress.strategies import duels, shared
 from vhsbench.harness.store.tables import load_run
 from vhsbench.verifiers.protocol import Verifier
 
@@ -84,14 +89,19 @@ def regress(
     names = (baseline.text, candidate.text)
     if baseline.text == candidate.text:
         names = (baseline.text, f"{candidate.text} (again)")
+    strategies = shared(gate, sides)
     first, second = (None if s.run else s.load(gate.device, generator) for s in sides)
-    comparison = compare(
-        candidates,
-        _scores(baseline, first, names[0], pool, candidates, progress),
-        _scores(candidate, second, names[1], pool, candidates, progress),
-        gate,
-        at,
+    a, b = (
+        _scores(side, loaded, name, pool, candidates, progress)
+        for side, loaded, name in zip(sides, (first, second), names, strict=True)
     )
+
+    @cache
+    def others(verifier: str) -> Floats:
+        return _others(verifier, baseline, pool, generator, gate.device, candidates, progress).score
+
+    fought = duels(gate, strategies, candidates, (a.score, b.score), others, (generator, steps))
+    comparison = compare(candidates, a, b, gate, at, fought)
     speed = None
     if pool and first and second and gate.timing_repeats:
         speed = side_by_side(first, second, pool, gate.timing_batch, gate.timing_repeats, gate.timing_warm_up)
@@ -143,6 +153,30 @@ def _scores(
     assert verifier is not None
     assert pool is not None
     return score_pool(verifier, name, pool, lambda done, of: progress(f"scores of {name}", done, of))
+
+
+def _others(
+    name: str,
+    baseline: Source,
+    pool: Pool | None,
+    generator: str,
+    device: str,
+    candidates: LabeledCandidates,
+    progress: Progress,
+) -> VerifierScores:
+    """Return the scores of a verifier that is no side's own: the baseline's run has them, or the pool is scored."""
+    if baseline.run is not None:
+        run = load_run(baseline.run)
+        kinds = kept_config(run).kinds
+        label = counterpart(name, name, kinds)
+        if label is None:
+            raise SourceError(
+                f"the run {baseline.run} has no verifier '{name}', which a strategy of the gate asks for; {nearest(name, list(kinds))}"
+            )
+        return run_scores(run, name, label, candidates)
+    return _scores(
+        Source(name, name), Source(name, name).load(device, generator), name, pool, candidates, progress
+    )
 
 
 def _plain(value: Any) -> Any:

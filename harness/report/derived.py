@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from vhsbench.generators.protocol import blocks_of, read_block
 from vhsbench.harness.common.shown import printable
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost import budgets as budgeting
@@ -29,6 +28,7 @@ from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.keys import POOL, RUN, distinct, measured_with, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, environments
+from vhsbench.harness.strategies.prices import in_order
 from vhsbench.harness.strategies.registry import Template, parse
 from vhsbench.harness.sweep.kept_images import Pictures
 
@@ -216,7 +216,7 @@ class Derived:
         """The strategies of every pool whose stages were measured here and that their verifiers scored."""
         if not self.has_costs:
             return {}
-        needs = {v: str(self.needs[v]) for v in sorted(self.needs, key=self._depth)}
+        needs = in_order({v: str(need) for v, need in self.needs.items()}, self.run.info.get("blocks", {}))
         found = {
             pool: rivals(
                 self.contests[pool], needs, self.models_of(*pool), self.costs_of(*pool), self.templates
@@ -224,11 +224,6 @@ class Derived:
             for pool in self.pools
         }
         return {pool: each for pool, each in found.items() if each is not None}
-
-    def _depth(self, verifier: str) -> tuple[int, str]:
-        """Order verifiers by the block that they read."""
-        block = read_block(self.run.info.get("blocks", {}).get(verifier))
-        return (-1 if block is None else blocks_of(block)[-1], verifier)
 
     @cached_property
     def strategies(self) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -20,7 +20,7 @@ from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
 from vhsbench.harness.store.keys import sessions
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
-from vhsbench.harness.strategies.path import calls
+from vhsbench.harness.strategies.prices import Prices
 from vhsbench.harness.strategies.registry import Template, written
 
 UNITS = ("ms", "TFLOP", "J")  # in which a stage has a cost
@@ -38,14 +38,7 @@ class _Priced:
 
     template: Template
     found: Evaluated
-    needs: Mapping[str, str]
-    costs: StageCosts
-
-    def cost(self, setting: Strategy, drawn: int) -> float:
-        return self.costs.cost(calls(self.needs, setting.scored(drawn)))
-
-    def draws(self, setting: Strategy, drawn: int) -> Floats | None:
-        return self.costs.draws(calls(self.needs, setting.scored(drawn)))
+    prices: Prices
 
     def text(self, setting: Strategy) -> str:
         return written(self.template.name, self.template.kind, setting.verifiers, setting.values)
@@ -93,18 +86,15 @@ class Rivals:
         if not together:
             self.unpriced.append(f"{template.text}: its verifiers were measured in different runs.")
             return None
-        costs = StageCosts(together[0], unit)
         needs = {v: need for v, need in self._needs.items() if v in template.verifiers}
+        prices = Prices(needs, StageCosts(together[0], unit))
         settings = template.settings(self._pools)
         try:
-            found = evaluate(
-                settings, self._pools, self._contest.grid.prompts,
-                lambda s, drawn: costs.cost(calls(needs, s.scored(drawn))),
-            )  # fmt: skip
+            found = evaluate(settings, self._pools, self._contest.grid.prompts, prices.cost)
         except CostError as error:
             self.unpriced.append(f"{template.text}: {error}")
             return None
-        return _Priced(template, found, needs, costs)
+        return _Priced(template, found, prices)
 
     def table(
         self, budgets: Mapping[str, Sequence[float]], tolerance: float
@@ -139,8 +129,8 @@ class Rivals:
     def _ends(self, priced: _Priced, held: Held) -> tuple[float, float]:
         """Return the interval of the mean cost: as the usual setting's varies, where it draws as many on average."""
         usual, mean = held.usual, float(held.cost.mean())
-        one, most = (priced.cost(usual, n) for n in (1, usual.n))
-        first, last = (priced.draws(usual, n) for n in (1, usual.n))
+        one, most = (priced.prices.cost(usual, n) for n in (1, usual.n))
+        first, last = (priced.prices.draws(usual, n) for n in (1, usual.n))
         if first is None or last is None:
             return math.nan, math.nan
         share = float(np.clip((mean - one) / (most - one), 0, 1)) if most > one else 1.0
@@ -151,9 +141,9 @@ class Rivals:
         """Return the median and the 90th percentile of a prompt's cost with this setting."""
         drawn = setting.expected(self._pools).drawn
         if drawn is None:
-            value = priced.cost(setting, setting.n)
+            value = priced.prices.cost(setting, setting.n)
             return value, value
-        each = np.array([priced.cost(setting, n) for n in range(1, setting.n + 1)])
+        each = np.array([priced.prices.cost(setting, n) for n in range(1, setting.n + 1)])
         last = np.searchsorted(np.cumsum(drawn.mean(0)) + 1e-12, [0.5, 0.9])  # of the draws' numbers
         median, p90 = (float(each[min(i, len(each) - 1)]) for i in last)
         return median, p90

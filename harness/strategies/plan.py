@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vhsbench.harness.cost.budgets import COLUMN
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.plan import Priced
-from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.stage_costs import StageCosts
 from vhsbench.harness.store.keys import POOL, distinct, of_pool
 from vhsbench.harness.store.tables import load_costs
-from vhsbench.harness.strategies.path import calls
+from vhsbench.harness.strategies.prices import Prices, needs_in_run
 from vhsbench.harness.strategies.registry import StrategyError, Template
 
 _FAR = 1000  # candidates, of a pool that a plan is not limited by
@@ -27,18 +27,15 @@ def priced(path: Path, template: Template, tolerance: float) -> list[Priced]:
     least = int(template.fixed.get("k", 1))
     found = []
     for generator, steps in distinct(costs, POOL):
-        cells = info.get("cells", {})
-        needs = {
-            v: cells.get(cell_name(generator, steps, v, ""), {}).get("needs") for v in template.verifiers
-        }
-        if None in needs.values():
+        needs = needs_in_run(info, generator, steps, template.verifiers)
+        if needs is None:
             continue
         one, two = (template.at(n) for n in (max(least, 1), _FAR))
         models, basis = {}, {}
-        for unit in ("ms", "TFLOP", "J"):
+        for unit in COLUMN:
             try:
-                stages = StageCosts(of_pool(costs, generator, steps), unit)
-                few, many = (stages.cost(calls(needs, s.scored(s.n))) for s in (one, two))
+                prices = Prices(needs, StageCosts(of_pool(costs, generator, steps), unit))
+                few, many = (prices.cost(s, s.n) for s in (one, two))
             except CostError:
                 continue
             each = (many - few) / (two.n - one.n)
