@@ -199,10 +199,10 @@ def measure(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="generators or verifiers; default: both.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="generators, verifiers or suites; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the registered generators and verifiers."""
+    """List the registered generators, verifiers and suites of prompts."""
     quiet()
     from vhsbench.harness.commands.listing import listing, show
 

@@ -16,7 +16,7 @@ def diagnose() -> dict[str, Any]:
     """Return the environment, the devices, the hub's state and the registered models that load here."""
     import torch
 
-    found = listing()
+    found = listing("generators") | listing("verifiers")
     return {
         "environment": environment(torch.get_num_threads()),
         "cuda": torch.cuda.is_available(),

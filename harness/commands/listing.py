@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from vhsbench import generators, verifiers
+from vhsbench.harness import suites
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import RegistryError, nearest
 from vhsbench.harness.common.shown import one_line
 from vhsbench.harness.cost.reliability import in_one_line
 from vhsbench.harness.stats.intervals import brackets
 
-_KINDS = {"generators": generators, "verifiers": verifiers}
+_KINDS = {"generators": generators, "verifiers": verifiers, "suites": suites}
 _FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all
 _BELOW = ("family", "licence", "source", "error")
 _HEADINGS = {
@@ -27,7 +28,7 @@ _HEADINGS = {
 
 
 def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the entries of one registry or both; one that cannot be used says why under "error"."""
+    """Return the entries of one registry or all; one that cannot be used says why under "error"."""
     if kind is not None and kind not in _KINDS:
         raise RegistryError(f"nothing to list as '{kind}'; {nearest(kind, list(_KINDS))}")
     found = {}
@@ -40,7 +41,8 @@ def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
 
 def _entry(package: Any, name: str) -> dict[str, Any]:
     try:
-        return asdict(generators.describe(name) if package is generators else package.create(name).info())
+        found = generators.describe(name) if package is generators else package.create(name).info()
+        return found if isinstance(found, dict) else asdict(found)
     except VhsbenchError as error:
         return {"name": name, "error": str(error)}
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""The entries of a run's configuration: generators, verifiers, the detector, prompts."""
+"""The entries of a run's configuration: generators, verifiers, the detector, prompts, the suite."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from vhsbench.generators.protocol import read_block
 from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, CandidateCount, Local, LocalOptions, Strict
 from vhsbench.harness.config.base import Name, Registered
 from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
+from vhsbench.harness.suites import REGISTRY as SUITES
+from vhsbench.harness.suites import Suite
+from vhsbench.harness.suites import create as create_suite
+from vhsbench.harness.suites.base import own_copy
 
 _FOLDER_OR_HUB = Local(names="random", other=HUB_ID)
 LoraPath = Annotated[str, Field(min_length=1)]
@@ -175,4 +179,44 @@ class PromptsConfig(Strict):
     split: Literal["train", "validation", "evaluation"] = "evaluation"
     """Of nano's own prompts."""
     limit: Amount | None = None
-    """How many of them, every task alike; by default all."""
+    """How many of them: of nano's every task alike, of others the first; by default all."""
+
+    def as_suite(self) -> SuiteConfig:
+        """Return the suite that these prompts are of."""
+        if self.source == "nano":
+            return SuiteConfig(name="nano", options={"split": self.split}, limit=self.limit)
+        path = None if self.source == "geneval" else self.source
+        return SuiteConfig(name="geneval", path=path, limit=self.limit)
+
+
+class SuiteConfig(Registered):
+    """A suite by name: prompts, who judges their images, and how scores add up (docs/judges.md)."""
+
+    registry = SUITES
+    elsewhere = {"path": "the entry's own 'path'"}
+
+    name: str
+    """A registered suite: `vhsbench list suites`."""
+    path: Annotated[str | None, Local()] = None
+    """Your own copy of what does not come with vhsbench: a file, or a folder of them."""
+    options: dict[str, Any] = {}
+    """What its factory takes: split (nano, t2i-compbench), task (partiprompts)."""
+    limit: Amount | None = None
+    """How many of its prompts; by default all."""
+
+    @property
+    def shown(self) -> str:
+        """What it is read from: its own copy, or its name."""
+        return self.path or self.name
+
+    def create(self) -> Suite:
+        """Make the suite; reads nothing. Raises RegistryError and SuiteError."""
+        return create_suite(self.name, self.path, **self.options)
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> SuiteConfig:
+        """Refuse what its factory does, and a path that it lacks or has no use for."""
+        made = self.create()
+        if made.copy:
+            own_copy(self.name, self.path, made.copy)
+        return self

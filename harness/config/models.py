@@ -28,7 +28,7 @@ def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detec
     chosen = chosen_detector(config, prompts)
     detector = create_detector(chosen.name, config.device, **chosen.options)
     for index, prompt in enumerate(prompts):
-        check_classes(detector, prompt, f"prompt {index} of {config.prompts.source}")
+        check_classes(detector, prompt, f"prompt {index} of {config.prompt_suite.shown}")
     return detector
 
 

@@ -31,6 +31,7 @@ from vhsbench.harness.config.entries import (
     DetectorConfig,
     GeneratorConfig,
     PromptsConfig,
+    SuiteConfig,
     VerifierConfig,
 )
 from vhsbench.harness.config.experiments import bundled, bundled_text
@@ -92,7 +93,9 @@ class RunConfig(Strict):
     verifiers: list[VerifierConfig] = []
     """What scores them."""
     prompts: PromptsConfig = PromptsConfig()
-    """What the candidates are of."""
+    """What the candidates are of: nano's or GenEval's prompts; any other suite is given by 'suite'."""
+    suite: SuiteConfig | None = None
+    """In place of 'prompts': a suite of prompts, with who judges them (docs/judges.md)."""
     detector: DetectorConfig | None = None
     """What judges them; by default shapes where it knows the prompts' classes, else mask2former."""
     seeds: Seeds = [0]
@@ -191,6 +194,17 @@ class RunConfig(Strict):
                 "'budgets' and 'budgets_ms' are two spellings of one setting; give budgets alone, such as [550ms]"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompts(self) -> RunConfig:
+        if self.suite is not None and self.prompts != PromptsConfig():
+            raise ValueError("'prompts' and 'suite' both say what the candidates are of; give one of them")
+        return self
+
+    @property
+    def prompt_suite(self) -> SuiteConfig:
+        """The suite that the run's prompts are of, given by `suite` or by `prompts`."""
+        return self.suite or self.prompts.as_suite()
 
     @property
     def budgets_by_unit(self) -> dict[str, list[float]]:

@@ -134,6 +134,18 @@ def color_attr(a: str, shade_a: str, b: str, shade_b: str) -> Metadata:
     return _metadata("color_attr", include, text)
 
 
+def chain(tag: str, objects: Sequence[tuple[str, str]], relations: Sequence[str]) -> Metadata:
+    """Make a prompt of the task `tag`, which GenEval does not have, for (name, shade) each in a relation to the next."""
+    clauses = [
+        _clause(name, color=shade) for name, shade in reversed(objects)
+    ]  # a target's clause comes first
+    for place, relation in enumerate(reversed(relations), start=1):
+        clauses[place]["position"] = [relation, place - 1]
+    texts = [_with_article(f"{shade} {name}") for name, shade in objects]
+    said = " ".join(part for pair in zip(texts, [*relations, ""], strict=True) for part in pair)
+    return _metadata(tag, clauses, said.rstrip())
+
+
 def every(classes: Sequence[str]) -> list[Metadata]:
     """Return all distinct prompts of the six tasks for a small set of classes."""
     pairs = list(itertools.permutations(classes, 2))

@@ -21,6 +21,7 @@ SAME = {
 # They say where something is, or what it is by default: what counts is the identity of what is found there.
 BY_CONTENT = {
     "generators.lora", "verifiers.checkpoint", "prompts.source", "prompts.split", "prompts.limit",
+    "suite.name", "suite.path", "suite.options", "suite.limit",
     "detector.name", "detector.options", "device", "threads", "timing.threads",
 }  # fmt: skip
 # of `options` too, of the bundled models

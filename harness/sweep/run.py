@@ -13,15 +13,11 @@ import torch
 
 from vhsbench.generators.checks import as_device
 from vhsbench.generators.lora import find_lora
-from vhsbench.harness.common.files import ReadError, read_errors_as
-from vhsbench.harness.common.text import parse_json_lines, read_text
+from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.config.models import chosen_detector
 from vhsbench.harness.config.models import load_detector as load_detector
 from vhsbench.harness.config.run import ConfigError, RunConfig
-from vhsbench.harness.geneval import prompts as geneval_prompts
 from vhsbench.harness.geneval.detector import check_classes, vocabulary
-from vhsbench.harness.geneval.metadata import check as check_metadata
-from vhsbench.harness.geneval.nano_prompts import balanced, nano_prompts
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.folder import StorageError
 from vhsbench.harness.store.parquet import sha256
@@ -128,39 +124,20 @@ def _begin(store: RunStore, expected: Expected) -> None:
 
 
 def load_prompts(config: RunConfig) -> list[dict[str, Any]]:
-    """Load the prompts of a run, as GenEval metadata, all checked against the rules and the detector's classes.
+    """Load the prompts of a run, with what they are judged by, all checked against the detector's classes.
 
-    Raises ConfigError for a file that cannot be read, MetadataError or UnknownClass naming its line.
+    Raises ConfigError for a file that cannot be read, and what its suite does, MetadataError or UnknownClass, naming
+    its line.
     """
-    source, limit = config.prompts.source, config.prompts.limit
-    if source == "nano":
-        prompts = nano_prompts()[config.prompts.split]
-        prompts = balanced(prompts, limit) if limit else prompts
-        places = [f"prompt {i} of nano" for i in range(len(prompts))]
-    elif source == "geneval":
-        prompts = geneval_prompts.official()[:limit]
-        places = [f"prompt {i} of geneval" for i in range(len(prompts))]
-    else:
-        found = _read_prompts(source)
-        places, prompts = list(found)[:limit], list(found.values())[:limit]
+    suite = config.prompt_suite
+    with read_errors_as(ConfigError):
+        placed = suite.create().prompts(suite.limit)
+    prompts = [prompt for _, prompt in placed]
     known = vocabulary(chosen_detector(config, prompts).name)
-    for place, prompt in zip(places, prompts, strict=True):
+    for place, prompt in placed:
         if known is not None:  # a plugin's detector is asked when it is loaded
             check_classes(known, prompt, place)
     return prompts
-
-
-def _read_prompts(source: str) -> dict[str, dict[str, Any]]:
-    """Read the metadata of a file of JSON lines, by file and line. Raises ConfigError or MetadataError."""
-    try:
-        text = read_text(Path(source))
-    except ReadError as error:
-        raise ConfigError(f"prompts.source is 'nano', 'geneval' or a file; {error}") from error
-    with read_errors_as(ConfigError):
-        found = {f"{source}, line {number}": prompt for number, prompt in parse_json_lines(text, source)}
-    if not found:
-        raise ConfigError(f"{source}: has no prompts.")
-    return {place: check_metadata(prompt, place) for place, prompt in found.items()}
 
 
 def _candidates(expected: Expected, store: RunStore, found: Found, engine: Engine, journal: Journal) -> None:

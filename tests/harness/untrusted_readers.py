@@ -22,9 +22,11 @@ from safetensors.torch import save
 
 from vhsbench.generators.loading import _files as pipeline_files
 from vhsbench.generators.lora import _read as read_lora
+from vhsbench.harness import suites
 from vhsbench.harness.common.files import ReadError
 from vhsbench.harness.common.images import FORMATS, DamagedImage, encode_image, read_image
 from vhsbench.harness.common.models import model_files
+from vhsbench.harness.common.questions import QuestionError
 from vhsbench.harness.common.text import read_json_object
 from vhsbench.harness.config.run import ConfigError, load_config, parse
 from vhsbench.harness.cost.plan import from_run
@@ -52,6 +54,8 @@ from vhsbench.verifiers.checkpoint import CheckpointError, kind_of, read_card
 from vhsbench.verifiers.features import read_statistics
 from vhsbench.verifiers.training.shards import ShardDataset, ShardError
 
+SUITE_FILES = {"geneval2": "a.jsonl", "dpg-bench": "a.csv", "partiprompts": "a.tsv"}
+
 
 @contextmanager
 def _file(data: bytes, name: str) -> Iterator[Path]:
@@ -69,6 +73,12 @@ def config(data: bytes) -> None:
 def prompts(data: bytes) -> None:
     with _file(data, "prompts.jsonl") as file, suppress(ConfigError, MetadataError, UnknownClass):
         load_prompts(parse(f"generators: [{{name: nano}}]\nprompts: {{source: '{file}'}}\n", "x"))
+
+
+def suite(data: bytes) -> None:
+    for name, file in SUITE_FILES.items():
+        with _file(data, file) as path, suppress(ReadError, QuestionError):
+            assert all(prompt["tag"] for _, prompt in suites.create(name, str(path)).prompts())
 
 
 def config_file(data: bytes) -> None:
@@ -323,7 +333,7 @@ def _run_of_costs(data: bytes) -> None:
 
 READERS: dict[str, Callable[[bytes], None]] = {
     read.__name__: read
-    for read in (config, config_file, prompts, texts, classes, captions, results, metadata, image, run_json, run_prompts, run_progress, run_captions, run_table,
+    for read in (config, config_file, suite, prompts, texts, classes, captions, results, metadata, image, run_json, run_prompts, run_progress, run_captions, run_table,
                  pool_manifest, pool_prompts, pool_table, pool_features, tables, features, statistics, pickled_statistics, lora, official_card, verifier_card, weight_index, tokenizer_config, pipeline_index, training_config, training_prompts, shard_manifest, shard_rows, shard_features, baseline, baselines_log, costs)
 }  # fmt: skip
 
@@ -356,6 +366,10 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "config": [b"generators: [{name: nano, options: {steps: 1}}]\nverifiers: [{name: vhs}]\npool: 4\nseeds: [0]\n"],
         "config_file": [b"generators:\n- name: nano\nprompts: &a {source: nano, limit: 2}\nname: x\n"],
+        "suite": [
+            b'{"prompt": "a", "atom_count": 1, "vqa_list": [["b?", "Yes"]]}\n', b"Prompt\tCategory\na\tb\n",
+            b"item_id,text,proposition_id,dependency,question_natural_language\na,b,1,0,c?\na,b,2,1,d?\n",
+        ],
         "prompts": [PROMPT], "texts": [PROMPT, b"a\nb\n"], "classes": [b"bench\ndog\n"],
         "captions": [b'["a b", {"id": 1, "image": "a.png", "conversations": [{"from": "gpt", "value": "a"}]}]'],
         "results": [json.dumps(result).encode()], "metadata": [PROMPT],

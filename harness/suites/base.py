@@ -1,0 +1,81 @@
+"""What a suite is: prompts with their metadata, who judges their images, and how scores add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.files import ReadError
+
+Metadata = dict[str, Any]  # a prompt: "prompt", "tag" (its task), and what its judges read
+Placed = tuple[str, Metadata]  # a prompt with its place, for errors: "FILE, line 3"
+Overall = Literal["prompts", "tasks"]
+
+
+class SuiteError(VhsbenchError):
+    """A suite that cannot be used as asked for; the message is one sentence for a user."""
+
+
+def in_turn(prompts: Sequence[Placed], count: int) -> list[Placed]:
+    """Choose the first `count` prompts when the tasks take turns, in the order of the suite."""
+    turns: dict[str, int] = {}
+    order = []
+    for i, (_, prompt) in enumerate(prompts):
+        turns[prompt["tag"]] = turn = turns.get(prompt["tag"], 0) + 1
+        order.append((turn, i))
+    return [prompts[i] for i in sorted(i for _, i in sorted(order)[:count])]
+
+
+def first(prompts: Sequence[Placed], count: int) -> list[Placed]:
+    """Choose the first `count` prompts."""
+    return list(prompts[:count])
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Prompts, who judges their images, and how scores add up.
+
+    read: reads all prompts; a prompt is {"prompt": text, "tag": its task, ...} with what `judges` read.
+    judges: names of judges; the first says what is right. overall: the suite's score is the mean over its prompts or
+    of its tasks' means. choose: some of the prompts, for a run that limits them. copy: where a user gets the file or
+    folder that the suite's `path` is; "" for one that comes with the package.
+    """
+
+    name: str
+    read: Callable[[], Iterable[Placed]]
+    judges: tuple[str, ...]
+    overall: Overall = "prompts"
+    choose: Callable[[Sequence[Placed], int], list[Placed]] = in_turn
+    copy: str = ""
+
+    def prompts(self, limit: int | None = None) -> list[Placed]:
+        """Read the prompts, `limit` of them. Raises ReadError or SuiteError, with the file and line."""
+        found = list(self.read())
+        return found if limit is None else self.choose(found, limit)
+
+    def info(self) -> dict[str, Any]:
+        """Describe it for a listing."""
+        return {
+            "name": self.name,
+            "prompts": None if self.copy else len(self.prompts()),
+            "judge": ", ".join(self.judges),
+            "score": "mean over prompts" if self.overall == "prompts" else "mean of tasks",
+            "source": f"your own copy of {self.copy}" if self.copy else "",
+        }
+
+
+def own_copy(name: str, path: str | None, copy: str) -> Path:
+    """Return the path of the user's copy. Raises SuiteError where none was given."""
+    if path is None:
+        raise SuiteError(f"suite '{name}' does not come with vhsbench; give 'path', your own copy of {copy}.")
+    return Path(path)
+
+
+def needs_prompts(found: Sequence[Placed], path: Path) -> Sequence[Placed]:
+    """Return what a file holds. Raises ReadError where that is nothing."""
+    if not found:
+        raise ReadError(f"{path}: has no prompts.")
+    return found
