@@ -70,6 +70,7 @@ class Verifier(Protocol):
     needs: Needs
     block: Block | None  # of hidden states
     checkpoint_sha256: str
+    threshold: float | None  # the value (see below) from which on an image is right; None where none is
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +114,7 @@ class VerifierDefaults:
     needs: Needs
     block: Block | None = None
     checkpoint_sha256 = ""
+    threshold: float | None = None
 
     @cached_property
     def device(self) -> torch.device:

@@ -37,6 +37,8 @@ class MllmVerifier:
     module is named by `reads_with`.
     """
 
+    threshold: float | None = 0.5  # what it says yes to
+
     def __init__(
         self,
         name: str,

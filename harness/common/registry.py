@@ -84,7 +84,7 @@ class Registry(Generic[T]):
     def target(self, name: str) -> str:
         targets = self._load()
         if name not in targets:
-            raise RegistryError(f"unknown {self.kind} '{name}'; {nearest(name, list(targets))}")
+            raise RegistryError(f"unknown {self.kind} '{name}'; {nearest(name, self.names())}")
         return targets[name]
 
     def get(self, name: str) -> Callable[..., T]:

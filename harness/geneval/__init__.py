@@ -1,5 +1,5 @@
 """GenEval: prompts, detection, verdicts and scores."""
 
-from vhsbench.harness.geneval.rules import COLORS, Detection, Verdict, colored, evaluate, select
+from vhsbench.harness.geneval.rules import COLORS, Detection, colored, evaluate, select
 
-__all__ = ["COLORS", "Detection", "Verdict", "colored", "evaluate", "select"]
+__all__ = ["COLORS", "Detection", "colored", "evaluate", "select"]

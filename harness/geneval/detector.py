@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from vhsbench.generators.checks import as_device
@@ -13,7 +13,8 @@ from vhsbench.generators.nano.world import SHAPES
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import Registry, nearest
 from vhsbench.harness.geneval.prompts import coco_classes
-from vhsbench.harness.geneval.rules import Detection, Objects, Verdict, colored, evaluate, select
+from vhsbench.harness.geneval.rules import Detection, Objects, colored, evaluate, select
+from vhsbench.harness.judges.protocol import Verdict
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,7 +120,7 @@ def classes_of(metadata: Mapping[str, Any]) -> list[str]:
 class Judgement(Verdict):
     """A verdict with the objects that it is based on, by class."""
 
-    objects: Objects
+    objects: Objects = field(default_factory=dict)
 
 
 def judge(
@@ -149,7 +150,7 @@ def judge(
     for prompt, objects, clauses in zip(prompts, kept, asked, strict=True):
         colors = [next(answers) if boxes else [] for boxes in clauses]
         verdict = evaluate(prompt, objects, colors)
-        judgements.append(Judgement(verdict.correct, verdict.reason, objects))
+        judgements.append(Judgement(verdict.value, verdict.correct, verdict.reason, objects))
     return judgements
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from vhsbench.harness.geneval.metadata import COLORS as COLORS
 from vhsbench.harness.geneval.metadata import MAX_OBJECTS, check_clauses
 from vhsbench.harness.geneval.metadata import RELATIONS as RELATIONS
+from vhsbench.harness.judges.protocol import Verdict
 
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9
@@ -28,12 +29,6 @@ class Detection:
     box: tuple[float, float, float, float]
     score: float
     mask: Any = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    correct: bool
-    reason: str  # "" if correct; else every failure, one per line
 
 
 Objects = Mapping[str, Sequence[Detection]]
@@ -139,7 +134,7 @@ def evaluate(
         found = list(objects.get(clause["class"], []))
         if len(found) >= clause["count"]:
             reasons.append(f"expected {clause['class']}<{clause['count']}, found {len(found)}")
-    return Verdict(not reasons, "\n".join(reasons))
+    return Verdict(float(not reasons), not reasons, "\n".join(reasons))
 
 
 def _found(clause: Mapping[str, Any], objects: Objects) -> list[Detection]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -16,19 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vhsbench.generators.protocol import Block, Generator
+    from vhsbench.harness.judges.protocol import Metadata, Verdict
     from vhsbench.verifiers.protocol import Verifier
-
-Metadata = Mapping[str, Any]  # a prompt with what its image is judged by
-
-
-class Verdict(Protocol):
-    """Whether an image is right, and why not."""
-
-    @property
-    def correct(self) -> bool: ...
-
-    @property
-    def reason(self) -> str: ...
 
 
 class Bench:
@@ -67,7 +56,7 @@ class Bench:
         verdicts = self.verdicts(made.images, metadata)
         return self._rows(made).assign(
             tag=[m["tag"] for m in metadata],
-            correct=[v.correct for v in verdicts],
+            correct=[bool(v.correct) for v in verdicts],
             reason=[v.reason for v in verdicts],
         )
 

@@ -1,0 +1,66 @@
+"""A judge made of a verifier that reads images."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vhsbench import verifiers
+from vhsbench.harness.common.shown import printable
+from vhsbench.harness.judges.protocol import JudgeDefaults, JudgeError, Metadata, Verdict
+from vhsbench.verifiers.checks import marks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vhsbench.verifiers.protocol import Verifier
+
+
+class VerifierJudge(JudgeDefaults):
+    """Judges by the values of a verifier's scores; right is what reaches its threshold, if it has one."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        """Raise JudgeError for a verifier that does not read images, the only thing that a judge is given."""
+        if verifier.needs != "images":
+            raise JudgeError(
+                f"'{verifier.name}' cannot be a judge: it reads {verifier.needs}, and a judge is given images."
+            )
+        self.name, self.verifier = verifier.name, verifier
+
+    def judge(self, images: Sequence[Image.Image], prompts: Sequence[Metadata]) -> list[Verdict]:
+        """See Judge.judge. Raises ScoresError, JudgeError for scores without values, and what the verifier does."""
+        texts = [str(prompt["prompt"]) for prompt in prompts]
+        scores = self.verifier.score(texts, list(images))
+        marks(self.verifier, scores, len(texts), lambda row: f"an image of '{printable(texts[row])}'")
+        values = self.verifier.value(scores.score)
+        if values is None:
+            raise JudgeError(
+                f"verifier '{self.verifier.name}' cannot be a judge: it has no value(score) from 0 to 1."
+            )
+        return [self._verdict(float(value)) for value in values.detach().float().cpu()]
+
+    def _verdict(self, value: float) -> Verdict:
+        limit = self.verifier.threshold
+        if limit is None or value >= limit:
+            return Verdict(value, None if limit is None else True)
+        return Verdict(value, False, f"value {value:.4g}, less than {limit:g}")
+
+    def info(self) -> dict[str, Any]:
+        """See Judge.info."""
+        return {"name": self.verifier.name, "checkpoint": self.verifier.checkpoint_sha256}
+
+
+class OfVerifier:
+    """The factory of the judge that a registered verifier makes; it takes the verifier's own options."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.__signature__ = inspect.signature(verifiers.REGISTRY.get(name))
+
+    def __call__(self, **options: Any) -> VerifierJudge:
+        return VerifierJudge(verifiers.create(self._name, **options))
+
+    def identity(self, **options: Any) -> dict[str, Any]:
+        """See Registry.identity."""
+        return verifiers.REGISTRY.identity(self._name, **options)
