@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vhsbench.harness.common.files import read_errors_as
-from vhsbench.harness.common.models import check_folder, check_model, check_weights, model_files, reason
+from vhsbench.harness.common.models import check_folder, check_weights, load_model, reason
 from vhsbench.harness.common.tensors import load_tensors
 from vhsbench.harness.common.text import read_json_object
 from vhsbench.verifiers.checkpoint import CheckpointError
@@ -28,7 +28,7 @@ OFFICIAL_CONFIG: dict[str, Any] = {
     "image_size": 336, "patch_size": 14, "projection_dim": 768, "hidden_act": "quick_gelu",
 }  # fmt: skip
 PICKLED = "pytorch_model.bin"
-_OPEN_CLIP, _OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+OPEN_CLIP, _OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 class ClipPatches:
@@ -104,20 +104,12 @@ def load_tower(folder: Path, device: torch.device, dtype: torch.dtype) -> ClipPa
 
     Raises CheckpointError, also for weights that are not finite floating-point numbers.
     """
-    if (folder / _OPEN_CLIP).is_file():
+    if (folder / OPEN_CLIP).is_file():
         return load_clip(folder, device)[1]
     from transformers import CLIPVisionModel
 
     with read_errors_as(CheckpointError):
-        files = model_files(folder, pickles=True)
-        try:
-            model = CLIPVisionModel.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # a damaged configuration can raise anything
-            raise CheckpointError(f"{folder} holds no CLIP that can be read: {reason(error)}.") from error
-        model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides self
-        check_model(model, files, str(folder))
+        model = load_model(CLIPVisionModel, folder, device, dtype, "CLIP", pickles=True)
     return ClipPatches(model)
 
 
@@ -135,7 +127,7 @@ def save_clip(folder: Path, model: CLIP, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / _OPEN_CLIP_WEIGHTS, metadata={"format": "pt"})
-    (folder / _OPEN_CLIP).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / OPEN_CLIP).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def load_clip(folder: Path, device: torch.device) -> tuple[CLIP, OpenClipPatches]:
@@ -145,14 +137,12 @@ def load_clip(folder: Path, device: torch.device) -> tuple[CLIP, OpenClipPatches
     file = folder / _OPEN_CLIP_WEIGHTS
     with read_errors_as(CheckpointError):
         check_folder(folder)
-        config = read_json_object(folder / _OPEN_CLIP)
+        config = read_json_object(folder / OPEN_CLIP)
         tensors = load_tensors(file)
         check_weights(tensors, file)
     try:
         if elsewhere := {"hf_model_name", "timm_model_name"} & {*config["vision_cfg"], *config["text_cfg"]}:
-            raise CheckpointError(
-                f"{folder / _OPEN_CLIP} has '{elsewhere.pop()}', a model that is elsewhere."
-            )
+            raise CheckpointError(f"{folder / OPEN_CLIP} has '{elsewhere.pop()}', a model that is elsewhere.")
         model = CLIP(**config)
         model.load_state_dict(tensors)
     except CheckpointError:

@@ -81,7 +81,7 @@ def open_verifier(kind: str, options: Options) -> MllmVerifier:
     device = as_device(options.device)
     if options.checkpoint == RANDOM:
         block, spec = _as_block(kind, options.block), specs.get(options.generator or "nano")
-        return random_verifier(kind, spec, block, device, _dtype(options.dtype, device))
+        return random_verifier(kind, spec, block, device, as_dtype(options.dtype, device))
     made_of = _find(kind, options)
     folder, card = made_of.folder, made_of.card
     dtype = made_of.dtype(options.dtype, device)
@@ -109,7 +109,7 @@ def identity(kind: str, options: Options) -> dict[str, Any]:
     place = torch.device(str(options.device).partition(":")[0])
     if options.checkpoint == RANDOM:
         checkpoint, block = RANDOM, _as_block(kind, options.block)
-        dtype = _dtype(options.dtype, place)
+        dtype = as_dtype(options.dtype, place)
     else:
         made_of = _find(kind, options)
         checkpoint, block = made_of.sha256, made_of.card.block
@@ -157,7 +157,7 @@ class _Found:
 
     def dtype(self, asked: str | torch.dtype | None, device: torch.device) -> torch.dtype:
         small = self.card.generator == "nano"
-        return torch.float32 if asked is None and small else _dtype(asked, device)
+        return torch.float32 if asked is None and small else as_dtype(asked, device)
 
 
 def _find(kind: str, options: Options) -> _Found:
@@ -277,7 +277,8 @@ def _tower(
     return tower
 
 
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return that dtype; for None float32 on the CPU, else bfloat16. Raises CheckpointError for an unknown name."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if isinstance(dtype, torch.dtype):

@@ -41,8 +41,9 @@ def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
 
 def _entry(package: Any, name: str) -> dict[str, Any]:
     try:
-        found = generators.describe(name) if package is generators else package.create(name).info()
-        return found if isinstance(found, dict) else asdict(found)
+        if package is suites:
+            return suites.create(name).info()
+        return asdict(package.describe(name))
     except VhsbenchError as error:
         return {"name": name, "error": str(error)}
     except (Exception, SystemExit) as error:

@@ -196,6 +196,30 @@ def check_model(module: torch.nn.Module, files: Iterable[Path], name: str) -> No
     raise ReadError(f"{name}: '{bad}' is not finite as {dtype}; load it as bfloat16 or float32.")
 
 
+def load_model(
+    model_class: Any, folder: Path, device: torch.device, dtype: torch.dtype, kind: str, pickles: bool = False
+) -> Any:
+    """Load a folder by a class of transformers, ready to be used; `kind` names in errors what it should hold.
+
+    No code of the folder's runs. Raises ReadError, also for a missing weight, which transformers would make up.
+    """
+    files = model_files(folder, pickles)
+    try:
+        with no_code():
+            model, found = model_class.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
+    except Exception as error:  # a damaged configuration can raise anything
+        raise ReadError(f"{folder} holds no {kind} that can be read: {reason(error)}.") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ReadError(
+            f"{folder} holds no {kind} that can be read: its weights lack the key '{missing[0]}'."
+        )
+    model = model.to(device).eval().requires_grad_(False)
+    check_model(model, files, str(folder))
+    return model
+
+
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if file.suffix != ".safetensors":
         yield from read_state(file).tensors.items()

@@ -140,14 +140,14 @@ class VerifierConfig(Registered):
     @field_validator("label")
     @classmethod
     def _no_other_kind(cls, label: str | None, info: ValidationInfo) -> str | None:
-        if label in verifiers.KINDS and label != info.data.get("name"):
+        if label and verifiers.REGISTRY.is_builtin(label) and label != info.data.get("name"):
             raise ValueError(f"'{label}' is another kind of verifier; choose another label")
         return label
 
     @field_validator("options")
     @classmethod
     def _possible_values(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if info.data.get("name") in verifiers.KINDS:
+        if verifiers.REGISTRY.is_builtin(info.data.get("name", "")):
             read_block(options.get("block"))
             if options.get("dtype") is not None:
                 check_dtype(options["dtype"])

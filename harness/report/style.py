@@ -69,6 +69,7 @@ _KINDS = {
     "mllm-clip": Look("MLLM w/ CLIP", "#0072B2", "s"),
     "mllm-ae": Look("MLLM w/ AE", "#009E73", "^"),
 }
+_SCORERS = {"clip-score": "CLIPScore", "pick-score": "PickScore", "hps-v2": "HPS v2"}
 _OTHERS = {
     "oracle": Look("oracle", "#555555", "", "--"),
     "random": Look("random", "#999999", "", ":"),
@@ -103,7 +104,7 @@ def _spare(name: str, place: int) -> Look:
 def label(verifier: str) -> str:
     """Return the name that readers see: a label as it was given, a kind's or the like in words."""
     known = (_KINDS | _OTHERS).get(verifier)
-    return known.label if known else verifier
+    return known.label if known else _SCORERS.get(verifier, verifier)
 
 
 USUAL = looks({kind: kind for kind in _KINDS})  # of the known kinds under their own names

@@ -191,7 +191,7 @@ def broken(rules):
     return [rule for rule, (outcome, _) in rules.items() if outcome == "broken"]
 
 
-@pytest.mark.parametrize("name", ["nano", *verifiers.KINDS])
+@pytest.mark.parametrize("name", ["nano", *verifiers.KINDS, "clip-score"])
 def test_the_bundled_ones_keep_every_rule(name):
     code, found = checked(name)
     (kind,) = found
