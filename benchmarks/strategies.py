@@ -34,8 +34,9 @@ from vhsbench.harness.cost.nvml import Gpu  # noqa: E402
 from vhsbench.harness.cost.stage_costs import StageCosts  # noqa: E402
 from vhsbench.harness.cost.stages import stages  # noqa: E402
 from vhsbench.harness.cost.turns import quantiles  # noqa: E402
+from vhsbench.harness.inference.route import denoise_with  # noqa: E402
 from vhsbench.harness.strategies.base import Strategy  # noqa: E402
-from vhsbench.harness.strategies.path import calls  # noqa: E402
+from vhsbench.harness.strategies.prices import Prices  # noqa: E402
 from vhsbench.harness.strategies.registry import parse  # noqa: E402
 from vhsbench.harness.strategies.run import run  # noqa: E402
 
@@ -46,6 +47,7 @@ STRATEGIES = [
     "cascade:vhs>mllm-ae,n=8,k=2", "cascade:mllm-ae>mllm-clip,n=4,k=2", "cascade:mllm-clip>vhs,n=4,k=2",
     f"stop:vhs,n=8,tau={NEVER:g}", f"stop:vhs,n=8,tau={AT_ONCE:g}", f"stop:mllm-clip,n=4,tau={NEVER:g}",
     "ensemble:vhs+mllm-clip,n=4,weight=1", "ensemble:vhs+mllm-ae,n=4,weight=1",
+    "refine:vhs,n=4,steps=2", "refine:mllm-clip,n=4,steps=2",
 ]  # fmt: skip
 PROMPT = "a photo of a red circle above a blue square"
 Call = Callable[[], object]
@@ -98,6 +100,9 @@ def measure(
             for stage, call in stages(generator, verifier, PROMPT).items():
                 if not name or stage not in GENERATORS_OWN:
                     work[name, stage, 1] = call
+        for steps in {s.again for s in whole.values() if s.again is not None}:
+            again = stages(generator.with_steps(steps), None, PROMPT)["denoise"]
+            work["", denoise_with(steps), 1] = again
     runs: dict[tuple[str, str, int], Call] = {
         (text, "end_to_end", strategy.n): lambda s=strategy: run(s, generator, judges, PROMPT, range(s.n))
         for text, strategy in whole.items()
@@ -127,14 +132,15 @@ def result(text: str, strategy: Strategy, judges: Mapping[str, Any], costs: pd.D
     """Compare what the stages of a strategy add up to with whole runs."""
     times, counted = StageCosts(costs, "ms"), StageCosts(costs, "TFLOP")
     drawn = 1 if getattr(strategy, "tau", NEVER) == AT_ONCE else strategy.n
-    asked = calls({v: judges[v].needs for v in strategy.verifiers}, strategy.scored(drawn))
-    predicted, draws = times.cost(asked), times.draws(asked)
+    needs = {v: judges[v].needs for v in strategy.verifiers}
+    prices = Prices(needs, times)
+    predicted, draws = prices.cost(strategy, drawn), prices.draws(strategy, drawn)
     low, high = (float("nan"),) * 2 if draws is None else quantiles(draws)
     measured = times.whole_ms(text, strategy.n)
     here = costs[(costs["verifier"] == text) & (costs["stage"] == "end_to_end")]
     return {
         "strategy": text, "predicted_ms": predicted, "low": low, "high": high, "measured_ms": measured,
-        "off_percent": 100 * (predicted / measured - 1), "runs": len(here), "tflop": counted.cost(asked),
+        "off_percent": 100 * (predicted / measured - 1), "runs": len(here), "tflop": Prices(needs, counted).cost(strategy, drawn),
         "counted_tflop": float(here["tflop"].iloc[0]),
     }  # fmt: skip
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from vhsbench.generators.checks import check_resolution
+from vhsbench.generators.checks import check_resolution, check_steps
 from vhsbench.generators.noise import gaussian
 from vhsbench.generators.protocol import (
     Block,
@@ -101,6 +102,13 @@ class StagedPipeline:
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the inverse of `pack`."""
         return latents
+
+    def with_steps(self, steps: int) -> Self:
+        """See Generator.with_steps."""
+        check_steps(self._spec, steps)
+        other = copy.copy(self)
+        other.steps = steps
+        return other
 
     # the stages
 

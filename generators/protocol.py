@@ -161,6 +161,10 @@ class Generator(Protocol):
         """Decode latents to RGB images. Raises NotFiniteError for pixels that are NaN."""
         ...
 
+    def with_steps(self, steps: int) -> Generator:
+        """Return the same generator, of the same weights, with other steps. Raises GeneratorError if it cannot."""
+        ...
+
     def info(self) -> GeneratorInfo: ...
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -178,6 +182,10 @@ class GeneratorDefaults:
     def advance(self, hidden: HiddenStates, block: Block) -> HiddenStates:
         """Run the blocks again from the first: right, but no faster than head."""
         return self.head(hidden.cond, hidden.noise, block)
+
+    def with_steps(self, steps: int) -> Generator:
+        """Refuse: raises GeneratorError."""
+        raise GeneratorError(f"{self.name} makes images in its own number of steps only.")
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Return no modules: none can be counted or changed."""

@@ -188,6 +188,26 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _drafts_are_made_again(self) -> RunConfig:
+        for template in map(parse_strategy, self.strategies):
+            if template.kind.refines and not any(self._refined(e, template.fixed) for e in self.generators):
+                raise ValueError(
+                    f"strategy '{template.text}' needs a generator a second time, with more steps and as large a pool, such as "
+                    "{name: nano, options: {steps: 2}, verifiers: []}"
+                )
+        return self
+
+    def _refined(self, draft: GeneratorConfig, fixed: Mapping[str, float]) -> bool:
+        """Return whether another entry makes the candidates of `draft` again, with the steps that are fixed."""
+        first = generators.steps_of(draft.name, draft.options)
+        return any(
+            first < steps == fixed.get("steps", steps)
+            for other in self.generators
+            if other.shown == draft.shown and self.pool_of(other) >= self.pool_of(draft)
+            for steps in [generators.steps_of(other.name, other.options)]
+        )
+
+    @model_validator(mode="after")
     def _one_spelling(self) -> RunConfig:
         if self.budgets is not None and self.budgets_ms is not None:
             raise ValueError(

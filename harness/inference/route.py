@@ -31,6 +31,11 @@ def advance_from(verifier: str) -> str:
     return f"advance:{verifier}"
 
 
+def denoise_with(steps: int) -> str:
+    """Name the stage that makes a candidate's latents from its noise with more steps than its pool's, likewise."""
+    return f"denoise:{steps}"
+
+
 @dataclass(frozen=True)
 class Route:
     """The stages from seeds to images by name, in the order they run, with `score` where the verifier reads.

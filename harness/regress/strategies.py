@@ -16,11 +16,10 @@ from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.points import PointError, recorded_kinds
 from vhsbench.harness.regress.scores import Floats, LabeledCandidates
 from vhsbench.harness.regress.sources import Source
-from vhsbench.harness.store.keys import of_pool
 from vhsbench.harness.store.tables import load_costs
 from vhsbench.harness.strategies.base import Pools
 from vhsbench.harness.strategies.choose import Held, choose, evaluate, folds
-from vhsbench.harness.strategies.prices import Prices, needs_in_run
+from vhsbench.harness.strategies.prices import Prices, costs_for, needs_in_run
 from vhsbench.harness.strategies.registry import Template, parse, written
 
 
@@ -101,7 +100,7 @@ class _Arena:
         where = str(gate.costs)
         costs, info = load_costs(where)
         self._gate, self._template, self._candidates = gate, template, candidates
-        self._costs, self._tolerance = of_pool(costs, *pool), tolerance_of(Path(where), info)
+        self._costs, self._tolerance = costs_for(template.kind, costs, *pool), tolerance_of(Path(where), info)
         kinds = recorded_kinds(info, where)
         measured = {v: kinds.get(v, v) for v in self._costs["verifier"].unique()}
         self._labels = {v: counterpart(v, v, measured) or v for v in template.verifiers}

@@ -218,9 +218,7 @@ class Derived:
             return {}
         needs = in_order({v: str(need) for v, need in self.needs.items()}, self.run.info.get("blocks", {}))
         found = {
-            pool: rivals(
-                self.contests[pool], needs, self.models_of(*pool), self.costs_of(*pool), self.templates
-            )
+            pool: rivals(self.contests[pool], needs, self.models_of(*pool), self.run.costs, self.templates)
             for pool in self.pools
         }
         return {pool: each for pool, each in found.items() if each is not None}

@@ -20,8 +20,8 @@ from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
 from vhsbench.harness.store.keys import sessions
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
-from vhsbench.harness.strategies.prices import Prices
-from vhsbench.harness.strategies.registry import Template, written
+from vhsbench.harness.strategies.prices import Prices, costs_for
+from vhsbench.harness.strategies.registry import NotMadeAgain, Template, written
 
 UNITS = ("ms", "TFLOP", "J")  # in which a stage has a cost
 MEANINGS: tuple[Meaning, ...] = ("hard", "mean")
@@ -60,7 +60,7 @@ class _Pair(NamedTuple):
 class Rivals:
     """The strategies of one pool of candidates: `templates`, and best-of-N by each verifier that they name.
 
-    needs: what each verifier reads, those of hidden states in the order of their blocks. costs: the pool's sound rows. `unpriced` says which have no cost, and why.
+    needs: what each verifier reads, those of hidden states in the order of their blocks. costs: the run's. `unpriced` says which have no cost, and why.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class Rivals:
         plain = [Template("best-of-n", (v,)) for v in named]
         self._templates = list({t.text: t for t in (*plain, *templates)}.values())
         grid = contest.grid
-        self._pools = Pools({v: contest.scores(v) for v in named}, grid.correct.astype(bool))
+        self._pools = Pools(
+            {v: contest.scores(v) for v in named}, grid.correct.astype(bool), contest.made_again
+        )
         self._held_out = folds(contest.tags)
         self._priced: dict[str, list[_Priced]] = {}
         self.unpriced: list[str] = []
@@ -82,15 +84,19 @@ class Rivals:
         return self._priced[unit]
 
     def _price(self, template: Template, unit: str) -> _Priced | None:
-        together = [part for part in sessions(self._costs) if {*template.verifiers} <= {*part["verifier"]}]
+        mine = costs_for(template.kind, self._costs, self._contest.generator, self._contest.steps)
+        together = [part for part in sessions(mine) if {*template.verifiers} <= {*part["verifier"]}]
         if not together:
             self.unpriced.append(f"{template.text}: its verifiers were measured in different runs.")
             return None
         needs = {v: need for v, need in self._needs.items() if v in template.verifiers}
         prices = Prices(needs, StageCosts(together[0], unit))
-        settings = template.settings(self._pools)
         try:
+            settings = template.settings(self._pools)
             found = evaluate(settings, self._pools, self._contest.grid.prompts, prices.cost)
+        except NotMadeAgain as error:
+            self.unpriced.append(str(error))
+            return None
         except CostError as error:
             self.unpriced.append(f"{template.text}: {error}")
             return None

@@ -28,7 +28,7 @@ from vhsbench.harness.stats.paired import (
     sign_flip_two_sided,
     standard_error,
 )
-from vhsbench.harness.store.keys import of_pipeline, of_pool
+from vhsbench.harness.store.keys import POOL, distinct, of_pipeline, of_pool
 from vhsbench.harness.store.tables import Run
 
 ALPHA = 0.05
@@ -73,6 +73,17 @@ class Contest:
     def oracle(self) -> Floats:
         """Return the accuracy of the best possible verifier, as `expected`."""
         return oracle(self.grid.correct)
+
+    @cached_property
+    def made_again(self) -> dict[int, Floats]:
+        """Return the verdicts [R, M] of the same candidates with more steps, by steps, where the run has them all."""
+        pools = [steps for name, steps in distinct(self.run.candidates, POOL) if name == self.generator]
+        found = {
+            steps: self.grid.made_again(of_pool(self.run.candidates, self.generator, steps))
+            for steps in sorted(pools)
+            if steps > self.steps
+        }
+        return {steps: verdicts for steps, verdicts in found.items() if verdicts is not None}
 
     def per_prompt(self, rows: Floats) -> Floats:
         """Average rows [R] over a prompt's seeds, [P]."""

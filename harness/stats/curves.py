@@ -71,6 +71,11 @@ class Grid:
         """Arrange one verifier's scores as [R, M], NaN for a candidate without a score."""
         return self._by_row(scores.set_index(IN_POOL)["score"].reindex(self._keys))
 
+    def made_again(self, candidates: pd.DataFrame) -> Floats | None:
+        """Arrange another pool's verdicts of the same prompts, seeds and indices as [R, M]; None if it lacks some."""
+        found = self._by_row(candidates.set_index(IN_POOL)["correct"].astype(float).reindex(self._keys))
+        return None if np.isnan(found).any() else found
+
     def _by_row(self, values: pd.Series) -> Floats:
         return values.to_numpy(float).reshape(-1, self._size)
 

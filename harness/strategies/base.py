@@ -25,16 +25,24 @@ class Contestants(Protocol):
 
 @dataclass(frozen=True)
 class Pools:
-    """Pools of candidates, one a row (a prompt and seed): scores [R, M] by verifier, and verdicts [R, M]."""
+    """Pools of candidates, one a row (a prompt and seed): scores [R, M] by verifier, and verdicts [R, M].
+
+    again: the verdicts [R, M] of the same candidates, made again from their noise, by the number of steps.
+    """
 
     scores: Mapping[str, Floats]
     correct: Floats
+    again: Mapping[int, Floats] = field(default_factory=dict)
     _kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def size(self) -> int:
         """How many candidates a pool has."""
         return int(self.correct.shape[1])
+
+    def verdicts(self, again: int | None) -> Floats:
+        """Return the verdicts [R, M] of candidates as they are, or made again with so many steps."""
+        return self.correct if again is None else self.again[again]
 
     def once(self, key: Any, compute: Callable[[], T]) -> T:
         """Compute what many settings share the first time only."""
@@ -59,10 +67,16 @@ class Strategy(ABC):
     """
 
     between: ClassVar[str] = ""  # what stands between its verifiers in text, such as ">"; "": it has one
+    refines: ClassVar[bool] = False  # whether its winner is made again, with more steps
     largest: ClassVar[bool] = False  # of the settings that a budget affords the largest is taken, none chosen
 
     verifiers: tuple[str, ...]
     n: int
+
+    @property
+    def again(self) -> int | None:
+        """With how many steps the winner is made again from its own noise; None: it is finished from where it is."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -73,10 +87,11 @@ class Strategy(ABC):
         """Compute what it picks from random draws of the pools: here by drawing (DRAWS orders, of fixed seeds); exactly if it can."""
         orders = pools.once("orders", lambda: _orders(*pools.correct.shape))
         right, drawn = np.zeros(len(pools.correct)), np.zeros((len(pools.correct), self.n))
+        correct = pools.verdicts(self.again)
         for row, of_row in enumerate(orders):
             for order in of_row:
                 seen = _Drawn(pools, row, order)
-                right[row] += pools.correct[row, order[self.pick(seen)]]
+                right[row] += correct[row, order[self.pick(seen)]]
                 drawn[row, max(seen.count, 1) - 1] += 1
         return Outcome(right / DRAWS, drawn / DRAWS)
 

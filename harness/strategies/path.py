@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vhsbench.harness.cost.stage_costs import Call
-from vhsbench.harness.inference.route import ENCODE, SCORE, advance_from
+from vhsbench.harness.inference.route import ENCODE, SCORE, advance_from, denoise_with
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,17 @@ def path(needs: Mapping[str, str]) -> list[Leg]:
     return [*legs, Leg("decode", "", by_kind["images"])]
 
 
-def calls(needs: Mapping[str, str], scored: Mapping[str, int]) -> dict[Call, float]:
-    """Count the calls of stages, one candidate each, where each verifier scores so many, and the winner is finished."""
+def calls(needs: Mapping[str, str], scored: Mapping[str, int], again: int | None = None) -> dict[Call, float]:
+    """Count the calls of stages, one candidate each, where each verifier scores so many, and the winner is finished.
+
+    again: with how many steps the winner is made again from its noise, in place of finishing it.
+    """
     verifiers, legs = tuple(needs), path(needs)
     found: dict[Call, float] = {(verifiers, ENCODE): 1}
     for i, leg in enumerate(legs):
         later = [v for one in legs[i:] for v in one.readers]
         carried = max((scored[v] for v in later), default=0)
-        found[(leg.owner,) if leg.owner else verifiers, leg.stage] = max(1, carried)
+        found[(leg.owner,) if leg.owner else verifiers, leg.stage] = max(0 if again else 1, carried)
+    for stage in ("noise", denoise_with(again), "decode") if again else ():
+        found[verifiers, stage] = found.get((verifiers, stage), 0) + 1
     return found | {((v,), SCORE): scored[v] for v in verifiers}

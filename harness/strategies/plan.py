@@ -8,9 +8,9 @@ from vhsbench.harness.cost.budgets import COLUMN
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.plan import Priced
 from vhsbench.harness.cost.stage_costs import StageCosts
-from vhsbench.harness.store.keys import POOL, distinct, of_pool
+from vhsbench.harness.store.keys import POOL, distinct
 from vhsbench.harness.store.tables import load_costs
-from vhsbench.harness.strategies.prices import Prices, needs_in_run
+from vhsbench.harness.strategies.prices import Prices, costs_for, needs_in_run
 from vhsbench.harness.strategies.registry import StrategyError, Template
 
 _FAR = 1000  # candidates, of a pool that a plan is not limited by
@@ -34,7 +34,7 @@ def priced(path: Path, template: Template, tolerance: float) -> list[Priced]:
         models, basis = {}, {}
         for unit in COLUMN:
             try:
-                prices = Prices(needs, StageCosts(of_pool(costs, generator, steps), unit))
+                prices = Prices(needs, StageCosts(costs_for(template.kind, costs, generator, steps), unit))
                 few, many = (prices.cost(s, s.n) for s in (one, two))
             except CostError:
                 continue

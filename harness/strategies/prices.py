@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from vhsbench.generators.protocol import blocks_of, read_block
 from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.stage_costs import StageCosts
+from vhsbench.harness.inference.route import denoise_with
+from vhsbench.harness.store.keys import of_pool
 from vhsbench.harness.strategies.base import Floats, Strategy
 from vhsbench.harness.strategies.path import calls
 
@@ -22,11 +26,22 @@ class Prices:
 
     def cost(self, strategy: Strategy, drawn: int) -> float:
         """Return the cost where so many candidates are drawn. Raises CostError for a stage that was not measured."""
-        return self.stages.cost(calls(self.needs, strategy.scored(drawn)))
+        return self.stages.cost(calls(self.needs, strategy.scored(drawn), strategy.again))
 
     def draws(self, strategy: Strategy, drawn: int) -> Floats | None:
         """Return the same as resampled turns give it, [DRAWS]; None where nothing was resampled. Raises as `cost`."""
-        return self.stages.draws(calls(self.needs, strategy.scored(drawn)))
+        return self.stages.draws(calls(self.needs, strategy.scored(drawn), strategy.again))
+
+
+def costs_for(kind: type[Strategy], costs: pd.DataFrame, generator: str, steps: int) -> pd.DataFrame:
+    """Select the costs that strategies of a kind have on a pool: its own, and denoising with more steps if they refine."""
+    here = of_pool(costs, generator, steps)
+    if not kind.refines:  # further rows would move the fit of turns
+        return here
+    more = costs[(costs["generator"] == generator) & (costs["steps"] > steps)]
+    more = more[(more["stage"] == "denoise") & (more["verifier"] == "")]
+    renamed = more.assign(stage=more["steps"].map(denoise_with), steps=steps)
+    return pd.concat([here, renamed], ignore_index=True)
 
 
 def in_order(needs: Mapping[str, str], blocks: Mapping[str, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ STRATEGIES: Registry[Strategy] = Registry(
         "cascade": f"{_HERE}.cascade:Cascade",
         "stop": f"{_HERE}.stop:Stop",
         "ensemble": f"{_HERE}.ensemble:Ensemble",
+        "refine": f"{_HERE}.refine:Refine",
     },
     Strategy,
 )
@@ -31,6 +32,10 @@ MOST = 10_000  # of a count
 
 class StrategyError(VhsbenchError):
     """A strategy that is none, or cannot run here; the message is one sentence for a user."""
+
+
+class NotMadeAgain(StrategyError):
+    """A strategy that refines, where candidates were not made again with its steps."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,18 @@ class Template:
         return written(self.name, self.kind, self.verifiers, self.fixed)
 
     def settings(self, pools: Pools) -> list[Strategy]:
-        """List what there is to choose from. Raises StrategyError where the pools are too small for what is fixed."""
-        found = [s for s in self.kind.settings(self.verifiers, self.fixed, pools) if s.n <= pools.size]
+        """List what there is to choose from.
+
+        Raises StrategyError where the pools are too small for what is fixed, and NotMadeAgain.
+        """
+        known = {None, *pools.again}
+        listed = self.kind.settings(self.verifiers, self.fixed, pools)
+        found = [s for s in listed if s.n <= pools.size and s.again in known]
+        if self.kind.refines and all(s.again not in known for s in listed):
+            raise NotMadeAgain(
+                f"'{self.text}' needs candidates that the run made again with {self.fixed.get('steps', 'more')} steps, from the same "
+                "noise: the generator a second time, with 'options: {steps: ...}' and as large a pool."
+            )
         if not found:
             raise StrategyError(f"'{self.text}' fits no pool of {pools.size} candidates.")
         return list(found)

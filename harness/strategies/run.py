@@ -53,9 +53,15 @@ def run(
         raise VhsbenchError(
             f"the strategy draws up to {strategy.n} candidates, but there are {len(seeds)} seeds."
         )
+    if strategy.again is not None and strategy.again <= generator.steps:
+        raise VhsbenchError(
+            f"the winner is made again with {strategy.again} step(s), but drafts have {generator.steps} already; give more steps."
+        )
+    finer = None if strategy.again is None else generator.with_steps(strategy.again)
     field = Field(generator, {v: verifiers[v] for v in strategy.verifiers}, prompt, seeds, batch)
     index = strategy.pick(field)
-    return Picked(field.image(index), index, field.scored)
+    image = field.image(index) if finer is None else field.made_again(finer, index)
+    return Picked(image, index, field.scored)
 
 
 class Field:
@@ -93,6 +99,11 @@ class Field:
         """Return a candidate's image, made as far as it is not yet."""
         found: Image.Image = self._carried([index], len(self._legs))[0]
         return found
+
+    def made_again(self, generator: Generator, index: int) -> Image.Image:
+        """Return a candidate's image as another generator makes it from the same noise and prompt."""
+        latents = generator.denoise(self._cond, generator.noise([self._seeds[index]]))
+        return generator.decode(latents)[0]
 
     def _score(self, name: str, part: Sequence[int]) -> list[float]:
         verifier = self._verifiers[name]

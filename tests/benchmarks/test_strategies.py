@@ -19,7 +19,12 @@ def bench(monkeypatch):
 
 
 def test_the_stages_add_up_to_what_whole_runs_compute(bench, tmp_path):
-    texts = ["best-of-n:vhs,n=2", "cascade:vhs>mllm-clip,n=3,k=2", "stop:vhs,n=3,tau=-1e+09"]
+    texts = [
+        "best-of-n:vhs,n=2",
+        "cascade:vhs>mllm-clip,n=3,k=2",
+        "stop:vhs,n=3,tau=-1e+09",
+        "refine:vhs,n=2,steps=2",
+    ]
     bench.main(["--out", str(tmp_path), "--turns", "3", *(x for t in texts for x in ("--only", t))])
     found = pd.read_csv(tmp_path / "strategies.csv").set_index("strategy")
     assert list(found.index) == texts

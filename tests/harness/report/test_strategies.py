@@ -13,6 +13,7 @@ from vhsbench.harness.config.run import parse as parse_config
 from vhsbench.harness.config.yaml_files import ConfigError
 from vhsbench.harness.report.derived import derive
 from vhsbench.harness.report.strategies import sentences
+from vhsbench.harness.stats.expected import expected_accuracy
 from vhsbench.harness.store.tables import load_run
 
 TEXTS = ["cascade:vhs>mllm-clip", "stop:vhs", "ensemble:vhs+mllm-ae", "cascade:vhs>mllm-clip,n=4,k=2"]
@@ -86,6 +87,55 @@ def test_the_frontier_never_holds_more_than_it_may(derived):
     fixed = points[points["strategy"] == "cascade:vhs>mllm-clip,n=4,k=2"]
     assert set(fixed["setting"]) == {"cascade:vhs>mllm-clip,n=4,k=2"}
     assert fixed["budget"].min() >= derived.rivals["nano", 1].priced("ms")[-1].found.hard.min() * (1 - 1e-9)
+
+
+DRAFTS = [{"name": "nano"}, {"name": "nano", "options": {"steps": 2}, "verifiers": []}]
+REFINED = ["refine:vhs", "refine:mllm-clip,n=4,steps=2"]
+
+
+@pytest.fixture(scope="module")
+def refined(make_run, tmp_path_factory):
+    folder = make_run(
+        tmp_path_factory.mktemp("refined") / "run", generators=DRAFTS, strategies=REFINED, budgets=["350ms"]
+    )
+    return derive(load_run(folder))
+
+
+def test_drafts_are_scored_and_what_is_made_again_is_judged(refined):
+    rows, _ = refined.strategies
+    assert set(rows["strategy"]) == {*REFINED, "best-of-n:vhs", "best-of-n:mllm-clip"}
+    fixed = rows[(rows["strategy"] == REFINED[1]) & (rows["meaning"] == "hard")].iloc[0]
+    drafts, again = refined.contests["nano", 1], refined.contests["nano", 2]
+    right = expected_accuracy(drafts.scores("mllm-clip"), again.grid.correct)[:, 3]
+    assert fixed["accuracy"] == pytest.approx(100 * right.mean())
+    # encode 8, four drafts, and noise, denoising and decoding once more
+    assert fixed["cost"] == pytest.approx(8 + 4 * (0.5 + 22 + 30 + 12) + 0.5 + 44 + 30)
+    free = rows[(rows["strategy"] == REFINED[0]) & (rows["meaning"] == "hard")].iloc[0]
+    assert free["setting"].endswith(",steps=2")
+    assert free["worst_cost"] <= 350 * 1.05
+
+
+def test_best_of_n_costs_the_same_beside_refinements(refined):
+    rows, table = refined.strategies[0], refined.budget_rows
+    mine = rows[(rows["strategy"] == "best-of-n:vhs") & (rows["meaning"] == "hard")].iloc[0]
+    other = table[(table["verifier"] == "vhs") & (table["steps"] == 1)].iloc[0]
+    assert mine["cost"] == pytest.approx(other["time_ms"])
+
+
+def test_a_run_without_a_second_pass_says_so(derived):
+    other = derive(derived.run, strategies=["refine:vhs"]).rivals["nano", 1]
+    assert "refine:vhs" not in [p.template.text for p in other.priced("ms")]
+    assert "'refine:vhs' needs candidates that the run made again with more steps" in other.unpriced[0]
+    for drafts, text in (
+        (DRAFTS[:1], "refine:vhs"),
+        (DRAFTS, "refine:vhs,steps=4"),
+        ([DRAFTS[0], DRAFTS[1] | {"pool": 4}], "refine:vhs"),
+    ):
+        wrong = {"generators": drafts, "verifiers": [{"name": "vhs"}], "strategies": [text]}
+        with pytest.raises(
+            ValueError, match=f"strategy '{text}' needs a generator a second time, with more steps"
+        ):
+            RunConfig.model_validate(wrong)
 
 
 def test_the_report_has_them(made, tmp_path):

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -35,6 +36,19 @@ def test_a_cascade_is_planned_from_stages(run):
     assert found.models["ms"].fixed == pytest.approx(8 + 2 * 56)
     with pytest.raises(StrategyError, match="cannot run without k"):
         priced(run, parse("cascade:vhs>mllm-clip"), 0.05)
+
+
+def test_a_refinement_is_planned_from_the_stages_of_both_pools(run, monkeypatch):
+    from vhsbench.harness.strategies import plan
+
+    costs, info = plan.load_costs(run)
+    more = costs[(costs["verifier"] == "") & (costs["stage"] == "denoise")].assign(steps=4, wall_ms=88.0)
+    monkeypatch.setattr(plan, "load_costs", lambda path: (pd.concat([costs, more]), info))
+    (found,) = priced(run, parse("refine:vhs,steps=4"), 0.05)
+    assert found.models["ms"].per_candidate == pytest.approx(19.5)
+    assert found.models["ms"].fixed == pytest.approx(8 + 0.5 + 88 + 30)
+    (unknown,) = priced(run, parse("refine:vhs,steps=2"), 0.05)
+    assert unknown.models == {}
 
 
 def test_the_command_line_plans_it(run):

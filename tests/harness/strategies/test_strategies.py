@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhsbench import verifiers
+from vhsbench import generators, verifiers
+from vhsbench.generators.protocol import GeneratorDefaults, GeneratorError
 from vhsbench.harness.common.registry import RegistryError
 from vhsbench.harness.cost.cost_model import CostError
 from vhsbench.harness.cost.stage_costs import StageCosts
@@ -22,6 +25,7 @@ from vhsbench.harness.strategies.cascade import Cascade
 from vhsbench.harness.strategies.choose import Evaluated, choose, evaluate, folds
 from vhsbench.harness.strategies.ensemble import Ensemble
 from vhsbench.harness.strategies.path import calls, path
+from vhsbench.harness.strategies.refine import Refine
 from vhsbench.harness.strategies.registry import STRATEGIES, StrategyError, parse
 from vhsbench.harness.strategies.run import run
 from vhsbench.harness.strategies.stop import Stop
@@ -30,13 +34,16 @@ NEEDS = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 EXAMPLES = [
     BestOfN(("vhs",), 6), Cascade(("vhs", "mllm-clip"), 6, 2), Cascade(("mllm-clip", "vhs"), 5, 3),
     Cascade(("vhs", "mllm-clip"), 4, 1), Stop(("vhs",), 6, 0.4), Ensemble(("vhs", "mllm-clip"), 5, 0.7),
+    Refine(("vhs",), 5, 2),
 ]  # fmt: skip
 
 
 def pools(rows=3, size=8, seed=0):
     rng = np.random.default_rng(seed)
     correct = rng.random((rows, size)) < 0.5
-    return Pools({v: rng.normal(size=(rows, size)) + 0.6 * correct for v in NEEDS}, correct)
+    scores = {v: rng.normal(size=(rows, size)) + 0.6 * correct for v in NEEDS}
+    again = {steps: (correct | (rng.random((rows, size)) < 0.1 * steps)).astype(float) for steps in (2, 4)}
+    return Pools(scores, correct, again)
 
 
 class Table:
@@ -60,7 +67,7 @@ def test_what_it_picks_is_what_it_is_expected_to(strategy):
         for _ in range(orders):
             order = rng.permutation(8)
             table = Table(known, row, order)
-            right.append(known.correct[row][order[strategy.pick(table)]])
+            right.append(known.verdicts(strategy.again)[row][order[strategy.pick(table)]])
             scored = {v: len(table.scored.get(v, ())) for v in strategy.verifiers}
             drawn.append(max(scored.values()))
             assert scored == strategy.scored(drawn[-1])
@@ -110,6 +117,34 @@ def test_calls_of_a_cascade():
     assert {stage: n for (_, stage), n in alone.items()} == {
         "encode": 1, "noise": 8, "head": 8, "tail": 1, "decode": 1, "score": 8,
     }  # fmt: skip
+
+
+def test_calls_of_a_refinement():
+    """No draft is finished; the winner is made again as a whole, of the text that was encoded for all."""
+    for needs, mine in (
+        ({"vhs": "hidden"}, {"head": 8, "tail": 0, "decode": 1}),
+        ({"mllm-ae": "latents"}, {"denoise": 8, "decode": 1}),
+        ({"mllm-clip": "images"}, {"denoise": 8, "decode": 9}),
+    ):
+        found = calls(needs, dict.fromkeys(needs, 8), again=2)
+        assert {stage: n for (_, stage), n in found.items()} == {
+            "encode": 1, "noise": 9, "denoise:2": 1, "score": 8,
+        } | mine  # fmt: skip
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5))
+@settings(max_examples=40)
+def test_what_is_made_again_is_expected_exactly(seed, n):
+    """Every draw of n drafts in exact fractions; of equal scores each is picked as often."""
+    rng = np.random.default_rng(seed)
+    scores, again = rng.integers(0, 4, (1, 5)).astype(float), rng.integers(0, 2, (1, 5))
+    known = Pools({"vhs": scores}, rng.integers(0, 2, (1, 5)).astype(float), {3: again.astype(float)})
+    total = Fraction(0)
+    draws = list(combinations(range(5), n))
+    for draw in draws:
+        top = [i for i in draw if scores[0, i] == max(scores[0, list(draw)])]
+        total += Fraction(sum(int(again[0, i]) for i in top), len(top))
+    assert Refine(("vhs",), n, 3).expected(known).accuracy[0] == pytest.approx(float(total / len(draws)))
 
 
 def rows_of(stages, verifier=""):
@@ -179,6 +214,12 @@ def test_text_and_back():
         parse("cascad:vhs>mllm-clip")
     with pytest.raises(StrategyError, match="fits no pool of 8 candidates"):
         parse("best-of-n:vhs,n=9").settings(pools())
+    for text, steps in (("refine:vhs,steps=3", "3"), ("refine:vhs", "more")):
+        with pytest.raises(StrategyError, match=f"made again with {steps} steps"):
+            parse(text).settings(
+                pools() if steps == "3" else Pools({"vhs": np.zeros((1, 2))}, np.zeros((1, 2)))
+            )
+    assert {s.steps for s in parse("refine:vhs").settings(pools())} == {2, 4}
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +241,25 @@ def test_it_really_runs(nano, judges, strategy, batch):
     for verifier, by_candidate in found.scores.items():
         for i, score in by_candidate.items():
             assert score == pytest.approx(scores[verifier][i], abs=1e-4)
-    (image,) = nano.decode(nano.denoise(nano.encode([prompt]), nano.noise([seeds[found.index]])))
+    made_by = nano.with_steps(strategy.again or 1)
+    (image,) = made_by.decode(made_by.denoise(nano.encode([prompt]), nano.noise([seeds[found.index]])))
     apart = np.abs(np.asarray(found.image, dtype=int) - np.asarray(image, dtype=int))
     assert apart.max() <= 1
+
+
+def test_other_steps_are_another_generator_of_the_same_weights(nano, judges):
+    finer, cond, noise = nano.with_steps(2), nano.encode(["a photo of a red circle"]), nano.noise([3])
+    assert (nano.steps, finer.steps) == (1, 2)
+    assert finer.modules()["transformer"] is nano.modules()["transformer"]
+    built = generators.create("nano", steps=2)
+    assert torch.equal(finer.denoise(cond, noise), built.denoise(cond, noise))
+    assert not torch.equal(finer.denoise(cond, noise), nano.denoise(cond, noise))
+    with pytest.raises(GeneratorError, match="steps is 31, but nano makes an image in 1 to 30 steps"):
+        nano.with_steps(31)
+    with pytest.raises(GeneratorError, match="own number of steps only"):
+        GeneratorDefaults.with_steps(nano, 2)
+    with pytest.raises(ValueError, match=r"again with 2 step\(s\), but drafts have 2 already"):
+        run(Refine(("vhs",), 2, 2), finer, judges, "a photo of a red circle", range(2))
 
 
 def test_no_stage_runs_twice(nano, judges, monkeypatch):
