@@ -15,6 +15,7 @@ from vhsbench.harness import suites
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import RegistryError, nearest
 from vhsbench.harness.common.shown import one_line
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.reliability import in_one_line
 from vhsbench.harness.stats.intervals import brackets
 
@@ -86,6 +87,8 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     one_pool = len({(row["generator"], row["steps"]) for row in summary["budgets"]}) == 1
     headings = {c: heading for c, heading in _HEADINGS.items() if not (c == "generator" and one_pool)}
+    if not any(task in row for row in summary["budgets"] for task in TAGS):
+        headings["geneval_overall"] = "tasks % [95%]"
     for heading in headings.values():
         words = heading in ("generator", "verifier")
         table.add_column(

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.common.tasks import columns
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.sound import OK, left_out, sound
 from vhsbench.harness.cost.turns import Key, Turns, draw_model, fit_turns, interval, range_of_n
 from vhsbench.harness.inference.route import ROUTES
-from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, tasks_of
 from vhsbench.harness.store.keys import POOL, distinct, of_pipeline
 
 END_TO_END = "end_to_end"
@@ -293,7 +293,7 @@ def _accuracies(
     others = curve[within]
     least, most = (getattr(others.groupby("tag")["accuracy"], which)() for which in ("min", "max"))
     found = {}
-    for tag in (*TAGS, OVERALL, GENEVAL_OVERALL):
+    for tag in (*columns(tasks_of(curve)), OVERALL, GENEVAL_OVERALL):
         value, low, high = (float(at[column].get(tag, math.nan)) for column in ("accuracy", "low", "high"))
         found[tag] = value
         below, above = value - float(least.get(tag, math.nan)), float(most.get(tag, math.nan)) - value

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
 
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.common.tasks import in_order
 from vhsbench.harness.regress.gate_config import GateConfig
 from vhsbench.harness.regress.picks import ChangedPick, changed_picks, picks
 from vhsbench.harness.regress.points import OperatingPoint, same_n
@@ -210,7 +210,7 @@ def differences(
         np.column_stack([of, *(d.accuracy[side] for d in duels)]) for side, of in enumerate((of_a, of_b))
     )
     tags = candidates.tags[np.unique(candidates.prompt_id, return_index=True)[1]]
-    tasks = [t for t in TAGS if t in tags]
+    tasks = in_order(tags)
     # exactly 0 where both are the same verifier: then nothing is estimated
     apart = np.array([
         *(100 * largest_difference(a, b, p.n_baseline, p.n_candidate) for p in points),
@@ -299,7 +299,7 @@ def separation(candidates: LabeledCandidates, a: Floats, b: Floats, gate: GateCo
     a, b = (x[order].reshape(prompts, -1) for x in (a, b))
     correct = candidates.correct[order].reshape(prompts, -1)
     tags = candidates.tags[order][:: len(ids) // prompts]
-    present = [t for t in TAGS if t in tags]
+    present = in_order(tags)
     rows = []
     for tag in (OVERALL, *present):
         mine = slice(None) if tag == OVERALL else tags == tag

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape as html_escape
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from vhsbench.harness.common.tasks import TAGS, in_order
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.figures import SCORE_BINS, score_range
-from vhsbench.harness.report.style import STAGE_COLORS, TASK_NAMES, label
+from vhsbench.harness.report.style import STAGE_COLORS, label, task_name
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE
@@ -22,10 +23,6 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
             "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "*": "star", "p": "pentagon",
             "h": "hexagon", "d": "diamond-tall", "8": "octagon", "H": "hexagon2", "x": "x-thin-open"}  # fmt: skip
-
-TASKS = {
-    OVERALL: "overall (mean over prompts)", GENEVAL_OVERALL: "GenEval overall (mean of tasks)"
-} | TASK_NAMES  # fmt: skip
 
 
 def accuracy_over_time(lines: Sequence[dict[str, Any]], times: str = "") -> go.Figure:
@@ -155,9 +152,12 @@ def _row_name(derived: Derived, row: pd.Series) -> str:
     return html_escape(f"{name}, {row['part']}")
 
 
-def task_names(derived: Derived) -> dict[str, str]:
-    """Map each task to its displayed name, the overalls first."""
-    return {t: n for t, n in TASKS.items() if t in set(derived.curves["tag"])}
+def curve_names(tags: Iterable[str]) -> dict[str, str]:
+    """Map each tag of accuracy curves to its displayed name, the overalls first, tasks in the order of tables."""
+    tasks = in_order(t for t in tags if t not in (OVERALL, GENEVAL_OVERALL))
+    of_tasks = "GenEval overall (mean of tasks)" if set(tasks) & set(TAGS) else "mean of tasks"
+    overalls = {OVERALL: "overall (mean over prompts)", GENEVAL_OVERALL: of_tasks}
+    return overalls | {t: task_name(t) for t in tasks}
 
 
 def pipeline_name(derived: Derived, generator: str, steps: int, verifier: str) -> str:

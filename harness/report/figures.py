@@ -12,22 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import gaussian_kde
 
-from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.report.comparisons import VHS
 from vhsbench.harness.report.style import (
     COLUMN,
     STAGE_COLORS,
-    TASK_NAMES,
     TWO_COLUMNS,
     USUAL,
     Looks,
     figure,
     label,
     styled,
+    task_names,
     wrapped,
 )
-from vhsbench.harness.stats.curves import OVERALL
+from vhsbench.harness.stats.curves import OVERALL, tasks_of
 from vhsbench.harness.stats.intervals import Floats
 
 
@@ -91,9 +90,15 @@ def strategies(points: pd.DataFrame, title: str, budgets: Sequence[float] = ()) 
 def accuracy_by_n(curves: pd.DataFrame, title: str, looks: Looks = USUAL) -> Figure:
     """Draw accuracy over N by task. curves: verifier, tag, n, accuracy, low, high, n_prompts."""
     with styled():
-        fig = figure(TWO_COLUMNS, 4.0)
-        panels = fig.subplots(2, 3, sharex=True).ravel()
-        for axes, tag in zip(panels, TAGS, strict=True):
+        names = task_names(tasks_of(curves))
+        across = min(3, len(names))
+        down = -(-len(names) // across)
+        fig = figure(TWO_COLUMNS, 2.0 * down)
+        panels = fig.subplots(down, across, sharex=True, squeeze=False).ravel()
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        panels = panels[: len(names)]
+        for axes, (tag, name) in zip(panels, names.items(), strict=True):
             for verifier, part in curves[curves["tag"] == tag].groupby("verifier", sort=True):
                 style, rows = looks[str(verifier)], part.sort_values("n")
                 axes.plot(
@@ -102,13 +107,13 @@ def accuracy_by_n(curves: pd.DataFrame, title: str, looks: Looks = USUAL) -> Fig
                 axes.fill_between(rows["n"], rows["low"], rows["high"], color=style.color, alpha=0.1, lw=0)
             prompts = curves.loc[curves["tag"] == tag, "n_prompts"]
             count = f" ({prompts.iloc[0]} prompts)" if len(prompts) else ""
-            axes.set_title(TASK_NAMES[tag] + count)
+            axes.set_title(name + count)
             axes.set_ylim(top=min(axes.get_ylim()[1], 101))
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        for axes in panels[3:]:
+        for axes in panels[-across:]:
             axes.set_xlabel("N")
-        for axes in panels[::3]:
+        for axes in panels[::across]:
             axes.set_ylabel("accuracy (%)")
         _legend(fig, panels[0], 5)
         fig.suptitle(title, fontsize=8.5)

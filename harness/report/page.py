@@ -37,7 +37,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False, limit
         "plain": _plain(derived),
         "unmeasured": derived.unmeasured,
         "failed": Markup(tables.html(derived.failed)) if len(derived.failed) else "",
-        "tasks": charts.task_names(derived),
+        "tasks": charts.curve_names(derived.curves["tag"]),
         "environment_text": yaml.safe_dump(_environment(derived), sort_keys=False, allow_unicode=True),
         "config_text": yaml.safe_dump(derived.run.info["config"], sort_keys=False, allow_unicode=True),
         "with_published": with_published,
@@ -94,8 +94,10 @@ def facts(derived: Derived) -> list[tuple[str, str]]:
     devices = ", ".join(sorted({str(d) for d in derived.run.costs["device"].dropna()})) or "unknown"
     seeds = ", ".join(map(str, derived.config.seeds))
     pools = ", ".join(g if s == 1 else f"{g} ({s} steps)" for g, s in derived.pools)
+    suite = derived.config.suite
     return [
         ("prompts", str(len(derived.run.prompts))),
+        *([("suite", f"{suite.name}; its score: {suite.create().score}")] if suite else []),
         ("candidates", f"{len(derived.run.candidates):,}"),
         ("generators", pools),
         ("verifiers", ", ".join(label(v) for v in derived.needs) or "none"),
@@ -125,7 +127,7 @@ def _links(derived: Derived, shown: list[AccuracyTable]) -> dict[str, Any]:
     """
     return {
         _id(table): {
-            "columns": [c if c in tables.ACCURACIES else None for c in tables.columns(table)],
+            "columns": [c if c in tables.accuracies(table.rows) else None for c in tables.columns(table)],
             "rows": [_link(derived, row) for _, row in table.rows.iterrows()],
         }
         for table in shown

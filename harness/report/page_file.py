@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.report.page_candidates import Album, Pool
-from vhsbench.harness.report.style import TASK_NAMES
+from vhsbench.harness.report.style import mean_of_tasks, task_names
 from vhsbench.version import __version__
 
 GALLERY_N = 4
@@ -34,10 +34,11 @@ def write(
     data: what the script reads, to which pools and their pictures are added. context: what the template shows, which
     may depend on the pictures. Everything is escaped.
     """
+    tasks = task_names(prompt["tag"] for prompt in data["prompts"])
     data |= {
         "pools": [pool.data for pool in pools],
         "judged": [i for i, pool in enumerate(pools) if pool.scores],
-        "taskNames": TASK_NAMES,
+        "taskNames": tasks,
         "galleryN": GALLERY_N,
     }
     empty = Album(0)
@@ -55,12 +56,13 @@ def _render(template: str, data: dict[str, Any], context: dict[str, Any]) -> str
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.globals["of_tasks"] = mean_of_tasks(data["taskNames"])
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # prompts of any script, in UTF-8
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     return environment.get_template(template).render(
         version=__version__,
         data=data,
-        task_names=TASK_NAMES,
+        task_names=data["taskNames"],
         css=Markup(_asset("page.css")),
         script=Markup(f'"use strict";\n(() => {{\n{script}}})();\n'),
         plotly=Markup(get_plotlyjs()),

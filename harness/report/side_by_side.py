@@ -14,7 +14,7 @@ import pandas as pd
 
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.shown import printable
-from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.common.tasks import columns as task_columns
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.plan import WHAT
 from vhsbench.harness.cost.turns import draws_of_n
@@ -22,7 +22,7 @@ from vhsbench.harness.report.clock import COLUMNS, Models
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.page_candidates import Prompts
 from vhsbench.harness.report.verdict import ONE_IMAGE, Contest, widened
-from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, tasks_of
 from vhsbench.harness.stats.expected import largest_difference
 from vhsbench.harness.stats.intervals import Floats, paired_difference
 from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
@@ -33,9 +33,11 @@ Budget = tuple[float, str]  # the amount and its unit: ms, TFLOP, GB or J
 SAME_CANDIDATES, SAME_PROMPTS, UNPAIRED = "same candidates", "same prompts", "not paired"
 _FLAGS = ["pool_limited", "below_one"]
 _COUNTS = ["best_of_n", "n_low", "n_high", "prompts"]
-ROWS = [
+_BEFORE = [
     "budget", "unit", *PIPELINE, "run", "best_of_n", "n_low", "n_high", "pool_limited", "below_one", "cost", "cost_low", "cost_high",
-    OVERALL, f"{OVERALL}_low", f"{OVERALL}_high", GENEVAL_OVERALL, *TAGS,
+    OVERALL, f"{OVERALL}_low", f"{OVERALL}_high", GENEVAL_OVERALL,
+]  # fmt: skip
+_AFTER = [
     "difference", "difference_low", "difference_high", "p", "p_holm", "paired", "prompts",
 ]  # fmt: skip
 
@@ -79,8 +81,10 @@ class SideBySide:
                 lone = [p for p in _pipelines(self.runs[i]) if p not in matched.values()]
                 found += [self._row(tables, budget, i, pipeline) for pipeline in lone]
         _test(found, by_prompt)
-        rows = pd.DataFrame(found, columns=ROWS)
-        numbers = [c for c in ROWS if c not in ("unit", *PIPELINE, "run", "paired", *_FLAGS, *_COUNTS)]
+        tasks = task_columns(task for run in self.runs for task in tasks_of(run.curves))
+        columns = [*_BEFORE, *tasks, *_AFTER]
+        rows = pd.DataFrame(found, columns=columns)
+        numbers = [c for c in columns if c not in ("unit", *PIPELINE, "run", "paired", *_FLAGS, *_COUNTS)]
         kinds = dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FLAGS, "boolean")
         return rows.astype(kinds | dict.fromkeys(numbers, "float64"))
 

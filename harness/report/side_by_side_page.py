@@ -114,7 +114,7 @@ def write_page(found: SideBySide, file: Path, limit_mb: float = PAGE_MB) -> None
         "first": found.labels[0],
         "times": times,
         "within": f"{100 * tolerances.pop():g}%" if len(tolerances) == 1 else "its run's tolerance",
-        "tasks": {t: n for t, n in charts.TASKS.items() if t in by_task},
+        "tasks": charts.curve_names(by_task),
     }
 
     def context(album: Album) -> dict[str, Any]:

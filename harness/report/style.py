@@ -6,7 +6,7 @@ import io
 import logging
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from vhsbench.harness.common.atomic import write_output
-from vhsbench.harness.common.shown import csv_bytes
-from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.common.shown import csv_bytes, printable
+from vhsbench.harness.common.tasks import TAGS, columns
 
 log = logging.getLogger(__name__)
 _said_missing = False
@@ -53,6 +53,21 @@ STAGE_COLORS = {
 }  # fmt: skip
 TASK_NAMES = dict(zip(TAGS, ("single object", "two objects", "counting", "colors", "position",
                              "color attribution"), strict=True))  # fmt: skip
+
+
+def task_name(tag: str) -> str:
+    """Return a task's name for readers."""
+    return TASK_NAMES.get(tag) or printable(tag.replace("_", " "))
+
+
+def mean_of_tasks(tags: Iterable[str]) -> str:
+    """Name the mean of the means of tasks with these `tags`: GenEval's score, where they are its tasks."""
+    return "GenEval overall" if set(tags) & set(TAGS) else "Mean of tasks"
+
+
+def task_names(tags: Iterable[str]) -> dict[str, str]:
+    """Name the tasks that tables show of prompts with these `tags`, in their order."""
+    return {tag: task_name(tag) for tag in columns(tags)}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import pandas as pd
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes, markdown_table, printable
-from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.published import DIFFERENCE
-from vhsbench.harness.report.style import label
+from vhsbench.harness.report.style import label, mean_of_tasks, task_name
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.intervals import brackets
 
@@ -24,13 +23,12 @@ HEADINGS = {
     "steps": "Steps", "verifier": "Verifier", "scoring": "Scoring", "best_of_n": "Best-of-N",
     "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two", "counting": "Counting",
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
-    GENEVAL_OVERALL: "GenEval overall", "delta": "VHS - CLIP", TIMES: "Times",
+    "delta": "VHS - CLIP", TIMES: "Times",
     "budget_tflop": "Budget (TFLOP)", "cost_tflop": "TFLOP", "budget_gb": "Budget (GB)", "cost_gb": "Memory (GB)",
     "budget_j": "Budget (J)", "cost_j": "Energy (J)",
 }  # fmt: skip
 _ENDS = {"best_of_n": ("n_low", "n_high"), "time_ms": ("time_low", "time_high")}
 BELOW_ONE = "below one candidate"
-ACCURACIES = (*TAGS, OVERALL, GENEVAL_OVERALL)
 _WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, "delta")
 _LATEX_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -99,7 +97,19 @@ def places(values: pd.Series) -> dict[int, int]:
 
 def columns(table: AccuracyTable) -> list[str]:
     """List the columns of a table's rows that are shown, in order."""
-    return [*table.keys, *(c for c in (*ACCURACIES, "delta") if c in table.rows)]
+    return [*table.keys, *accuracies(table.rows), *(["delta"] if "delta" in table.rows else [])]
+
+
+def accuracies(rows: pd.DataFrame) -> list[str]:
+    """List the columns of tasks and overalls: those with an interval beside them, under their own name."""
+    return [c for c in map(str, rows) if f"{c}_low" in rows and c != "delta"]
+
+
+def heading(column: str, rows: pd.DataFrame) -> str:
+    """Return what readers see above a column of rows."""
+    if column == GENEVAL_OVERALL:
+        return mean_of_tasks(map(str, rows))
+    return HEADINGS.get(column) or task_name(column)
 
 
 def _plain(frame: pd.DataFrame, kind: _Format) -> str:
@@ -111,12 +121,13 @@ def _plain(frame: pd.DataFrame, kind: _Format) -> str:
 def _accuracies(table: AccuracyTable, kind: _Format) -> str:
     rows = table.rows.reset_index(drop=True)
     shown = columns(table)
-    place = {c: _places(rows, c, table.groups) for c in ACCURACIES if c in rows}
+    tasks = accuracies(rows)
+    place = {c: _places(rows, c, table.groups) for c in tasks}
     cells = []
     for i, row in rows.iterrows():
         at = int(str(i))
-        cells.append([_cell(row, c, place.get(c, {}).get(at, 0), kind) for c in shown])
-    heads = [kind.escape(HEADINGS[c]) for c in shown]
+        cells.append([_cell(row, c, place.get(c), at, kind) for c in shown])
+    heads = [kind.escape(heading(c, rows)) for c in shown]
     # a rule where a budget begins
     budget = next(rows[c] for c in table.keys if c.startswith("budget_"))
     starts = list((budget != budget.shift()) & (rows.index > 0))
@@ -131,13 +142,14 @@ def _places(rows: pd.DataFrame, column: str, groups: Sequence[str]) -> dict[int,
     return {k: v for _, part in parts if len(part) > 1 for k, v in places(part[column]).items()}
 
 
-def _cell(row: pd.Series, column: str, place: int, kind: _Format) -> str:
+def _cell(row: pd.Series, column: str, places: dict[int, int] | None, at: int, kind: _Format) -> str:
+    """Write a cell; `places` are the ranks of an accuracy's rows."""
     value = row[column]
     if pd.isna(value):
         return BELOW_ONE if column == "best_of_n" and row.get("below_one") is True else ""
-    if column in (*ACCURACIES, "delta"):
+    if places is not None or column == "delta":
         signed = column == "delta" or row.get("source") == DIFFERENCE
-        text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", place)
+        text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", (places or {}).get(at, 0))
         ends = (row.get(f"{column}_low"), row.get(f"{column}_high"))
         return text + (brackets(*ends) if column in _WITH_INTERVAL else "")
     if column == "verifier":

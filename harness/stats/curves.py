@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.common.tasks import in_order
 from vhsbench.harness.stats.expected import expected_accuracy, oracle, random_choice
 from vhsbench.harness.stats.intervals import Interval, auc_interval, average_by_prompt, clustered_mean
 from vhsbench.harness.store.keys import CANDIDATE, DRAW, IN_POOL, PIPELINE, POOL, SCORE, distinct, of_pool
@@ -40,6 +40,11 @@ def accuracy_curves(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFr
             frames.append(frame.assign(generator=generator, steps=steps, verifier=verifier))
     columns = [*PIPELINE, "tag", "n", "accuracy", "low", "high", "n_prompts"]
     return pd.concat(frames, ignore_index=True)[columns]
+
+
+def tasks_of(curves: pd.DataFrame) -> list[str]:
+    """Return the tasks that accuracy curves are of, without the overalls, in the order of tables."""
+    return in_order(t for t in curves["tag"].unique() if t not in (OVERALL, GENEVAL_OVERALL))
 
 
 class DerivationError(VhsbenchError):
@@ -83,7 +88,7 @@ class Grid:
         """Average expectations [R, M] into rows of tag, n, accuracy, low, high, n_prompts."""
         per_prompt = average_by_prompt(values, self.prompts)
         tags = self.tags[np.unique(self.prompts, return_index=True)[1]]
-        found = {t: clustered_mean(per_prompt[tags == t]) for t in TAGS if t in tags}
+        found = {t: clustered_mean(per_prompt[tags == t]) for t in in_order(tags)}
         found[OVERALL] = clustered_mean(per_prompt, tasks=tags)
         found[GENEVAL_OVERALL] = clustered_mean(per_prompt, tasks=tags, by_task=True)
         return pd.concat([_rows(tag, value) for tag, value in found.items()], ignore_index=True)

@@ -56,13 +56,18 @@ class Suite:
         found = list(self.read())
         return found if limit is None else self.choose(found, limit)
 
+    @property
+    def score(self) -> str:
+        """How its score is made, in words."""
+        return "mean over prompts" if self.overall == "prompts" else "mean of tasks"
+
     def info(self) -> dict[str, Any]:
         """Describe it for a listing."""
         return {
             "name": self.name,
             "prompts": None if self.copy else len(self.prompts()),
             "judge": ", ".join(self.judges),
-            "score": "mean over prompts" if self.overall == "prompts" else "mean of tasks",
+            "score": self.score,
             "source": f"your own copy of {self.copy}" if self.copy else "",
         }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vhsbench.harness.common.files import LARGE, ReadError, read_bytes
-from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.common.tasks import in_order
 from vhsbench.harness.store.keys import CANDIDATE
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def image_file(run: Path, key: str, prompt_id: int, index: int) -> Path:
 
 
 def gallery_prompts(prompts: Sequence[dict[str, Any]], count: int) -> list[int]:
-    """Choose the ids of `count` prompts, the six tasks in turn, spread over each task's prompts."""
-    by_task = [[i for i, p in enumerate(prompts) if p["tag"] == tag] for tag in TAGS]
-    by_task = [ids for ids in by_task if ids]
+    """Choose the ids of `count` prompts, the tasks in turn, spread over each task's prompts."""
+    tags = [str(p["tag"]) for p in prompts]
+    by_task = [[i for i, t in enumerate(tags) if t == tag] for tag in in_order(tags)]
     per_task = -(-count // len(by_task)) if by_task else 0
     picks = [np.linspace(0, len(i) - 1, min(per_task, len(i))).astype(int) for i in by_task]
     return [ids[k] for ids, chosen in zip(by_task, picks, strict=True) for k in chosen][:count]
