@@ -54,6 +54,8 @@ class Suite:
     def prompts(self, limit: int | None = None) -> list[Placed]:
         """Read the prompts, `limit` of them. Raises ReadError or SuiteError, with the file and line."""
         found = list(self.read())
+        for place, prompt in found:
+            _check(place, prompt)
         return found if limit is None else self.choose(found, limit)
 
     @property
@@ -70,6 +72,24 @@ class Suite:
             "score": self.score,
             "source": f"your own copy of {self.copy}" if self.copy else "",
         }
+
+
+# columns that stand beside the tasks in tables
+_TAKEN = {
+    "below_one", "best_of_n", "budget", "cost", "delta", "difference", "drift", "generator", "geneval_overall", "n", "overall", "p",
+    "paired", "prompts", "run", "scoring", "source", "steps", "tag", "time", "times", "unit", "verifier",
+}  # fmt: skip
+
+
+def _check(place: str, prompt: Metadata) -> None:
+    """Refuse a prompt without a text or a task, or of a task that tables cannot have a column of."""
+    for key in ("prompt", "tag"):
+        if not isinstance(text := prompt.get(key), str) or not text.strip():
+            raise SuiteError(f"{place}: a prompt has a text '{key}', not {text!r}.")
+    if prompt["tag"] in _TAKEN:
+        raise SuiteError(
+            f"{place}: the task '{prompt['tag']}' has the name of a column of tables; name it otherwise."
+        )
 
 
 def own_copy(name: str, path: str | None, copy: str) -> Path:

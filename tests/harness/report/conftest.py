@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ SHARPNESS = {"vhs": 1.2, "mllm-clip": 0.9, "mllm-ae": 0.3}
 
 def write_run(
     folder: Path, *, marked: str = "", vram: bool = False, device: str = "test", prompts: int = 24,
-    correct: float = 0.6, tied: bool = False, silent: tuple[str, ...] = (), **changes: Any,
+    correct: float = 0.6, tied: bool = False, silent: tuple[str, ...] = (), tasks: Sequence[str] = TAGS, **changes: Any,
 ) -> Path:  # fmt: skip
     """A finished run in `folder`. `changes` are keys of its configuration; `marked` goes into a prompt;
     `correct` is the share of right candidates, and `tied` gives all the same score. Verifiers that are `silent` give no
@@ -47,7 +47,7 @@ def write_run(
     )  # fmt: skip
     texts = [
         {"tag": tag, "prompt": f"a photo of {tag.replace('_', ' ')} number {i}{marked if i == 0 else ''}"}
-        for tag in TAGS
+        for tag in tasks
         for i in range(4)
     ][:prompts]
     with RunStore(folder, config.model_dump(mode="json")) as store:

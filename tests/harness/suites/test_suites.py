@@ -16,7 +16,7 @@ from vhsbench.harness.geneval.nano_prompts import balanced, nano_prompts, three_
 from vhsbench.harness.geneval.prompts import picture, to_json_lines
 from vhsbench.harness.geneval.rules import colored, evaluate
 from vhsbench.harness.geneval.shapes import ShapeDetection
-from vhsbench.harness.suites import in_turn
+from vhsbench.harness.suites import Suite, in_turn
 from vhsbench.harness.sweep.run import load_prompts
 
 ATOMS = {
@@ -135,6 +135,20 @@ def test_what_does_not_come_along_is_asked_for():
                 VhsbenchError, match=f"suite '{name}' does not come with vhsbench; give 'path'"
             ):
                 suite.prompts()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ({"prompt": "a cat", "tag": "steps"}, "x: the task 'steps' has the name of a column of tables; name it otherwise."),
+        ({"prompt": "a cat"}, "x: a prompt has a text 'tag', not None."),
+        ({"prompt": "", "tag": "cats"}, "x: a prompt has a text 'prompt', not ''."),
+    ],
+)  # fmt: skip
+def test_prompts_that_tables_cannot_hold_are_refused_whatever_the_suite(prompt, said):
+    with pytest.raises(VhsbenchError) as error:
+        Suite("mine", lambda: [("x", prompt)], judges=("clip-score",)).prompts()
+    assert str(error.value) == said
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.integers(1, 15))
