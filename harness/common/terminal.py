@@ -191,8 +191,12 @@ def quiet(models: bool = True) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     if not models:  # importing them takes seconds
         return
+    from threading import RLock
+
     from diffusers.utils import logging as diffusers_logging
+    from tqdm import tqdm
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    tqdm.set_lock(RLock())  # its own is one of several processes, which a killed process leaves behind

@@ -26,24 +26,14 @@ from vhsbench.harness.sweep.config_changes import difference
 from vhsbench.harness.sweep.costs import measure_costs, opened_here
 from vhsbench.harness.sweep.disk import check_room, run_gb
 from vhsbench.harness.sweep.identity import Identity
+from vhsbench.harness.sweep.local import local as local
 from vhsbench.harness.sweep.progress import Journal
 from vhsbench.harness.sweep.run_log import EVENTS, run_log
-from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished, Shard, Worker
+from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished, Shard
 from vhsbench.harness.sweep.survey import Expected, Found, check, is_whole, survey
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 Engine = Callable[[RunConfig, Sequence[dict[str, Any]], Sequence[Shard]], Iterator[Finished]]
-
-
-def local(config: RunConfig, prompts: Sequence[dict[str, Any]], todo: Sequence[Shard]) -> Iterator[Finished]:
-    """Make one shard after another in this process, each model loaded once: the default engine."""
-    worker: Worker | None = None
-    loaded = -1
-    for shard in todo:
-        if worker is None or shard.entry != loaded:
-            worker = None  # free the last models before the next are loaded
-            worker, loaded = Worker(config, prompts, shard.entry), shard.entry
-        yield worker.work(shard)
 
 
 def run(

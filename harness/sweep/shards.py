@@ -121,9 +121,9 @@ class Worker:
             )
         self.identity = replace(identity, loaded=as_json(self._loaded()))
         self.made = made_by(str(self.generator.device))
-        on_gpu = torch.device(self.generator.device).type != "cpu"
+        self.on_cpu = torch.device(self.generator.device).type == "cpu"
         self.behind: ThreadPoolExecutor | None = None
-        if config.overlap or (config.overlap is None and on_gpu):
+        if config.overlap or (config.overlap is None and not self.on_cpu):
             threads = torch.get_num_threads()  # bits may depend on it, and a new thread would not inherit it
             self.behind = ThreadPoolExecutor(1, "judge", torch.set_num_threads, (threads,))
 
