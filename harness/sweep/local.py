@@ -16,7 +16,6 @@ from vhsbench.harness.common.children import Child, ChildEnded, asked
 from vhsbench.harness.common.heap import kept_heap
 from vhsbench.harness.config.models import chosen_detector
 from vhsbench.harness.config.run import RunConfig
-from vhsbench.harness.geneval import detector
 from vhsbench.harness.sweep.shards import Finished, Shard, Worker, WorkerError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _processes(worker: Worker, shards: int) -> int:
     ours = (
         entry.name in generators.SPECS
         and all(verifiers.REGISTRY.is_builtin(v.name) for v in config.verifiers_of(entry))
-        and detector.REGISTRY.is_builtin(chosen_detector(config, worker.prompts).name)
+        and chosen_detector(config, worker.prompts).name == "shapes"
     )
     if not (ours and worker.on_cpu and shards >= FEWEST and _weight_bytes(worker) <= _SMALL_BYTES):
         return 1
