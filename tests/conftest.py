@@ -21,7 +21,11 @@ from vhsbench.generators.sana import SanaSprint
 
 TESTS = Path(__file__).parent
 
-hypothesis.settings.register_profile("vhsbench", deadline=None)  # how long an example takes is the machine's
+# How long an example takes is the machine's. `vhsbench` tries the same examples each time, so that a result is the
+# code's alone; `--hypothesis-profile=search` tries others, and more of them.
+_SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("vhsbench", deadline=None, derandomize=True, suppress_health_check=_SLOW)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=500, suppress_health_check=_SLOW)
 hypothesis.settings.load_profile("vhsbench")
 
 
