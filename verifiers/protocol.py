@@ -77,6 +77,13 @@ class Verifier(Protocol):
         """Where it computes: what it reads is brought there."""
         ...
 
+    def prepare(self, prompts: Iterable[Mapping[str, Any]]) -> None:
+        """Take note of what prompts, by their metadata, have beside their "prompt", such as "questions".
+
+        Called before their candidates are scored. Raises a VhsbenchError for what it cannot read.
+        """
+        ...
+
     def score(self, prompts: Sequence[str], features: Any) -> Scores:
         """Score a batch of features: [B, T, D] hidden states, [B, C, H, W] latents, or a list of B PIL images."""
         ...
@@ -122,6 +129,9 @@ class VerifierDefaults:
         import torch
 
         return torch.device("cpu")
+
+    def prepare(self, prompts: Iterable[Mapping[str, Any]]) -> None:
+        """Read the text of prompts alone."""
 
     def check_host(self, generator: Generator) -> None:
         """Accept any generator."""

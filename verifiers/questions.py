@@ -54,7 +54,7 @@ def read_question(folder: Path, template: str, embeddings: int) -> Question:
     the embeddings.
     """
     check_tokenizer(folder)
-    _try_out(folder, template)
+    try_out(folder, template)
     question = _ask(folder, template)
     token, largest = max(question.tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", 0))
     if largest >= embeddings:
@@ -99,7 +99,8 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
 _tried: set[str] = set()  # digests of what passed
 
 
-def _try_out(folder: Path, template: str) -> None:
+def try_out(folder: Path, template: str) -> None:
+    """Let a child process with limits ask the question of a folder's tokenizer and chat template. Raises ReadError."""
     digest = _digest(folder)
     if digest in _bundled() or digest + template in _tried:
         return

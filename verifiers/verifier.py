@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,6 +62,9 @@ class MllmVerifier:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def prepare(self, prompts: Iterable[Mapping[str, Any]]) -> None:
+        """See Verifier.prepare: the text of prompts is all that it reads."""
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], features: Any) -> Scores:

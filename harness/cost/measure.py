@@ -48,7 +48,7 @@ class Cell:
 
     With `shares`, the stages that are its generator's own are left to the cell without a verifier. `label` is the
     verifier's name in tables, "" for that of its kind. `after` are verifiers that read hidden states of earlier
-    blocks, with these: going on from there to this one's block is timed too.
+    blocks, with these: going on from there to this one's block is timed too. `metadata` is the prompt's.
     """
 
     generator: str
@@ -62,6 +62,7 @@ class Cell:
     shares: bool = False
     label: str = ""
     after: Mapping[str, Block] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -130,6 +131,8 @@ class Measurement:
             self.verifier = (
                 verifiers.create(cell.verifier, **cell.verifier_options) if cell.verifier else None
             )
+        if self.verifier and cell.metadata:
+            self.verifier.prepare([cell.metadata])
         self.device = self.generator.device
         self.gpu = Gpu.of(self.device)
         idle_w = idle_power(self.gpu) if passes else None

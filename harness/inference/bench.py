@@ -40,6 +40,7 @@ class Bench:
         self._encode = PromptCache(generator).encode
         for verifier in verifiers:
             verifier.check_host(generator)
+            verifier.prepare(prompts)
 
     def make(self, keys: Sequence[tuple[int, int, int]], blocks: Iterable[Block] | None = None) -> Candidates:
         """Make candidates by prompt id, root seed and index, each prompt encoded once.

@@ -31,6 +31,7 @@ class VerifierJudge(JudgeDefaults):
     def judge(self, images: Sequence[Image.Image], prompts: Sequence[Metadata]) -> list[Verdict]:
         """See Judge.judge. Raises ScoresError, JudgeError for scores without values, and what the verifier does."""
         texts = [str(prompt["prompt"]) for prompt in prompts]
+        self.verifier.prepare(prompts)
         scores = self.verifier.score(texts, list(images))
         marks(self.verifier, scores, len(texts), lambda row: f"an image of '{printable(texts[row])}'")
         values = self.verifier.value(scores.score)

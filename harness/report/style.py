@@ -84,7 +84,13 @@ _KINDS = {
     "mllm-clip": Look("MLLM w/ CLIP", "#0072B2", "s"),
     "mllm-ae": Look("MLLM w/ AE", "#009E73", "^"),
 }
-_SCORERS = {"clip-score": "CLIPScore", "pick-score": "PickScore", "hps-v2": "HPS v2"}
+_SCORERS = {
+    "clip-score": "CLIPScore",
+    "pick-score": "PickScore",
+    "hps-v2": "HPS v2",
+    "vqa-score": "VQAScore",
+    "soft-tifa": "Soft-TIFA",
+}
 _OTHERS = {
     "oracle": Look("oracle", "#555555", "", "--"),
     "random": Look("random", "#999999", "", ":"),

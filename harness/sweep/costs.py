@@ -115,4 +115,5 @@ def _cell(expected: Expected, pipeline: Pipeline, blocks: Mapping[str, Any]) -> 
         shares=verifier is not None,
         label=verifier.shown if verifier else "",
         after=earlier,
+        metadata=expected.prompts[0],
     )

@@ -13,13 +13,15 @@ import torch
 from vhsbench.generators.checks import as_device
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.models import folder_sha256
+from vhsbench.harness.common.questions import Combine
 from vhsbench.harness.common.registry import Factory, nearest
 from vhsbench.verifiers.checkpoint import CheckpointError
 from vhsbench.verifiers.clip import PICKLED
 from vhsbench.verifiers.hub import model_folder
 from vhsbench.verifiers.loading import RANDOM, as_dtype
 from vhsbench.verifiers.nano import WEIGHTS
-from vhsbench.verifiers.scorers import towers
+from vhsbench.verifiers.scorers import towers, vlm
+from vhsbench.verifiers.scorers.asking import SoftTifa, VqaScore
 from vhsbench.verifiers.scorers.scorer import Scorer
 from vhsbench.verifiers.scorers.similarity import ClipScore, PickScore, Similarity
 
@@ -58,6 +60,13 @@ class HpsOptions(Options):
             )
 
 
+@dataclass(frozen=True)
+class SoftTifaOptions(Options):
+    """As Options; combine: how a prompt's answers become its score: "geometric", "arithmetic" or "share"."""
+
+    combine: Combine = "geometric"
+
+
 O = TypeVar("O", bound=Options)  # noqa: E741 - of options
 
 
@@ -65,7 +74,8 @@ O = TypeVar("O", bound=Options)  # noqa: E741 - of options
 class Kind(Generic[O]):
     """A published scorer: the hub id of its checkpoint, pinned, and how its model is loaded or made at random.
 
-    `pickled` names the file of torch's that it is read from where there are no safetensors; `bundled` is nano's folder.
+    `pickled` names the file of torch's that it is read from where there are no safetensors; `settings` are what else
+    `make` takes; `bundled` is nano's folder.
     """
 
     name: str
@@ -74,6 +84,7 @@ class Kind(Generic[O]):
     load: Callable[[Path, torch.device, torch.dtype, O], Any]
     random: Callable[[torch.device, torch.dtype], Any]
     pickled: Callable[[O], str] = lambda _: PICKLED
+    settings: Callable[[O], dict[str, Any]] = lambda _: {}
     bundled: Path | None = None
 
     def open(self, options: O) -> Scorer:
@@ -81,10 +92,11 @@ class Kind(Generic[O]):
         device = as_device(options.device)
         if options.checkpoint == RANDOM:
             dtype = as_dtype(options.dtype, device)
-            return self.make(self.name, self.random(device, dtype), source=RANDOM)
+            return self.make(self.name, self.random(device, dtype), source=RANDOM, **self.settings(options))
         folder, source = self._find(options)
         model = self.load(folder, device, self._dtype(options, folder, device), options)
-        return self.make(self.name, model, checkpoint_sha256=self._sha256(folder, options), source=source)
+        digest = self._sha256(folder, options)
+        return self.make(self.name, model, checkpoint_sha256=digest, source=source, **self.settings(options))
 
     def identity(self, options: O) -> dict[str, Any]:
         """Return what decides its scores; downloads what is on the hub, loads nothing. Raises CheckpointError."""
@@ -93,7 +105,8 @@ class Kind(Generic[O]):
         if options.checkpoint != RANDOM:
             folder, _ = self._find(options)
             checkpoint, dtype = self._sha256(folder, options), self._dtype(options, folder, place)
-        return {"device": place.type, "checkpoint": checkpoint, "dtype": str(dtype).removeprefix("torch.")}
+        known = {"device": place.type, "checkpoint": checkpoint, "dtype": str(dtype).removeprefix("torch.")}
+        return known | self.settings(options)
 
     def _find(self, options: O) -> tuple[Path, str]:
         """Return the folder, downloaded if necessary, and what `list` shows of it."""
@@ -137,6 +150,10 @@ def _load_hps(folder: Path, device: torch.device, dtype: torch.dtype, options: H
     return towers.load_hps(folder, device, dtype, _hps_file(options))
 
 
+def _load_vlm(folder: Path, device: torch.device, dtype: torch.dtype, _: Options) -> Any:
+    return vlm.load_vlm(folder, device, dtype)
+
+
 def _hps_file(options: HpsOptions) -> str:
     return _HPS_FILES[str(options.version)]
 
@@ -170,4 +187,24 @@ hps_v2 = ScorerFactory(
         pickled=_hps_file,
     ),
     HpsOptions,
+)
+vqa_score = ScorerFactory(
+    Kind(
+        "vqa-score",
+        "Qwen/Qwen2.5-VL-7B-Instruct@cc594898137f460bfe9f0759e9844b3ce807cfb5",
+        VqaScore,
+        _load_vlm,
+        partial(vlm.random_vlm, "Qwen2_5_VLForConditionalGeneration", vlm.QWEN2_5_VL_7B),
+    )
+)
+soft_tifa = ScorerFactory(
+    Kind(
+        "soft-tifa",
+        "Qwen/Qwen3-VL-8B-Instruct@0c351dd01ed87e9c1b53cbc748cba10e6187ff3b",
+        SoftTifa,
+        _load_vlm,
+        partial(vlm.random_vlm, "Qwen3VLForConditionalGeneration", vlm.QWEN3_VL_8B),
+        settings=lambda options: {"combine": options.combine},
+    ),
+    SoftTifaOptions,
 )

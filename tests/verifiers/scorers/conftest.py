@@ -10,8 +10,24 @@ import pytest
 import torch
 from open_clip import CLIP
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)  # fmt: skip
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vhsbench.verifiers.clip import save_clip
 
@@ -61,6 +77,69 @@ def save_clip_model(folder: Path) -> Path:
     return folder
 
 
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+           "<|video_pad|>")  # fmt: skip
+WHOLE = ("Yes", "yes", "No", "no", "ĠYes", "Ġyes", "two", "Two", "Ġtwo")  # words that are one token
+# Qwen's chat, less its system message
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Qwen's special tokens."""
+    vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges: dict[tuple[str, str], None] = {}
+    for word in WHOLE:
+        for end in range(1, len(word)):
+            merges[word[:end], word[end]] = None
+            vocabulary.setdefault(word[: end + 1], len(vocabulary))
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def small_vlm(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A Qwen2.5-VL or Qwen3-VL of two layers, and its processor."""
+    tokenizer = qwen_tokenizer()
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+             "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
+    ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 512,
+            "bos_token_id": None, "eos_token_id": ids["vision_end_token_id"]}  # fmt: skip
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 32}
+    if name == "qwen2.5-vl":
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+        vision |= {"patch_size": 7, "window_size": 28, "fullatt_block_indexes": [1]}
+        config = Qwen2_5_VLConfig(text_config=text | {"rope_parameters": rope}, vision_config=vision, **ids)
+        model, made = Qwen2_5_VLForConditionalGeneration(config), Qwen2_5_VLProcessor
+    else:
+        rope = {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+        }
+        vision |= {"patch_size": 7, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        config = Qwen3VLConfig(
+            text_config=text | {"rope_parameters": rope, "head_dim": 8}, vision_config=vision, **ids
+        )
+        model, made = Qwen3VLForConditionalGeneration(config), Qwen3VLProcessor
+    size = {"shortest_edge": 14 * 14, "longest_edge": 56 * 56}
+    images = Qwen2VLImageProcessorPil(patch_size=7, size=size)
+    set_weights(model)
+    model.lm_head.weight.data.mul_(4)  # so that answers are unlike
+    return model, made(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT)
+
+
 OPEN_CLIP = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 28, "patch_size": 7, "width": 32, "layers": 2, "head_width": 8},
@@ -82,4 +161,17 @@ def open_clip_small() -> tuple[dict[str, Any], CLIP]:
 def open_clip_folder(tmp_path_factory, open_clip_small) -> Path:
     config, model = open_clip_small
     save_clip(folder := tmp_path_factory.mktemp("open_clip"), model, config)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["qwen2.5-vl", "qwen3-vl"])
+def vlm(request) -> tuple[PreTrainedModel, ProcessorMixin]:
+    return small_vlm(request.param)
+
+
+@pytest.fixture(scope="session")
+def vlm_folder(tmp_path_factory) -> Path:
+    model, processor = small_vlm("qwen2.5-vl")
+    model.save_pretrained(folder := tmp_path_factory.mktemp("vlm"))
+    processor.save_pretrained(folder)
     return folder
