@@ -9,7 +9,8 @@ import numpy as np
 
 from vhsbench.generators.nano.world import COLORS, SHAPES
 from vhsbench.harness.common.tasks import TAGS
-from vhsbench.harness.geneval.prompts import Metadata, chain, split
+from vhsbench.harness.geneval.prompts import Metadata, chain, coloured_count, split
+from vhsbench.harness.geneval.rules import RELATIONS
 
 PROMPT_SEED = 0  # of the split into training, validation and evaluation prompts
 HELD_OUT_PER_TASK = 64
@@ -22,23 +23,31 @@ def nano_prompts() -> dict[str, list[Metadata]]:
     return dict(zip(SPLITS, parts, strict=True))
 
 
-def three_objects() -> list[Metadata]:
-    """Return the prompts of nano's second suite: 64 chains of three objects, each of its own shape and colour.
+def composed_prompts() -> list[Metadata]:
+    """Return the 88 prompts of nano's second suite, which put together what GenEval's tasks ask for one by one.
 
-    "a photo of a red circle above a blue square left of a green star": every shape stands in the middle once for each
-    pair of a vertical and a horizontal relation, in both orders; the first eight prompts have all shapes and all pairs.
-    Two horizontal relations would be a word more than nano's text encoder reads.
+    Tasks: count_color ("three red rings"), place_color ("a red star above a blue ring") and three_placed ("a red star
+    above a blue ring left of a green cross").
     """
     rng = np.random.default_rng(PROMPT_SEED)
+
+    def objects(first: str, others: int) -> list[tuple[str, str]]:
+        """Draw other shapes, and a colour for each, none twice."""
+        drawn = rng.choice([shape for shape in SHAPES if shape != first], size=others, replace=False)
+        shades = rng.choice(COLORS, size=others + 1, replace=False)
+        return [(str(shape), str(shade)) for shape, shade in zip((first, *drawn), shades, strict=True)]
+
+    prompts = [
+        coloured_count("count_color", *objects(shape, 0)[0], count) for count in (2, 3, 4) for shape in SHAPES
+    ]
+    for block, (place, shape) in itertools.product(range(len(RELATIONS)), enumerate(SHAPES)):
+        prompts.append(chain("place_color", objects(shape, 1), [RELATIONS[(place + block) % len(RELATIONS)]]))
+    # a vertical and a horizontal one: two horizontal ones are a word more than nano's text encoder reads
     pairs = list(itertools.product(("above", "below"), ("left of", "right of")))
     pairs += [(across, down) for down, across in pairs]
-    prompts = []
-    for block, place in itertools.product(range(len(pairs)), range(len(SHAPES))):
-        middle, relations = SHAPES[place], pairs[(place + block) % len(pairs)]
-        a, b = rng.choice([shape for shape in SHAPES if shape != middle], size=2, replace=False)
-        shades = rng.choice(COLORS, size=3, replace=False)
-        objects = [(str(shape), str(shade)) for shape, shade in zip((a, middle, b), shades, strict=True)]
-        prompts.append(chain("three_objects", objects, relations))
+    for block, (place, shape) in itertools.product(range(len(pairs) // 2), enumerate(SHAPES)):
+        middle, a, b = objects(shape, 2)
+        prompts.append(chain("three_placed", [a, middle, b], pairs[(place + block) % len(pairs)]))
     return prompts
 
 

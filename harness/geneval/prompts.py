@@ -134,6 +134,16 @@ def color_attr(a: str, shade_a: str, b: str, shade_b: str) -> Metadata:
     return _metadata("color_attr", include, text)
 
 
+def coloured_count(tag: str, name: str, shade: str, count: int) -> Metadata:
+    """Make a prompt of the task `tag`, which GenEval does not have, for so many objects of one colour."""
+    return {
+        "tag": tag,
+        "include": [_clause(name, count, color=shade)],
+        "exclude": [_clause(name, count + 1)],
+        "prompt": f"a photo of {NUMBERS[count]} {shade} {plural(name)}",
+    }
+
+
 def chain(tag: str, objects: Sequence[tuple[str, str]], relations: Sequence[str]) -> Metadata:
     """Make a prompt of the task `tag`, which GenEval does not have, for (name, shade) each in a relation to the next."""
     clauses = [

@@ -18,7 +18,7 @@ REGISTRY: Registry[Suite] = Registry(
         "geneval": "vhsbench.harness.suites.objects:geneval",
         "geneval2": "vhsbench.harness.suites.asked:geneval2",
         "nano": "vhsbench.harness.suites.objects:nano",
-        "nano-three": "vhsbench.harness.suites.objects:nano_three",
+        "nano-composed": "vhsbench.harness.suites.objects:nano_composed",
         "own": "vhsbench.harness.suites.lists:own",
         "partiprompts": "vhsbench.harness.suites.lists:partiprompts",
         "t2i-compbench": "vhsbench.harness.suites.lists:t2i_compbench",

@@ -9,7 +9,7 @@ from pathlib import Path
 from vhsbench.harness.common.text import read_json_lines
 from vhsbench.harness.geneval import prompts as geneval_prompts
 from vhsbench.harness.geneval.metadata import check
-from vhsbench.harness.geneval.nano_prompts import SPLITS, balanced, nano_prompts, three_objects
+from vhsbench.harness.geneval.nano_prompts import SPLITS, balanced, composed_prompts, nano_prompts
 from vhsbench.harness.suites.base import Metadata, Placed, Suite, SuiteError, first, needs_prompts
 
 
@@ -29,9 +29,9 @@ def nano(split: str = "evaluation") -> Suite:
     )
 
 
-def nano_three() -> Suite:
-    """Make nano's second suite: three objects, each with its colour and place, which no verifier was trained on."""
-    return Suite("nano-three", lambda: _numbered("nano-three", three_objects()), ("geneval",))
+def nano_composed() -> Suite:
+    """Make nano's second suite: colours with counts and places, up to three objects; no verifier was trained on it."""
+    return Suite("nano-composed", lambda: _numbered("nano-composed", composed_prompts()), ("geneval",))
 
 
 def _official() -> list[Placed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from vhsbench.harness import suites
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.config.run import ConfigError, parse
 from vhsbench.harness.geneval import prompts as geneval
-from vhsbench.harness.geneval.nano_prompts import balanced, nano_prompts, three_objects
+from vhsbench.harness.geneval.nano_prompts import balanced, composed_prompts, nano_prompts
 from vhsbench.harness.geneval.prompts import picture, to_json_lines
 from vhsbench.harness.geneval.rules import colored, evaluate
 from vhsbench.harness.geneval.shapes import ShapeDetection
@@ -207,32 +208,45 @@ def at(shape, x, y, color):
     return {shape: [ShapeDetection((x - 8, y - 8, x + 8, y + 8), 0.9, None, color)]}
 
 
-def test_nano_three_asks_for_what_its_text_says():
+def judged(made, objects):
+    return evaluate(made, objects, [[d.color for d in found] for found in colored(made, objects)]).correct
+
+
+def test_three_placed_objects_ask_for_what_their_text_says():
     """The judge takes the picture that the text describes, and no other: colours and places count."""
-    made = geneval.chain(
-        "three_objects", [("star", "red"), ("ring", "blue"), ("cross", "green")], ["above", "left of"]
-    )
+    made = geneval.chain("x", [("star", "red"), ("ring", "blue"), ("cross", "green")], ["above", "left of"])
     assert made["prompt"] == "a photo of a red star above a blue ring left of a green cross"
 
     def right(star="red", ring_y=32, cross_x=53):
         objects = (
             at("star", 11, 11, star) | at("ring", 11, ring_y, "blue") | at("cross", cross_x, 32, "green")
         )
-        return evaluate(made, objects, [[d.color for d in found] for found in colored(made, objects)]).correct
+        return judged(made, objects)
 
     assert right()
     assert not any([right(star="pink"), right(ring_y=-20), right(cross_x=-30)])
 
 
-def test_nano_three_is_new_to_the_verifiers_and_fits_the_text_encoder():
-    prompts = three_objects()
-    assert len({picture(p) for p in prompts}) == 64
+def test_a_coloured_count_is_of_that_colour_and_no_more():
+    made = geneval.coloured_count("x", "cross", "red", 2)
+    assert made["prompt"] == "a photo of two red crosses"
+    one, blue = at("cross", 11, 11, "red")["cross"], at("cross", 53, 53, "blue")["cross"]
+    assert judged(made, {"cross": one * 2})
+    assert not any(judged(made, {"cross": found}) for found in (one, one + blue, one * 3))
+
+
+def test_nanos_second_suite_is_new_to_the_verifiers_and_fits_the_text_encoder():
+    prompts = composed_prompts()
+    assert Counter(p["tag"] for p in prompts) == {"count_color": 24, "place_color": 32, "three_placed": 32}
+    assert len({picture(p) for p in prompts}) == len({p["prompt"] for p in prompts}) == 88
     assert not {p["prompt"] for p in prompts} & {
         p["prompt"] for part in nano_prompts().values() for p in part
     }
     for prompt in prompts:
         clauses = prompt["include"]
-        assert len({c["class"] for c in clauses}) == len({c["color"] for c in clauses}) == 3
-        assert ["position" in c for c in clauses] == [False, True, True]
-    words = [p["prompt"].split() for p in prompts]
-    assert max(map(len, words)) < 16  # one token a word, and one that begins the text
+        number = {"count_color": 1, "place_color": 2, "three_placed": 3}[prompt["tag"]]
+        assert len({c["class"] for c in clauses}) == len({c["color"] for c in clauses}) == number
+        assert ["position" in c for c in clauses] == [False, True, True][:number]
+    assert (
+        max(len(p["prompt"].split()) for p in prompts) < 16
+    )  # one token a word, and one that begins the text
