@@ -36,9 +36,14 @@ def test_list_as_json():
     found = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     nano = next(g for g in found["generators"] if g["name"] == "nano")
     assert (nano["blocks"], nano["tokens"], nano["hidden_width"]) == (8, 64, 128)
-    assert {v["name"]: v["needs"] for v in found["verifiers"]} == {
+    needs = {v["name"]: v["needs"] for v in found["verifiers"]}
+    assert {name: needs.pop(name) for name in ("vhs", "mllm-ae", "mllm-clip")} == {
         "vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images",
     }  # fmt: skip
+    assert "soft-tifa" in needs
+    assert set(needs.values()) == {"images"}  # published scorers
+    suites = {s["name"]: (s["prompts"], s["judge"]) for s in found["suites"]}
+    assert (suites["nano-composed"], suites["geneval2"]) == ((88, "geneval"), (None, "soft-tifa"))
 
 
 def test_doctor_as_json():
