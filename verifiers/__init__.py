@@ -10,7 +10,7 @@ from vhsbench.verifiers.protocol import Needs, Verifier, VerifierDefaults, Verif
 __all__ = ["KINDS", "REGISTRY", "SCORERS", "create", "describe"]
 
 KINDS = ("vhs", "mllm-clip", "mllm-ae")
-SCORERS = ("clip-score", "pick-score", "hps-v2", "vqa-score", "soft-tifa")
+SCORERS = ("clip-score", "pick-score", "hps-v2", "image-reward", "vqa-score", "soft-tifa")
 
 REGISTRY: Registry[Verifier] = Registry(
     "verifier",

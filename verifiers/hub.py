@@ -20,11 +20,11 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
+def model_folder(name: str | Path, also: tuple[str, ...] = (), only: tuple[str, ...] | None = None) -> Path:
     """Return the folder `name`, or the local snapshot of hub id `name`, downloaded if necessary.
 
-    Downloads configuration, tokenizer and safetensors files, and those named in `also`. A snapshot's
-    folder is named by its commit. Raises CheckpointError if there is neither.
+    Downloads configuration, tokenizer and safetensors files, and those named in `also`; or those of `only`. A
+    snapshot's folder is named by its commit. Raises CheckpointError if there is neither.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -37,7 +37,7 @@ def model_folder(name: str | Path, also: tuple[str, ...] = ()) -> Path:
         folder = snapshot_download(
             match["repo"],
             revision=match["revision"],
-            allow_patterns=[*_PATTERNS, *also],
+            allow_patterns=[*(_PATTERNS if only is None else only), *also],
             local_files_only=not reachable(),
         )
     return Path(folder)

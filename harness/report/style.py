@@ -88,6 +88,7 @@ _SCORERS = {
     "clip-score": "CLIPScore",
     "pick-score": "PickScore",
     "hps-v2": "HPS v2",
+    "image-reward": "ImageReward",
     "vqa-score": "VQAScore",
     "soft-tifa": "Soft-TIFA",
 }

@@ -20,6 +20,7 @@ from vhsbench.verifiers.clip import PICKLED
 from vhsbench.verifiers.hub import model_folder
 from vhsbench.verifiers.loading import RANDOM, as_dtype
 from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.scorers import image_reward as image_reward_model
 from vhsbench.verifiers.scorers import towers, vlm
 from vhsbench.verifiers.scorers.asking import SoftTifa, VqaScore
 from vhsbench.verifiers.scorers.scorer import Scorer
@@ -75,7 +76,7 @@ class Kind(Generic[O]):
     """A published scorer: the hub id of its checkpoint, pinned, and how its model is loaded or made at random.
 
     `pickled` names the file of torch's that it is read from where there are no safetensors; `settings` are what else
-    `make` takes; `bundled` is nano's folder.
+    `make` takes, `beside` other files that are read with a folder; `bundled` is nano's folder.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Kind(Generic[O]):
     random: Callable[[torch.device, torch.dtype], Any]
     pickled: Callable[[O], str] = lambda _: PICKLED
     settings: Callable[[O], dict[str, Any]] = lambda _: {}
+    beside: Callable[[Path], list[Path]] = lambda _: []
     bundled: Path | None = None
 
     def open(self, options: O) -> Scorer:
@@ -125,7 +127,7 @@ class Kind(Generic[O]):
     def _sha256(self, folder: Path, options: O) -> str:
         pickled = folder / self.pickled(options)
         with read_errors_as(CheckpointError):
-            return folder_sha256(folder, [pickled] if pickled.is_file() else [])
+            return folder_sha256(folder, [*([pickled] if pickled.is_file() else []), *self.beside(folder)])
 
 
 class ScorerFactory(Factory[Scorer]):
@@ -152,6 +154,10 @@ def _load_hps(folder: Path, device: torch.device, dtype: torch.dtype, options: H
 
 def _load_vlm(folder: Path, device: torch.device, dtype: torch.dtype, _: Options) -> Any:
     return vlm.load_vlm(folder, device, dtype)
+
+
+def _load_reward(folder: Path, device: torch.device, dtype: torch.dtype, _: Options) -> Any:
+    return image_reward_model.load_reward(folder, device, dtype)
 
 
 def _hps_file(options: HpsOptions) -> str:
@@ -207,4 +213,15 @@ soft_tifa = ScorerFactory(
         settings=lambda options: {"combine": options.combine},
     ),
     SoftTifaOptions,
+)
+image_reward = ScorerFactory(
+    Kind(
+        "image-reward",
+        "zai-org/ImageReward@5736be03b2652728fb87788c9797b0570450ab72",
+        image_reward_model.ImageReward,
+        _load_reward,
+        image_reward_model.random_reward,
+        pickled=lambda _: image_reward_model.WEIGHTS,
+        beside=lambda folder: [image_reward_model.vocabulary(folder)],
+    )
 )

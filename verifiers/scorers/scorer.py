@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from vhsbench.verifiers.checkpoint import CheckpointError
 from vhsbench.verifiers.protocol import Needs, Scores, VerifierDefaults, VerifierInfo
 from vhsbench.verifiers.verifier import FeatureError
 
@@ -19,7 +21,9 @@ class Model(Protocol):
     """A model of images and texts: `name` is what its module is called where costs are shown."""
 
     name: str
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module: ...
 
 
 class Scorer(VerifierDefaults):
@@ -60,3 +64,23 @@ class Scorer(VerifierDefaults):
 def between(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Map low..high to 0..1; what rounding puts outside counts as the end."""
     return ((values - low) / (high - low)).clamp(0, 1)
+
+
+def check_tokens(tokenizer: Any, embeddings: int, where: Path) -> None:
+    """Refuse a tokenizer, read from `where`, with a token that the model has no embedding of. Raises CheckpointError."""
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= embeddings:
+        raise CheckpointError(
+            f"{where}: a token of its tokenizer is number {largest:,}, but its model has {embeddings:,} embeddings."
+        )
+
+
+def assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Give a module on meta its tensors, without copies. Raises CheckpointError for a missing or misshapen one."""
+    wanted = module.state_dict()
+    for key, like in wanted.items():
+        if key not in tensors:
+            raise CheckpointError(f"{where}: it lacks the key '{key}'.")
+        if (shape := tensors[key].shape) != like.shape:
+            raise CheckpointError(f"{where}: '{key}' has shape {list(shape)}, not {list(like.shape)}.")
+    module.load_state_dict({key: tensors[key] for key in wanted}, assign=True)

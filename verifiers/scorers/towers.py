@@ -19,6 +19,7 @@ from vhsbench.harness.common.torch_files import read_state
 from vhsbench.verifiers.checkpoint import CheckpointError
 from vhsbench.verifiers.clip import OPEN_CLIP, OpenClipPatches, load_clip
 from vhsbench.verifiers.nano.models import clip_ids, clip_tokenizer
+from vhsbench.verifiers.scorers.scorer import assign, check_tokens
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -160,10 +161,7 @@ def load_towers(folder: Path, device: torch.device, dtype: torch.dtype) -> HubTo
             f"{folder} holds no tokenizer of CLIP's that can be read: {reason(error)}."
         ) from error
     text = module.config.text_config
-    if len(tokenizer) > text.vocab_size:
-        raise CheckpointError(
-            f"{folder}: its tokenizer has {len(tokenizer):,} tokens, its model {text.vocab_size:,}."
-        )
+    check_tokens(tokenizer, text.vocab_size, folder)
 
     def tokenize(texts: Sequence[str]) -> Mapping[str, torch.Tensor]:
         return tokenizer(
@@ -189,10 +187,7 @@ def load_hps(folder: Path, device: torch.device, dtype: torch.dtype, name: str) 
         tensors = read_state(file).tensors
         check_weights(tensors, file)
     module, config = empty_open_clip()
-    try:
-        module.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file} holds no {OPEN_HUGE} of open_clip: {reason(error)}.") from error
+    assign(module, tensors, f"{file} holds no {OPEN_HUGE} of open_clip")
     return OpenTowers(module.to(device, dtype), config, whole=True)
 
 

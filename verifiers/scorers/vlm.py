@@ -16,6 +16,7 @@ from vhsbench.verifiers.checkpoint import CheckpointError
 from vhsbench.verifiers.mllm import IMAGE, PROMPT
 from vhsbench.verifiers.questions import try_out
 from vhsbench.verifiers.qwen import KnownPieces
+from vhsbench.verifiers.scorers.scorer import check_tokens
 from vhsbench.verifiers.verifier import FeatureError
 
 if TYPE_CHECKING:
@@ -163,12 +164,10 @@ def load_vlm(folder: Path, device: torch.device, dtype: torch.dtype) -> Vlm:
     try:
         with no_code():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokens = len(processor.tokenizer)
         reader = HubReader(processor)
     except Exception as error:  # a damaged processor can raise anything
         raise CheckpointError(f"{folder} holds no processor that can be read: {reason(error)}.") from error
-    if tokens > (most := module.config.get_text_config().vocab_size):
-        raise CheckpointError(f"{folder}: its tokenizer has {tokens:,} tokens, its model {most:,}.")
+    check_tokens(processor.tokenizer, module.config.get_text_config().vocab_size, folder)
     return Vlm(module, reader)
 
 

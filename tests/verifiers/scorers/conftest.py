@@ -35,14 +35,19 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz,.?!\"'0123456789:"
 
 
 def set_weights(module: nn.Module) -> nn.Module:
-    """Give a module weights that any library makes alike: by name, in order; matrices of the size of trained ones."""
-    for number, (_, weight) in enumerate(sorted(module.state_dict().items())):
+    """Give a module weights that any library makes alike: by name, in order."""
+    fill_waves(module.state_dict())
+    return module.eval()
+
+
+def fill_waves(tensors: dict[str, torch.Tensor]) -> None:
+    """Fill tensors, matrices with waves of the size of trained weights, vectors with some about 0.5."""
+    for number, (_, weight) in enumerate(sorted(tensors.items())):
         if not weight.is_floating_point():
             continue
         wave = torch.sin(0.7 * torch.arange(weight.numel(), dtype=torch.float64) ** 1.1 + number)
         middle, size = (0.0, (2 / weight[0].numel()) ** 0.5) if weight.ndim > 1 else (0.5, 0.2)
         weight.copy_(middle + size * wave.reshape(weight.shape))
-    return module.eval()
 
 
 def picture(width: int, height: int, number: int) -> Image.Image:
@@ -147,6 +152,17 @@ OPEN_CLIP = {
 }
 
 
+# the words of a BERT for the tests' prompts; [DEC] and [ENC] of BLIP's come after them
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), "a", "of", "red",
+         "circle", "two", "dogs", "left", "cat", "blue")  # fmt: skip
+REWARD = {
+    "vision": {"image_size": 28, "patch_size": 14, "hidden_size": 128, "intermediate_size": 192,
+               "num_hidden_layers": 2},
+    "text": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": len(WORDS) + 2,
+             "max_position_embeddings": 40},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory) -> Path:
     return save_clip_model(tmp_path_factory.mktemp("clip"))
@@ -175,3 +191,59 @@ def vlm_folder(tmp_path_factory) -> Path:
     model.save_pretrained(folder := tmp_path_factory.mktemp("vlm"))
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def reward_folder(tmp_path) -> Path:
+    """The published file of ImageReward, of small sizes, under the names that the image-reward package has."""
+    vision, text = REWARD["vision"], REWARD["text"]
+    width, patch, inner = vision["hidden_size"], vision["patch_size"], vision["intermediate_size"]
+    wide, hidden = text["hidden_size"], text["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "blip.visual_encoder.cls_token": (1, 1, width),
+        "blip.visual_encoder.pos_embed": (1, (vision["image_size"] // patch) ** 2 + 1, width),
+        "blip.visual_encoder.patch_embed.proj.weight": (width, 3, patch, patch),
+        "blip.visual_encoder.patch_embed.proj.bias": (width,),
+        "blip.text_encoder.embeddings.word_embeddings.weight": (text["vocab_size"], wide),
+        "blip.text_encoder.embeddings.position_embeddings.weight": (text["max_position_embeddings"], wide),
+    }
+
+    def linear(name: str, out: int, into: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, into), (out,)
+
+    def norm(name: str, size: int) -> None:
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (size,)
+
+    for i in range(vision["num_hidden_layers"]):
+        block = f"blip.visual_encoder.blocks.{i}"
+        for n in (1, 2):
+            norm(f"{block}.norm{n}", width)
+        linear(f"{block}.attn.qkv", 3 * width, width)
+        linear(f"{block}.attn.proj", width, width)
+        linear(f"{block}.mlp.fc1", inner, width)
+        linear(f"{block}.mlp.fc2", width, inner)
+    norm("blip.visual_encoder.norm", width)
+    norm("blip.text_encoder.embeddings.LayerNorm", wide)
+    for i in range(text["num_hidden_layers"]):
+        layer = f"blip.text_encoder.encoder.layer.{i}"
+        for attention, into in (("attention", wide), ("crossattention", width)):
+            linear(f"{layer}.{attention}.self.query", wide, wide)
+            linear(f"{layer}.{attention}.self.key", wide, into)
+            linear(f"{layer}.{attention}.self.value", wide, into)
+            linear(f"{layer}.{attention}.output.dense", wide, wide)
+            norm(f"{layer}.{attention}.output.LayerNorm", wide)
+        linear(f"{layer}.intermediate.dense", hidden, wide)
+        linear(f"{layer}.output.dense", wide, hidden)
+        norm(f"{layer}.output.LayerNorm", wide)
+    linear("blip.vision_proj", 256, width)
+    linear("blip.text_proj", 256, wide)
+    widths = (wide, 1024, 128, 64, 16, 1)
+    for place, into, out in zip((0, 2, 4, 6, 7), widths, widths[1:], strict=False):
+        linear(f"mlp.layers.{place}", out, into)
+    tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    positions = torch.arange(text["max_position_embeddings"])[None]
+    tensors["blip.text_encoder.embeddings.position_ids"] = positions
+    fill_waves(tensors)
+    torch.save(tensors, tmp_path / "ImageReward.pt")
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return tmp_path

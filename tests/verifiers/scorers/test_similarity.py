@@ -83,7 +83,9 @@ def test_hps_v2_is_read_from_its_published_file(
     assert known["checkpoint"] == scorer.checkpoint_sha256 != ""
     del weights["logit_scale"]
     torch.save({"state_dict": weights}, tmp_path / file)
-    with pytest.raises(CheckpointError, match=f"{file} holds no ViT-H-14 of open_clip: .*"):
+    with pytest.raises(
+        CheckpointError, match=f"{file} holds no ViT-H-14 of open_clip: it lacks the key 'logit_scale'"
+    ):
         verifiers.create("hps-v2", checkpoint=tmp_path, **options)
 
 
