@@ -10,20 +10,29 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vhsbench.harness.common.children import Child, ChildEnded, ChildError, asked
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.locks import HeldError, hold
 from vhsbench.harness.common.shown import first_line
-from vhsbench.harness.cost.measure import Cell, MeasureError, Measurement, Opened, Round
+from vhsbench.harness.cost.measure import Cell, MeasureError, Measurement, Round
 from vhsbench.harness.cost.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+    from vhsbench.harness.cost.timing import TimingConfig
 
-Serving = Callable[["Cell", "Connection", bool], None]
+
+class Job(Protocol):
+    """What a process measures; as text, it names itself in errors."""
+
+    @property
+    def timing(self) -> TimingConfig: ...
+
+
+Serving = Callable[[Any, "Connection", bool], None]  # of a job
 
 
 class Failure(VhsbenchError):
@@ -38,15 +47,21 @@ class MeasuringProcess:
     """One pipeline in a process of its own. Raises Failure where memory or time ran out, else what went wrong there."""
 
     def __init__(
-        self, cell: Cell, measuring: Path | None = None, timeout_s: float | None = None, passes: bool = True
+        self,
+        cell: Job,
+        measuring: Path | None = None,
+        timeout_s: float | None = None,
+        passes: bool = True,
+        serving: Serving | None = None,
     ) -> None:
-        """Start the process, and open the pipeline in it. It holds the file `measuring` as long as it lives."""
+        """Start the process, and open the pipeline in it. It holds the file `measuring` as long as it lives.
+
+        serving: what the process does, by default `serve`; `opened` is its first answer.
+        """
         self.cell = cell
         self.seconds_left = cell.timing.timeout_s if timeout_s is None else timeout_s
-        self._child = Child(_in_fresh_process, serve, cell, measuring, passes)
-        opened = self._answer()
-        assert isinstance(opened, Opened)
-        self.opened = opened
+        self._child = Child(_in_fresh_process, serving or serve, cell, measuring, passes)
+        self.opened: Any = self._answer()
 
     def turn(self, first: int, rounds: int) -> list[Round]:
         """Measure at least so many rounds of this pipeline; see Measurement.turn."""
@@ -85,7 +100,7 @@ class MeasuringProcess:
 
 
 def _in_fresh_process(
-    pipe: Connection, serving: Serving, cell: Cell, measuring: Path | None, passes: bool
+    pipe: Connection, serving: Serving, cell: Job, measuring: Path | None, passes: bool
 ) -> None:
     try:
         with closing(hold(measuring)) if measuring else nullcontext():

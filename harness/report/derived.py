@@ -20,7 +20,7 @@ from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.standings import Standings, shown, standings
-from vhsbench.harness.report.strategies import Rivals, rivals, sentences, tabulate
+from vhsbench.harness.report.strategies import Rivals, peaks_gb, rivals, sentences, tabulate
 from vhsbench.harness.report.style import Looks, looks
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
@@ -218,7 +218,14 @@ class Derived:
             return {}
         needs = in_order({v: str(need) for v, need in self.needs.items()}, self.run.info.get("blocks", {}))
         found = {
-            pool: rivals(self.contests[pool], needs, self.models_of(*pool), self.run.costs, self.templates)
+            pool: rivals(
+                self.contests[pool],
+                needs,
+                self.models_of(*pool),
+                self.run.costs,
+                self.templates,
+                {} if self.times else peaks_gb(self.run, *pool),
+            )
             for pool in self.pools
         }
         return {pool: each for pool, each in found.items() if each is not None}

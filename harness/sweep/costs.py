@@ -18,6 +18,7 @@ from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.rounds import cell_name, measure_in_turns
 from vhsbench.harness.store.tables import RunStore, environments, load_run
+from vhsbench.harness.sweep.memory import measure_memory
 from vhsbench.harness.sweep.progress import Journal
 from vhsbench.harness.sweep.run_log import EVENTS, run_log
 from vhsbench.harness.sweep.survey import Expected, Pipeline
@@ -86,6 +87,7 @@ def measure_costs(
     for reason in reasons:
         EVENTS.warning("the times are unreliable: %s", reason)
     store.update(cells=cells, timing="unreliable" if reasons else "reliable", timing_reasons=reasons)
+    measure_memory(expected, store, journal)
     return keys
 
 
