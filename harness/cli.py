@@ -25,6 +25,7 @@ from vhsbench.harness.commands.config import app as config_app
 from vhsbench.harness.commands.geneval import app as geneval_app
 from vhsbench.harness.commands.history import history
 from vhsbench.harness.commands.init import init
+from vhsbench.harness.commands.label import label
 from vhsbench.harness.commands.run import Engine
 from vhsbench.harness.commands.score import score
 from vhsbench.harness.commands.status import status
@@ -235,6 +236,7 @@ app.command()(captions)
 app.command()(check)
 app.command()(compare)
 app.command()(history)
+app.command()(label)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")

@@ -111,6 +111,8 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
     }
     if len(derived.strategies[0]):
         answer |= dict(zip(("strategies", "strategy_pairs"), derived.strategies, strict=True))
+    if (people := derived.people) is not None:
+        answer |= {"people": people.accuracy_table, "people_agreement": people.agreement_table}
     return answer | {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}
 
 

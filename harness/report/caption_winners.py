@@ -11,7 +11,6 @@ import pandas as pd
 from vhsbench import generators, verifiers
 from vhsbench.generators.checks import as_device
 from vhsbench.generators.noise import candidate_seed
-from vhsbench.harness.config.entries import GeneratorConfig
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.inference.route import route_of
 from vhsbench.harness.report.captions_csv import COLUMNS, write_captions
@@ -19,6 +18,7 @@ from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.store.keys import POOL
 from vhsbench.harness.store.tables import Run, load_run
 from vhsbench.harness.sweep.kept_images import Pictures
+from vhsbench.harness.sweep.remade import entry_of
 from vhsbench.verifiers.captioning import CaptionError, captions
 from vhsbench.verifiers.checkpoint import kind_of
 from vhsbench.verifiers.verifier import MllmVerifier
@@ -50,7 +50,7 @@ def caption_winners(
     rows: list[pd.DataFrame] = []
     progress(0, len(picks))
     for (shown, steps), part in picks.groupby(POOL, sort=True):
-        entry = _entry(path, config, str(shown), int(str(steps)))
+        entry = entry_of(run, config, str(shown), int(str(steps)))
         host = generators.create(entry.name, device=device, **entry.build_options)
         model = verifiers.create(kind, checkpoint=str(aligned), device=device, generator=entry.name)
         model.check_host(host)
@@ -98,16 +98,6 @@ def _picks(run: Run, label: str, n: int) -> pd.DataFrame:
             f"the run {run.path} kept no pictures of winners; gallery_prompts says how many to keep."
         )
     return picks.assign(prompt=[run.prompts[i]["prompt"] for i in picks["prompt_id"]])
-
-
-def _entry(run: Path, config: RunConfig, shown: str, steps: int) -> GeneratorConfig:
-    """Find the configuration's entry of a pool; among several numbers of steps, the one that names it."""
-    entries = [e for e in config.generators if e.shown == shown]
-    if not entries:
-        raise CaptionError(
-            f"{run}/run.json, key 'config.generators': lacks '{shown}', which is in the run's tables."
-        )
-    return next((e for e in entries if e.options.get("steps") == steps), entries[0])
 
 
 def _captioned(host: Generator, model: MllmVerifier, rows: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from vhsbench.harness.report import comparisons, scaling
 from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
+from vhsbench.harness.report.people import People, about_stale, read_people
 from vhsbench.harness.report.standings import Standings, shown, standings
 from vhsbench.harness.report.strategies import Rivals, peaks_gb, rivals, sentences, tabulate
 from vhsbench.harness.report.style import Looks, looks
@@ -83,6 +84,11 @@ class Derived:
     def pictures(self) -> Pictures:
         return Pictures(self.run)
 
+    @cached_property
+    def people(self) -> People | None:
+        """What people's answers say; None without answers."""
+        return read_people(self.run)
+
     @property
     def names(self) -> dict[str, str]:
         """The registered name of each generator as shown."""
@@ -110,7 +116,12 @@ class Derived:
     @property
     def about_data(self) -> list[str]:
         """Sentences about data that are missing, unchecked, or made on different machines."""
-        return [*self.run.notes, *self.pictures.notes(), *_about_machines(self.run)]
+        return [
+            *self.run.notes,
+            *self.pictures.notes(),
+            *_about_machines(self.run),
+            *about_stale(self.run),
+        ]
 
     def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Add a column that says whose times the rows have, if they are not the run's own."""

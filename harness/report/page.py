@@ -36,6 +36,7 @@ def write_page(derived: Derived, file: Path, with_published: bool = False, limit
         "headline": _headline(derived, with_published),
         "plain": _plain(derived),
         "unmeasured": derived.unmeasured,
+        "people": _people(derived),
         "failed": Markup(tables.html(derived.failed)) if len(derived.failed) else "",
         "tasks": charts.curve_names(derived.curves["tag"]),
         "environment_text": yaml.safe_dump(_environment(derived), sort_keys=False, allow_unicode=True),
@@ -162,6 +163,17 @@ def _plain(derived: Derived) -> list[dict[str, Any]]:
         ("Cost of every stage", derived.costs),
     ]
     return [{"title": title, "html": Markup(tables.html(frame))} for title, frame in found if len(frame)]
+
+
+def _people(derived: Derived) -> dict[str, Any] | None:
+    """Lay out what people's answers say; None without answers."""
+    if (people := derived.people) is None:
+        return None
+    return {
+        "about": people.about,
+        "accuracies": Markup(tables.html(people.accuracy_table)),
+        "agreements": Markup(tables.html(people.agreement_table)),
+    }
 
 
 def _environment(derived: Derived) -> Any:

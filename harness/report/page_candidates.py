@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.style import label
 from vhsbench.harness.store.keys import CANDIDATE, DRAW, IN_POOL, distinct, of_pool
 from vhsbench.harness.sweep.kept_images import Pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_SIDE = 256  # a larger picture is scaled down to this many pixels
 PAGE_MB = 25.0  # of the whole page
@@ -230,10 +233,13 @@ def _and_lost(lost: int) -> str:
 def _data_uri(pictures: Pictures, row: Any) -> str:
     """Encode a small copy of the picture; "" for a lost one."""
     image = pictures.image(row)
-    if image is None:
-        return ""
+    return "" if image is None else data_uri(image, IMAGE_SIDE)
+
+
+def data_uri(image: Image.Image, side: int) -> str:
+    """Encode a picture, scaled down to `side` pixels if it is larger: a small one as it is, others as JPEG."""
     small = max(image.size) <= IMAGE_SIDE
-    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    image.thumbnail((side, side))
     kind = "png" if small else "jpeg"
     data = encode_image(image, kind, **({} if small else {"quality": 85}))
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

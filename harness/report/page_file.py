@@ -50,25 +50,30 @@ def write(
 
 
 def _render(template: str, data: dict[str, Any], context: dict[str, Any]) -> str:
+    plotly = Markup(get_plotlyjs())
+    return render(template, _SCRIPTS, data, task_names=data["taskNames"], plotly=plotly, **context)
+
+
+def render(template: str, scripts: Sequence[str], data: dict[str, Any], **context: Any) -> str:
+    """Fill a template of the assets, with everything escaped. The scripts are one, and read `data`."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+        loader=jinja2.FunctionLoader(asset),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.globals["of_tasks"] = mean_of_tasks(data["taskNames"])
+    environment.globals["of_tasks"] = mean_of_tasks(data.get("taskNames", ()))
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # prompts of any script, in UTF-8
-    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    script = "\n".join(asset(name) for name in scripts)
     return environment.get_template(template).render(
         version=__version__,
         data=data,
-        task_names=data["taskNames"],
-        css=Markup(_asset("page.css")),
+        css=Markup(asset("page.css")),
         script=Markup(f'"use strict";\n(() => {{\n{script}}})();\n'),
-        plotly=Markup(get_plotlyjs()),
         **context,
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Read a file of the assets."""
     return files("vhsbench.harness.report").joinpath("assets", name).read_text(encoding="utf-8")

@@ -97,7 +97,7 @@ def pooled_share(right: ArrayLike, prompts: ArrayLike, level: float = LEVEL) -> 
         return _unknown(mean, len(ids))
     shares, weights = average_by_prompt(v, prompt), rows / rows.sum()
     n = 1 / float(np.sum(weights**2))  # prompts of equal weight with as much information
-    seen = _Seen(mean, _variance_of_all(shares, weights, mean, n), n, shares.min(0), shares.max(0))
+    seen = Seen(mean, _variance_of_all(shares, weights, mean, n), n, shares.min(0), shares.max(0))
     return Interval(mean, *seen.limits(0.0, 1.0, (1 - level) / 2), len(ids))
 
 
@@ -122,7 +122,7 @@ def auc_interval(scores: ArrayLike, correct: ArrayLike, prompts: ArrayLike, leve
     n = 2 / float(np.sum(np.bincount(prompt, weight) ** 2))
     spread = np.array([np.sum(apart**2) * len(ids) / (len(ids) - 1)])
     spread = np.minimum(spread, mean * (1 - mean) / (n + 1))
-    seen = _Seen(mean, spread, n, np.zeros(1), np.ones(1))
+    seen = Seen(mean, spread, n, np.zeros(1), np.ones(1))
     return Interval(mean, *seen.limits(0.0, 1.0, (1 - level) / 2), len(ids))
 
 
@@ -205,7 +205,7 @@ class _Sample:
             for rows in tasks:
                 weights[rows] = 1 / (len(tasks) * len(rows))
         variance = _variance(values, weights, mean, tasks, self.tail)
-        seen = _Seen(mean, variance, 1 / weights.max(), values.min(0), values.max(0))
+        seen = Seen(mean, variance, 1 / weights.max(), values.min(0), values.max(0))
         return Interval(mean, *seen.limits(low, high, self.tail), len(values))
 
 
@@ -239,12 +239,12 @@ def _typical_size(sizes: Floats, largest: Floats, tail: float) -> Floats:
     mean = np.where(differs, sizes, 0.0).sum(0) / count
     spread = np.where(differs, (sizes - mean) ** 2, 0.0).sum(0) / count / (count + 1)
     least = np.minimum(np.where(differs, sizes, np.inf).min(0), mean)
-    _, most = _Seen(mean, spread, count, least, np.maximum(sizes.max(0), mean)).limits(0.0, largest, tail)
+    _, most = Seen(mean, spread, count, least, np.maximum(sizes.max(0), mean)).limits(0.0, largest, tail)
     return np.where(differs.any(0), np.minimum(most, largest), largest)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """The observed prompts, each [K]: their mean and its variance, their number (by weight), the extremes."""
 
     mean: Floats
@@ -255,7 +255,7 @@ class _Seen:
 
     def limits(self, low: Number, high: Number, tail: float) -> tuple[Floats, Floats]:
         """Compute both limits, one mirroring the other, where an unobserved prompt's value lies between low and high."""
-        mirrored = _Seen(-self.mean, self.variance, self.n, -self.most, -self.least)
+        mirrored = Seen(-self.mean, self.variance, self.n, -self.most, -self.least)
         return self._lower(np.asarray(low), tail), -mirrored._lower(-np.asarray(high), tail)
 
     def _lower(self, unseen: Floats, tail: float) -> Floats:

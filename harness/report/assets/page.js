@@ -19,6 +19,12 @@ function button(said, label, act) {
   return element;
 }
 
-for (const [id, figure] of Object.entries(data.figures)) {
-  Plotly.newPlot(id, figure.data, figure.layout, { responsive: true, displaylogo: false });
+// save a text of a kind, such as text/csv, as a file
+function download(name, content, kind) {
+  const url = URL.createObjectURL(new Blob([content], { type: `${kind};charset=utf-8` }));
+  const link = make("a", { href: url, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
 }

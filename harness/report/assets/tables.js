@@ -82,22 +82,13 @@ function csv(table) {
   return lines.map((line) => line.map(csvCell).join(",") + "\n").join("");
 }
 
-function download(name, content) {
-  const url = URL.createObjectURL(new Blob([content], { type: "text/csv;charset=utf-8" }));
-  const link = make("a", { href: url, download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
-}
-
 function enhance(table, place) {
   const region = table.closest(".scroll");
   const title = region.getAttribute("aria-label");
   const words = make("input", { id: `words-${place}`, type: "search", placeholder: "words of a row", autocomplete: "off", "aria-label": `Filter: ${title}` });
   const count = make("output", { "aria-live": "polite" });
   const save = button("Download CSV", `Download as CSV: ${title}`, () =>
-    download(`${title.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "")}.csv`, csv(table)));
+    download(`${title.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "")}.csv`, csv(table), "text/csv"));
   const filter = make("label", {}, "Rows with ", words);
   region.before(make("p", { class: "tools" }, filter, " ", count, " ", save));
   states.set(table, { rows: [...table.tBodies[0].rows], column: null, direction: 1, words: "", count, filter });

@@ -179,6 +179,12 @@ MARKED = "</script><script>document.title='broken'</script>\"'&<b>"
 
 
 @pytest.fixture(scope="session")
+def marked() -> str:
+    """A text that breaks out of a page that does not escape it."""
+    return MARKED
+
+
+@pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """The report of a run of two pools; its first prompt holds MARKED. Made once: drawing takes its time."""
     folder = tmp_path_factory.mktemp("built")

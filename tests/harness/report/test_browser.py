@@ -307,15 +307,18 @@ def test_long_tables_are_filtered_and_short_ones_are_not(page):
 
 def saved(page, folder, table):
     """Download a table; returns the file."""
+    button = "document.querySelector(arguments[0]).closest('.scroll').previousElementSibling.querySelector('button')"
+    return downloaded(page, folder, button, table)
+
+
+def downloaded(page, folder, button, *arguments):
+    """Click what the script `button` finds; returns the file that is then saved."""
     import time
 
     page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
-    page.execute_script(
-        "document.querySelector(arguments[0]).closest('.scroll').previousElementSibling.querySelector('button').click()",
-        table,
-    )
+    page.execute_script(f"{button}.click()", *arguments)
     for _ in range(100):
-        if files := list(folder.glob("*.csv")):
+        if files := [*folder.glob("*.csv"), *folder.glob("*.jsonl")]:
             return files[0]
         time.sleep(0.05)
     raise AssertionError("nothing was downloaded")
@@ -567,3 +570,64 @@ def test_the_first_stop_of_the_keyboard_skips_to_the_results(page):
     assert (
         page.execute_script("return document.querySelectorAll('img:not([alt]), input:not([id])').length") == 0
     )
+
+
+def test_people_label_by_keyboard_and_their_answers_are_kept_and_downloaded(
+    browser, make_run, marked, tmp_path
+):
+    from vhsbench.harness.report.label_page import write_label_page
+    from vhsbench.harness.report.people_answers import read_answers
+    from vhsbench.harness.report.people_sample import draw
+    from vhsbench.harness.store.tables import load_run
+
+    run = load_run(make_run(tmp_path / "run", gallery_prompts=24, marked=marked))
+    drawn = draw(run, 4)
+    marked_at = int(drawn.rows.index[drawn.rows["prompt_id"] == 0][0])
+    file = tmp_path / "label.html"
+    assert write_label_page(run, drawn, marked_at + 1, file) == marked_at + 1
+
+    def press(keys):
+        for key in keys:
+            find(browser, "body")[0].send_keys(key)
+
+    def called(name):
+        box = find(browser, "#name")[0]
+        box.clear()
+        box.send_keys(f"{name}\n")
+
+    def state():
+        pressed = find(browser, "[aria-pressed=true]")
+        return find(browser, "#place")[0].text.split(" of ")[0], [
+            e.get_attribute("data-answer") for e in pressed
+        ]
+
+    browser.get(file.as_uri())
+    press("y")
+    assert find(browser, "#said")[0].text == "Enter your name first."
+    assert find(browser, "#count")[0].text.startswith("0 of ")
+    called("anna")
+    press("ynu")
+    assert state() == ("4", [])
+    press("bb")
+    assert state() == ("2", ["no"])
+    press("y")  # another answer, and on to the first that is open
+    assert state() == ("4", [])
+    called("ben")
+    assert state() == ("1", [])
+    press("n")
+    browser.refresh()
+    assert state() == ("2", [])  # ben's, kept
+    called("anna")
+    assert state() == ("4", [])
+    (saves := tmp_path / "saves").mkdir()
+    saved_as = downloaded(browser, saves, "document.getElementById('download')")
+    assert [(a.place, a.labeller, a.answer) for a in read_answers(saved_as, drawn)] == [
+        (0, "anna", "yes"), (1, "anna", "yes"), (2, "anna", "unsure"),
+    ]  # fmt: skip
+    press("y" * (marked_at - 3))
+    assert find(browser, "#prompt")[0].text.endswith(marked)
+    assert browser.title == "vhsbench: label made"
+    press("y")
+    assert find(browser, "#end")[0].is_displayed()
+    assert not find(browser, "#card")[0].is_displayed()
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
