@@ -41,6 +41,9 @@ from vhsbench.harness.regress import baselines
 from vhsbench.harness.regress.baselines import BaselineError
 from vhsbench.harness.regress.pool import MANIFEST, PoolError, load_pool
 from vhsbench.harness.report.captions_csv import FILE, read_captions
+from vhsbench.harness.report.people_answers import read_answers
+from vhsbench.harness.report.people_sample import FILE as SAMPLE
+from vhsbench.harness.report.people_sample import FOLDER, Drawn, LabelError, read_sample
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.tables import SCHEMAS, StoreError, load_run
 from vhsbench.harness.sweep.progress import NAME
@@ -147,6 +150,22 @@ def run_progress(data: bytes) -> None:
 def run_captions(data: bytes) -> None:
     with _file(data, FILE) as file, suppress(StoreError):
         read_captions(file.parent)
+
+
+def people_sample(data: bytes) -> None:
+    with _file(data, "sample.jsonl") as file, suppress(StoreError):
+        (file.parent / FOLDER).mkdir()
+        file.rename(file.parent / SAMPLE)
+        if (drawn := read_sample(file.parent)) is not None:
+            assert len(drawn.strata) == len(drawn.rows)
+
+
+def people_answers(data: bytes) -> None:
+    row = dict.fromkeys(("generator", "tag"), "g") | dict.fromkeys(("disputed", "correct"), True)
+    rows = pd.DataFrame([row | dict.fromkeys(("steps", "prompt_id", "seed", "index"), 1)])
+    drawn = Drawn(4, "", rows)
+    with _file(data.replace(b"SAMPLE", drawn.name.encode()), "answers.jsonl") as file, suppress(LabelError):
+        read_answers(file, drawn)
 
 
 def run_table(data: bytes) -> None:
@@ -333,7 +352,7 @@ def _run_of_costs(data: bytes) -> None:
 
 READERS: dict[str, Callable[[bytes], None]] = {
     read.__name__: read
-    for read in (config, config_file, suite, prompts, texts, classes, captions, results, metadata, image, run_json, run_prompts, run_progress, run_captions, run_table,
+    for read in (config, config_file, suite, prompts, texts, classes, captions, results, metadata, image, run_json, run_prompts, run_progress, run_captions, people_sample, people_answers, run_table,
                  pool_manifest, pool_prompts, pool_table, pool_features, tables, features, statistics, pickled_statistics, lora, official_card, verifier_card, weight_index, tokenizer_config, pipeline_index, training_config, training_prompts, shard_manifest, shard_rows, shard_features, baseline, baselines_log, costs)
 }  # fmt: skip
 
@@ -376,6 +395,11 @@ def seeds() -> dict[str, list[bytes]]:
         "image": [encode_image(Image.new("RGB", (4, 4)), kind) for kind in FORMATS],
         "run_json": [run], "run_prompts": [PROMPT], "run_table": [_table("candidates")],
         "run_captions": [b"generator,steps,prompt_id,seed,index,caption\nnano,1,0,0,0,a star\n"],
+        "people_sample": [
+            b'{"best_of": 4, "candidates": "0"}\n{"generator": "g", "steps": 1, "prompt_id": 0, "seed": 0, "index": 0, '
+            b'"disputed": true, "tag": "colors", "correct": true}\n'
+        ],
+        "people_answers": [b'{"sample": "SAMPLE", "place": 0, "labeller": "anna", "answer": "yes", "at": ""}\n'],
         "run_progress": [b'{"shards": {"done": 1, "of": 2}, "phases": {}, "started": 0, "updated": 1}'],
         "pool_prompts": [PROMPT], "pool_table": [files["candidates.parquet"]], "pool_features": [tensors],
         "tables": [_table(name) for name in SCHEMAS], "features": [tensors],
