@@ -25,6 +25,7 @@ from vhsbench.harness.commands.config import app as config_app
 from vhsbench.harness.commands.geneval import app as geneval_app
 from vhsbench.harness.commands.history import history
 from vhsbench.harness.commands.init import init
+from vhsbench.harness.commands.judge import judge
 from vhsbench.harness.commands.label import label
 from vhsbench.harness.commands.run import Engine
 from vhsbench.harness.commands.score import score
@@ -232,6 +233,7 @@ paper.register(app)
 app.command()(init)
 app.add_typer(config_app, name="config")
 app.command()(score)
+app.command()(judge)
 app.command()(captions)
 app.command()(check)
 app.command()(compare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -69,6 +70,12 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         raise DamagedImage(f"{name} cannot be read: it is damaged, or no {formats}.") from None
     except Exception as error:  # decoders of damaged data raise struct.error, IndexError, ...
         raise DamagedImage(f"{name} cannot be read: {first_line(error)}.") from error
+
+
+def pixels_digest(image: Image.Image) -> str:
+    """Return a digest of a picture's size and pixels, as RGB, the same of a picture and of its PNG."""
+    rgb = image.convert("RGB")
+    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()[:32]
 
 
 def encode_image(image: Image.Image, kind: str = "png", **options: Any) -> bytes:

@@ -154,6 +154,10 @@ class Registry(Generic[T]):
                         f"{self.kind} '{name}' has no option '{option}'; {nearest(option, known)}"
                     )
 
+    def takes(self, name: str, option: str) -> bool:
+        """Return whether the factory names an option, one that ** would swallow not counted."""
+        return option in [p.name for p in self._parameters(name)]
+
     def default(self, name: str, option: str) -> Any:
         """Return the factory's default of an option; None if it has no such option, or no default."""
         parameter = next((p for p in self._parameters(name) if p.name == option), None)

@@ -1,4 +1,4 @@
-"""The entries of a run's configuration: generators, verifiers, the detector, prompts, the suite."""
+"""The entries of a run's configuration: generators, verifiers, judges, the detector, prompts, the suite."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vhsbench.generators.protocol import read_block
 from vhsbench.harness.common.settings import HUB_ID, TAG, Amount, CandidateCount, Local, LocalOptions, Strict
 from vhsbench.harness.config.base import Name, Registered
 from vhsbench.harness.geneval.detector import REGISTRY as DETECTORS
+from vhsbench.harness.judges import REGISTRY as JUDGES
 from vhsbench.harness.suites import REGISTRY as SUITES
 from vhsbench.harness.suites import Suite
 from vhsbench.harness.suites import create as create_suite
@@ -167,6 +168,27 @@ class DetectorConfig(Registered):
         dict[str, Any], LocalOptions({"checkpoint": Local(names="random"), "colors": Local(names=TAG)})
     ] = {}
     """What its factory takes: checkpoint, colors, ... (docs/geneval.md)."""
+
+
+class JudgeConfig(Registered):
+    """What judges candidates: a registered judge, or a verifier that reads images (docs/judges.md)."""
+
+    registry = JUDGES
+
+    name: str
+    """geneval, a plugin's judge, or a verifier that reads images (docs/judges.md)."""
+    label: Annotated[str, AfterValidator(_label)] | None = None
+    """Its name in tables; by default its own. Several of one name need a label each."""
+    options: Annotated[
+        dict[str, Any],
+        LocalOptions({"checkpoint": _FOLDER_OR_HUB, "normalization": Local(), "clip": Local(other=HUB_ID)}),
+    ] = {}
+    """What its factory takes: of geneval, detector (in place of the run's) and its options; of a verifier, its own."""
+
+    @property
+    def shown(self) -> str:
+        """Its name in the run's tables and files, which no other judge of the run has."""
+        return self.label or self.name
 
 
 class PromptsConfig(Strict):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from vhsbench import generators, verifiers
 from vhsbench.generators.nano.world import SHAPES
+from vhsbench.harness import judges
 from vhsbench.harness.common.registry import RegistryError
-from vhsbench.harness.config.entries import DetectorConfig, GeneratorConfig, VerifierConfig
+from vhsbench.harness.config.entries import DetectorConfig, GeneratorConfig, JudgeConfig, VerifierConfig
 from vhsbench.harness.config.run import RunConfig
-from vhsbench.harness.geneval.detector import Detector, check_classes, classes_of, judge
-from vhsbench.harness.geneval.detector import create as create_detector
+from vhsbench.harness.geneval.detector import classes_of
 from vhsbench.harness.inference.bench import Bench
+from vhsbench.harness.judges import Judge
 from vhsbench.verifiers.protocol import Verifier
+
+Named = TypeVar("Named", Judge, Verifier)
 
 
 def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> DetectorConfig:
@@ -23,33 +25,53 @@ def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> 
     return config.detector or DetectorConfig(name="shapes" if known else "mask2former")
 
 
-def load_detector(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> Detector:
-    """Load the run's detector, which knows every class of its prompts; raises UnknownClass otherwise."""
-    chosen = chosen_detector(config, prompts)
-    detector = create_detector(chosen.name, config.device, **chosen.options)
-    for index, prompt in enumerate(prompts):
-        check_classes(detector, prompt, f"prompt {index} of {config.prompt_suite.shown}")
-    return detector
+def load_judges(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> list[Judge]:
+    """Load the run's judges, each under its label. Raises what they do for a prompt that they cannot judge by."""
+    loaded = []
+    for entry in config.judged_by:
+        made = judges.create(entry.name, **judge_options(config, entry, prompts, config.device))
+        loaded.append(labelled(made, "judge", entry))
+        for index, prompt in enumerate(prompts):
+            made.check_prompt(prompt, f"prompt {index} of {config.prompt_suite.shown}")
+    return loaded
+
+
+def judge_options(
+    config: RunConfig, entry: JudgeConfig, prompts: Iterable[Mapping[str, Any]], device: str
+) -> dict[str, Any]:
+    """Return what the judge is built with: its own options, and the run's detector, device and generator if it takes them."""
+    known: dict[str, Any] = {"device": device, "generator": config.generators[0].name}
+    if entry.name == "geneval" and "detector" not in entry.options:
+        chosen = chosen_detector(config, prompts)
+        known |= {"detector": chosen.name, "options": chosen.options}
+    return {
+        key: value for key, value in known.items() if judges.REGISTRY.takes(entry.name, key)
+    } | entry.options
 
 
 def load_bench(
-    config: RunConfig, entry: GeneratorConfig, prompts: Sequence[dict[str, Any]], detector: Detector
+    config: RunConfig, entry: GeneratorConfig, prompts: Sequence[dict[str, Any]], judged_by: Sequence[Judge]
 ) -> Bench:
-    """Load a generator of the run with the verifiers that score its candidates, and the detector that judges them."""
+    """Load a generator of the run with the verifiers that score its candidates, and what judges them."""
     generator = generators.create(entry.name, **generator_options(entry, config.device))
-    judges = [_load_verifier(wanted, config.device, generator.name) for wanted in config.verifiers_of(entry)]
-    return Bench(generator, prompts, judges, partial(judge, detector), entry.shown)
+    scored_by = [
+        labelled(
+            verifiers.create(wanted.name, **verifier_options(wanted, config.device, generator.name)),
+            "verifier", wanted,
+        )
+        for wanted in config.verifiers_of(entry)
+    ]  # fmt: skip
+    return Bench(generator, prompts, scored_by, judged_by, entry.shown)
 
 
-def _load_verifier(entry: VerifierConfig, device: str, generator: str) -> Verifier:
-    """Load a verifier of the run under its label, by which rows and errors tell it from others of its kind."""
-    made = verifiers.create(entry.name, **verifier_options(entry, device, generator))
+def labelled(made: Named, kind: str, entry: VerifierConfig | JudgeConfig) -> Named:
+    """Name what was made by its entry's label, by which rows and errors tell it from others of its kind."""
     if made.name != entry.shown:
         try:
             made.name = entry.shown
         except AttributeError:
             raise RegistryError(
-                f"verifier '{entry.name}' does not let its 'name' be set, so that it cannot be labelled '{entry.shown}'."
+                f"{kind} '{entry.name}' does not let its 'name' be set, so that it cannot be labelled '{entry.shown}'."
             ) from None
     return made
 

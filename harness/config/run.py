@@ -30,6 +30,7 @@ from vhsbench.harness.config.entries import (
     ROWS_OF_THEIR_OWN,
     DetectorConfig,
     GeneratorConfig,
+    JudgeConfig,
     PromptsConfig,
     SuiteConfig,
     VerifierConfig,
@@ -96,8 +97,10 @@ class RunConfig(Strict):
     """What the candidates are of: nano's or GenEval's prompts; any other suite is given by 'suite'."""
     suite: SuiteConfig | None = None
     """In place of 'prompts': a suite of prompts, with who judges them (docs/judges.md)."""
+    judges: Annotated[list[JudgeConfig], Field(min_length=1)] | None = None
+    """What judges them: the first says what is right, the others check it (docs/judges.md); by default the suite's."""
     detector: DetectorConfig | None = None
-    """What judges them; by default shapes where it knows the prompts' classes, else mask2former."""
+    """By which the judge geneval sees; by default shapes where it knows the prompts' classes, else mask2former."""
     seeds: Seeds = [0]
     """Root seeds: each gives every prompt a pool of its own."""
     pool: CandidateCount = 16
@@ -154,6 +157,13 @@ class RunConfig(Strict):
             )
         if taken := [label for label in labels if label in ROWS_OF_THEIR_OWN]:
             raise ValueError(f"'{taken[0]}' is not a verifier in tables and figures; choose another label")
+        return entries
+
+    @field_validator("judges")
+    @classmethod
+    def _judges_apart(cls, entries: list[JudgeConfig] | None) -> list[JudgeConfig] | None:
+        if (twice := _twice([judge.shown for judge in entries or ()])) is not None:
+            raise ValueError(f"two judges are '{twice}'; give each a label of its own")
         return entries
 
     @model_validator(mode="after")
@@ -222,6 +232,11 @@ class RunConfig(Strict):
         return self
 
     @property
+    def judged_by(self) -> list[JudgeConfig]:
+        """The run's judges, the first of which says what is right: its own, or the suite's."""
+        return self.judges or [JudgeConfig(name=name) for name in self.prompt_suite.create().judges]
+
+    @property
     def prompt_suite(self) -> SuiteConfig:
         """The suite that the run's prompts are of, given by `suite` or by `prompts`."""
         return self.suite or self.prompts.as_suite()
@@ -238,7 +253,11 @@ class RunConfig(Strict):
     def devices(self) -> list[str]:
         """All that the run names."""
         given = [e.options.get("text_encoder_device") for e in self.generators]
-        given += [e.options.get("device") for e in (*self.verifiers, self.detector) if e is not None]
+        given += [
+            e.options.get("device")
+            for e in (*self.verifiers, *(self.judges or ()), self.detector)
+            if e is not None
+        ]
         return list(dict.fromkeys([self.device, *(str(d) for d in given if d is not None)]))
 
     @property

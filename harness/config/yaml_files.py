@@ -41,6 +41,12 @@ def parse(text: str, file: str, model: type[Model], example: str, base: Base | N
     return check(data, file, model, tree, base=base)
 
 
+def parse_entry(text: str, file: str, model: type[Model]) -> Model:
+    """Check the text of one entry, a name alone or a mapping, with paths from the working directory. Raises ConfigError."""
+    tree, data = _load(text, file)
+    return check(data, file, model, tree, base=Base(Path.cwd()))
+
+
 def check(
     data: Any,
     file: str,

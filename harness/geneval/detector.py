@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,8 +96,7 @@ def identity(name: str, device: str | None = None, /, **options: Any) -> dict[st
 
 def _placed(name: str, device: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with the device, if the detector has one."""
-    takes = device and "device" in inspect.signature(REGISTRY.get(name)).parameters
-    return {"device": device, **options} if takes else options
+    return {"device": device, **options} if device and REGISTRY.takes(name, "device") else options
 
 
 def check_classes(detector: Detector | Vocabulary, metadata: Mapping[str, Any], where: str) -> None:

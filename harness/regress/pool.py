@@ -254,7 +254,7 @@ class _Maker:
         dtype: str | None,
         progress: Progress,
     ) -> None:
-        from vhsbench.harness.config.models import load_bench, load_detector
+        from vhsbench.harness.config.models import load_bench, load_judges
         from vhsbench.harness.sweep.identity import of_entry
         from vhsbench.harness.sweep.run import load_prompts
 
@@ -263,9 +263,10 @@ class _Maker:
         self.entry = entry
         self.prompts = load_prompts(config)
         made_of = of_entry(config, self.prompts, entry).of_prompts(self.prompts).inputs
-        self.identity = {key: made_of[key] for key in ("results", "generator", "detector", "prompts")}
-        self.detector = load_detector(config, self.prompts)
-        self.bench = load_bench(config, entry, self.prompts, self.detector)
+        parts = ("results", "generator", "detector", "judge", "prompts")
+        self.identity = {key: made_of[key] for key in parts if key in made_of}
+        self.judge = load_judges(config, self.prompts)[0]
+        self.bench = load_bench(config, entry, self.prompts, [self.judge])
         self.blocks = blocks_read(self.bench.verifiers)
         self.keep: list[Needs] = list(
             keep or dict.fromkeys([*(v.needs for v in self.bench.verifiers), "images"])
@@ -293,7 +294,7 @@ class _Maker:
         self._write(PROMPTS, "".join(json.dumps(p) + "\n" for p in self.prompts).encode())
         manifest = Manifest(
             generator=self.entry.name, options=self.entry.build_options, source=self.bench.generator.info().source,
-            steps=self.bench.generator.steps, detector=self.detector.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
+            steps=self.bench.generator.steps, detector=self.judge.info(), seeds=sorted(seeds), size=size, batch=self.config.batch_size,
             blocks=self.blocks, keep=self.keep, dtype=self.kept_dtype, files=self.files, identity=self.identity,
         )  # fmt: skip
         (self.out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -303,7 +304,7 @@ class _Maker:
         for needs, block in made.states:
             if (needs, block) in self.kinds:
                 self._keep(needs, block, start, made.read(needs, block))
-        return self.bench.judge(made)
+        return self.bench.judge(made).decided().candidates
 
     def _keep(self, needs: Needs, block: Block | None, start: int, read: Any) -> None:
         """Write what a verifier reads of a batch: pictures each to a file, features together."""

@@ -20,6 +20,7 @@ from vhsbench.harness.store.keys import (
     PIPELINE,
     POOL,
     SCORE,
+    VERDICT,
     distinct,
     of_pipeline,
     of_pool,
@@ -30,7 +31,7 @@ from vhsbench.harness.sweep.identity import differences
 # settings that change what a number means, and so must be equal in all runs
 _SAME = {"pool": "pool", "prompts": "prompts", "tolerance": "tolerance", "budgets": "budgets_by_unit"}
 # parts of an identity that must be equal: of candidates of one generator, and of different ones
-_MADE_OF, _JUDGED_BY = ("results", "generator", "detector"), ("results", "detector")
+_MADE_OF, _JUDGED_BY = ("results", "generator", "detector", "judge"), ("results", "detector", "judge")
 
 
 def load_runs(paths: Sequence[Path]) -> Run:
@@ -55,7 +56,10 @@ def load_runs(paths: Sequence[Path]) -> Run:
     _refuse_uneven(candidates, scores)
     notes = tuple(note for r in runs for note in r.notes)
     costs = combined_costs(runs, names)
-    return Run(runs[0].path, _info(runs), runs[0].prompts, candidates, scores, costs, notes)
+    verdicts = pd.concat([r.verdicts for r in runs], ignore_index=True).drop_duplicates(
+        VERDICT, ignore_index=True
+    )
+    return Run(runs[0].path, _info(runs), runs[0].prompts, candidates, scores, costs, verdicts, notes)
 
 
 def _check(first: Run, other: Run) -> None:
@@ -106,6 +110,10 @@ def _other_models(mine: dict[str, Any], its: dict[str, Any]) -> str:
 
 def _made_otherwise(mine: dict[str, Any], its: dict[str, Any]) -> str:
     """Describe how the recorded identities of two runs differ; "" if they agree or one has none."""
+    known_judges = mine.get("judges", {})
+    for label, inputs in its.get("judges", {}).items():
+        if found := differences(known_judges.get(label, inputs), inputs):
+            return f"they were judged by other models: {', '.join(found[:3])}"
     for key, inputs in its.get("generators", {}).items():
         for name, known in mine.get("generators", {}).items():
             parts = _MADE_OF if name == key else _JUDGED_BY

@@ -14,6 +14,7 @@ DRAW = ["prompt_id", "seed"]  # within a pool, the candidates that best-of-N pic
 IN_POOL = [*DRAW, "index"]  # a candidate within its pool
 CANDIDATE = [*POOL, *IN_POOL]
 SCORE = [*PIPELINE, *IN_POOL]  # a verifier's score of a candidate
+VERDICT = [*POOL, "judge", *IN_POOL]  # a judge's verdict on a candidate
 CELL = [*PIPELINE, "variant"]  # what costs are measured for
 COST = [*CELL, "stage", "n", "batch"]  # one kind of call in a cell, measured several times
 RUN = "run"  # of costs of several runs as one: which of them measured a row

@@ -17,7 +17,7 @@ from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.common.tables import LATER, read_table
 from vhsbench.harness.common.text import parse_json
-from vhsbench.harness.store.keys import CANDIDATE, COST, INCIDENT, SCORE
+from vhsbench.harness.store.keys import CANDIDATE, COST, INCIDENT, SCORE, VERDICT
 from vhsbench.verifiers.checks import outside_0_1
 
 
@@ -53,6 +53,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         [*_OF_CANDIDATE, *_known(_S, "verifier"), *_unknown(pa.float32(), "p_yes", "p_no"),
          *_known(pa.float32(), "score")]
     ),
+    "verdicts": pa.schema(  # picture: the digest of the pixels that were judged
+        [*_OF_CANDIDATE, *_known(_S, "judge"), *_known(pa.float32(), "value"), *_unknown(pa.bool_(), "correct"),
+         *_known(_S, "reason", "picture")]
+    ),
     "incidents": pa.schema(
         [*_known(_S, "generator"), *_known(_I, "steps"), *_known(pa.int64(), "seed"),
          *_known(_I, "prompt_id"), *_known(_S, "kind"), *_known(_I, "batch"), *_known(_S, "reason")]
@@ -69,6 +73,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 ORDER = {
     "candidates": CANDIDATE,
     "scores": SCORE,
+    "verdicts": VERDICT,
     "incidents": INCIDENT,
     "costs": [*COST, "repeat"],
 }
@@ -109,6 +114,9 @@ def _check_numbers(rows: pa.Table, table: str, where: str) -> None:
     for field in SCHEMAS[table]:
         if field.name in ("p_yes", "p_no"):
             odd, rule = outside_0_1(rows[field.name].to_numpy()), "a probability"  # NaN where it is unknown
+        elif field.name == "value":
+            value = rows[field.name].to_numpy()
+            odd, rule = ~((value >= 0) & (value <= 1)), "from 0 to 1"
         elif pa.types.is_floating(field.type) and not field.nullable:
             odd, rule = ~np.isfinite(rows[field.name].to_numpy()), "a finite number"
         else:

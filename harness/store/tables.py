@@ -56,6 +56,7 @@ class Run:
     candidates: pd.DataFrame
     scores: pd.DataFrame
     costs: pd.DataFrame
+    verdicts: pd.DataFrame
     notes: tuple[str, ...] = ()
 
 
@@ -208,8 +209,17 @@ def load_run(path: Path | str) -> Run:
     """Read a finished run. Raises StoreError if there is no run, it is unfinished, or a file is missing or damaged."""
     folder, info = _finished(path)
     read = {table: _table(folder, info, table) for table in ("candidates", "scores", "costs")}
+    known = "verdicts.parquet" in info.get("digests", {})
+    verdicts = _table(folder, info, "verdicts") if known else _of_the_only_judge(read["candidates"])
     notes = () if "digests" in info else (_UNCHECKED.format(path),)
-    return Run(Path(path), info, _read_prompts(folder, info), **read, notes=notes)
+    return Run(Path(path), info, _read_prompts(folder, info), **read, verdicts=verdicts, notes=notes)
+
+
+def _of_the_only_judge(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Return the verdicts of a run by an earlier version, which had one judge and kept no table of them."""
+    return candidates.drop(columns="tag").assign(
+        judge="geneval", value=candidates["correct"].astype("float32"), picture=""
+    )[SCHEMAS["verdicts"].names]
 
 
 _UNCHECKED = (

@@ -22,7 +22,7 @@ SAME = {
 BY_CONTENT = {
     "generators.lora", "verifiers.checkpoint", "prompts.source", "prompts.split", "prompts.limit",
     "suite.name", "suite.path", "suite.options", "suite.limit",
-    "detector.name", "detector.options", "device", "threads", "timing.threads",
+    "judges.name", "judges.label", "judges.options", "detector.name", "detector.options", "device", "threads", "timing.threads",
 }  # fmt: skip
 # of `options` too, of the bundled models
 _OPTIONS_BY_CONTENT = {

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vhsbench import generators, verifiers
+from vhsbench.harness import judges
 from vhsbench.harness.config.entries import GeneratorConfig
-from vhsbench.harness.config.models import chosen_detector, generator_options, verifier_options
+from vhsbench.harness.config.models import generator_options, judge_options, verifier_options
 from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.cost.environment import device_name, package_version
-from vhsbench.harness.geneval import detector
 
 RESULTS = 1  # raise it when the same inputs give other candidates, verdicts or scores than before
 COSTS = 2  # raise it when a pipeline's costs are measured otherwise than before
@@ -69,7 +69,6 @@ def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Ide
     import torch  # not before: a report compares identities and needs none
 
     kind = device_kind(config.device)
-    chosen = chosen_detector(config, prompts)
     inputs = {
         "results": RESULTS,
         "generator": {
@@ -81,12 +80,37 @@ def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Ide
             v.shown: verifiers.REGISTRY.identity(v.name, **verifier_options(v, kind, entry.name))
             for v in config.verifiers_of(entry)
         },
-        "detector": detector.identity(chosen.name, kind, **chosen.options),
+        **_first_judge(config, prompts, kind),
         "pool": config.pool_of(entry),
         "batch_size": config.batch_size,
         "device": kind,
     }
     return _plain(inputs, {"threads": torch.get_num_threads() if kind == "cpu" else None})
+
+
+def _first_judge(config: RunConfig, prompts: Prompts, kind: str) -> dict[str, Any]:
+    """Identify what says which candidates are right: GenEval's by its detector alone."""
+    first = config.judged_by[0]
+    found = judges.REGISTRY.identity(first.name, **judge_options(config, first, prompts, kind))
+    return {"detector": found} if first.name == "geneval" else {"judge": found}
+
+
+def of_judges(config: RunConfig, prompts: Prompts) -> dict[str, Identity]:
+    """Identify all verdicts of each judge of the run, less their own prompts; raises as `of_entry`."""
+    import torch
+
+    kind = device_kind(config.device)
+    surroundings = {"threads": torch.get_num_threads() if kind == "cpu" else None}
+    found = {}
+    for entry in config.judged_by:
+        known = judges.REGISTRY.identity(entry.name, **judge_options(config, entry, prompts, kind))
+        inputs = {
+            "results": RESULTS,
+            "judge": {"shown": entry.shown, **known},
+            "batch_size": config.batch_size,
+        }
+        found[entry.shown] = _plain({**inputs, "device": kind}, surroundings)
+    return found
 
 
 def of_costs(
@@ -169,16 +193,18 @@ def _words(path: tuple[str, ...], then: Any, now: Any, whole: Mapping[str, Any])
     if kind == "device":
         return f"the device {change}"
     owner = "the detector"
+    if kind == "judge":
+        owner = f"judge '{whole.get('judge', {}).get('shown', '')}'".replace(" ''", "")
     if kind == "generator":
         owner = f"generator '{whole.get('generator', {}).get('key', '')}'"
     elif kind == "verifiers" and rest:
         owner, rest = f"verifier '{rest[0]}'", rest[1:]
     elif kind == "verifier" and rest:
         owner = f"verifier '{(whole.get('verifier') or {}).get('name', then)}'"
-    elif kind != "detector":
+    elif kind not in ("detector", "judge"):
         return f"'{'.'.join(path)}' {change}"
     if not rest or rest[0] in ("name", "shown"):
-        return f"{owner} {change}" if kind == "detector" else owner
+        return f"{owner} {change}" if kind in ("detector", "judge") else owner
     if rest[-1] == "commit":  # whole, so that it can be asked for as the revision
         return f"{_PARTS[rest[0]]} of {owner} (commit {then} then, {now} now)"
     if rest[0] in _PARTS:

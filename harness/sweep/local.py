@@ -49,6 +49,7 @@ def _processes(worker: Worker, shards: int) -> int:
     ours = (
         entry.name in generators.SPECS
         and all(verifiers.REGISTRY.is_builtin(v.name) for v in config.verifiers_of(entry))
+        and all(judge.name == "geneval" and not judge.options for judge in config.judged_by)
         and chosen_detector(config, worker.prompts).name == "shapes"
     )
     if not (ours and worker.on_cpu and shards >= FEWEST and _weight_bytes(worker) <= _SMALL_BYTES):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +15,9 @@ from vhsbench.generators.checks import as_device
 from vhsbench.generators.lora import find_lora
 from vhsbench.harness.common.files import read_errors_as
 from vhsbench.harness.config.models import chosen_detector
-from vhsbench.harness.config.models import load_detector as load_detector
 from vhsbench.harness.config.run import ConfigError, RunConfig
 from vhsbench.harness.geneval.detector import check_classes, vocabulary
+from vhsbench.harness.inference.bench import Judged
 from vhsbench.harness.store import parquet
 from vhsbench.harness.store.folder import StorageError
 from vhsbench.harness.store.parquet import sha256
@@ -25,15 +25,14 @@ from vhsbench.harness.store.tables import RunStore, environments
 from vhsbench.harness.sweep.config_changes import difference
 from vhsbench.harness.sweep.costs import measure_costs, opened_here
 from vhsbench.harness.sweep.disk import check_room, run_gb
-from vhsbench.harness.sweep.identity import Identity
 from vhsbench.harness.sweep.local import local as local
 from vhsbench.harness.sweep.progress import Journal
 from vhsbench.harness.sweep.run_log import EVENTS, run_log
-from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished, Shard
-from vhsbench.harness.sweep.survey import Expected, Found, check, is_whole, survey
+from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished
+from vhsbench.harness.sweep.survey import Expected, Found, check, is_whole, survey, verdicts_key
+from vhsbench.harness.sweep.verdicts import Engine, judge_rest, note_models, write_verdicts
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
-Engine = Callable[[RunConfig, Sequence[dict[str, Any]], Sequence[Shard]], Iterator[Finished]]
 
 
 def run(
@@ -71,6 +70,8 @@ def run(
             f"{len(found.done)} of {len(expected.shards)} shards and the costs of {len(found.measured)} of "
             f"{len(expected.pipelines)} pipelines are there"
         )
+        if found.unjudged:
+            there += f"; {len(found.unjudged)} shards lack verdicts"
         with run_log(store.folder, there):
             _work(expected, store, found, engine, Journal(store.folder, progress))
     return out
@@ -82,6 +83,7 @@ def _work(expected: Expected, store: RunStore, found: Found, engine: Engine, jou
         EVENTS.warning("%s was damaged: removed, to be done again", damaged)
     _begin(store, expected)
     try:
+        judge_rest(expected, store, found.unjudged, engine, journal)
         _candidates(expected, store, found, engine, journal)
         pipelines = measure_costs(expected, store, found.measured, journal) or []
     except BaseException:
@@ -89,7 +91,8 @@ def _work(expected: Expected, store: RunStore, found: Found, engine: Engine, jou
             journal.close("stopped")
         raise
     keys = [shard.key for shard in expected.shards]
-    store.consolidate(dict.fromkeys(TABLES, keys) | {"costs": pipelines})
+    verdicts = [verdicts_key(shard, judge) for shard in expected.shards for judge in expected.judges]
+    store.consolidate(dict.fromkeys(TABLES, keys) | {"verdicts": verdicts, "costs": pipelines})
     failed = [i for i in journal.state["incidents"] if i["kind"] == FAILED]
     store.update(
         status="complete", finished=_now(), damaged_shards_redone=store.damaged, failed_prompts=failed,
@@ -142,23 +145,15 @@ def _candidates(expected: Expected, store: RunStore, found: Found, engine: Engin
     journal.note(store.read_shards("incidents", [s.key for s in found.done]))
     for finished in engine(expected.config, expected.prompts, found.todo):
         check(expected, finished, found.loaded)
-        _note_models(store, finished)
-        found.digests |= _write(store, finished, expected.of(finished.shard))
+        Judged(finished.tables["candidates"], finished.tables["verdicts"]).decided()
+        note_models(store, finished.about)
+        found.digests |= _write(expected, store, finished)
         journal.note(finished.tables["incidents"])
         done[finished.shard.entry] += 1
         show(finished.shard.entry)
 
 
-def _note_models(store: RunStore, finished: Finished) -> None:
-    """Add to run.json what made a shard, if it is not there yet."""
-    known = {k: store.info.get(k, {}) | v for k, v in finished.about.items()}
-    if finished.about:
-        known["detector"] = finished.about["detector"]  # one for all
-    if any(store.info.get(k) != v for k, v in known.items()):
-        store.update(**known)
-
-
-def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str, str]:
+def _write(expected: Expected, store: RunStore, finished: Finished) -> dict[str, str]:
     """Write a shard's pictures and tables, each with what made it; returns the pictures' digests."""
     images = {name: sha256(png) for name, png in finished.images.items()}
     for name, png in finished.images.items():
@@ -166,11 +161,14 @@ def _write(store: RunStore, finished: Finished, identity: Identity) -> dict[str,
     # so that tables of two doings of a shard are never taken for one
     parts = [parquet.encode(finished.tables[table], table) for table in TABLES]
     about = {
-        **(finished.identity or identity).about(),
+        **(finished.identity or expected.of(finished.shard)).about(),
         "made": finished.made,
         "images": images,
         "together": sha256(b"".join(parts)),
     }
+    write_verdicts(
+        expected, store, finished, about["together"]
+    )  # first: of candidates that are not there, they do not count
     for table in TABLES:
         store.write_shard(table, finished.shard.key, finished.tables[table], about)
     return images

@@ -19,20 +19,24 @@ from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.images import encode_image
 from vhsbench.harness.common.shown import one_line
 from vhsbench.harness.config.entries import GeneratorConfig
-from vhsbench.harness.config.models import load_bench, load_detector
+from vhsbench.harness.config.models import load_bench, load_judges
 from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.cost.environment import made_by
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.inference.candidates import Candidates
 from vhsbench.harness.store.parquet import SCHEMAS
-from vhsbench.harness.sweep.identity import Identity, as_json, of_entry
+from vhsbench.harness.sweep.identity import Identity, as_json, of_entry, of_judges
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_name
 
 SMALLEST_SHARD = 8  # prompts
 MOST_SHARDS = 512  # of a run; with more, shards grow
 ATTEMPTS = 3  # of a prompt: two with its shard, one alone
 FAILED, OUT_OF_MEMORY = "failed", "out_of_memory"
-TABLES = ("incidents", "scores", "candidates")  # of a shard, in the order of writing
+TABLES = (
+    "incidents",
+    "scores",
+    "candidates",
+)  # of a shard, in the order of writing; verdicts are a shard a judge
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Finished:
     images: dict[str, bytes]
     about: dict[str, dict[str, Any]]
     identity: Identity | None = None  # None: of a shard that no worker could do
+    judged: dict[str, Identity] = field(default_factory=dict)  # of the verdicts, by judge
     made: dict[str, Any] = field(default_factory=dict)  # by which versions, on what
 
 
@@ -102,9 +107,9 @@ class Worker:
         self.config, self.prompts = config, prompts
         self.entry: GeneratorConfig = config.generators[entry]
         self.gallery = set(gallery_prompts(prompts, config.gallery_prompts))
-        identity = of_entry(config, prompts, self.entry)
-        self.detector = load_detector(config, prompts)  # configuration errors surface first
-        self.bench = load_bench(config, self.entry, prompts, self.detector)
+        identity, judged = of_entry(config, prompts, self.entry), of_judges(config, prompts)
+        judges = load_judges(config, prompts)  # configuration errors surface first
+        self.bench = load_bench(config, self.entry, prompts, judges)
         self.generator = self.bench.generator
         info = self.generator.info()
         self.about: dict[str, dict[str, Any]] = {
@@ -113,13 +118,19 @@ class Worker:
             "blocks": {v.name: v.block for v in self.bench.verifiers if v.block is not None},
             "generators": {self.entry.key: info.source},
             "loras": {self.entry.key: dict(info.lora)} if info.lora else {},
-            "detector": self.detector.info(),
+            "judges": {judge.name: judge.info() for judge in judges},
         }
-        if of_entry(config, prompts, self.entry) != identity:
+        if (of_entry(config, prompts, self.entry), of_judges(config, prompts)) != (identity, judged):
             raise WorkerError(
                 f"files of the models of '{self.entry.key}' changed while they were read; run it again."
             )
+        if "detector" in identity.inputs:
+            self.about["detector"] = judges[0].info()
         self.identity = replace(identity, loaded=as_json(self._loaded()))
+        self.judged = {
+            judge.name: replace(judged[judge.name], loaded=as_json({"judge": judge.info()}))
+            for judge in judges
+        }
         self.made = made_by(str(self.generator.device))
         self.on_cpu = torch.device(self.generator.device).type == "cpu"
         self.behind: ThreadPoolExecutor | None = None
@@ -133,7 +144,7 @@ class Worker:
         return {
             "generator": {} if bundled else {"weights": self.generator.info().source},
             "verifiers": {v.name: {"checkpoint": v.checkpoint_sha256} for v in self.bench.verifiers},
-            "detector": self.detector.info(),
+            "detector" if "detector" in self.about else "judge": self.bench.judges[0].info(),
         }
 
     def work(self, shard: Shard) -> Finished:
@@ -206,8 +217,10 @@ class Worker:
 
     def _judge(self, made: Candidates) -> _Part:
         """Make the verdicts, scores and the gallery's pictures of a batch."""
-        rows = self.bench.judge(made)
-        return _Part([rows], list(self.bench.score(made).values()), self._kept(made))
+        judged = self.bench.judge(made)
+        return _Part(
+            [judged.candidates], list(self.bench.score(made).values()), [judged.verdicts], self._kept(made)
+        )
 
     def _kept(self, made: Candidates) -> dict[str, bytes]:
         """Return the pictures of the gallery's prompts, for the first seed."""
@@ -230,11 +243,13 @@ class Worker:
             {
                 "candidates": _concat("candidates", [f for p in parts for f in p.candidates]),
                 "scores": _concat("scores", [f for p in parts for f in p.scores]),
+                "verdicts": _concat("verdicts", [f for p in parts for f in p.verdicts]),
                 "incidents": pd.DataFrame(list(incidents.values()), columns=SCHEMAS["incidents"].names),
             },
             {name: png for p in parts for name, png in p.images.items()},
             self.about,
             self.identity.of_prompts(self.prompts[shard.start : shard.stop]),
+            {n: made.of_prompts(self.prompts[shard.start : shard.stop]) for n, made in self.judged.items()},
             self.made,
         )
 
@@ -245,11 +260,13 @@ class _Part:
 
     candidates: list[pd.DataFrame] = field(default_factory=list)
     scores: list[pd.DataFrame] = field(default_factory=list)
+    verdicts: list[pd.DataFrame] = field(default_factory=list)
     images: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, next_batch: _Part) -> None:
         self.candidates += next_batch.candidates
         self.scores += next_batch.scores
+        self.verdicts += next_batch.verdicts
         self.images |= next_batch.images
 
 
@@ -259,7 +276,7 @@ def lost(shard: Shard, generator: str, steps: int, reason: str) -> Finished:
         incident(generator, steps, shard.seed, prompt_id, FAILED, 0, reason)
         for prompt_id in range(shard.start, shard.stop)
     ]
-    tables = {table: _concat(table, []) for table in ("candidates", "scores")}
+    tables = {table: _concat(table, []) for table in ("candidates", "scores", "verdicts")}
     return Finished(
         shard, {**tables, "incidents": pd.DataFrame(rows, columns=SCHEMAS["incidents"].names)}, {}, {}
     )

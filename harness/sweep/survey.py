@@ -35,6 +35,7 @@ class Expected:
         self.config, self.prompts = config, prompts
         self.entries = [identity.of_entry(config, prompts, entry) for entry in config.generators]
         made = {entry.key: it for entry, it in zip(config.generators, self.entries, strict=True)}
+        self.judges = identity.of_judges(config, prompts)
         self.shards = shards(config, len(prompts))
         self.pipelines = [
             Pipeline(
@@ -48,6 +49,9 @@ class Expected:
     def of(self, shard: Shard) -> Identity:
         return self.entries[shard.entry].of_prompts(self.prompts[shard.start : shard.stop])
 
+    def of_verdicts(self, shard: Shard, judge: str) -> Identity:
+        return self.judges[judge].of_prompts(self.prompts[shard.start : shard.stop])
+
     def record(self) -> dict[str, Any]:
         """Return what all rows of the run are made of, for run.json."""
         keys = [entry.key for entry in self.config.generators]
@@ -55,14 +59,17 @@ class Expected:
             "prompts": identity.prompts_sha256(self.prompts),
             "costs": identity.COSTS,
             "generators": {key: made.inputs for key, made in zip(keys, self.entries, strict=True)},
+            "judges": {label: made.inputs for label, made in self.judges.items()},
         }
 
     def check_unchanged(self) -> None:
         """Raise StoreError, by name, if the models' files are not those that the run was opened with."""
-        now = Expected(self.config, self.prompts).entries
-        if differing := [
-            said for then, made in zip(self.entries, now, strict=True) for said in then.unlike(made)
-        ]:
+        now = Expected(self.config, self.prompts)
+        pairs = [
+            *zip(self.entries, now.entries, strict=True),
+            *((then, now.judges[label]) for label, then in self.judges.items()),
+        ]
+        if differing := [said for then, made in pairs for said in then.unlike(made)]:
             raise StoreError(
                 f"files changed while the run went on: {', '.join(differing[:3])}; run it again."
             )
@@ -78,10 +85,14 @@ class Expected:
 
 @dataclass
 class Found:
-    """What is there of an expected run. `digests` are those of the pictures that its finished shards kept."""
+    """What is there of an expected run. `digests` are those of the pictures that its finished shards kept.
+
+    `unjudged` are the judges that finished shards lack verdicts of.
+    """
 
     done: list[Shard] = field(default_factory=list)
     todo: list[Shard] = field(default_factory=list)
+    unjudged: dict[Shard, list[str]] = field(default_factory=dict)
     measured: set[str] = field(default_factory=set)  # keys of pipelines
     loaded: dict[int, dict[str, Any]] = field(
         default_factory=dict
@@ -113,12 +124,37 @@ def survey(store: RunStore, expected: Expected, redo: bool) -> Found:
             found.loaded[shard.entry] = fresh[shard.key].loaded or found.loaded.get(shard.entry, {})
         else:
             found.todo.append(shard)
+    of_shard = {shard: kept[shard.key].get("together") for shard in found.done}
+    for judge in expected.judges:
+        for shard in _unjudged(store, expected, judge, of_shard, redo):
+            found.unjudged.setdefault(shard, []).append(judge)
     costs = {p.key: p.identity for p in expected.pipelines}
     said = {key: store.about("costs", key) for key in sorted(store.keys("costs") & costs.keys())}
     measured = {key: about for key, about in said.items() if about is not None}
     if measured.keys() == costs.keys():  # else all are measured again, side by side
         found.measured = set(_fresh(store, costs, measured, redo, "measured pipelines"))
     return found
+
+
+def verdicts_key(shard: Shard, judge: str) -> str:
+    """Return the key of the shard of the table `verdicts` that one judge gave on a shard's candidates."""
+    return f"{shard.key}_judge={judge}"
+
+
+def _unjudged(
+    store: RunStore, expected: Expected, judge: str, of_shard: Mapping[Shard, Any], redo: bool
+) -> list[Shard]:
+    """List the finished shards without this judge's verdicts on the very candidates (`together`) that they have."""
+    wanted = {verdicts_key(shard, judge): expected.of_verdicts(shard, judge) for shard in of_shard}
+    there = store.keys("verdicts")
+    kept: dict[str, dict[str, Any]] = {}
+    for shard, together in of_shard.items():
+        key = verdicts_key(shard, judge)
+        about = store.about("verdicts", key) if key in there else None
+        if about is not None and about.get("of") == together:
+            kept[key] = about
+    fresh = _fresh(store, wanted, kept, redo, f"shards of judge '{judge}'")
+    return [shard for shard in of_shard if verdicts_key(shard, judge) not in fresh]
 
 
 def _refuse_other_prompts(store: RunStore, expected: Expected) -> None:
@@ -208,7 +244,17 @@ def is_whole(store: RunStore, expected: Expected) -> bool:
     then, now, digests = store.info.get("identity"), expected.record(), store.info.get("digests")
     if then is None or digests is None:
         _refuse_earlier(store)
-    differing = differences({**then, "generators": {}}, {**now, "generators": {}})
+    judged = then.get("judges") or dict.fromkeys([next(iter(now["judges"]))])  # earlier versions had one
+    if judged.keys() != now["judges"].keys():
+        return False
+    differing = [
+        said
+        for label, inputs in judged.items()
+        if inputs is not None
+        for said in differences(inputs, now["judges"][label])
+    ]
+    apart: dict[str, Any] = {"generators": {}, "judges": {}}
+    differing += differences({**then, **apart}, {**now, **apart})
     for key, inputs in now["generators"].items():
         differing += differences(then["generators"].get(key, {}), inputs)
     if differing:
@@ -236,7 +282,10 @@ def check(expected: Expected, finished: Finished, loaded: dict[int, dict[str, An
     made = finished.identity
     if made is not None:
         loaded[shard.entry] = before = loaded.get(shard.entry) or made.loaded
-        if differing := now.unlike(made) + differences(before, made.loaded):
+        differing = now.unlike(made) + differences(before, made.loaded)
+        for judge, judged in finished.judged.items():
+            differing += expected.of_verdicts(shard, judge).unlike(judged)
+        if differing:
             raise StoreError(
                 f"a worker made shard {shard.key} with other than what this run was opened with: "
                 f"{', '.join(differing[:3])}; its files are not this machine's, or changed meanwhile."
@@ -253,10 +302,12 @@ def check(expected: Expected, finished: Finished, loaded: dict[int, dict[str, An
     scores = finished.tables["scores"]
     parts = [finished.tables["candidates"]]
     parts += [scores[scores["verifier"] == v.shown] for v in config.verifiers_of(entry)]
+    verdicts = finished.tables["verdicts"]
+    parts += [verdicts[verdicts["judge"] == judge] for judge in expected.judges]
     given = [list(zip(part["prompt_id"], part["index"], strict=True)) for part in parts]
-    if any(len(pairs) != len(rows) or set(pairs) != rows for pairs in given) or len(scores) != sum(
-        map(len, given[1:])
-    ):
+    if any(len(pairs) != len(rows) or set(pairs) != rows for pairs in given) or len(scores) + len(
+        verdicts
+    ) != sum(map(len, given[1:])):
         raise RuntimeError(f"shard {shard.key} came with other rows than its prompts and pool have.")
     if finished.images.keys() != expected.pictures(shard, failed):
         raise RuntimeError(f"shard {shard.key} came with other pictures than the gallery's prompts have.")

@@ -17,6 +17,7 @@ import pytest
 
 import vhsbench.harness.sweep.run
 from vhsbench import generators, verifiers
+from vhsbench.harness import judges
 from vhsbench.harness.config.run import RunConfig, parse
 
 FAKES = Path(__file__).parent / "fakes"
@@ -106,7 +107,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     """Faults, in this process and in those that it starts; runs measure no costs."""
     monkeypatch.syspath_prepend(str(FAKES))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), str(ROOT)]))
-    for registry in (generators.REGISTRY, verifiers.REGISTRY):
+    for registry in (generators.REGISTRY, judges.REGISTRY, verifiers.REGISTRY):
         monkeypatch.setattr(registry, "_targets", None)
     monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", lambda *_: None)
     yield Faults(tmp_path / "faults")

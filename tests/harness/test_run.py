@@ -15,12 +15,13 @@ import pytest
 
 import vhsbench.harness.sweep.run
 from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness.config.models import load_judges
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.geneval import prompts as geneval_prompts
 from vhsbench.harness.geneval.detector import UnknownClass
 from vhsbench.harness.report.build import build
 from vhsbench.harness.store.tables import load_run
-from vhsbench.harness.sweep.run import load_detector, run
+from vhsbench.harness.sweep.run import run
 
 CONFIG = """
 name: small
@@ -60,20 +61,20 @@ def test_tables_are_whole(finished):
 
 def test_the_detector_fits_the_prompts_or_is_refused():
     star, dog = geneval_prompts.single("star"), geneval_prompts.single("dog")
-    assert load_detector(parse(CONFIG, "x"), [star]).info() == {"name": "shapes"}
+    assert load_judges(parse(CONFIG, "x"), [star])[0].info() == {"name": "shapes"}
     chosen = parse(
         CONFIG + "detector: {name: mask2former, options: {checkpoint: random, scale: [96, 64]}}\n", "x"
     )
-    assert load_detector(chosen, [dog]).info()["checkpoint_sha256"] == "random"
+    assert load_judges(chosen, [dog])[0].info()["checkpoint_sha256"] == "random"
     shapes = parse(CONFIG + "detector: {name: shapes}\n", "x")
     with pytest.raises(UnknownClass, match="prompt 0 of nano: class 'dog' is unknown to the detector shapes"):
-        load_detector(shapes, [dog])
+        load_judges(shapes, [dog])[0]
     elsewhere = "detector: {name: mask2former, options: {checkpoint: random, colors: random, device: cpu}}\n"
     config = parse(CONFIG + elsewhere, "x").model_copy(update={"device": "meta"})
-    assert load_detector(config, [dog]).model.device.type == "cpu"  # its own device, not the run's
+    assert load_judges(config, [dog])[0].detector.model.device.type == "cpu"  # its own device, not the run's
     missing = parse(CONFIG + "detector: {name: mask2former, options: {checkpoint: none.pth}}\n", "x")
     with pytest.raises(ValueError, match=r"detector checkpoint none\.pth does not exist"):
-        load_detector(missing, [dog])
+        load_judges(missing, [dog])[0]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vhsbench.generators.protocol import Conditioning, GeneratorInfo, HiddenStates
+from vhsbench.harness.judges import Verdict
 from vhsbench.verifiers.protocol import Scores
 
 
@@ -85,6 +86,21 @@ class FakeVerifier:
         time.sleep(self.slow)
         yes = torch.sigmoid(features.flatten(1)[:, 0] - torch.tensor([len(p) for p in prompts]))
         return Scores(yes, 1 - yes, torch.where(yes > 0.5, yes, yes - 1))
+
+
+class Reddish:
+    """A judge without a threshold: how red the first pixel is."""
+
+    name = "fake-judge"
+
+    def __init__(self, checkpoint: str | None = None) -> None:
+        self.sha256 = _sha256(checkpoint) if checkpoint else ""
+
+    def judge(self, images: Sequence[Image.Image], prompts: Sequence[object]) -> list[Verdict]:
+        return [Verdict(image.convert("RGB").getpixel((0, 0))[0] / 255) for image in images]
+
+    def info(self) -> dict[str, str]:
+        return {"name": self.name, "sha256": self.sha256}
 
 
 def generator(faults: str, device: str = "cpu") -> FakeGenerator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +10,10 @@ from PIL import Image
 
 from vhsbench.generators.noise import candidate_seed
 from vhsbench.generators.protocol import Conditioning, HiddenStates
+from vhsbench.harness.common.images import pixels_digest
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.inference.bench import Bench
+from vhsbench.harness.judges import JudgeDefaults, JudgeError, Verdict
 from vhsbench.harness.regress.pool import make_pool
 from vhsbench.harness.store.parquet import SCHEMAS
 from vhsbench.harness.sweep.run import load_prompts
@@ -67,10 +68,15 @@ class Reader(VerifierDefaults):
         return Scores(value, 1 - value, value + self.block)
 
 
-def bright(images, metadata):
+class Bright(JudgeDefaults):
     """Right where the picture is brighter than 100; says what it saw of which prompt."""
-    seen = [(i.getpixel((0, 0)), m["prompt"]) for i, m in zip(images, metadata, strict=True)]
-    return [SimpleNamespace(correct=v > 100, reason=f"{v} of {p}") for v, p in seen]
+
+    def __init__(self, name="bright", decides=True):
+        self.name, self.decides = name, decides
+
+    def judge(self, images, prompts):
+        seen = [(i.getpixel((0, 0)), m["prompt"]) for i, m in zip(images, prompts, strict=True)]
+        return [Verdict(v / 255, v > 100 if self.decides else None, f"{v} of {p}") for v, p in seen]
 
 
 def values():
@@ -80,7 +86,13 @@ def values():
 
 @pytest.fixture
 def bench():
-    return Bench(Painter(), PROMPTS, [Reader("late", 7), Reader("early", 3)], bright, "shown")
+    return Bench(
+        Painter(),
+        PROMPTS,
+        [Reader("late", 7), Reader("early", 3)],
+        [Bright(), Bright("second", False)],
+        "shown",
+    )
 
 
 def test_candidates_are_of_their_keys_and_each_prompt_is_encoded_once(bench):
@@ -102,7 +114,7 @@ def test_hidden_states_are_those_that_the_verifiers_read_or_those_asked_for(benc
 
 
 def test_verdicts_are_rows_of_the_table_candidates(bench):
-    rows = bench.judge(bench.make(KEYS))
+    rows = bench.judge(bench.make(KEYS)).decided().candidates
     assert set(rows.columns) == set(SCHEMAS["candidates"].names)
     assert rows[["prompt_id", "seed", "index"]].to_numpy().tolist() == [list(key) for key in KEYS]
     assert rows["tag"].tolist() == ["position", "colors", "position", "position"]
@@ -112,6 +124,39 @@ def test_verdicts_are_rows_of_the_table_candidates(bench):
     ]
     assert set(rows["generator"]) == {"shown"}
     assert set(rows["steps"]) == {2}
+
+
+def test_every_judge_has_rows_of_the_table_verdicts_of_the_same_pictures(bench):
+    made = bench.make(KEYS)
+    rows = bench.judge(made).verdicts
+    assert set(rows.columns) == set(SCHEMAS["verdicts"].names)
+    assert rows["judge"].tolist() == ["bright"] * 4 + ["second"] * 4
+    for judge, correct in (("bright", [v > 100 for v in values()]), ("second", [None] * 4)):
+        mine = rows[rows["judge"] == judge]
+        assert mine[["prompt_id", "seed", "index"]].to_numpy().tolist() == [list(key) for key in KEYS]
+        assert mine["value"].tolist() == [v / 255 for v in values()]
+        assert mine["correct"].tolist() == correct
+        assert mine["picture"].tolist() == [pixels_digest(image) for image in made.images]
+
+
+def test_a_first_judge_that_does_not_say_what_is_right_is_refused():
+    bench = Bench(Painter(), PROMPTS, [], [Bright("second", False), Bright()])
+    with pytest.raises(JudgeError, match=r"judge 'second' has no threshold .* put another before it"):
+        bench.judge(bench.make(KEYS)).decided()
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_value_that_is_not_from_0_to_1_is_refused(value):
+    judge = Bright()
+    judge.judge = lambda images, prompts: [Verdict(value) for _ in images]
+    bench = Bench(Painter(), PROMPTS, [], [judge])
+    with pytest.raises(
+        JudgeError, match=f"judge 'bright' gave an image of 'two' the value {value:g}; a value is from 0"
+    ):
+        bench.judge(bench.make(KEYS))
+    judge.judge = lambda images, prompts: []
+    with pytest.raises(JudgeError, match="judge 'bright' gave 0 verdict"):
+        bench.judge(bench.make(KEYS))
 
 
 def test_scores_are_rows_of_the_table_scores(bench):
@@ -127,7 +172,7 @@ def test_scores_are_rows_of_the_table_scores(bench):
 
 def test_a_verifier_that_cannot_read_the_generator_is_refused_at_once():
     with pytest.raises(ValueError, match="'painter' has no block 9"):
-        Bench(Painter(), PROMPTS, [Reader("far", 9)], bright)
+        Bench(Painter(), PROMPTS, [Reader("far", 9)], [Bright()])
 
 
 def test_a_pool_and_a_sweep_hold_the_same(tmp_path):

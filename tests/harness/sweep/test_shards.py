@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from functools import partial
 
 import pandas as pd
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhsbench.harness.config.run import parse
-from vhsbench.harness.geneval.detector import judge
+from vhsbench.harness.geneval.judge import GenevalJudge
 from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.sweep.run import load_prompts, run
 from vhsbench.harness.sweep.shards import MOST_SHARDS, SMALLEST_SHARD, Worker, shard_size, shards
@@ -35,7 +34,7 @@ class Judge(ShapeDetector):
 
 
 def judged_by(worker, detector):
-    worker.bench.verdicts = partial(judge, detector)
+    worker.bench.judges = [GenevalJudge(detector)]
 
 
 def make_worker(faults, overlap, pool=BATCHES, batch_size=8):
