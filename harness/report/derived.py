@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from vhsbench.harness.common.shown import printable
 from vhsbench.harness.config.run import RunConfig, kept_config
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
@@ -20,15 +19,22 @@ from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.people import People, about_stale, read_people
+from vhsbench.harness.report.recorded import (
+    about_machines,
+    failed_prompts,
+    peaks_gb,
+    printable_run,
+    recorded_needs,
+)
 from vhsbench.harness.report.standings import Standings, shown, standings
-from vhsbench.harness.report.strategies import Rivals, peaks_gb, rivals, sentences, tabulate
+from vhsbench.harness.report.strategies import Rivals, rivals, sentences, tabulate
 from vhsbench.harness.report.style import Looks, looks
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
 from vhsbench.harness.stats.intervals import missed_share
 from vhsbench.harness.store.keys import POOL, RUN, distinct, measured_with, of_pool
-from vhsbench.harness.store.tables import Run, StoreError, environments
+from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.strategies.prices import in_order
 from vhsbench.harness.strategies.registry import Template, parse
 from vhsbench.harness.sweep.kept_images import Pictures
@@ -119,7 +125,7 @@ class Derived:
         return [
             *self.run.notes,
             *self.pictures.notes(),
-            *_about_machines(self.run),
+            *about_machines(self.run),
             *about_stale(self.run),
         ]
 
@@ -332,14 +338,14 @@ def derive(run: Run, costs_from: str = "", strategies: Sequence[str] = ()) -> De
 
     Raises StoreError if no pipeline has a time, or all prompts failed, and StrategyError.
     """
-    run = _shown(run)
+    run = printable_run(run)
     config = kept_config(run)
     failed = failed_prompts(run)
     if run.candidates.empty:
         reason = failed["reason"].iloc[0] if len(failed) else "it has no rows"
         raise StoreError(f"the run in {run.path} has no candidates to report on: {reason.rstrip('.')}.")
     curves = accuracy_curves(run.candidates, run.scores)
-    needs = _needs(run, config)
+    needs = recorded_needs(run, config)
     clock = read_clock(run, config, needs, costs_from)
     # the paper's comparison has no named speed-ups
     run = replace(run, costs=clock.costs[clock.costs["variant"] == ""])
@@ -357,50 +363,6 @@ def _labelled(frame: pd.DataFrame, clock: Clock) -> pd.DataFrame:
     return frame.assign(**{TIMES: clock.label}) if clock.label else frame
 
 
-def _shown(run: Run) -> Run:
-    """Escape control characters in the run's prompts and reasons."""
-    prompts = [{**p, "prompt": printable(p["prompt"])} for p in run.prompts]
-    reasons = run.candidates["reason"].map(printable)
-    return replace(run, prompts=prompts, candidates=run.candidates.assign(reason=reasons))
-
-
-def _about_machines(run: Run) -> list[str]:
-    """Say that a run was made on different machines, of which times and pictures may differ in the last digits."""
-    parts = run.info.get("combined") or [run.info]
-    names = list(dict.fromkeys(machine(e) for part in parts for e in environments(part)))
-    if len(names) < 2:
-        return []
-    devices = " and ".join(sorted({str(d) for d in run.costs["device"].dropna()})) or "none of them"
-    return [f"it was made on different machines: {'; '.join(names)}. Times were measured on {devices}."]
-
-
-def machine(environment: Any) -> str:
-    """Name the machine of a run's environment by its processor and GPUs."""
-    if not isinstance(environment, dict):
-        return "unknown"
-    gpus = environment.get("gpus") or []
-    names = [str(gpu.get("name", "a GPU")) if isinstance(gpu, dict) else str(gpu) for gpu in gpus]
-    cores = environment.get("cores")
-    cpu = str(environment.get("cpu") or "unknown processor") + (f", {cores} cores" if cores else "")
-    return printable(" with ".join([cpu, *names[:1]]))
-
-
-def failed_prompts(run: Run) -> pd.DataFrame:
-    """Collect the failed pools: generator, seed, prompt_id, prompt, reason. Raises StoreError if run.json is damaged."""
-    prompts = dict(enumerate(run.prompts))
-    try:
-        rows = [
-            (str(f["generator"]), int(f["seed"]), int(f["prompt_id"]),
-             prompts[int(f["prompt_id"])]["prompt"], printable(str(f["reason"])))
-            for f in run.info.get("failed_prompts", [])
-        ]  # fmt: skip
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise StoreError(
-            f"{run.path}/run.json is damaged: failed_prompts names none of its prompts."
-        ) from error
-    return pd.DataFrame(rows, columns=["generator", "seed", "prompt_id", "prompt", "reason"])
-
-
 def _as_unmoved(models: Models, config: RunConfig) -> Models:
     """Price a generator that a LoRA moved like the same one unmoved.
 
@@ -410,14 +372,6 @@ def _as_unmoved(models: Models, config: RunConfig) -> Models:
     unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
     pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}
     return {key: models[plain] for key, plain in pairs.items() if plain in models}
-
-
-def _needs(run: Run, config: RunConfig) -> dict[str, str | None]:
-    """Look up what each verifier reads, as recorded in the run. Raises StoreError if it is not."""
-    recorded = run.info.get("needs", {})
-    if missing := [label for label in config.kinds if label not in recorded]:
-        raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
-    return {label: recorded[label] for label in config.kinds}
 
 
 def _default_budgets(models: Models, config: RunConfig) -> list[float]:

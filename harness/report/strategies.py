@@ -15,11 +15,11 @@ from vhsbench.harness.cost.budgets import END_TO_END
 from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.stage_costs import StageCosts
 from vhsbench.harness.cost.turns import quantiles
+from vhsbench.harness.report.recorded import peak_gb
 from vhsbench.harness.report.verdict import ALPHA, Contest
 from vhsbench.harness.stats.intervals import Floats, brackets, clustered_mean, paired_difference
 from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
-from vhsbench.harness.store.keys import POOL, of_pipeline, of_pool, sessions
-from vhsbench.harness.store.tables import Run, StoreError
+from vhsbench.harness.store.keys import of_pipeline, sessions
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
 from vhsbench.harness.strategies.memory import of_its_own
@@ -29,7 +29,6 @@ from vhsbench.harness.strategies.registry import NotMadeAgain, Template, written
 UNITS = ("ms", "TFLOP", "J")  # in which a stage has a cost
 MEANINGS: tuple[Meaning, ...] = ("hard", "mean")
 _FRONTIER = 25  # budgets
-_PEAKS = ("peak_vram_gb", "peak_rss_gb")
 KEYS = ["budget", "unit", "meaning"]
 TABLE = [*KEYS, "strategy", "setting", "chosen_percent", "settings_chosen", "accuracy", "low", "high", "cost",
          "cost_low", "cost_high", "median_cost", "p90_cost", "worst_cost", "peak_gb", "winner"]  # fmt: skip
@@ -65,7 +64,7 @@ class Rivals:
     """The strategies of one pool of candidates: `templates`, and best-of-N by each verifier that they name.
 
     needs: what each verifier reads, those of hidden states in the order of their blocks. costs: the run's. memory: peaks in GB, by text
-    (see peaks_gb). `unpriced` says which have no cost, and why.
+    (see recorded.peaks_gb). `unpriced` says which have no cost, and why.
     """
 
     def __init__(
@@ -171,7 +170,7 @@ class Rivals:
             return self._memory.get(template.text, math.nan)
         contest = self._contest
         rows = of_pipeline(self._costs, contest.generator, contest.steps, template.verifiers[0])
-        return _peak_gb(rows[(rows["stage"] == END_TO_END) & (rows["batch"] == 1)])
+        return peak_gb(rows[(rows["stage"] == END_TO_END) & (rows["batch"] == 1)])
 
     def _pairs(self, held: Sequence[tuple[_Priced, Held]]) -> list[_Pair]:
         pairs = [
@@ -223,22 +222,6 @@ def rivals(
     here = {v: need for v, need in needs.items() if v in models and contest.has(v)}
     mine = [t for t in templates if here.keys() >= set(t.verifiers)]
     return Rivals(contest, here, costs, mine, memory) if mine else None
-
-
-def peaks_gb(run: Run, generator: str, steps: int) -> dict[str, float]:
-    """Return the peak memory in GB of a pool's strategies, by text, as run.json has it. Raises StoreError if that is damaged."""
-    try:
-        rows = pd.DataFrame(run.info.get("strategy_memory", []), columns=[*POOL, "strategy", *_PEAKS])
-        rows[list(_PEAKS)] = rows[list(_PEAKS)].astype(float)
-        here = of_pool(rows, generator, steps)
-        return {str(text): _peak_gb(each) for text, each in here.groupby("strategy")}
-    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise StoreError(f"{run.path}/run.json is damaged: strategy_memory is not a list of rows.") from error
-
-
-def _peak_gb(rows: pd.DataFrame) -> float:
-    """Return the most memory of rows: a GPU's where it was measured, else of the process; NaN if neither was."""
-    return next((float(rows[c].max()) for c in _PEAKS if rows[c].notna().any()), math.nan)
 
 
 def tabulate(

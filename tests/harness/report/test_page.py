@@ -14,9 +14,10 @@ from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.report import page_candidates
 from vhsbench.harness.report.build import _summary
 from vhsbench.harness.report.combine import load_runs
-from vhsbench.harness.report.derived import derive, failed_prompts
+from vhsbench.harness.report.derived import derive
 from vhsbench.harness.report.page import warnings, write_page
 from vhsbench.harness.report.page_budgets import pipelines, units
+from vhsbench.harness.report.recorded import failed_prompts
 from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.store.tables import StoreError, load_run
 
