@@ -26,6 +26,7 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 class VqaScore(Scorer):
     """VQAScore (Lin et al. 2024): the probability of "Yes" to the question whether the image shows the text."""
 
+    threshold: float | None = 0.5  # yes is more likely than all else
     _model: Vlm
 
     def scores(self, prompts: list[str], images: list[Image.Image]) -> torch.Tensor:

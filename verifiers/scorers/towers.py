@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from vhsbench.generators.random_weights import empty_module, fill
-from vhsbench.harness.common.files import read_errors_as
+from vhsbench.harness.common.files import ReadError, read_errors_as
 from vhsbench.harness.common.models import check_folder, check_weights, load_model, no_code, reason
 from vhsbench.harness.common.text import read_json_object
 from vhsbench.harness.common.torch_files import read_state
@@ -50,15 +50,16 @@ class HubTowers:
 
     name = "clip"
 
-    def __init__(self, module: CLIPModel, tokenize: Tokenize, said: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, module: CLIPModel, tokenize: Tokenize, statistics: Mapping[str, Any] | None = None
+    ) -> None:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         size: int = cast(Any, module.config.vision_config).image_size
-        own = {key: said[key] for key in ("image_mean", "image_std") if said and said.get(key)}
         self.module = module
         self._tokenize = tokenize
         self._preprocess = CLIPImageProcessorPil(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **own
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **(statistics or {})
         )
 
     @property
@@ -151,8 +152,7 @@ def load_towers(folder: Path, device: torch.device, dtype: torch.dtype) -> HubTo
 
     with read_errors_as(CheckpointError):
         module = load_model(CLIPModel, folder, device, dtype, "CLIP", pickles=True)
-        said = folder / "preprocessor_config.json"
-        preprocessing = read_json_object(said) if said.is_file() else None
+        preprocessing = _statistics(folder / "preprocessor_config.json")
     try:
         with no_code():
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -170,6 +170,17 @@ def load_towers(folder: Path, device: torch.device, dtype: torch.dtype) -> HubTo
         )  # fmt: skip
 
     return HubTowers(module, tokenize, preprocessing)
+
+
+def _statistics(file: Path) -> dict[str, list[float]]:
+    """Read the mean and deviation of a folder's images, where it has them. Raises ReadError."""
+    said = read_json_object(file) if file.is_file() else {}
+    found = {key: said[key] for key in ("image_mean", "image_std") if said.get(key) is not None}
+    for key, values in found.items():
+        numbers = isinstance(values, list) and all(isinstance(v, float | int) for v in values)
+        if not numbers or len(values) != 3 or (key == "image_std" and not all(values)):
+            raise ReadError(f"{file}: '{key}' is {values!r:.60}, not three numbers.")
+    return found
 
 
 def _load_open(folder: Path, device: torch.device, dtype: torch.dtype, whole: bool = False) -> OpenTowers:

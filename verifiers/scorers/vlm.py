@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import nn
 
 from vhsbench.generators.random_weights import empty_module, fill
@@ -19,11 +20,8 @@ from vhsbench.verifiers.qwen import KnownPieces
 from vhsbench.verifiers.scorers.scorer import check_tokens
 from vhsbench.verifiers.verifier import FeatureError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 ROWS = 16  # questions that are asked in one forward
-Images = Sequence["Image.Image"]
+Images = Sequence[Image.Image]
 QWEN2_5_VL_7B: dict[str, Any] = {
     "text_config": {
         "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -164,11 +162,18 @@ def load_vlm(folder: Path, device: torch.device, dtype: torch.dtype) -> Vlm:
     try:
         with no_code():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        reader = HubReader(processor)
+        made = Vlm(module, HubReader(processor))
     except Exception as error:  # a damaged processor can raise anything
         raise CheckpointError(f"{folder} holds no processor that can be read: {reason(error)}.") from error
     check_tokens(processor.tokenizer, module.config.get_text_config().vocab_size, folder)
-    return Vlm(module, reader)
+    try:
+        with torch.inference_mode():
+            made.likely(["Is it black?"], [Image.new("RGB", (64, 64))], [("Yes",)])
+    except Exception as error:  # of a processor and a model that do not fit
+        raise CheckpointError(
+            f"{folder}: its model cannot be asked by its processor: {reason(error)}."
+        ) from error
+    return made
 
 
 def random_vlm(

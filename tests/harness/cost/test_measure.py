@@ -23,6 +23,7 @@ from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.inference.best_of_n import best_of_n
 from vhsbench.harness.report.costs import cost_table
 from vhsbench.harness.store.tables import SCHEMAS
+from vhsbench.verifiers.protocol import VerifierDefaults
 
 
 @pytest.mark.parametrize("kind", ["vhs", "mllm-ae", "mllm-clip"])
@@ -112,6 +113,23 @@ def test_a_plugin_that_says_no_more_than_it_must_is_measured(faults):
     assert set(rows["stage"]) == {"encode", "noise", "denoise", "score", "decode", "end_to_end"}
     assert (rows["status"] == "ok").all()
     assert (measured.about["loaded"], measured.about["question_tokens"]) == ({}, None)
+
+
+def test_a_verifier_is_told_of_its_prompts_metadata(monkeypatch):
+    class Told(Exception):
+        pass
+
+    class Asking(VerifierDefaults):
+        name, needs = "asking", "images"
+
+        def prepare(self, prompts):
+            raise Told(prompts)
+
+    monkeypatch.setattr(verifiers, "create", lambda name: Asking())
+    metadata = {"prompt": "a photo of a red heart", "questions": [{"question": "Is there a heart?"}]}
+    with pytest.raises(Told) as told:
+        measuring.Measurement(cell(verifier="asking", metadata=metadata))
+    assert told.value.args == ([metadata],)
 
 
 def test_what_stays_loaded_is_stated():

@@ -95,6 +95,14 @@ def bench():
     )
 
 
+def test_a_verifier_is_told_of_the_prompts_metadata():
+    told = []
+    reader = Reader("asking", 3)
+    reader.prepare = told.extend
+    Bench(Painter(), PROMPTS, [reader], [])
+    assert told == PROMPTS
+
+
 def test_candidates_are_of_their_keys_and_each_prompt_is_encoded_once(bench):
     made = bench.make(KEYS)
     assert [i.getpixel((0, 0)) for i in made.images] == values()

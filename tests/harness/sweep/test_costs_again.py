@@ -19,6 +19,7 @@ def measured(device="cpu", keep=None):
     from vhsbench.harness.inference.route import ROUTES
 
     def measure(cell):
+        assert cell.metadata["prompt"] == cell.prompt
         if keep is not None:
             keep.append((cell.verifier or "none", cell.timing.repeats))
         needs = "latents" if cell.verifier else None

@@ -111,12 +111,12 @@ def test_soft_tifa_as_a_judge_reads_the_questions_of_metadata(monkeypatch, soft_
     verdicts = judge.judge(pictures[:2], asked)
     found = scorer.score(["dogs", "cats"], pictures[:2]).score
     assert [v.value for v in verdicts] == found.tolist()
-    assert [v.correct for v in verdicts] == [None, None]
+    assert [v.correct for v in verdicts] == [value >= 0.5 for value in found.tolist()]
     with pytest.raises(QuestionError, match="prompt 'dogs': 'questions' is needed, a list"):
         judge.judge(pictures[:1], [{"prompt": "dogs", "questions": []}])
 
 
-def test_a_folder_is_loaded_as_the_hub_has_it(monkeypatch, vlm_folder, pictures, tmp_path):
+def test_a_folder_is_loaded_as_the_hub_has_it(monkeypatch, vlm_folder, pictures):
     monkeypatch.setattr(vlms, "try_out", questions._ask)  # what its child process does
     scorer = verifiers.create("vqa-score", checkpoint=vlm_folder)
     model = AutoModelForImageTextToText.from_pretrained(vlm_folder).eval()
@@ -130,11 +130,24 @@ def test_a_folder_is_loaded_as_the_hub_has_it(monkeypatch, vlm_folder, pictures,
     )
     known = verifiers.REGISTRY.identity("soft-tifa", checkpoint=vlm_folder, combine="arithmetic")
     assert known["combine"] == "arithmetic"
-    for file in vlm_folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    said = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(said | {"model_type": "qwen2"}))
-    with pytest.raises(CheckpointError, match=r"holds no VLM that can be read"):
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", {"model_type": "qwen2"}, "holds no VLM that can be read"),
+        ("processor_config.json", {"processor_class": "Nothing"}, "holds no processor that can be read"),
+        ("processor_config.json", {"image_processor": {"image_processor_type": "Qwen2VLImageProcessor"}},
+         "its model cannot be asked by its processor"),
+    ],
+)  # fmt: skip
+def test_a_damaged_folder_is_refused(monkeypatch, vlm_folder, tmp_path, file, change, said):
+    monkeypatch.setattr(vlms, "try_out", questions._ask)
+    for whole in vlm_folder.iterdir():
+        (tmp_path / whole.name).write_bytes(whole.read_bytes())
+    known = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(known | change))
+    with pytest.raises(CheckpointError, match=said):
         verifiers.create("vqa-score", checkpoint=tmp_path)
 
 

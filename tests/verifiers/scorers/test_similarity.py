@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shutil
 
@@ -168,6 +169,30 @@ def test_a_mistake_is_one_sentence(name, options, error, said):
     with pytest.raises(error) as raised:
         verifiers.create(name, **options)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "statistics", [{"image_mean": [0.5]}, {"image_std": [0.0, 1, 1]}, {"image_mean": "half"}]
+)
+def test_a_folders_own_mean_and_deviation_are_used_if_they_are_numbers(
+    tmp_path, clip_folder, pictures, statistics
+):
+    shutil.copytree(clip_folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({"image_mean": [0.2, 0.3, 0.4], "image_std": [1, 0.5, 0.3]}))
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    levels = torch.from_numpy(np.array(picture := pictures[3])).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.2, 0.3, 0.4], [1, 0.5, 0.3]))
+    text = CLIPTokenizer.from_pretrained(clip_folder)(PROMPTS[:1], return_tensors="pt")
+    with torch.no_grad():
+        logits = model(pixel_values=(levels - mean) / std, **text).logits_per_image[0]
+    score = verifiers.create("pick-score", checkpoint=tmp_path).score(PROMPTS[:1], [picture]).score
+    torch.testing.assert_close(score, logits, atol=1e-5, rtol=1e-5)
+    file.write_text(json.dumps(statistics))
+    with pytest.raises(
+        CheckpointError, match=r"preprocessor_config.json: 'image_\w+' is .*, not three numbers"
+    ):
+        verifiers.create("pick-score", checkpoint=tmp_path)
 
 
 def test_an_open_clip_of_other_words_is_refused(tmp_path, open_clip_small):
