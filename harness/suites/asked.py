@@ -24,7 +24,8 @@ def geneval2(path: str | None = None) -> Suite:
 
     A line is an object with "prompt", "atom_count", "vqa_list" (pairs of a question and its answer) and "skills".
     """
-    return Suite("geneval2", partial(_geneval2, path), ("soft-tifa",), copy=GENEVAL2)
+    judge = {"name": "soft-tifa", "options": {"combine": "geometric"}}
+    return Suite("geneval2", partial(_geneval2, path), (judge,), copy=GENEVAL2)
 
 
 def _geneval2(path: str | None) -> Sequence[Placed]:
@@ -50,7 +51,8 @@ def dpg_bench(path: str | None = None) -> Suite:
     A row is a question: "item_id" and "text" are its prompt's, "proposition_id" its number, "dependency" the numbers
     of its parents (0 for none).
     """
-    return Suite("dpg-bench", partial(_dpg_bench, path), ("soft-tifa",), copy=DPG_BENCH)
+    judge = {"name": "soft-tifa", "options": {"combine": "share"}}
+    return Suite("dpg-bench", partial(_dpg_bench, path), (judge,), copy=DPG_BENCH)
 
 
 def _dpg_bench(path: str | None) -> Sequence[Placed]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,14 +39,14 @@ class Suite:
     """Prompts, who judges their images, and how scores add up.
 
     read: reads all prompts; a prompt is {"prompt": text, "tag": its task, ...} with what `judges` read.
-    judges: names of judges; the first says what is right. overall: the suite's score is the mean over its prompts or
+    judges: as entries of `judges:` in a run's YAML, such as "geneval"; the first says what is right. overall: the suite's score is the mean over its prompts or
     of its tasks' means. choose: some of the prompts, for a run that limits them. copy: where a user gets the file or
     folder that the suite's `path` is; "" for one that comes with the package.
     """
 
     name: str
     read: Callable[[], Iterable[Placed]]
-    judges: tuple[str, ...]
+    judges: tuple[str | Mapping[str, Any], ...]
     overall: Overall = "prompts"
     choose: Callable[[Sequence[Placed], int], list[Placed]] = in_turn
     copy: str = ""
@@ -68,7 +68,7 @@ class Suite:
         return {
             "name": self.name,
             "prompts": None if self.copy else len(self.prompts()),
-            "judge": ", ".join(self.judges),
+            "judge": ", ".join(entry if isinstance(entry, str) else entry["name"] for entry in self.judges),
             "score": self.score,
             "source": f"your own copy of {self.copy}" if self.copy else "",
         }
