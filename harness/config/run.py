@@ -234,7 +234,9 @@ class RunConfig(Strict):
     @property
     def judged_by(self) -> list[JudgeConfig]:
         """The run's judges, the first of which says what is right: its own, or the suite's."""
-        return self.judges or [JudgeConfig(name=name) for name in self.prompt_suite.create().judges]
+        return self.judges or [
+            JudgeConfig.model_validate(entry) for entry in self.prompt_suite.create().judges
+        ]
 
     @property
     def prompt_suite(self) -> SuiteConfig:

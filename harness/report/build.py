@@ -109,6 +109,8 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
         "area": derived.area,
         "time_to_accuracy": derived.time_to_accuracy,
     }
+    if len(derived.judged):
+        answer["judged"] = derived.judged
     if len(derived.strategies[0]):
         answer |= dict(zip(("strategies", "strategy_pairs"), derived.strategies, strict=True))
     if (people := derived.people) is not None:

@@ -18,6 +18,7 @@ from vhsbench.harness.report import comparisons, scaling
 from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
+from vhsbench.harness.report.judged import judged
 from vhsbench.harness.report.people import People, about_stale, read_people
 from vhsbench.harness.report.recorded import (
     about_machines,
@@ -216,6 +217,11 @@ class Derived:
         """The verdicts as a table."""
         verdicts = self.standings.verdicts
         return LaidOut(self.labelled(verdicts), self.labelled(shown(verdicts, len(self.pools) > 1)))
+
+    @cached_property
+    def judged(self) -> pd.DataFrame:
+        """What each judge makes of best-of-N; empty where accuracies say it all."""
+        return self.labelled(judged(self.run, self.config))
 
     @cached_property
     def area(self) -> pd.DataFrame:

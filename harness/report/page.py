@@ -159,6 +159,7 @@ def _plain(derived: Derived) -> list[dict[str, Any]]:
         ("Time to reach an accuracy (%)", derived.time_to_accuracy),
         ("Share (%) of the way from one image to the oracle", derived.standings.headroom),
         ("T(N) against whole runs", derived.latency),
+        ("Mean value (%) of best-of-N by judge", derived.judged),
         ("Area under the ROC curve of the scores", derived.auc),
         ("Cost of every stage", derived.costs),
     ]

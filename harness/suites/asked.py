@@ -24,7 +24,7 @@ def geneval2(path: str | None = None) -> Suite:
 
     A line is an object with "prompt", "atom_count", "vqa_list" (pairs of a question and its answer) and "skills".
     """
-    judge = {"name": "soft-tifa", "options": {"combine": "geometric"}}
+    judge = {"name": "soft-tifa", "options": {"combine": "geometric", "threshold": 0.5}}
     return Suite("geneval2", partial(_geneval2, path), (judge,), copy=GENEVAL2)
 
 
@@ -51,7 +51,7 @@ def dpg_bench(path: str | None = None) -> Suite:
     A row is a question: "item_id" and "text" are its prompt's, "proposition_id" its number, "dependency" the numbers
     of its parents (0 for none).
     """
-    judge = {"name": "soft-tifa", "options": {"combine": "share"}}
+    judge = {"name": "soft-tifa", "options": {"combine": "share", "threshold": 1}}
     return Suite("dpg-bench", partial(_dpg_bench, path), (judge,), copy=DPG_BENCH)
 
 

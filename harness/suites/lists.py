@@ -17,13 +17,14 @@ DRAWBENCH = "DrawBench's sheet as CSV, with the columns Prompts and Category (im
 PARTIPROMPTS = "PartiPrompts.tsv of github.com/google-research/parti"
 T2I_COMPBENCH = "examples/dataset of github.com/Karine-Huang/T2I-CompBench"
 # the files whose images the paper's table evaluates are {category}_val.txt; the last two came with its second edition
+_LIKELY = {"name": "vqa-score", "options": {"threshold": 0.5}}  # right where yes is more likely than no
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex", "3d_spatial", "numeracy")
 
 
 def drawbench(path: str | None = None) -> Suite:
     """Make the suite of DrawBench (arXiv 2205.11487), in its categories."""
     read = partial(_table, "drawbench", path, DRAWBENCH, "Prompts", "Category")
-    return Suite("drawbench", read, ("hps-v2",), copy=DRAWBENCH)
+    return Suite("drawbench", read, (_LIKELY, "hps-v2"), copy=DRAWBENCH)
 
 
 def partiprompts(path: str | None = None, task: str = "Category") -> Suite:
@@ -31,7 +32,7 @@ def partiprompts(path: str | None = None, task: str = "Category") -> Suite:
     if task not in ("Category", "Challenge"):
         raise SuiteError(f"suite 'partiprompts' has the tasks of Category or Challenge, not '{task}'.")
     read = partial(_table, "partiprompts", path, PARTIPROMPTS, "Prompt", task)
-    return Suite("partiprompts", read, ("hps-v2",), copy=PARTIPROMPTS)
+    return Suite("partiprompts", read, (_LIKELY, "hps-v2"), copy=PARTIPROMPTS)
 
 
 def t2i_compbench(path: str | None = None, split: str = "val") -> Suite:
@@ -39,13 +40,15 @@ def t2i_compbench(path: str | None = None, split: str = "val") -> Suite:
     if split not in ("val", "train"):
         raise SuiteError(f"suite 't2i-compbench' has the splits val and train, not '{split}'.")
     read = partial(_categories, path, split)
-    return Suite("t2i-compbench", read, ("vqa-score",), "tasks", copy=T2I_COMPBENCH)
+    return Suite("t2i-compbench", read, (_LIKELY,), "tasks", copy=T2I_COMPBENCH)
 
 
 def own(path: str | None = None) -> Suite:
     """Make a suite of a user's own prompts: a text file, one a line, or JSON lines with "prompt"."""
     copy = "a file of prompts, one a line"
-    return Suite("own", lambda: _lines(own_copy("own", path, copy), "own"), ("clip-score",), copy=copy)
+    return Suite(
+        "own", lambda: _lines(own_copy("own", path, copy), "own"), (_LIKELY, "clip-score"), copy=copy
+    )
 
 
 def _table(name: str, path: str | None, copy: str, prompt: str, task: str) -> Sequence[Placed]:
