@@ -91,6 +91,9 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
         raise ReadError(f"{folder} has no tokenizer that can be read: {reason(error)}.") from error
     finally:
         logging.set_verbosity(verbosity)
+    beside = folder / "chat_template.json"  # where processors have it
+    if not tokenizer.chat_template and beside.is_file():
+        tokenizer.chat_template = read_json_object(beside).get("chat_template")
     if not tokenizer.chat_template:
         raise ReadError(f"the tokenizer of {folder} has no chat template.")
     return tokenizer

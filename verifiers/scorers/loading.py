@@ -20,8 +20,7 @@ from vhsbench.verifiers.clip import PICKLED
 from vhsbench.verifiers.hub import model_folder
 from vhsbench.verifiers.loading import RANDOM, as_dtype
 from vhsbench.verifiers.nano import WEIGHTS
-from vhsbench.verifiers.scorers import image_reward as image_reward_model
-from vhsbench.verifiers.scorers import towers, vlm
+from vhsbench.verifiers.scorers import reward, towers, vlm
 from vhsbench.verifiers.scorers.asking import SoftTifa, VqaScore
 from vhsbench.verifiers.scorers.scorer import Scorer
 from vhsbench.verifiers.scorers.similarity import ClipScore, PickScore, Similarity
@@ -157,7 +156,7 @@ def _load_vlm(folder: Path, device: torch.device, dtype: torch.dtype, _: Options
 
 
 def _load_reward(folder: Path, device: torch.device, dtype: torch.dtype, _: Options) -> Any:
-    return image_reward_model.load_reward(folder, device, dtype)
+    return reward.load_reward(folder, device, dtype)
 
 
 def _hps_file(options: HpsOptions) -> str:
@@ -218,10 +217,10 @@ image_reward = ScorerFactory(
     Kind(
         "image-reward",
         "zai-org/ImageReward@5736be03b2652728fb87788c9797b0570450ab72",
-        image_reward_model.ImageReward,
+        reward.ImageReward,
         _load_reward,
-        image_reward_model.random_reward,
-        pickled=lambda _: image_reward_model.WEIGHTS,
-        beside=lambda folder: [image_reward_model.vocabulary(folder)],
+        reward.random_reward,
+        pickled=lambda _: reward.WEIGHTS,
+        beside=lambda folder: [reward.vocabulary(folder)],
     )
 )

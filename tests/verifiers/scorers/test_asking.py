@@ -132,6 +132,20 @@ def test_a_folder_is_loaded_as_the_hub_has_it(monkeypatch, vlm_folder, pictures)
     assert known["combine"] == "arithmetic"
 
 
+def test_the_chat_template_may_be_the_processors_alone(monkeypatch, vlm_folder, pictures, tmp_path):
+    monkeypatch.setattr(vlms, "try_out", questions._ask)
+    for file in vlm_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match="has no chat template"):
+        verifiers.create("vqa-score", checkpoint=tmp_path)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    score = verifiers.create("vqa-score", checkpoint=tmp_path).score(["a cat"], pictures[:1]).score
+    whole = verifiers.create("vqa-score", checkpoint=vlm_folder).score(["a cat"], pictures[:1]).score
+    torch.testing.assert_close(score, whole)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [

@@ -7,7 +7,7 @@ import torch
 
 from vhsbench import verifiers
 from vhsbench.verifiers.checkpoint import CheckpointError
-from vhsbench.verifiers.scorers import image_reward
+from vhsbench.verifiers.scorers import reward
 
 PROMPTS = ["a red circle", "two dogs, left of a cat", "a red circle", "5 blue vases?"]
 # image-reward 1.5's ImageReward.score, with BLIP_Pretrain of the fixture's sizes, weights and words
@@ -75,11 +75,11 @@ def test_the_published_one_is_pinned_and_its_cost_needs_no_hub(pictures):
         CheckpointError, match=r"'zai-org/ImageReward' \(revision '5736be03\w+'\) is not in the hub"
     ):
         verifiers.create("image-reward")
-    sizes = {"vision": image_reward.LARGE["vision"] | {"num_hidden_layers": 1},
-             "text": image_reward.LARGE["text"] | {"num_hidden_layers": 1}}  # fmt: skip
+    sizes = {"vision": reward.LARGE["vision"] | {"num_hidden_layers": 1},
+             "text": reward.LARGE["text"] | {"num_hidden_layers": 1}}  # fmt: skip
     for device in ("cpu", "meta"):
-        model = image_reward.random_reward(torch.device(device), torch.float32, sizes)
-        assert image_reward.ImageReward("x", model).score(PROMPTS, pictures).score.shape == (4,)
+        model = reward.random_reward(torch.device(device), torch.float32, sizes)
+        assert reward.ImageReward("x", model).score(PROMPTS, pictures).score.shape == (4,)
 
 
 def test_the_words_are_berts_where_a_folder_has_none(reward_folder):
