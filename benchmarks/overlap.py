@@ -37,7 +37,7 @@ pool: 8
 batch_size: 8
 """
 TINY = (
-    "{generators: [{name: nano}], verifiers: [{name: vhs}], prompts: {source: nano}, pool: 4, batch_size: 8}"
+    "{generators: [{name: nano}], verifiers: [{name: vhs}], prompts: {source: nano}, pool: 2, batch_size: 8}"
 )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: read when torch loads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,10 +15,9 @@ os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else Ray replaces builtins
 
 import hypothesis
 import pytest
-import torch
 
-from vhsbench import generators
-from vhsbench.generators.sana import SanaSprint
+if TYPE_CHECKING:  # else the process that only hands out tests would load torch, while the others wait for it
+    from vhsbench.generators.sana import SanaSprint
 
 TESTS = Path(__file__).parent
 
@@ -55,6 +55,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def threads() -> int:
     """How many a module's tests have; a run sets its process's, and floats' last bits depend on them."""
+    import torch
+
     torch.set_num_threads(2)
     return 2
 
@@ -62,12 +64,38 @@ def threads() -> int:
 @pytest.fixture(autouse=True)
 def _threads(threads: int) -> Iterator[None]:
     yield
+    import torch
+
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
 def nano() -> SanaSprint:
+    from vhsbench import generators
+
     return generators.create("nano")
+
+
+@contextmanager
+def _undrawn(but: str = "") -> Iterator[None]:
+    from vhsbench.harness.report import style
+
+    real = style.drawn
+    with pytest.MonkeyPatch.context() as patch:
+        if not but:
+            patch.setattr(style, "_lay_out", lambda *_: None)
+        patch.setattr(style, "_PNG_DPI", 72)
+        patch.setattr(style, "drawn", lambda fig, kind, **how: real(fig, kind, **how) if kind == but else b"")
+        yield
+
+
+@pytest.fixture(scope="session")
+def undrawn() -> Callable[..., AbstractContextManager[None]]:
+    """`with undrawn(): build(...)` for tests of tables, pages and figures' data: pictures, most of a report's time, are empty.
+
+    `undrawn(but="png")` draws them once, small.
+    """
+    return _undrawn
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import indent
 
@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import typer
 
+from vhsbench import verifiers
 from vhsbench.generators.rules import RULES as generator_rules
 from vhsbench.harness.cli import app
 from vhsbench.harness.common.shown import markdown_table
@@ -32,6 +33,7 @@ _COMMAND = re.compile(r"(?<!from )\bvhsbench ([a-z][a-z0-9-]*)(?: ([a-z][a-z0-9-
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
+COMMAND = typer.main.get_command(app)
 _ENDS = ("&&", "||", "|", ";", "#")
 
 
@@ -46,13 +48,12 @@ def missing_paths(text: str) -> list[str]:
 
 def unknown_commands(text: str) -> list[str]:
     """Return the commands of code, in blocks and between backquotes, that the command line does not have."""
-    command = typer.main.get_command(app)
     code = [body for _, body in _BLOCK.findall(text)]
     code += re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text))
     unknown = []
     for line in "\n".join(code).splitlines():
         for name, below in _COMMAND.findall(line.partition("#")[0]):
-            here = command.commands.get(name)
+            here = COMMAND.commands.get(name)
             known = here is not None and (
                 not hasattr(here, "commands") or not below or below in here.commands
             )
@@ -72,7 +73,7 @@ def wrong_arguments(text: str) -> list[str]:
         end = next(
             (i for i, word in enumerate(words) if word in _ENDS or word.startswith(("<", ">"))), len(words)
         )
-        command, rest = typer.main.get_command(app), words[1:end]
+        command, rest = COMMAND, words[1:end]
         while rest and hasattr(command, "commands") and rest[0] in command.commands:
             command, rest = command.commands[rest[0]], rest[1:]
         context = command.make_context("vhsbench", [], resilient_parsing=True)
@@ -124,18 +125,24 @@ def test_what_a_page_must_not_name_is_seen():
     assert unknown_commands(page) == ["train moon", "walk nano"]
 
 
-def run_file(folder: Path, name: str, code: str, *more: Path) -> str:
-    (folder / name).write_text(code, encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *more])), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, name], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run_file(tmp_path, monkeypatch, capfd, undrawn) -> Callable[[str], str]:
+    """Runs code as a script of the test's folder, in this process: another would load torch and diffusers for seconds."""
+
+    def run(code: str) -> str:
+        file = tmp_path / "script.py"
+        file.write_text(code, encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(file)])
+        capfd.readouterr()
+        with undrawn():
+            runpy.run_path(str(file), run_name="__main__")
+        return capfd.readouterr().out
+
+    return run
 
 
-def test_the_readme_chooses_an_image_and_runs_a_configuration(tmp_path):
-    """One process for both blocks: loading torch takes seconds."""
+def test_the_readme_chooses_an_image_and_runs_a_configuration(tmp_path, run_file):
     (configuration,) = blocks(ROOT / "README.md", "yaml")
     (tmp_path / "my.yaml").write_text(configuration, encoding="utf-8")
     verifier, first, second = blocks(ROOT / "README.md", "python")
@@ -144,7 +151,7 @@ def test_the_readme_chooses_an_image_and_runs_a_configuration(tmp_path):
         f"{verifier}\nif __name__ == '__main__':\n{indent(first, '    ')}\n    {scored}\n"
         "    print(best.index, len(best.scores))\n"
     )
-    lines = run_file(tmp_path, "readme.py", f"{guarded}\n{second}").splitlines()
+    lines = run_file(f"{guarded}\n{second}").splitlines()
     index, count = map(int, lines[0].split())
     assert count == 8
     assert 0 <= index < 8
@@ -155,8 +162,8 @@ def test_the_readme_chooses_an_image_and_runs_a_configuration(tmp_path):
 
 
 @pytest.fixture
-def plugin(tmp_path_factory) -> Path:
-    """A folder in which the verifier of docs/extending.md is installed."""
+def plugin(tmp_path_factory, monkeypatch) -> Iterator[None]:
+    """The verifier of docs/extending.md is installed."""
     folder = tmp_path_factory.mktemp("plugin")
     page = ROOT / "docs/extending.md"
     (code,) = blocks(page, "python")
@@ -169,7 +176,10 @@ def plugin(tmp_path_factory) -> Path:
     )
     lines = entry.replace('[project.entry-points."vhsbench.verifiers"]', "[vhsbench.verifiers]")
     (about / "entry_points.txt").write_text(lines.replace('"', ""), encoding="utf-8")
-    return folder
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(verifiers.REGISTRY, "_targets", None)
+    yield
+    sys.modules.pop("my_package", None)
 
 
 @pytest.mark.parametrize("rules", [generator_rules, verifier_rules], ids=["generator", "verifier"])
@@ -202,8 +212,8 @@ if __name__ == "__main__":  # costs are measured in processes that import this f
 """
 
 
-def test_the_verifier_in_ten_lines_chooses_and_goes_through_every_command(plugin, tmp_path):
-    """It has no p_yes, which is empty wherever it would be. One process for all: loading torch takes seconds."""
+def test_the_verifier_in_ten_lines_chooses_and_goes_through_every_command(plugin, tmp_path, run_file):
+    """It has no p_yes, which is empty wherever it would be."""
     (tmp_path / "my.yaml").write_text(_RANKED)
     (tmp_path / "prompts.txt").write_text("a red circle\na blue circle\n")
     (tmp_path / "gate.yaml").write_text(
@@ -217,7 +227,7 @@ def test_the_verifier_in_ten_lines_chooses_and_goes_through_every_command(plugin
         best-of-n nano redness "a red circle" -n 2 --out sheet.png
     """
     (tmp_path / "commands").write_text("\n".join(line.strip() for line in commands.strip().splitlines()))
-    best, red, said = run_file(tmp_path, "all.py", _COMMANDS, plugin).split("\n", 2)
+    best, red, said = run_file(_COMMANDS).split("\n", 2)
     assert best.split()[0] == "True"
     assert float(best.split()[1]) == pytest.approx(float(red), abs=1e-6)
     summary, end = json.JSONDecoder().raw_decode(said)

@@ -26,5 +26,5 @@ def test_overlap_is_measured_both_ways_on_the_same_shards(benchmark_script, tmp_
     benchmark_script("overlap").main(["--out", str(table), "--tiny", "--rounds", "2"])
     rows = pd.read_csv(table)
     assert [(r.round, r.overlap) for r in rows.itertuples()] == [(1, False), (1, True), (2, True), (2, False)]
-    assert set(rows["candidates"]) == {32}
+    assert set(rows["candidates"]) == {16}
     assert (rows["wall_s"] > 0).all()

@@ -130,12 +130,13 @@ def test_the_tables_in_the_repository_are_those_of_its_parts(tables, tmp_path):
 
 
 def test_nothing_of_a_command_outlives_it(processes, tmp_path):
-    soon = time.monotonic() + 2
+    log = tmp_path / "log"
     child = f"{sys.executable} -c 'import time; time.sleep(60)'"
-    with (
-        pytest.raises(processes.TooSlow, match="ended with: here"),
-        processes.Command(["sh", "-c", f"{child} & echo here; wait"], tmp_path / "log", soon) as command,
-    ):
+    command = processes.Command(["sh", "-c", f"{child} & echo here; wait"], log, float("inf"))
+    while "here" not in log.read_text():
+        time.sleep(0.02)
+    command.until = time.monotonic()
+    with pytest.raises(processes.TooSlow, match="ended with: here"), command:
         command.wait()
     assert not command.family()
     assert command.process.poll() is not None

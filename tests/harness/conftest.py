@@ -135,9 +135,19 @@ class Family:
                 continue
         return found
 
-    def left_after(self, seconds: float) -> list[psutil.Process]:
-        """Those that live on for so long; returns as soon as there are none."""
-        until = time.monotonic() + seconds
+    def at_work(self, seconds: float) -> int:
+        """How many of those that live have used a processor for longer than so."""
+        count = 0
+        for process in self.living():
+            try:
+                count += process.cpu_times().user > seconds
+            except psutil.Error:  # it ended just now
+                continue
+        return count
+
+    def left(self) -> list[psutil.Process]:
+        """Those that live on for a minute, however busy the machine is; returns as soon as there are none."""
+        until = time.monotonic() + 60
         while (left := self.living()) and time.monotonic() < until:
             time.sleep(0.1)
         return left

@@ -50,15 +50,18 @@ def measuring(tmp_path, family):
 
 def measures(driver):
     """Whether a process started by the driver's fork server has been at work for a second."""
-    servers = psutil.Process(driver.pid).children()
-    return any(p.cpu_times().user > 1 for server in servers for p in server.children())
+    try:
+        servers = psutil.Process(driver.pid).children()
+        return any(p.cpu_times().user > 1 for server in servers for p in server.children())
+    except psutil.NoSuchProcess:  # one that ended just now
+        return False
 
 
 def test_kill_9_leaves_no_process_that_measures_on(measuring, family):
     driver, out = measuring
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert family.left_after(5) == []
+    assert family.left() == []
     with RunStore(out, json.loads((out / "run.json").read_text())["config"]):
         pass  # nobody else has it
 
@@ -66,11 +69,11 @@ def test_kill_9_leaves_no_process_that_measures_on(measuring, family):
 def test_a_terminal_that_closes_ends_the_run_and_what_it_measures(measuring, family):
     driver, _ = measuring
     os.kill(driver.pid, signal.SIGHUP)
-    said = driver.communicate(timeout=30)[1]
+    said = driver.communicate(timeout=120)[1]
     assert driver.returncode == 128 + signal.SIGHUP
     assert "stopped; nothing that was finished is lost: resume with `vhsbench " in said
     assert "Traceback" not in said
-    assert family.left_after(5) == []
+    assert family.left() == []
 
 
 @pytest.fixture

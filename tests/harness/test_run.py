@@ -8,13 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import vhsbench.harness.sweep.run
 from vhsbench.generators.protocol import GeneratorError
+from vhsbench.harness import cli
 from vhsbench.harness.config.models import load_judges
 from vhsbench.harness.config.run import parse
 from vhsbench.harness.geneval import prompts as geneval_prompts
@@ -37,9 +42,49 @@ timing: {best_of_n: [1, 2], repeats: 3, warm_up: 1}
 """
 
 
+def command(*arguments: str, **options) -> subprocess.Popen[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "vhsbench.harness.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+@dataclass
+class Resumed:
+    """A run whose first process was killed: which shards it had done by then, with their times, and what the second said."""
+
+    folder: Path
+    done: dict[Path, int]
+    status: str
+    summary: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return run(parse(CONFIG, "small.yaml"), tmp_path_factory.mktemp("run") / "small")
+def resumed(tmp_path_factory):
+    """The whole job, with costs and a report, from the command line: the run that all tests here look at."""
+    folder = tmp_path_factory.mktemp("run")
+    config, out = folder / "small.yaml", folder / "small"
+    config.write_text(CONFIG)
+    first = command("run", str(config), "--out", str(out))
+    shards = out / "shards" / "candidates"
+    while not list(shards.glob("[!.]*.parquet")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    status = json.loads((out / "run.json").read_text())["status"]
+    done = {f: f.stat().st_mtime_ns for f in shards.glob("[!.]*.parquet")}
+    second = CliRunner().invoke(
+        cli.app, ["run", str(config), "--out", str(out), "--json"], catch_exceptions=False
+    )
+    assert second.exit_code == 0, second.stderr
+    return Resumed(out, done, status, json.loads(second.stdout))
+
+
+@pytest.fixture(scope="module")
+def finished(resumed):
+    return resumed.folder
 
 
 VERIFIERS = ("mllm-ae", "mllm-clip", "vhs")
@@ -55,7 +100,7 @@ def test_tables_are_whole(finished):
     assert found.costs["peak_vram_gb"].isna().all()
     assert set(found.info["checkpoints"]) == {"vhs", "mllm-clip", "mllm-ae"}
     assert found.info["generators"] == {"nano": "bundled"}
-    assert [e["packages"]["torch"] for e in found.info["environments"]] == [version("torch")]
+    assert [e["packages"]["torch"] for e in found.info["environments"]] == [version("torch")] * 2  # sessions
     assert found.info["detector"] == {"name": "shapes"}
 
 
@@ -77,14 +122,8 @@ def test_the_detector_fits_the_prompts_or_is_refused():
         load_judges(missing, [dog])[0]
 
 
-@pytest.fixture(scope="module")
-def reported(finished):
-    """The summary of its report, which is drawn in its folder."""
-    return build(finished)
-
-
-def test_the_reports_tables_and_figures_are_of_the_run(finished, reported):
-    summary = reported
+def test_the_reports_tables_and_figures_are_of_the_run(finished, resumed):
+    summary = resumed.summary
     for name, rows in (
         ("budgets", summary["tables"]["budgets"]),
         *((n, summary[n]) for n in ("latency", "auc")),
@@ -104,42 +143,24 @@ def test_the_reports_tables_and_figures_are_of_the_run(finished, reported):
     assert clip == [2, 4, 4]  # the third budget affords 6, the pool holds 4
     shown = {r["verifier"] for r in summary["budgets"]}
     assert shown == {"none", "vhs", "mllm-clip", "mllm-ae"}
-    json.dumps(summary)
 
 
-def test_deriving_again_gives_the_same_tables(finished, reported):
-    first = {f: f.read_bytes() for f in (finished / "tables").iterdir()}
-    build(finished)
-    assert first == {f: f.read_bytes() for f in (finished / "tables").iterdir()}
+def test_deriving_again_gives_the_same_tables(finished, undrawn, tmp_path):
+    with undrawn():
+        build(finished, out=tmp_path)
+    first, again = (
+        {f.name: f.read_bytes() for f in (out / "tables").iterdir()} for out in (finished, tmp_path)
+    )
+    assert first == again
 
 
-def command(*arguments: str, **options) -> subprocess.Popen[str]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "vhsbench.harness.cli", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
-    )  # fmt: skip
-
-
-def test_killed_and_resumed_ends_with_the_same_tables(finished, tmp_path):
-    config, out = tmp_path / "small.yaml", tmp_path / "again"
-    config.write_text(CONFIG)
-    first = command("run", str(config), "--out", str(out))
-    shards = out / "shards" / "candidates"
-    while not list(shards.glob("[!.]*.parquet")):
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    assert json.loads((out / "run.json").read_text())["status"] == "running"
-    done = {f: f.stat().st_mtime_ns for f in shards.glob("[!.]*.parquet")}
-    assert 0 < len(done) <= 3
-    second = command("run", str(config), "--out", str(out), "--json")
-    printed, said = second.communicate()
-    assert second.returncode == 0, said
-    assert {f: f.stat().st_mtime_ns for f in done} == done, "a finished shard was done again"
-    assert json.loads(printed)["prompts"] == 24
-    again, whole = load_run(out), load_run(finished)
+def test_killed_and_resumed_ends_with_the_same_tables(finished, resumed, tmp_path, monkeypatch):
+    assert resumed.status == "running"
+    assert 0 < len(resumed.done) <= 3
+    assert {f: f.stat().st_mtime_ns for f in resumed.done} == resumed.done, "a finished shard was done again"
+    assert resumed.summary["prompts"] == 24
+    monkeypatch.setattr(vhsbench.harness.sweep.run, "measure_costs", lambda *_: None)
+    again, whole = load_run(finished), load_run(run(parse(CONFIG, "small.yaml"), tmp_path / "whole"))
     pd.testing.assert_frame_equal(again.candidates, whole.candidates)
     pd.testing.assert_frame_equal(again.scores, whole.scores)
 

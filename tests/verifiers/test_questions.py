@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,22 @@ def folder(tmp_path) -> Path:
             shutil.copy(file, tmp_path)
     (tmp_path / "chat_template.jinja").write_text(CHAT + "{# another #}", encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture
+def tried_here(monkeypatch):
+    """Has the child's program run in this process, without limits: loading torch there takes seconds each time."""
+
+    def run(command, **_):
+        folder, template, seconds = command[-3:]
+        said = io.StringIO()
+        with redirect_stderr(said):
+            code = questions.main(Path(folder), template, int(seconds))
+        return subprocess.CompletedProcess(command, code, b"", said.getvalue().encode())
+
+    monkeypatch.setattr(questions, "_limit", lambda _: None)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # as it sets it, but for this test alone
 
 
 def split_by(folder: Path, pattern: str) -> None:
@@ -57,14 +75,28 @@ def test_a_stranger_is_tried_out_once_and_asks_as_it_did(folder, monkeypatch):
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes more than 2 s"),
         ("{% set x = 'a' * (2 ** 33) %}", "cannot ask the question"),
-        ("{{ messages[0].content }}", r"cannot ask the question: the chat has <image> 2 times, not once"),
-        ("{{ messages[0].content.replace('<image>', '') }}", r"the chat has \{prompt\} 2 times after <image>, not once"),
         ("{{ raise_exception('no') }}", "cannot ask the question: no"),
-        ("{% for", "cannot ask the question"),
     ],
 )  # fmt: skip
 def test_a_hostile_template_is_one_sentence(folder, monkeypatch, chat, said):
     monkeypatch.setattr(questions, "CPU_S", 2)
+    refused(folder, chat, said)
+
+
+@pytest.mark.parametrize(
+    ("chat", "said"),
+    [
+        ("{{ messages[0].content }}", r"cannot ask the question: the chat has <image> 2 times, not once"),
+        ("{{ messages[0].content.replace('<image>', '') }}", r"the chat has \{prompt\} 2 times after <image>, not once"),
+        ("{% for", "cannot ask the question"),
+    ],
+)  # fmt: skip
+def test_a_wrong_template_is_one_sentence(folder, tried_here, chat, said):
+    refused(folder, chat, said)
+
+
+def refused(folder, chat, said):
+    """Another template is refused in these words."""
     (folder / "chat_template.jinja").write_text(CHAT + chat, encoding="utf-8")
     with pytest.raises(ReadError, match=said) as error:
         read_question(folder, TEMPLATE, VOCABULARY)
@@ -72,7 +104,7 @@ def test_a_hostile_template_is_one_sentence(folder, monkeypatch, chat, said):
     assert "\n" not in str(error.value)
 
 
-def test_a_template_without_the_prompt_is_refused(folder):
+def test_a_template_without_the_prompt_is_refused(folder, tried_here):
     (folder / "chat_template.jinja").write_text("<image> what is this?", encoding="utf-8")
     with pytest.raises(ReadError, match=r"the chat has \{prompt\} 0 times after <image>, not once"):
         read_question(folder, TEMPLATE, VOCABULARY)
@@ -87,14 +119,14 @@ def test_a_pattern_that_takes_for_ever_is_one_sentence(folder, monkeypatch):
         read_question(folder, TEMPLATE, VOCABULARY)
 
 
-def test_a_token_beyond_the_embeddings_is_named(folder):
+def test_a_token_beyond_the_embeddings_is_named(folder, tried_here):
     with pytest.raises(
         ReadError, match=r"the token '.+' of its tokenizer is number 61, but its model has 61 embed"
     ):
         read_question(folder, TEMPLATE, VOCABULARY - 1)
 
 
-def test_a_checkpoint_of_such_a_template_is_refused(folder, tmp_path_factory):
+def test_a_checkpoint_of_such_a_template_is_refused(folder, tried_here, tmp_path_factory):
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "vhs"
     shutil.copytree(WEIGHTS / "vhs", checkpoint)
     (checkpoint / "chat_template.jinja").write_text(CHAT + CHAT, encoding="utf-8")

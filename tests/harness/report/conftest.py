@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from PIL import Image
 
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import RunConfig
-from vhsbench.harness.report import style
 from vhsbench.harness.report.build import build
 from vhsbench.harness.store.tables import SCHEMAS, RunStore, load_run
 from vhsbench.harness.sweep.kept_images import gallery_prompts, image_file
@@ -153,26 +151,6 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def loaded(made):
     return load_run(made)
-
-
-@contextmanager
-def _undrawn(but: str = "") -> Iterator[None]:
-    real = style.drawn
-    with pytest.MonkeyPatch.context() as patch:
-        if not but:
-            patch.setattr(style, "_lay_out", lambda *_: None)
-        patch.setattr(style, "_PNG_DPI", 72)
-        patch.setattr(style, "drawn", lambda fig, kind, **how: real(fig, kind, **how) if kind == but else b"")
-        yield
-
-
-@pytest.fixture(scope="session")
-def undrawn() -> Callable[..., AbstractContextManager[None]]:
-    """`with undrawn(): build(...)` for tests of tables, pages and figures' data: pictures, most of a report's time, are empty.
-
-    `undrawn(but="png")` draws them once, small.
-    """
-    return _undrawn
 
 
 MARKED = "</script><script>document.title='broken'</script>\"'&<b>"
