@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vhsbench.harness.common.limits import MOST, MOST_CANDIDATES
-from vhsbench.harness.common.terminal import Bars, Json, console, print_json, quiet
+from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
 if TYPE_CHECKING:
     from vhsbench.harness.report.people import People
@@ -30,7 +30,9 @@ def label(
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=MOST, help="Pictures on the page, at most.")] = 200,
-    out: Annotated[Path | None, typer.Option(help="The page; default: people/label.html in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="The page; default: people/label.html in the run.")
+    ] = None,
     page_mb: Annotated[
         float | None, typer.Option(min=1, max=2000, help="Most MB of the page; default: 25.")
     ] = None,

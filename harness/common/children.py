@@ -26,7 +26,7 @@ class ChildError(VhsbenchError):
     """What went wrong in another process, where its own exception cannot be sent."""
 
 
-class ChildEnded(Exception):
+class ChildEnded(ChildError):
     """A process ended without an answer."""
 
     def __init__(self, code: int | None) -> None:

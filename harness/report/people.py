@@ -21,7 +21,7 @@ from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import Floats, brackets
 from vhsbench.harness.stats.ppi import Powered, powered_mean
 from vhsbench.harness.stats.stratified import Estimate, Sample
-from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, POOL, distinct
+from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, POOL, distinct, of_pool
 from vhsbench.harness.store.tables import Run
 
 PEOPLE = "people"
@@ -99,7 +99,7 @@ class People:
     def _corrected(self, pool: tuple[str, int], weights: Floats, judge: str) -> Powered:
         """Estimate what people would say of a pool's picks from all that a judge says and what people said."""
         rows = self.drawn.rows
-        of = ((rows["generator"] == pool[0]) & (rows["steps"] == pool[1])).to_numpy(bool)
+        of = rows.index.isin(of_pool(rows, *pool).index)
         predicted = self._judged[judge]["value"].to_numpy(float, na_value=np.nan)
         sample = self._sample(~np.isnan(self.labels), of)
         return powered_mean(sample, weights[of], predicted[of], self.labels[of])

@@ -103,12 +103,12 @@ def completed(*words: str, python: str = "") -> list[str]:
         (("gen",), ["generate", "geneval"]),
         (("generate", "sa"), ["sana-1.5", "sana-sprint"]),
         (("best-of-n", "nano", "ml"), ["mllm-ae", "mllm-clip"]),
-        (("score", "v"), ["vhs"]),
+        (("score", "v"), ["vhs", "vqa-score"]),
         (("check", "n"), ["nano"]),
         (("run", "nano-f"), ["nano-fig5", "nano-fig6"]),
         (("train", "verifier", "train-nano-m"), ["train-nano-mllm-ae", "train-nano-mllm-clip"]),
         (("config", "show", "table"), ["table1", "table5", "table6", "table7"]),
-        (("cost", "nano", "--verifier", "v"), ["vhs"]),
+        (("cost", "nano", "--verifier", "v"), ["vhs", "vqa-score"]),
     ],
 )  # fmt: skip
 def test_a_shell_completes_names(words, offered):

@@ -69,7 +69,9 @@ def test_small_models_have_a_process_a_thread_where_there_is_work_for_them(worke
 def test_other_models_stay_in_one_process(worker, changed):
     other = SimpleNamespace(**vars(worker) | changed)
     other.config = SimpleNamespace(
-        verifiers_of=lambda entry: worker.config.verifiers, detector=worker.config.detector
+        verifiers_of=lambda entry: worker.config.verifiers,
+        detector=worker.config.detector,
+        judged_by=worker.config.judged_by,
     )
     with engine._threads(2):
         assert engine._processes(other, 25) == 1
