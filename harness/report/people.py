@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -175,12 +176,11 @@ class People:
         """Say who answered how much, and what is wanting."""
         labelled = int((~np.isnan(self.labels)).sum())
         unsure = sum(answer.answer == UNSURE for answer in self.answers)
-        who = ", ".join(self.labellers)
         several = "people" if len(self.labellers) > 1 else "person"
         found = [
-            f"{len(self.labellers)} {several} ({who}) gave {len(self.answers):,} answers about {labelled:,} of the "
-            f"{len(self.labels):,} candidates that a verifier, or none, picks of {self.drawn.best_of}; "
-            f"{unsure:,} of them unsure."
+            f"{len(self.labellers)} {several} ({', '.join(self.labellers)}) gave {len(self.answers):,} answers, "
+            f"{unsure:,} of them unsure, about {labelled:,} of the {len(self.labels):,} candidates that a verifier, or none, "
+            f"picks of a prompt's first {self.drawn.best_of}."
         ]
         if wanting := self.wanting:
             more = "1 more answer is" if wanting == 1 else f"{wanting:,} more answers are"
@@ -188,6 +188,39 @@ class People:
                 f"{more} needed: accuracies are known once each stratum (task, verdict, disputed or not) has two."
             )
         return found
+
+    @property
+    def conclusions(self) -> list[str]:
+        """Say how far each judge and people agree, and whether people confirm who leads by it."""
+        found = [_agree(row) for _, row in self.agreements.iterrows() if row["task"] == OVERALL]
+        rows = self.accuracies[self.accuracies["verifier"] != NONE].dropna(subset=["accuracy", "judged"])
+        for (generator, steps, judge), part in rows.groupby([*POOL, "judge"], sort=False):
+            if len(part) > 1:
+                pool = (str(generator), int(str(steps)))
+                first, second = part.sort_values("judged", ascending=False, kind="stable").to_dict("records")[
+                    :2
+                ]
+                found.append(self._lead(pool, str(judge), first, second))
+        return [sentence for sentence in found if sentence]
+
+    def _lead(
+        self, pool: tuple[str, int], judge: str, first: Mapping[str, Any], second: Mapping[str, Any]
+    ) -> str:
+        """Say whether people confirm the lead that the first of two verifiers has by a judge; "" where that is unknown."""
+        ours, its = (self._weights[(*pool, str(row["verifier"]))] for row in (first, second))
+        if ours is None or its is None or np.array_equal(ours, its):
+            return ""
+        lead = self._corrected(pool, ours - its, judge).estimate
+        if np.isnan(lead.low):
+            return ""
+        said = "people confirm that" if lead.low > 0 else "people's answers do not decide it"
+        said = "people contradict that" if lead.high < 0 else said
+        generator = f" of {pool[0]}" if len(distinct(self.accuracies, POOL)) > 1 else ""
+        return (
+            f"By {judge}, {label(str(first['verifier']))} picks best of {self.drawn.best_of}{generator}: {first['judged']:.1f}% are right, "
+            f"{first['judged'] - second['judged']:.1f} points ahead of {label(str(second['verifier']))}. By people {first['accuracy']:.1f}%"
+            f"{brackets(first['low'], first['high'])} are, {100 * lead.value:+.1f} points{brackets(100 * lead.low, 100 * lead.high)}: {said}."
+        )
 
     @property
     def accuracy_table(self) -> LaidOut:
@@ -214,12 +247,29 @@ class People:
                 "Labelled": row["n"],
                 "Agree % [95%]": _number(row["agreement"]) + brackets(row["agreement_low"], row["agreement_high"]),
                 "Kappa [95%]": _number(row["kappa"], ".2f") + brackets(row["kappa_low"], row["kappa_high"], ".2f"),
-                "Both right": row["both_right"], "First alone": row["first_right"],
-                "Second alone": row["second_right"], "Both wrong": row["both_wrong"],
+                "Right: both / first / second / neither": f"{row['both_right']} / {row['first_right']} / "
+                f"{row['second_right']} / {row['both_wrong']}",
             }
             for _, row in self.agreements.iterrows()
         ]  # fmt: skip
         return LaidOut(self.agreements, pd.DataFrame(shown))
+
+
+def _agree(row: pd.Series) -> str:
+    """Say how far two raters agree; "" where that is unknown."""
+    if pd.isna(row["agreement"]):
+        return ""
+    agreed = f"{row['agreement']:.1f}%{brackets(row['agreement_low'], row['agreement_high'])}"
+    kappa = (
+        f"{row['kappa']:.2f}{brackets(row['kappa_low'], row['kappa_high'], '.2f')}"
+        if pd.notna(row["kappa"])
+        else "unknown"
+    )
+    parted = row["first_right"] + row["second_right"]
+    alone = (
+        f" Of {parted} on which they part, {row['first']} calls {row['first_right']} right." if parted else ""
+    )
+    return f"{row['first']} and {row['second']} agree on {agreed} of picks (kappa {kappa}, {row['n']} labelled).{alone}"
 
 
 def read_people(run: Run) -> People | None:

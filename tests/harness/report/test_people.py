@@ -93,6 +93,35 @@ def test_with_all_labelled_the_statistics_are_plain_counts(run):
     assert overall["second_right"] == (~judge & truth).sum()
 
 
+def test_people_confirm_or_contradict_who_leads_by_the_judge(run):
+    found, drawn = load_run(run), draw(load_run(run), 4)
+    write_sample(run, drawn)
+    chosen = picks(found, 4).merge(found.candidates, on=CANDIDATE)
+    judged = chosen[chosen["verifier"] != "none"].groupby("verifier")["correct"].mean()
+    first, second = judged.sort_values(ascending=False, kind="stable").index[:2]
+    of = {
+        v: {tuple(key) for key in chosen[chosen["verifier"] == v][CANDIDATE].to_numpy()}
+        for v in (first, second)
+    }
+    keys = [tuple(key) for key in drawn.rows[CANDIDATE].to_numpy()]
+    apart = len(of[second] - of[first]) / 24
+    assert apart > 0.2
+    for right, points, said in (
+        (of[first] - of[second], apart, "people confirm that."),
+        (of[second] - of[first], -apart, "people contradict that."),
+        (of[first] & of[second], 0.0, "people's answers do not decide it."),
+    ):
+        store(
+            run,
+            drawn,
+            answered(drawn, "anna", lambda place, right=right: "yes" if keys[place] in right else "no"),
+        )
+        agree, lead = read_people(found).conclusions
+        assert agree.startswith("geneval and people agree on ")
+        assert f"{100 * points:+.1f} points [" in lead
+        assert lead.endswith(said)
+
+
 def test_unsure_is_half_right_and_labellers_are_averaged_but_kept_apart(run):
     found, drawn = load_run(run), draw(load_run(run), 4)
     write_sample(run, drawn)
