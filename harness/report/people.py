@@ -26,6 +26,10 @@ from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, POOL, distinct
 from vhsbench.harness.store.tables import Run
 
 PEOPLE = "people"
+_AGREEMENT = [
+    "first", "second", "task", "n", "agreement", "agreement_low", "agreement_high", "kappa", "kappa_low", "kappa_high",
+    "both_right", "first_right", "second_right", "both_wrong",
+]  # fmt: skip
 Bools = NDArray[np.bool_]
 
 
@@ -134,7 +138,7 @@ class People:
     def _by_judge(self, weights: Floats, judge: str) -> float:
         """Average a judge's verdicts on picks, or its values where it gives no verdicts."""
         found = self._judged[judge]
-        given = found["value"] if found["correct"].isna().all() else found["correct"]
+        given = found["correct" if self._decides(judge) else "value"]
         values = given.to_numpy(float, na_value=np.nan)
         return float(np.sum(np.where(weights != 0, weights * values, 0.0)) / weights.sum())
 
@@ -144,7 +148,9 @@ class People:
 
         People's verdict is that of most answers; a candidate with as many yes as no, or unsure answers alone, has none.
         """
-        sides = {name: _of_judge(rows["correct"]) for name, rows in self._judged.items()}
+        sides = {
+            name: _of_judge(rows["correct"]) for name, rows in self._judged.items() if self._decides(name)
+        }
         people = _of_answers(self.labels)
         rows = [self._agreement(name, judge, PEOPLE, people) for name, judge in sides.items()]
         named = list(zip(self.labellers, self._given, strict=True))
@@ -152,7 +158,11 @@ class People:
             rows.append(
                 self._agreement(f"labeller {a}", _of_answers(first), f"labeller {b}", _of_answers(second))
             )
-        return pd.concat(rows, ignore_index=True)
+        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=_AGREEMENT)
+
+    def _decides(self, judge: str) -> bool:
+        """Tell whether a judge says what is right; one without a threshold gives values alone."""
+        return bool(self._judged[judge]["correct"].notna().any())
 
     def _agreement(self, first: str, a: _Rater, second: str, b: _Rater) -> pd.DataFrame:
         """Compare two raters."""
@@ -204,7 +214,7 @@ class People:
         return [sentence for sentence in found if sentence]
 
     def _lead(
-        self, pool: tuple[str, int], judge: str, first: Mapping[str, Any], second: Mapping[str, Any]
+        self, pool: tuple[str, int], judge: str, first: Mapping[Any, Any], second: Mapping[Any, Any]
     ) -> str:
         """Say whether people confirm the lead that the first of two verifiers has by a judge; "" where that is unknown."""
         ours, its = (self._weights[(*pool, str(row["verifier"]))] for row in (first, second))
@@ -215,9 +225,10 @@ class People:
             return ""
         said = "people confirm that" if lead.low > 0 else "people's answers do not decide it"
         said = "people contradict that" if lead.high < 0 else said
+        how = "are right" if self._decides(judge) else "is their mean value"
         generator = f" of {pool[0]}" if len(distinct(self.accuracies, POOL)) > 1 else ""
         return (
-            f"By {judge}, {label(str(first['verifier']))} picks best of {self.drawn.best_of}{generator}: {first['judged']:.1f}% are right, "
+            f"By {judge}, {label(str(first['verifier']))} picks best of {self.drawn.best_of}{generator}: {first['judged']:.1f}% {how}, "
             f"{first['judged'] - second['judged']:.1f} points ahead of {label(str(second['verifier']))}. By people {first['accuracy']:.1f}%"
             f"{brackets(first['low'], first['high'])} are, {100 * lead.value:+.1f} points{brackets(100 * lead.low, 100 * lead.high)}: {said}."
         )
@@ -228,8 +239,8 @@ class People:
         shown = [
             {
                 "Generator": row["generator"], "Steps": row["steps"], "Verifier": label(str(row["verifier"])),
-                "Best-of-N": row["best_of_n"], "Judge": row["judge"], "Right by the judge %": _number(row["judged"]),
-                "Right by people % [95%]": _number(row["accuracy"]) + brackets(row["low"], row["high"]),
+                "Best-of-N": row["best_of_n"], "Judge": row["judge"], "By the judge %": _number(row["judged"]),
+                "By people % [95%]": _number(row["accuracy"]) + brackets(row["low"], row["high"]),
                 "Labelled": f"{row['labelled']} of {row['picks']:.0f}" if pd.notna(row["picks"]) else "",
             }
             for _, row in self.accuracies.iterrows()
