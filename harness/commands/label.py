@@ -140,9 +140,16 @@ def _summary(people: People | None) -> dict[str, Any]:
     from vhsbench.harness.report.derived import records
 
     if people is None:
-        return {"labellers": [], "answers": 0, "wanting": None, "accuracies": [], "agreements": []}
+        return {
+            "labellers": [],
+            "answers": 0,
+            "wanting": None,
+            "conclusions": [],
+            "accuracies": [],
+            "agreements": [],
+        }
     return {
-        "labellers": people.labellers, "answers": len(people.answers), "wanting": people.wanting,
+        "labellers": people.labellers, "answers": len(people.answers), "wanting": people.wanting, "conclusions": people.conclusions,
         "accuracies": records(people.accuracies), "agreements": records(people.agreements),
     }  # fmt: skip
 
@@ -151,7 +158,7 @@ def _show_people(people: People) -> None:
     from vhsbench.harness.report import tables
 
     out = console()
-    for sentence in people.about:
+    for sentence in [*people.about, *people.conclusions]:
         out.print(sentence, highlight=False, markup=False)
     for table in (people.accuracy_table, people.agreement_table):
         out.print(tables.markdown(table), highlight=False, markup=False, soft_wrap=True)

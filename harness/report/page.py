@@ -172,6 +172,7 @@ def _people(derived: Derived) -> dict[str, Any] | None:
         return None
     return {
         "about": people.about,
+        "conclusions": people.conclusions,
         "accuracies": Markup(tables.html(people.accuracy_table)),
         "agreements": Markup(tables.html(people.agreement_table)),
     }

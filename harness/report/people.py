@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -25,6 +26,10 @@ from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, POOL, distinct, of_
 from vhsbench.harness.store.tables import Run
 
 PEOPLE = "people"
+_AGREEMENT = [
+    "first", "second", "task", "n", "agreement", "agreement_low", "agreement_high", "kappa", "kappa_low", "kappa_high",
+    "both_right", "first_right", "second_right", "both_wrong",
+]  # fmt: skip
 Bools = NDArray[np.bool_]
 
 
@@ -133,7 +138,7 @@ class People:
     def _by_judge(self, weights: Floats, judge: str) -> float:
         """Average a judge's verdicts on picks, or its values where it gives no verdicts."""
         found = self._judged[judge]
-        given = found["value"] if found["correct"].isna().all() else found["correct"]
+        given = found["correct" if self._decides(judge) else "value"]
         values = given.to_numpy(float, na_value=np.nan)
         return float(np.sum(np.where(weights != 0, weights * values, 0.0)) / weights.sum())
 
@@ -143,7 +148,9 @@ class People:
 
         People's verdict is that of most answers; a candidate with as many yes as no, or unsure answers alone, has none.
         """
-        sides = {name: _of_judge(rows["correct"]) for name, rows in self._judged.items()}
+        sides = {
+            name: _of_judge(rows["correct"]) for name, rows in self._judged.items() if self._decides(name)
+        }
         people = _of_answers(self.labels)
         rows = [self._agreement(name, judge, PEOPLE, people) for name, judge in sides.items()]
         named = list(zip(self.labellers, self._given, strict=True))
@@ -151,7 +158,11 @@ class People:
             rows.append(
                 self._agreement(f"labeller {a}", _of_answers(first), f"labeller {b}", _of_answers(second))
             )
-        return pd.concat(rows, ignore_index=True)
+        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=_AGREEMENT)
+
+    def _decides(self, judge: str) -> bool:
+        """Tell whether a judge says what is right; one without a threshold gives values alone."""
+        return bool(self._judged[judge]["correct"].notna().any())
 
     def _agreement(self, first: str, a: _Rater, second: str, b: _Rater) -> pd.DataFrame:
         """Compare two raters."""
@@ -175,12 +186,11 @@ class People:
         """Say who answered how much, and what is wanting."""
         labelled = int((~np.isnan(self.labels)).sum())
         unsure = sum(answer.answer == UNSURE for answer in self.answers)
-        who = ", ".join(self.labellers)
         several = "people" if len(self.labellers) > 1 else "person"
         found = [
-            f"{len(self.labellers)} {several} ({who}) gave {len(self.answers):,} answers about {labelled:,} of the "
-            f"{len(self.labels):,} candidates that a verifier, or none, picks of {self.drawn.best_of}; "
-            f"{unsure:,} of them unsure."
+            f"{len(self.labellers)} {several} ({', '.join(self.labellers)}) gave {len(self.answers):,} answers, "
+            f"{unsure:,} of them unsure, about {labelled:,} of the {len(self.labels):,} candidates that a verifier, or none, "
+            f"picks of a prompt's first {self.drawn.best_of}."
         ]
         if wanting := self.wanting:
             more = "1 more answer is" if wanting == 1 else f"{wanting:,} more answers are"
@@ -190,13 +200,47 @@ class People:
         return found
 
     @property
+    def conclusions(self) -> list[str]:
+        """Say how far each judge and people agree, and whether people confirm who leads by it."""
+        found = [_agree(row) for _, row in self.agreements.iterrows() if row["task"] == OVERALL]
+        rows = self.accuracies[self.accuracies["verifier"] != NONE].dropna(subset=["accuracy", "judged"])
+        for (generator, steps, judge), part in rows.groupby([*POOL, "judge"], sort=False):
+            if len(part) > 1:
+                pool = (str(generator), int(str(steps)))
+                first, second = part.sort_values("judged", ascending=False, kind="stable").to_dict("records")[
+                    :2
+                ]
+                found.append(self._lead(pool, str(judge), first, second))
+        return [sentence for sentence in found if sentence]
+
+    def _lead(
+        self, pool: tuple[str, int], judge: str, first: Mapping[Any, Any], second: Mapping[Any, Any]
+    ) -> str:
+        """Say whether people confirm the lead that the first of two verifiers has by a judge; "" where that is unknown."""
+        ours, its = (self._weights[(*pool, str(row["verifier"]))] for row in (first, second))
+        if ours is None or its is None or np.array_equal(ours, its):
+            return ""
+        lead = self._corrected(pool, ours - its, judge).estimate
+        if np.isnan(lead.low):
+            return ""
+        said = "people confirm that" if lead.low > 0 else "people's answers do not decide it"
+        said = "people contradict that" if lead.high < 0 else said
+        how = "are right" if self._decides(judge) else "is their mean value"
+        generator = f" of {pool[0]}" if len(distinct(self.accuracies, POOL)) > 1 else ""
+        return (
+            f"By {judge}, {label(str(first['verifier']))} picks best of {self.drawn.best_of}{generator}: {first['judged']:.1f}% {how}, "
+            f"{first['judged'] - second['judged']:.1f} points ahead of {label(str(second['verifier']))}. By people {first['accuracy']:.1f}%"
+            f"{brackets(first['low'], first['high'])} are right, {100 * lead.value:+.1f} points{brackets(100 * lead.low, 100 * lead.high)}: {said}."
+        )
+
+    @property
     def accuracy_table(self) -> LaidOut:
         """The accuracies as readers see them."""
         shown = [
             {
                 "Generator": row["generator"], "Steps": row["steps"], "Verifier": label(str(row["verifier"])),
-                "Best-of-N": row["best_of_n"], "Judge": row["judge"], "Right by the judge %": _number(row["judged"]),
-                "Right by people % [95%]": _number(row["accuracy"]) + brackets(row["low"], row["high"]),
+                "Best-of-N": row["best_of_n"], "Judge": row["judge"], "By the judge %": _number(row["judged"]),
+                "By people % [95%]": _number(row["accuracy"]) + brackets(row["low"], row["high"]),
                 "Labelled": f"{row['labelled']} of {row['picks']:.0f}" if pd.notna(row["picks"]) else "",
             }
             for _, row in self.accuracies.iterrows()
@@ -214,12 +258,29 @@ class People:
                 "Labelled": row["n"],
                 "Agree % [95%]": _number(row["agreement"]) + brackets(row["agreement_low"], row["agreement_high"]),
                 "Kappa [95%]": _number(row["kappa"], ".2f") + brackets(row["kappa_low"], row["kappa_high"], ".2f"),
-                "Both right": row["both_right"], "First alone": row["first_right"],
-                "Second alone": row["second_right"], "Both wrong": row["both_wrong"],
+                "Right: both / first / second / neither": f"{row['both_right']} / {row['first_right']} / "
+                f"{row['second_right']} / {row['both_wrong']}",
             }
             for _, row in self.agreements.iterrows()
         ]  # fmt: skip
         return LaidOut(self.agreements, pd.DataFrame(shown))
+
+
+def _agree(row: pd.Series) -> str:
+    """Say how far two raters agree; "" where that is unknown."""
+    if pd.isna(row["agreement"]):
+        return ""
+    agreed = f"{row['agreement']:.1f}%{brackets(row['agreement_low'], row['agreement_high'])}"
+    kappa = (
+        f"{row['kappa']:.2f}{brackets(row['kappa_low'], row['kappa_high'], '.2f')}"
+        if pd.notna(row["kappa"])
+        else "unknown"
+    )
+    parted = row["first_right"] + row["second_right"]
+    alone = (
+        f" Of {parted} on which they part, {row['first']} calls {row['first_right']} right." if parted else ""
+    )
+    return f"{row['first']} and {row['second']} agree on {agreed} of picks (kappa {kappa}, {row['n']} labelled).{alone}"
 
 
 def read_people(run: Run) -> People | None:

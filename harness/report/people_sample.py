@@ -18,6 +18,7 @@ from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import LARGE, ReadError, read_bytes, read_errors_as
 from vhsbench.harness.common.limits import LARGEST_SEED
 from vhsbench.harness.common.text import decode, parse_json_lines
+from vhsbench.harness.config.run import kept_config
 from vhsbench.harness.stats.curves import winners
 from vhsbench.harness.stats.stratified import FEWEST
 from vhsbench.harness.store.keys import CANDIDATE, DRAW, POOL, distinct, of_pool
@@ -27,7 +28,6 @@ from vhsbench.harness.store.tables import Run, StoreError
 FOLDER = "people"  # in a run
 FILE = f"{FOLDER}/sample.jsonl"
 NONE = "none"  # whose pick is the first candidate: no verifier
-JUDGE = "geneval"
 STRATUM = [*POOL, "disputed", "tag", "correct"]
 _DISPUTED_RATE = 2  # how much likelier a disputed pick is drawn than another
 _COLUMNS: dict[str, type] = {
@@ -72,10 +72,17 @@ class Drawn:
 
 
 def verdicts(run: Run) -> dict[str, pd.DataFrame]:
-    """Collect each judge's verdicts on candidates by its name, the primary one first: CANDIDATE, value (0 to 1), correct."""
-    rows = run.candidates[CANDIDATE]
-    right = run.candidates["correct"]
-    return {JUDGE: rows.assign(value=right.astype(float), correct=right.astype("boolean"))}
+    """Collect each judge's verdicts on candidates by its name, the primary one first: CANDIDATE, value (0 to 1), correct.
+
+    correct is empty where a judge has no threshold.
+    """
+    judges = [judge.shown for judge in kept_config(run).judged_by]
+    given = dict(iter(run.verdicts.groupby("judge", sort=True)))
+    first = [judge for judge in judges if judge in given]
+    return {
+        str(judge): given[judge][[*CANDIDATE, "value", "correct"]].astype({"correct": "boolean"})
+        for judge in [*first, *(judge for judge in given if judge not in first)]
+    }
 
 
 def picks(run: Run, best_of: int) -> pd.DataFrame:

@@ -75,11 +75,16 @@ def _write_entry(store, config, entry, prompts, rng, vram, device, share, tied, 
     base = index.to_frame(index=False).assign(generator=entry.shown, steps=steps)
     correct = rng.random(len(base)) < share
     tags = [prompts[p]["tag"] for p in base["prompt_id"]]
+    reasons = np.where(correct, "", "it is not")
     store.write_shard(
         "candidates",
         entry.key,
-        base.assign(tag=tags, correct=correct, reason=np.where(correct, "", "it is not")),
+        base.assign(tag=tags, correct=correct, reason=reasons),
     )
+    verdicts = base.assign(
+        judge="geneval", value=correct.astype(float), correct=correct, reason=reasons, picture=""
+    )
+    store.write_shard("verdicts", f"{entry.key}_judge=geneval", verdicts)
     scores = []
     for verifier, kind in mine.items():
         p_yes = 1 / (1 + np.exp(-(SHARPNESS[kind] * (2 * correct - 1) + rng.normal(size=len(base)))))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -91,6 +93,60 @@ def test_with_all_labelled_the_statistics_are_plain_counts(run):
     assert overall["agreement"] == pytest.approx(100 * np.mean(judge == truth), abs=1e-9)
     assert overall["both_right"] == (judge & truth).sum()
     assert overall["second_right"] == (~judge & truth).sum()
+
+
+def test_people_confirm_or_contradict_who_leads_by_the_judge(run):
+    found, drawn = load_run(run), draw(load_run(run), 4)
+    write_sample(run, drawn)
+    chosen = picks(found, 4).merge(found.candidates, on=CANDIDATE)
+    judged = chosen[chosen["verifier"] != "none"].groupby("verifier")["correct"].mean()
+    first, second = judged.sort_values(ascending=False, kind="stable").index[:2]
+    of = {
+        v: {tuple(key) for key in chosen[chosen["verifier"] == v][CANDIDATE].to_numpy()}
+        for v in (first, second)
+    }
+    keys = [tuple(key) for key in drawn.rows[CANDIDATE].to_numpy()]
+    apart = len(of[second] - of[first]) / 24
+    assert apart > 0.2
+    for right, points, said in (
+        (of[first] - of[second], apart, "people confirm that."),
+        (of[second] - of[first], -apart, "people contradict that."),
+        (of[first] & of[second], 0.0, "people's answers do not decide it."),
+    ):
+        store(
+            run,
+            drawn,
+            answered(drawn, "anna", lambda place, right=right: "yes" if keys[place] in right else "no"),
+        )
+        agree, lead = read_people(found).conclusions
+        assert agree.startswith("geneval and people agree on ")
+        assert f"{100 * points:+.1f} points [" in lead
+        assert lead.endswith(said)
+
+
+def test_every_judge_is_checked_and_one_without_a_threshold_by_its_values(run):
+    found = load_run(run)
+    values = found.verdicts.assign(
+        judge="a-score", value=np.linspace(0, 1, len(found.verdicts)), correct=None
+    )
+    both = replace(found, verdicts=pd.concat([values, found.verdicts], ignore_index=True))
+    drawn = draw(both, 4)
+    assert drawn.data == draw(found, 4).data  # who gives no verdict disputes none
+    write_sample(run, drawn)
+    store(run, drawn, answered(drawn, "anna", lambda place: "yes" if place % 3 else "no")[:-4])
+    people = read_people(both)
+    table = people.accuracies
+    assert list(dict.fromkeys(table["judge"])) == ["geneval", "a-score"]  # the primary first
+    chosen = picks(found, 4).merge(values, on=CANDIDATE)
+    mine = table[table["judge"] == "a-score"].set_index("verifier")
+    assert mine.loc["vhs", "judged"] == pytest.approx(
+        100 * chosen.loc[chosen["verifier"] == "vhs", "value"].mean(), abs=1e-9
+    )
+    assert mine["accuracy"].notna().all()
+    assert set(people.agreements["first"]) == {"geneval"}
+    opposite = found.verdicts.assign(judge="other", correct=~found.verdicts["correct"].astype(bool))
+    part = replace(found, verdicts=pd.concat([found.verdicts, opposite], ignore_index=True))
+    assert draw(part, 4).rows["disputed"].all()
 
 
 def test_unsure_is_half_right_and_labellers_are_averaged_but_kept_apart(run):
