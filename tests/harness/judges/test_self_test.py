@@ -100,7 +100,7 @@ def test_a_judge_that_is_set_up_wrongly_is_found(wrong, task):
 def test_a_verifier_of_random_weights_is_found():
     for pairs in (nano_pairs(), drawn_pairs()):
         with pytest.raises(
-            JudgeError, match="judge 'guess' does not tell known pictures apart: of 1[26] pairs"
+            JudgeError, match=r"judge 'guess' does not tell known pictures apart: of 1[26] pairs"
         ):
             self_test(VerifierJudge(Guess()), pairs)
 
