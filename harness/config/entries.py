@@ -184,6 +184,8 @@ class JudgeConfig(Registered):
         LocalOptions({"checkpoint": _FOLDER_OR_HUB, "normalization": Local(), "clip": Local(other=HUB_ID)}),
     ] = {}
     """What its factory takes: of geneval, detector (in place of the run's) and its options; of a verifier, its own."""
+    self_test: bool = True
+    """Whether it must tell known pictures apart before it judges; random weights are not asked to."""
 
     @property
     def shown(self) -> str:

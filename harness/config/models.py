@@ -14,6 +14,8 @@ from vhsbench.harness.config.run import RunConfig
 from vhsbench.harness.geneval.detector import classes_of
 from vhsbench.harness.inference.bench import Bench
 from vhsbench.harness.judges import Judge
+from vhsbench.harness.judges.known import drawn_pairs, nano_pairs
+from vhsbench.harness.judges.self_test import self_test
 from vhsbench.verifiers.protocol import Verifier
 
 Named = TypeVar("Named", Judge, Verifier)
@@ -26,11 +28,18 @@ def chosen_detector(config: RunConfig, prompts: Iterable[Mapping[str, Any]]) -> 
 
 
 def load_judges(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> list[Judge]:
-    """Load the run's judges, each under its label. Raises what they do for a prompt that they cannot judge by."""
-    loaded = []
+    """Load the run's judges, each under its label, and test them on known pictures.
+
+    Raises JudgeError for one that does not tell these apart, and what judges do for a prompt that they cannot judge by.
+    """
+    named = {name for prompt in prompts for name in classes_of(prompt)}
+    of_nano = config.generators[0].name == "nano" or (named and named <= set(SHAPES))
+    loaded, pairs = [], nano_pairs() if of_nano else drawn_pairs()
     for entry in config.judged_by:
         made = judges.create(entry.name, **judge_options(config, entry, prompts, config.device))
         loaded.append(labelled(made, "judge", entry))
+        if entry.self_test and "random" not in made.info().values():
+            self_test(made, pairs)
         for index, prompt in enumerate(prompts):
             made.check_prompt(prompt, f"prompt {index} of {config.prompt_suite.shown}")
     return loaded

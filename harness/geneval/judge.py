@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.harness.common.registry import Factory
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval import detector as detectors
 from vhsbench.harness.judges.protocol import Metadata, Verdict
 
@@ -20,6 +21,7 @@ class GenevalJudge:
     """An image is right if every clause of its prompt holds; its value is 1 or 0."""
 
     name = "geneval"
+    tells: Sequence[str] = TAGS
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector

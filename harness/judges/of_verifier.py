@@ -50,7 +50,8 @@ class VerifierJudge(JudgeDefaults):
 
     def info(self) -> dict[str, Any]:
         """See Judge.info."""
-        return {"name": self.verifier.name, "checkpoint": self.verifier.checkpoint_sha256}
+        info = self.verifier.info()
+        return {"name": info.name, "checkpoint": self.verifier.checkpoint_sha256, "source": info.source}
 
 
 def _checked(threshold: Any, name: str) -> float:

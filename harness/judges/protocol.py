@@ -35,6 +35,7 @@ class Judge(Protocol):
     """What judges images. Another package's may leave out what JudgeDefaults has."""
 
     name: str  # in rows and errors; a run sets an entry's label here
+    tells: Sequence[str]  # the tasks whose known pictures it must tell apart before a run (self_test.py)
 
     def judge(self, images: Sequence[Image.Image], prompts: Sequence[Metadata]) -> Sequence[Verdict]:
         """Judge each image by the metadata of its own prompt."""
@@ -53,6 +54,7 @@ class JudgeDefaults:
     """What a judge need not say. One that leaves a member out gets it from here when it is created."""
 
     name: str
+    tells: Sequence[str] = ("single_object",)
 
     def check_prompt(self, prompt: Metadata, where: str) -> None:
         """Accept any prompt."""

@@ -31,7 +31,7 @@ _OPTIONS_BY_CONTENT = {
 }  # fmt: skip
 # No row depends on them: they may change at any time, also of a finished run.
 FREE = {
-    "name", "generators.drift", "budgets", "budgets_ms", "tolerance", "bootstrap", "gallery_prompts", "overlap",
+    "name", "generators.drift", "judges.self_test", "budgets", "budgets_ms", "tolerance", "bootstrap", "gallery_prompts", "overlap",
     "strategies",    "timing.preset",
 }  # fmt: skip
 

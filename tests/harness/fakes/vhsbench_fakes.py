@@ -92,6 +92,7 @@ class Reddish:
     """A judge without a threshold: how red the first pixel is."""
 
     name = "fake-judge"
+    tells = ()  # it knows no shapes
 
     def __init__(self, checkpoint: str | None = None) -> None:
         self.sha256 = _sha256(checkpoint) if checkpoint else ""
