@@ -90,9 +90,15 @@ class Field:
         """See base.Contestants."""
         known = self.scored[verifier]
         new = [i for i in dict.fromkeys(candidates) if i not in known]
-        for start in range(0, len(new), self._batch):
-            part = new[start : start + self._batch]
-            known |= dict(zip(part, self._score(verifier, part), strict=True))
+        parts = [new[start : start + self._batch] for start in range(0, len(new), self._batch)]
+        if made := [self._score(verifier, part) for part in parts]:
+            values = torch.cat(made).float().cpu().numpy()  # waits for the device once, as best_of_n does
+            check_values(
+                self._verifiers[verifier],
+                values,
+                lambda i: candidate(self._generator.name, self._prompt, self._seeds[new[i]], new[i]),
+            )
+            known |= dict(zip(new, map(float, values), strict=True))
         return [known[i] for i in candidates]
 
     def image(self, index: int) -> Image.Image:
@@ -105,22 +111,11 @@ class Field:
         latents = generator.denoise(self._cond, generator.noise([self._seeds[index]]))
         return generator.decode(latents)[0]
 
-    def _score(self, name: str, part: Sequence[int]) -> list[float]:
+    def _score(self, name: str, part: Sequence[int]) -> torch.Tensor:
         verifier = self._verifiers[name]
         done = next(i for i, leg in enumerate(self._legs, 1) if name in leg.readers)
-        state = self._carried(part, done)
-        found = check_form(
-            verifier,
-            verifier.score([self._prompt] * len(part), ROUTES[verifier.needs].reads(state)),
-            len(part),
-        )
-        values = found.score.float().cpu().numpy()
-        check_values(
-            verifier,
-            values,
-            lambda i: candidate(self._generator.name, self._prompt, self._seeds[part[i]], part[i]),
-        )
-        return [float(v) for v in values]
+        read = ROUTES[verifier.needs].reads(self._carried(part, done))
+        return check_form(verifier, verifier.score([self._prompt] * len(part), read), len(part)).score
 
     def _carried(self, part: Sequence[int], done: int) -> Any:
         """Return a batch of candidates after `done` legs, carried on from as far as all of them are."""

@@ -19,6 +19,7 @@ from vhsbench.harness.common.registry import RegistryError
 from vhsbench.harness.cost.cost_model import CostError
 from vhsbench.harness.cost.stage_costs import StageCosts
 from vhsbench.harness.inference.best_of_n import best_of_n
+from vhsbench.harness.strategies import run as running
 from vhsbench.harness.strategies.base import Outcome, Pools, Strategy
 from vhsbench.harness.strategies.best_of_n import BestOfN
 from vhsbench.harness.strategies.cascade import Cascade
@@ -29,6 +30,7 @@ from vhsbench.harness.strategies.refine import Refine
 from vhsbench.harness.strategies.registry import STRATEGIES, StrategyError, parse
 from vhsbench.harness.strategies.run import run
 from vhsbench.harness.strategies.stop import Stop
+from vhsbench.verifiers.checks import check_values
 
 NEEDS = {"vhs": "hidden", "mllm-ae": "latents", "mllm-clip": "images"}
 EXAMPLES = [
@@ -245,6 +247,19 @@ def test_it_really_runs(nano, judges, strategy, batch):
     (image,) = made_by.decode(made_by.denoise(nano.encode([prompt]), nano.noise([seeds[found.index]])))
     apart = np.abs(np.asarray(found.image, dtype=int) - np.asarray(image, dtype=int))
     assert apart.max() <= 1
+
+
+def test_the_device_is_waited_for_once_for_all_that_is_asked_at_a_time(nano, judges, monkeypatch):
+    """As in best_of_n: else the host could not go on to the next candidate before the last one's score is there."""
+    read = []
+
+    def counted(verifier, values, name):
+        read.append(len(values))
+        return check_values(verifier, values, name)
+
+    monkeypatch.setattr(running, "check_values", counted)
+    run(Cascade(("vhs", "mllm-ae"), 5, 2), nano, judges, "a photo of a red circle", range(5), batch=2)
+    assert read == [5, 2]
 
 
 def test_other_steps_are_another_generator_of_the_same_weights(nano, judges):
