@@ -47,6 +47,7 @@ class ClipPatches:
         self._preprocess = CLIPImageProcessorPil(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
+        self.normal = size, list(self._preprocess.image_mean), list(self._preprocess.image_std)
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Prepare images as [B, 3, S, S] float32: shorter side to S (bicubic, PIL), centre crop, CLIP's mean and std."""
@@ -69,9 +70,9 @@ class OpenClipPatches:
         self.width: int = config["vision_cfg"]["width"]
         self.tokens = (config["vision_cfg"]["image_size"] // config["vision_cfg"]["patch_size"]) ** 2
         self._layer = config["vision_cfg"]["layers"] - 2
-        self._preprocess = image_transform_v2(
-            PreprocessCfg(size=config["vision_cfg"]["image_size"]), is_train=False
-        )
+        prepared = PreprocessCfg(size=config["vision_cfg"]["image_size"])
+        self._preprocess = image_transform_v2(prepared, is_train=False)
+        self.normal = config["vision_cfg"]["image_size"], list(prepared.mean), list(prepared.std)
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -151,6 +152,10 @@ def answer_scores(logits: torch.Tensor, question: Question) -> Scores:
     """
     p = logits.float().softmax(-1)
     p_yes, p_no = p[:, question.yes], p[:, question.no]
-    yes_ids = torch.tensor(question.yes_ids, device=p.device)
-    says_yes = (logits.argmax(-1, keepdim=True) == yes_ids).any(-1)
+    says_yes = (logits.argmax(-1, keepdim=True) == _ids_on(p.device, question.yes_ids)).any(-1)
     return Scores(p_yes, p_no, torch.where(says_yes, p_yes, -p_no))
+
+
+@lru_cache
+def _ids_on(device: torch.device, ids: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor(ids, device=device)  # once: the copy waits for all that the device has yet to do

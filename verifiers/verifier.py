@@ -76,7 +76,7 @@ class MllmVerifier:
         """Compute the answers' logits [B, V]."""
         before, after, lengths = text
         states = self.model.read(before, projected, after)
-        start = len(before) + projected.shape[1] - 1
+        start = states.shape[1] - after.shape[1] - 1  # of the image's last token
         return self.model.logits(states[torch.arange(len(states), device=self.device), start + lengths])
 
     @torch.inference_mode()

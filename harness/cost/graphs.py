@@ -15,16 +15,19 @@ class Graphed:
     """Calls of `function` by a CUDA graph for every shape of its arguments, captured at the first.
 
     Whatever is no tensor is part of the shape. Results are copies: the next replay writes over the graph's own.
+    With `most_rows`, calls whose first tensor has more rows are made as they are.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], most_rows: int | None = None) -> None:
+        self._function, self._most_rows = function, most_rows
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], Any]] = {}
         self._pool: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, spec = tree_flatten((args, kwargs))
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        if self._most_rows is not None and len(tensors[0]) > self._most_rows:
+            return self._function(*args, **kwargs)
         key = str(spec), *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
         if key not in self._graphs:
             self._graphs[key] = self._capture(args, kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -139,13 +139,15 @@ class Measurement:
         self.first = end_to_end(self.generator, self.verifier, cell.prompt, (1,))[1]
         with self._taking("first_request"):
             clocks.timed(self.first, self.device)
-        self.work = _work(self.generator, self.verifier, cell)
+        batches = _batches(self.generator, self.verifier, cell)
+        self.work = _work(self.generator, self.verifier, cell, batches)
         self.calls = {key: Passed() for key in self.work}
         if passes:
             with self._taking("flops"):
                 self._count()
         with self._taking("variant"):
-            moved = variants.apply(cell.variant, self.generator, self.verifier, cell.prompt)
+            moved, remarks = variants.apply(cell.variant, self.generator, self.verifier, cell.prompt)
+        self.remarks += remarks
         if passes:
             self._look(idle_w)
         self.about = self._about(moved)
@@ -304,8 +306,23 @@ class Measurement:
         return done
 
 
-def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[Key, Call]:
-    """List every call to measure: stages, best-of-N one candidate at a time, and batched at the sizes asked for."""
+def _batches(generator: Generator, verifier: Verifier | None, cell: Cell) -> tuple[int, ...]:
+    """Return the sizes of batches that whole runs are measured in, beside one at a time: `fast` has one of its own."""
+    if verifier is None:
+        return ()
+    if cell.variant != variants.FAST:
+        return cell.timing.batch_sizes
+    from vhsbench.harness.cost.fast import batch_by_memory
+
+    largest = batch_by_memory(generator, verifier, cell.prompt)
+    own = {min(n, largest) for n in cell.timing.best_of_n} - {1}
+    return tuple(sorted({*own, *cell.timing.batch_sizes}))
+
+
+def _work(
+    generator: Generator, verifier: Verifier | None, cell: Cell, batches: Sequence[int]
+) -> dict[Key, Call]:
+    """List every call to measure: stages, best-of-N one candidate at a time, and in batches of these sizes."""
     work: dict[Key, Call] = {
         (stage, 1, 1): call
         for stage, call in stages(generator, verifier, cell.prompt).items()
@@ -314,7 +331,7 @@ def _work(generator: Generator, verifier: Verifier | None, cell: Cell) -> dict[K
     if verifier is not None and verifier.block is not None:
         for label, block in cell.after.items():
             work[advance_from(label), 1, 1] = _advance(generator, cell.prompt, block, verifier.block)
-    for batch in (1, *(cell.timing.batch_sizes if verifier else ())):
+    for batch in (1, *batches):
         ns = [n for n in cell.timing.best_of_n if batch <= n]
         for n, call in end_to_end(generator, verifier, cell.prompt, ns, batch).items():
             work[END_TO_END, n, batch] = call

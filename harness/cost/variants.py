@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
+FAST = "fast"
 LOOPS = ("naive", "staged")  # labels of whole loops measured against each other: no pipelines of stages
 
 
@@ -21,41 +22,81 @@ class VariantError(VhsbenchError):
     """A variant that a pipeline cannot have; the message is one sentence for a user."""
 
 
-def apply(variant: str, generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, float]:
-    """Change the pipeline in place, and say how far that moved its results for one candidate of `prompt`.
+# how far a variant may move the results of one candidate
+MOST_PERCENT = 3.0  # of features and image, as the norm of the difference over that of the plain ones
+MOST_SCORE = 0.05
 
-    Returns `score_difference`, and `image_difference` in levels of 255, the largest of all pixels.
-    Raises VariantError if the pipeline lacks the part that the variant is of.
+
+def apply(
+    variant: str, generator: Generator, verifier: Verifier | None, prompt: str
+) -> tuple[dict[str, float], list[str]]:
+    """Change the pipeline in place; return how far that moved its results for one candidate of `prompt`, and remarks.
+
+    `score_difference` and `image_difference` (levels of 255) are the largest; `features_percent` and `image_percent` are norms
+    relative to the plain ones. Raises VariantError if the pipeline lacks the part that the variant is of, or if results
+    moved by more than MOST_PERCENT or MOST_SCORE.
     """
     if not variant:
-        return {}
+        return {}, []
     before = _results(generator, verifier, prompt)
-    VARIANTS[variant](generator, verifier)
+    remarks = VARIANTS[variant](generator, verifier) or []
     after = _results(generator, verifier, prompt)
-    return {name: float((after[name] - before[name]).abs().max()) for name in before}
+    moved = {}
+    for name, plain in before.items():
+        off = after[name] - plain
+        if name != "features":
+            moved[f"{name}_difference"] = float(off.abs().max())
+        if name != "score":
+            moved[f"{name}_percent"] = 100 * float(off.norm() / plain.norm().clamp(min=1e-12))
+    _check_bound(variant, generator, moved)
+    return moved, remarks
+
+
+def _check_bound(variant: str, generator: Generator, moved: dict[str, float]) -> None:
+    for name, by in moved.items():
+        most = (
+            MOST_SCORE if name == "score_difference" else MOST_PERCENT if name.endswith("percent") else None
+        )
+        if most is not None and not by <= most:
+            raise VariantError(
+                f"variant '{variant}' moves {name} of '{generator.name}' by {by:.3g}, "
+                f"more than the {most:g} that a variant may."
+            )
 
 
 def _results(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, torch.Tensor]:
+    """Return the score, the image and what the verifier reads of one candidate, on the CPU."""
     import numpy as np
     import torch
 
     from vhsbench.harness.inference.best_of_n import best_of_n
+    from vhsbench.harness.inference.route import route_of
 
     best = best_of_n(generator, verifier, prompt, [0])
-    image = torch.from_numpy(np.array(best.image)).float()
-    return {"score_difference": best.scores, "image_difference": image}
+    found = {"score": best.scores, "image": torch.from_numpy(np.array(best.image)).float()}
+    if verifier is not None and hasattr(verifier, "visual"):
+        route = route_of(verifier)
+        state = route.start(generator, generator.encode([prompt]), [0])
+        with torch.inference_mode():
+            found["features"] = verifier.visual([prompt], route.reads(state)).float().cpu()
+    return found
 
 
 def _compile(generator: Generator, verifier: Verifier | None) -> None:
-    """Compile the DiT's blocks each by itself, since the DiT is split between them, and the LLM whole."""
-    import torch
+    """Compile the DiT's blocks and the LLM."""
+    from vhsbench.harness.cost import fast
 
     blocks = _blocks(generator, "torch-compile")
-    # more blocks than torch's limit would silently run the rest uncompiled
-    torch._dynamo.config.recompile_limit = 4 * len(blocks)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    for module in [*blocks, *_llm(verifier)]:
-        module.forward = torch.compile(module.forward)
+    if lacking := fast.no_compiler(generator.device.type):
+        raise VariantError(f"variant 'torch-compile': {lacking}.")
+    fast.compile_each([*fast.calls_of_blocks(blocks), *fast.calls_of_llm(verifier)], len(blocks))
+
+
+def _fast(generator: Generator, verifier: Verifier | None) -> list[str]:
+    """Do all that makes a pipeline fast."""
+    from vhsbench.harness.cost import fast
+
+    return fast.speed_up(generator, verifier, _blocks(generator, FAST))
 
 
 def _channels_last(generator: Generator, verifier: Verifier | None) -> None:
@@ -67,6 +108,7 @@ def _channels_last(generator: Generator, verifier: Verifier | None) -> None:
 
 def _cuda_graphs(generator: Generator, verifier: Verifier | None) -> None:
     """Capture the DiT's blocks each as a graph, since the DiT is split between them, and the LLM as one."""
+    from vhsbench.harness.cost import fast
     from vhsbench.harness.cost.graphs import Graphed
 
     blocks = _blocks(generator, "cuda-graphs")
@@ -74,8 +116,8 @@ def _cuda_graphs(generator: Generator, verifier: Verifier | None) -> None:
         raise VariantError(
             f"variant 'cuda-graphs' needs a CUDA device, and '{generator.name}' is on the CPU."
         )
-    for module in [*blocks, *_llm(verifier)]:
-        module.forward = Graphed(module.forward)
+    for owner, name in (*fast.calls_of_blocks(blocks), *fast.calls_of_llm(verifier)):
+        setattr(owner, name, Graphed(getattr(owner, name)))
 
 
 def _blocks(generator: Generator, variant: str) -> list[Any]:
@@ -92,11 +134,6 @@ def _blocks(generator: Generator, variant: str) -> list[Any]:
     return blocks
 
 
-def _llm(verifier: Verifier | None) -> list[Any]:
-    llm: Any = verifier and verifier.modules().get("llm")
-    return [llm.model] if llm else []
-
-
 def _part(generator: Generator, name: str, variant: str) -> Any:
     part = generator.modules().get(name)
     if part is None:
@@ -104,8 +141,9 @@ def _part(generator: Generator, name: str, variant: str) -> Any:
     return part
 
 
-VARIANTS: dict[str, Callable[[Generator, Verifier | None], None]] = {
+VARIANTS: dict[str, Callable[[Generator, Verifier | None], list[str] | None]] = {
     "torch-compile": _compile,
     "channels-last": _channels_last,
     "cuda-graphs": _cuda_graphs,
+    FAST: _fast,
 }

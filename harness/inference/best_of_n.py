@@ -15,7 +15,7 @@ from vhsbench.verifiers.checks import check_form, check_values
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vhsbench.generators.protocol import Generator
+    from vhsbench.generators.protocol import Conditioning, Generator
     from vhsbench.verifiers.protocol import Verifier
 
 
@@ -48,9 +48,14 @@ def best_of_n(
     if verifier is None:
         return BestOfN(route.start(generator, cond, seeds[:1])[0], 0, torch.zeros(1))
     scores, kept = [], []
+    same: dict[
+        int, Conditioning
+    ] = {}  # of batches of one size: on a GPU, choosing rows waits for all that is queued
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
-        state = route.start(generator, cond.select([0] * len(part)), part)
+        if len(part) not in same:
+            same[len(part)] = cond.select([0] * len(part))
+        state = route.start(generator, same[len(part)], part)
         found = verifier.score([prompt] * len(part), route.reads(state))
         scores.append(check_form(verifier, found, len(part)).score)
         kept.append(state)

@@ -1,0 +1,69 @@
+"""Decoded pictures that stay on their device: what the variant `fast` decodes to in place of PIL images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from PIL import Image
+
+from vhsbench.generators.noise import gaussian
+from vhsbench.generators.protocol import NotFiniteError
+
+if TYPE_CHECKING:
+    from vhsbench.generators.pipeline import StagedPipeline
+
+
+class Pictures(Sequence[Image.Image]):
+    """B pictures as bytes [B, 3, H, W] on their device; one becomes a PIL image when it is asked for.
+
+    That raises NotFiniteError for a picture of NaN.
+    """
+
+    def __init__(self, levels: torch.Tensor, finite: torch.Tensor, name: str) -> None:
+        self.levels, self._finite, self._name = levels, finite, name
+
+    @classmethod
+    def of(cls, pixels: torch.Tensor, name: str) -> Pictures:
+        """Round pixels [B, 3, H, W] around -1..1 as diffusers does. Does not wait for the device."""
+        shares = (pixels * 0.5 + 0.5).clamp(0, 1)
+        least, most = pixels.flatten(1).aminmax(dim=1)  # NaN passes through both
+        finite = least.isfinite() & most.isfinite()
+        return cls((shares.float() * 255).round().to(torch.uint8), finite, name)
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Pictures:
+        if isinstance(index, slice):
+            return Pictures(self.levels[index], self._finite[index], self._name)
+        if not bool(self._finite[index]):
+            raise NotFiniteError(f"{self._name}: the pixels of row {index} of the batch are NaN.", [index])
+        return Image.fromarray(self.levels[index].permute(1, 2, 0).cpu().numpy())
+
+
+def without_waiting(generator: StagedPipeline) -> None:
+    """Let a generator draw noise and decode without waiting for its device: `decode` returns Pictures."""
+    changed: Any = generator
+    changed.noise = _noise(generator)
+    changed.decode = lambda latents: Pictures.of(generator.pixels(latents), generator.name)
+
+
+def _noise(generator: StagedPipeline) -> Callable[[Sequence[int]], torch.Tensor]:
+    side = generator.resolution // generator.pipeline.vae_scale_factor
+    shape = generator.latent_channels, side, side
+
+    def noise(seeds: Sequence[int]) -> torch.Tensor:
+        drawn = gaussian(seeds, shape)
+        if generator.device.type == "cuda":  # from other memory a copy waits for all that is queued
+            drawn = drawn.pin_memory()
+        return drawn.to(generator.device, non_blocking=True)
+
+    return noise

@@ -1,0 +1,121 @@
+"""The variant `fast`: what makes a pipeline of ours fast, put together; docs/performance.md says what each part gains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vhsbench.generators.pictures import without_waiting
+from vhsbench.generators.pipeline import StagedPipeline
+from vhsbench.harness.cost.memory import is_out_of_memory
+from vhsbench.verifiers.clip import ClipPatches, OpenClipPatches
+from vhsbench.verifiers.kept import Prefixed, keep
+from vhsbench.verifiers.verifier import MllmVerifier
+
+if TYPE_CHECKING:
+    from vhsbench.generators.protocol import Generator
+    from vhsbench.verifiers.protocol import Verifier
+
+PARTS = ("pictures", "kept", "compile", "graphs")
+BATCHES = (32, 16, 8, 4, 2)  # larger ones gain nothing on an H200
+_GRAPHED_ROWS = 2  # beyond which copying a graph's inputs costs more than launching its kernels
+
+
+def speed_up(
+    generator: Generator, verifier: Verifier | None, blocks: list[Any], parts: Collection[str] = PARTS
+) -> list[str]:
+    """Change a pipeline in place; returns what could not be done here, a sentence each.
+
+    pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. compile:
+    the DiT's blocks, the LLM, CLIP and the decoder, for one row and for any number. graphs: blocks and LLM of few rows.
+    """
+    remarks = []
+    if "pictures" in parts and isinstance(generator, StagedPipeline):
+        without_waiting(generator)
+    if "kept" in parts and isinstance(verifier, MllmVerifier):
+        keep(verifier)
+    if "compile" in parts:
+        if lacking := no_compiler(generator.device.type):
+            remarks.append(f"fast without compiling: {lacking}")
+        else:
+            compile_each(
+                [*calls_of_blocks(blocks), *calls_of_llm(verifier), *_large_calls(generator, verifier)],
+                len(blocks),
+            )
+    if "graphs" in parts and generator.device.type == "cuda":
+        from vhsbench.harness.cost.graphs import Graphed
+
+        for owner, name in (*calls_of_blocks(blocks), *calls_of_llm(verifier)):
+            setattr(owner, name, Graphed(getattr(owner, name), _GRAPHED_ROWS))
+    return remarks
+
+
+Calls = list[tuple[Any, str]]  # an object, and the name of its function
+
+
+def calls_of_blocks(blocks: list[Any]) -> Calls:
+    """Return the DiT's blocks, each by itself, since the DiT is split between them."""
+    return [(block, "forward") for block in blocks]
+
+
+def calls_of_llm(verifier: Verifier | None) -> Calls:
+    """Return the LLM, or what stands for it with the question's beginning kept."""
+    if isinstance(verifier, MllmVerifier) and isinstance(verifier.model.read, Prefixed):
+        return [(verifier.model.read, "compute")]
+    llm: Any = verifier and verifier.modules().get("llm")
+    return [(llm.model, "forward")] if llm else []
+
+
+def _large_calls(generator: Generator, verifier: Verifier | None) -> Calls:
+    """Return the decoder and CLIP."""
+    decoder = getattr(generator.modules().get("vae"), "decoder", None)
+    calls: Calls = [(decoder, "forward")] if decoder is not None else []
+    tower = verifier.tokens if isinstance(verifier, MllmVerifier) else None
+    if isinstance(tower, ClipPatches):
+        calls.append((tower.model, "forward"))
+    elif isinstance(tower, OpenClipPatches):
+        calls.append((tower.model, "forward_intermediates"))
+    return calls
+
+
+def compile_each(calls: Calls, blocks: int) -> None:
+    """Compile functions in place. Their code is kept on disk between processes."""
+    import torch
+
+    kept = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vhsbench" / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
+    # more blocks than torch's limit would silently run the rest uncompiled
+    torch._dynamo.config.recompile_limit = 4 * max(1, blocks)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    for owner, name in calls:
+        setattr(owner, name, torch.compile(getattr(owner, name)))
+
+
+def no_compiler(device: str) -> str:
+    """Say what torch.compile lacks to make code for a device; "" if nothing."""
+    wanted = os.environ.get("CXX", "g++")
+    if device == "cpu" and shutil.which(wanted) is None:
+        return f"torch.compile needs a C++ compiler on a CPU, and there is no '{wanted}' (CXX names another)"
+    return ""
+
+
+def batch_by_memory(generator: Generator, verifier: Verifier | None, prompt: str) -> int:
+    """Return the largest of BATCHES that is within memory, or 1."""
+    import torch
+
+    from vhsbench.harness.inference.best_of_n import best_of_n
+
+    for batch in BATCHES if verifier is not None else ():
+        try:
+            best_of_n(generator, verifier, prompt, range(batch), batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        else:
+            return batch
+    return 1

@@ -1,0 +1,130 @@
+"""The variant `fast`: the plain pipeline's results, in batches, without waiting for the device."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from vhsbench import generators, verifiers
+from vhsbench.generators.pictures import Pictures
+from vhsbench.generators.protocol import NotFiniteError
+from vhsbench.harness.cost import fast, variants
+from vhsbench.harness.cost.measure import Cell
+from vhsbench.harness.cost.rounds import measure
+from vhsbench.harness.cost.timing import TimingConfig
+from vhsbench.harness.inference import best_of_n as loop
+from vhsbench.harness.inference.best_of_n import best_of_n
+from vhsbench.verifiers.kept import Prefixed, _pixels
+
+PROMPT = "a photo of a red heart"
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+@pytest.mark.parametrize("kind", ["vhs", "mllm-clip", "mllm-ae"])
+def test_fast_chooses_as_the_plain_pipeline_does(no_compiler, kind):
+    generator, verifier = generators.create("nano"), verifiers.create(kind)
+    plain = {
+        prompt: best_of_n(generator, verifier, prompt, range(6), 3) for prompt in (PROMPT, "two blue stars")
+    }
+    moved, remarks = variants.apply("fast", generator, verifier, PROMPT)
+    assert moved["features_percent"] < 1e-3
+    assert remarks == [
+        "fast without compiling: torch.compile needs a C++ compiler on a CPU, and there is no 'no-such-compiler' "
+        "(CXX names another)"
+    ]
+    assert isinstance(verifier.model.read, Prefixed)
+    for prompt, before in plain.items():
+        found = best_of_n(generator, verifier, prompt, range(6), 4)
+        assert found.index == before.index
+        torch.testing.assert_close(found.scores, before.scores, rtol=0, atol=1e-5)
+        assert np.abs(np.array(found.image, int) - np.array(before.image, int)).max() <= 1
+    assert set(verifier.parts([PROMPT], verifier_reads(generator, verifier))) >= {"connector", "llm"}
+
+
+def verifier_reads(generator, verifier):
+    route = loop.route_of(verifier)
+    return route.reads(route.start(generator, generator.encode([PROMPT]), [0]))
+
+
+def test_all_that_is_worth_it_is_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or f)
+    monkeypatch.setattr(fast, "no_compiler", lambda device: "")
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    generator, verifier = generators.create("nano"), verifiers.create("mllm-clip")
+    assert variants.apply("fast", generator, verifier, PROMPT)[1] == []
+    assert len(compiled) == generator.blocks + 3
+    assert compiled[-2].__self__ is generator.pipeline.vae.decoder
+    assert {f.__name__ for f in compiled[-3:]} == {"compute", "forward", "forward_intermediates"}
+
+
+def test_rows_of_fast_are_cells_of_their_own_in_batches_that_memory_allows(no_compiler):
+    timing = TimingConfig(best_of_n=(1, 3), repeats=1, warm_up=0)
+    measured = measure(Cell("nano", {}, "vhs", {}, PROMPT, timing, variant="fast"))
+    rows = pd.DataFrame(measured.rows)
+    whole = rows[rows["stage"] == "end_to_end"]
+    assert set(zip(whole["variant"], whole["n"], whole["batch"], strict=True)) == {
+        ("fast", 1, 1), ("fast", 3, 1), ("fast+batched", 3, 3)
+    }  # fmt: skip
+    assert whole["note"].str.contains("no 'no-such-compiler'").all()
+    assert measured.about["first_use"]["compile_s"] > 0
+
+
+def test_the_batch_is_the_largest_that_memory_allows(monkeypatch):
+    def hungry(generator, verifier, prompt, seeds, batch):
+        if batch > 8:
+            raise MemoryError
+
+    monkeypatch.setattr(loop, "best_of_n", hungry)
+    assert fast.batch_by_memory(None, "a verifier", PROMPT) == 8
+    assert fast.batch_by_memory(None, None, PROMPT) == 1
+
+
+def test_a_variant_that_moves_results_too_far_is_refused(monkeypatch):
+    def spoil(generator, verifier):
+        decoder = generator.pipeline.vae.decoder
+        decoder.forward = lambda *args, forward=decoder.forward: forward(*args) * 0.8
+
+    monkeypatch.setitem(variants.VARIANTS, "channels-last", spoil)
+    with pytest.raises(
+        variants.VariantError, match=r"moves image_percent of 'nano' by .*, more than the 3 that"
+    ):
+        variants.apply("channels-last", generators.create("nano"), None, PROMPT)
+
+
+def test_pictures_are_rounded_as_diffusers_does_and_nan_is_refused():
+    from diffusers.image_processor import VaeImageProcessor
+
+    pixels = torch.randn(3, 3, 16, 16)
+    expected = VaeImageProcessor().postprocess(pixels, output_type="pil")
+    found = Pictures.of(pixels, "nano")
+    assert [np.array(a).tolist() for a in found] == [np.array(b).tolist() for b in expected]
+    assert np.array_equal(found[1:2][0], expected[1])
+    pixels[1, 0, 0, 0] = torch.nan
+    odd = Pictures.of(pixels, "nano")
+    assert odd[0].size == (16, 16)
+    with pytest.raises(NotFiniteError, match="row 1 of the batch"):
+        odd[1]
+
+
+def test_clip_reads_pictures_as_pil_prepares_them():
+    smooth = (
+        torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8), (96, 96), mode="bicubic").clamp(0, 1) * 2 - 1
+    )
+    pictures = Pictures.of(smooth, "nano")
+    read = _pixels(SimpleNamespace(normal=(36, [0.5] * 3, [0.25] * 3)), lambda images: "as before")
+    resized = np.stack([np.array(p.resize((36, 36), Image.Resampling.BICUBIC), float) for p in pictures])
+    expected = (torch.from_numpy(resized).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    assert (read(pictures) - expected).abs().max() <= 1.01 / 255 / 0.25  # a level
+    assert read(list(pictures)) == "as before"
