@@ -131,7 +131,7 @@ class People:
                         "picks": int(np.count_nonzero(weights)),
                     }
                 )
-        columns = ["generator", "steps", "verifier", "best_of_n", "judge", "judged", "accuracy", "low", "high", "tuning",
+        columns = [*PIPELINE, "best_of_n", "judge", "judged", "accuracy", "low", "high", "tuning",
                    "labelled", "picks"]  # fmt: skip
         return pd.DataFrame(rows, columns=columns)
 
