@@ -33,11 +33,14 @@ def measuring(tmp_path, family):
     """A driver of a run that is measuring for a while, with the processes that it started."""
     config, out = tmp_path / "long.yaml", tmp_path / "run"
     config.write_text(CONFIG)
+    # where the tests run under nohup, it would ignore a terminal that closes, as it should
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     driver = subprocess.Popen(
         [sys.executable, "-m", "vhsbench.harness.cli", "run", str(config), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=family.environment,
     )  # fmt: skip
+    signal.signal(signal.SIGHUP, before)
     until = time.monotonic() + 120
     while not measures(driver):
         assert driver.poll() is None, driver.communicate()

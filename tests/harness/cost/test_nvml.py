@@ -219,7 +219,7 @@ def test_others_count_only_while_they_compute(gpu):
 def test_pipelines_measured_in_turn_are_no_others(gpu, monkeypatch):
     running = [process(os.getpid()), process(11), process(12), process(13)]
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=13))
-    monkeypatch.setattr(nvml, "_parent", {11: os.getppid(), 12: 1}.get)
+    monkeypatch.setattr(nvml, "_parent", {11: os.getppid(), 12: os.getpid()}.get)
     assert gpu(ComputeRunningProcesses=running).others() == [12]
 
 
