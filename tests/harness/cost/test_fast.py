@@ -59,11 +59,10 @@ def test_all_that_is_worth_it_is_compiled(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or f)
     monkeypatch.setattr(fast, "no_compiler", lambda device: "")
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     generator, verifier = generators.create("nano"), verifiers.create("mllm-clip")
-    assert variants.apply("fast", generator, verifier, PROMPT)[1] == []
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):  # restores them
+        assert variants.apply("fast", generator, verifier, PROMPT)[1] == []
     assert len(compiled) == generator.blocks + 3
     assert compiled[-2].__self__ is generator.pipeline.vae.decoder
     assert {f.__name__ for f in compiled[-3:]} == {"compute", "forward", "forward_intermediates"}
@@ -119,12 +118,13 @@ def test_pictures_are_rounded_as_diffusers_does_and_nan_is_refused():
 
 
 def test_clip_reads_pictures_as_pil_prepares_them():
-    smooth = (
-        torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8), (96, 96), mode="bicubic").clamp(0, 1) * 2 - 1
-    )
+    drawn = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(drawn, (96, 96), mode="bicubic").clamp(0, 1) * 2 - 1
     pictures = Pictures.of(smooth, "nano")
     read = _pixels(SimpleNamespace(normal=(36, [0.5] * 3, [0.25] * 3)), lambda images: "as before")
     resized = np.stack([np.array(p.resize((36, 36), Image.Resampling.BICUBIC), float) for p in pictures])
     expected = (torch.from_numpy(resized).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    assert (read(pictures) - expected).abs().max() <= 1.01 / 255 / 0.25  # a level
+    off = 255 * 0.25 * (read(pictures) - expected).abs()
+    assert off.max() < 2.01  # levels: PIL rounds after each of its two passes
+    assert off.mean() < 0.2
     assert read(list(pictures)) == "as before"

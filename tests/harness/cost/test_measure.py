@@ -283,10 +283,10 @@ def test_channels_last_changes_the_layout_and_not_the_image():
 def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or f)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", False)
     generator, verifier = generators.create("nano"), verifiers.create("vhs")
-    moved, _ = variants.apply("torch-compile", generator, verifier, "a photo of a red heart")
+    # pytest's own patch would leave these settings hidden
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        moved, _ = variants.apply("torch-compile", generator, verifier, "a photo of a red heart")
     nothing = ("score_difference", "image_difference", "image_percent", "features_percent")
     assert moved == dict.fromkeys(nothing, 0.0)
     assert len(compiled) == generator.blocks + 1
