@@ -24,7 +24,8 @@ class BestOfN(Strategy):
     def expected(self, pools: Pools) -> Outcome:
         (verifier,) = self.verifiers
         by_n = pools.once(
-            ("best-of-n", verifier), lambda: expected_accuracy(pools.scores[verifier], pools.correct)
+            ("best-of-n", verifier, self.again),
+            lambda: expected_accuracy(pools.scores[verifier], pools.verdicts(self.again)),
         )
         return Outcome(by_n[:, self.n - 1])
 

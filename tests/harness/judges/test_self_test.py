@@ -60,7 +60,7 @@ class Guess(VerifierDefaults):
 
 
 class Seer(JudgeDefaults):
-    """Knows the right pictures by heart; prefers the wrong ones where it is told to."""
+    """Knows the right pictures by heart; prefers the wrong ones of the prompts in `wrong`."""
 
     name = "seer"
 

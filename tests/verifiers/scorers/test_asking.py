@@ -119,8 +119,8 @@ def test_soft_tifa_as_a_judge_reads_the_questions_of_metadata(monkeypatch, soft_
 def test_a_folder_is_loaded_as_the_hub_has_it(monkeypatch, vlm_folder, pictures):
     monkeypatch.setattr(vlms, "try_out", questions._ask)  # what its child process does
     scorer = verifiers.create("vqa-score", checkpoint=vlm_folder)
-    model = AutoModelForImageTextToText.from_pretrained(vlm_folder).eval()
-    processor = AutoProcessor.from_pretrained(vlm_folder)
+    model = AutoModelForImageTextToText.from_pretrained(vlm_folder, trust_remote_code=False).eval()
+    processor = AutoProcessor.from_pretrained(vlm_folder, trust_remote_code=False)
     said = 'Does this figure show "a cat"? Please answer yes or no.'
     p = next_word(model, processor, said, pictures[2])[processor.tokenizer.convert_tokens_to_ids("Yes")]
     torch.testing.assert_close(scorer.score(["a cat"], pictures[2:3]).score, p[None], atol=1e-8, rtol=1e-4)
