@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.harness.common.errors import VhsbenchError
@@ -41,7 +43,8 @@ class Child:
         context = _fresh_processes()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(serving, theirs, arguments))
-        self._process.start()
+        with _uninterrupted():
+            self._process.start()
         theirs.close()
 
     def send(self, what: object) -> None:
@@ -82,6 +85,25 @@ def asked(pipe: Connection) -> Iterator[Any]:
         except (EOFError, ConnectionError):
             return
         yield what
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back signals that Python handles until the block has ended: a process cut off in its start prints a traceback."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+        yield
+        return
+    came: list[int] = []
+    handlers = {n: h for n in signal.valid_signals() if callable(h := signal.getsignal(n))}
+    for number in handlers:
+        signal.signal(number, lambda n, _: came.append(n))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _fresh_processes() -> Any:
