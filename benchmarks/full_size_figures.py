@@ -12,14 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vhsbench.harness.cost.sound import sound
 from vhsbench.harness.report.style import (
-    COLUMN,
+    SCREEN,
     STAGE_COLORS,
-    TWO_COLUMNS,
     USUAL,
-    figure,
     label,
     save,
-    styled,
 )
 from vhsbench.harness.store.keys import of_pipeline
 
@@ -43,8 +40,8 @@ def time_over_n(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]
     whole = whole[whole["generator"].isin(NAMES) & (whole["steps"] == 1) & whole["verifier"].isin(VERIFIERS)]
     keys = ["generator", "verifier", "batch", "n"]
     data = whole.groupby(keys)["wall_ms"].agg(["median", "min", "max"]).reset_index()
-    with styled():
-        fig = figure(TWO_COLUMNS, 2.9)
+    with SCREEN.styled():
+        fig = SCREEN.figure(SCREEN.text, 2.9)
         for axes, (generator, title) in zip(fig.subplots(1, 2), NAMES.items(), strict=True):
             for (verifier, batch), part in data[data["generator"] == generator].groupby(
                 ["verifier", "batch"]
@@ -72,8 +69,8 @@ def stages(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
     rows = costs[(costs["variant"] == "") & costs["generator"].isin(NAMES) & (costs["steps"] == 1)]
     rows = rows[rows["stage"].isin(STAGES) & rows["verifier"].isin(VERIFIERS)]
     data = rows.groupby(["generator", "verifier", "stage"])["wall_ms"].min().reset_index()
-    with styled():
-        fig = figure(TWO_COLUMNS, 2.4)
+    with SCREEN.styled():
+        fig = SCREEN.figure(SCREEN.text, 2.4)
         bars = [(g, v) for g in NAMES for v in VERIFIERS][::-1]
         axes = fig.subplots()
         left = dict.fromkeys(bars, 0.0)
@@ -107,8 +104,8 @@ def speedups(costs: pd.DataFrame, device: str) -> tuple[Figure, pd.DataFrame]:
     rows = rows[(rows["stage"] == "end_to_end") & rows["n"].isin([4, 9, 15])]
     times = rows.groupby(["variant", "batch", "n"])["wall_ms"].agg(["median", "min", "max"]).reset_index()
     parts = []
-    with styled():
-        fig = figure(COLUMN * 1.35, 2.8)
+    with SCREEN.styled():
+        fig = SCREEN.figure(SCREEN.column * 1.35, 2.8)
         axes = fig.subplots()
         for i, ((variant, batch), (text, color)) in enumerate(ways.items()):
             part = times[times["variant"] == variant]

@@ -305,7 +305,7 @@ def picture(regression: Regression, file: Path) -> Path | None:
         return None
     from vhsbench.harness.report import style  # loads matplotlib
 
-    figure = style.figure(4.6, 2.4 * len(worst))
+    figure = style.SCREEN.figure(4.6, 2.4 * len(worst))
     axes = figure.subplots(len(worst), 2, squeeze=False)
     for pair, pick in zip(axes, worst, strict=True):
         for axis, name, (index, right, said) in zip(

@@ -53,6 +53,9 @@ _TIMED_FIGURES = (
     "n_per_budget",
     "latency_breakdown",
 )
+# drawn only where measurements call for them
+_SOMETIMES = ("teaser", "accuracy_over_memory")
+_LEAST_SHARE = 0.01  # of the peak memory, by which pipelines must differ
 MARGIN_N = 4  # the N at which verifiers are compared with random selection
 
 
@@ -80,8 +83,7 @@ def build(
     check_room(out, report_gb(derived.run, page_mb), "this report")
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    if derived.times:
-        _remove_timed(out)
+    _remove_stale(out, derived.times != "")
     for name, table in found.items():
         tables.write(table, out / "tables" / name)
     write_output(out / "tables" / "curves.csv", csv_bytes(derived.curves))
@@ -118,10 +120,13 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
     return answer | {table.name: table for table in accuracies} | headline | costs | {"auc": derived.auc}
 
 
-def _remove_timed(out: Path) -> None:
-    """Remove an earlier report's tables and figures of times: what stayed would be of another clock, unlabelled."""
-    patterns = [f"tables/{name}{also}.*" for name in _TIMED_TABLES for also in ("", "_published")]
-    for pattern in [*patterns, *(f"figures/{name}*" for name in _TIMED_FIGURES)]:
+def _remove_stale(out: Path, other_times: bool) -> None:
+    """Remove an earlier report's figures that may not be drawn again and, if these are `other_times`, all that shows times."""
+    names = (*_SOMETIMES, *(_TIMED_FIGURES if other_times else ()))
+    patterns = [f"figures/{name}*" for name in names]
+    if other_times:
+        patterns += [f"tables/{name}{also}.*" for name in _TIMED_TABLES for also in ("", "_published")]
+    for pattern in patterns:
         for file in out.glob(pattern):
             file.unlink()
 
@@ -175,7 +180,7 @@ class _Figures:
             self._save_timed("n_per_budget", fig, steps)
         stages = self.derived.breakdown(self.generator, self.steps)
         if len(stages):
-            fig = figures.latency_breakdown(stages, f"{self.title}, one candidate")
+            fig = figures.latency_breakdown(stages, f"{self.title}, one candidate", self.looks)
             self._save_timed("latency_breakdown", fig, stages)
         if self.pool > 1:
             self._save(
@@ -210,16 +215,14 @@ class _Figures:
                 self._save(f"accuracy_over_{name}", fig, points)
             else:
                 self._save_timed(f"accuracy_over_{name}", fig, points)
-            if name == "time":
-                self._save_timed("teaser", self._teaser(verified, points), points)
+            if name == "time" and (saving := self._saving(verified)) is not None:
+                self._save_timed("teaser", figures.teaser(points, saving, self.title, self.looks), points)
 
-    def _teaser(self, verified: pd.DataFrame, points: pd.DataFrame) -> Figure:
-        """Draw what the VHS of the run saves, if there is one, and one MLLM w/ CLIP."""
+    def _saving(self, verified: pd.DataFrame) -> comparisons.Saving | None:
+        """Return what the VHS of the run saves, if there is one, and one MLLM w/ CLIP, and it does."""
         pairs = comparisons.rivals(self.derived.config.kinds, self.models)
-        if len(pairs) != 1:
-            return figures.teaser(points, None, self.title, self.looks)
-        saving = comparisons.time_saving(verified, self.models, pairs[0])
-        return figures.teaser(points, saving, self.title, self.looks, pairs[0][0])
+        saving = comparisons.time_saving(verified, self.models, pairs[0]) if len(pairs) == 1 else None
+        return saving if saving is not None and saving.holds else None
 
     def _strategies(self) -> None:
         rivals = self.derived.rivals.get((self.generator, self.steps))
@@ -241,19 +244,24 @@ class _Figures:
         if len(picks) and len(pictures.kept(picks)) == len(picks):
             picks = picks.assign(prompt=picks["prompt_id"].map(prompts))
             title = f"best of {n} by each verifier, judged by GenEval's rules"
-            self._save("gallery", gallery.winners_figure(picks, pictures.image, title), picks[columns])
+            self._save(
+                "gallery", gallery.winners_figure(picks, pictures.image, title, self.looks), picks[columns]
+            )
         cases = gallery.disagreements(self.candidates, self.scores, pictures)
         if len(cases):
             cases = cases.assign(prompt=cases["prompt_id"].map(prompts))
             title = "the surest verdicts that GenEval contradicts (marks are GenEval's)"
-            fig = gallery.disagreements_figure(cases, pictures.image, title)
+            fig = gallery.disagreements_figure(cases, pictures.image, title, self.looks)
             self._save("disagreements", fig, cases[[*columns, "kind", "reason"]])
 
 
 def _cost_points(
     verified: pd.DataFrame, derived: Derived, generator: str, steps: int
 ) -> list[tuple[str, str, pd.DataFrame]]:
-    """Collect (name, unit, points) of accuracy over time, GFLOP or TFLOP, and memory, where measured."""
+    """Collect (name, unit, points) of accuracy over time, GFLOP or TFLOP, and an accelerator's memory, where measured.
+
+    On a CPU, the peak is that of a process, of which a verifier is the least part.
+    """
     columns = ["verifier", "n", "cost", "accuracy", "low", "high"]
 
     def modelled(column: str) -> pd.DataFrame:
@@ -266,17 +274,22 @@ def _cost_points(
     small = flop["cost"].max() < 0.1
     flop["cost"] *= 1000 if small else 1
     costs = derived.costs_of(generator, steps)
-    on_gpu = costs["peak_vram_gb"].notna().any()
-    memory = costs[costs["stage"] == budgeting.END_TO_END]
-    peak = memory.groupby(["verifier", "n"])["peak_vram_gb" if on_gpu else "peak_rss_gb"].max()
-    measured = verified.merge(peak.rename("cost").reset_index(), on=["verifier", "n"])[columns]
-    kind = "peak VRAM (GB)" if on_gpu else "peak resident memory of the process (GB)"
+    whole = costs[costs["stage"] == budgeting.END_TO_END]
+    peak = whole.groupby(["verifier", "n"])["peak_vram_gb"].max().rename("cost").dropna().reset_index()
+    measured = verified.merge(peak, on=["verifier", "n"])[columns]
+    if not _tells_apart(measured["cost"]):
+        measured = measured.iloc[:0]
     found = [
         ("time", "wall-clock of best-of-N (ms)", modelled("wall_ms")),
         ("tflop", f"{'GFLOP' if small else 'TFLOP'} of best-of-N", flop),
-        ("memory", kind, measured.dropna(subset="cost")),
+        ("memory", "peak VRAM (GB)", measured),
     ]
     return [entry for entry in found if len(entry[2])]
+
+
+def _tells_apart(memory: pd.Series) -> bool:
+    """Return whether memory differs by so much that an axis of it means something."""
+    return bool(memory.max() - memory.min() >= _LEAST_SHARE * memory.max())
 
 
 def _timing(derived: Derived) -> str | None:

@@ -14,7 +14,7 @@ from vhsbench.harness.common.tasks import TAGS, in_order
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.figures import SCORE_BINS, score_range
-from vhsbench.harness.report.style import STAGE_COLORS, label, task_name
+from vhsbench.harness.report.style import STAGE_COLORS, label, names_in, task_name
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE
@@ -52,8 +52,9 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
     """Plot accuracy over N for one task; also return the values of all tasks by trace, to switch between."""
     fig = _figure("N", "accuracy (%)", log_x=True)
     values: dict[str, list[list[Any]]] = {str(t): [] for t in derived.curves["tag"].unique()}
-    keys: Any
-    for keys, part in derived.curves.groupby(PIPELINE):
+    place = {name: i for i, name in enumerate(derived.looks)}
+    lines: list[tuple[Any, pd.DataFrame]] = list(derived.curves.groupby(PIPELINE))
+    for keys, part in sorted(lines, key=lambda line: (*line[0][:2], place[line[0][2]])):
         generator, steps, verifier = keys
         style = derived.looks[verifier]
         dash = {"--": "dash", ":": "dot"}.get(style.line, "solid")
@@ -64,7 +65,8 @@ def accuracy_by_n(derived: Derived, tag: str = OVERALL) -> tuple[go.Figure, dict
         fig.add_scatter(
             x=[int(n) for n in ns], y=values[tag][-1], mode="lines+markers",
             name=html_escape(pipeline_name(derived, generator, steps, verifier)),
-            line={"color": style.color, "dash": dash}, marker={"size": 5},
+            line={"color": style.color, "dash": dash},
+            marker={"size": 5, "symbol": SYMBOLS.get(style.marker, "circle")},
             hovertemplate="N = %{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     return fig, values
@@ -88,8 +90,9 @@ def score_histograms(derived: Derived) -> go.Figure:
     """Plot the share of candidates by score in 40 bins, over all pools; each range of scores has an axis of its own."""
     fig = _figure("score", "candidates (%)")
     axes: dict[tuple[float, float], str] = {}
-    for verifier, part in derived.run.scores.groupby("verifier", sort=True):
-        style, ends = derived.looks[str(verifier)], score_range(part["score"])
+    for verifier in names_in(derived.run.scores, derived.looks):
+        part = derived.run.scores[derived.run.scores["verifier"] == verifier]
+        style, ends = derived.looks[verifier], score_range(part["score"])
         axis = axes.setdefault(ends, f"x{len(axes) + 1}" if axes else "x")
         bins = np.linspace(*ends, SCORE_BINS + 1)
         share = 100 * np.histogram(part["score"], bins)[0] / len(part)
@@ -115,8 +118,8 @@ def reliability_chart(derived: Derived) -> go.Figure | None:
     bins = reliability(derived.run.candidates, derived.run.scores)
     if bins.empty:
         return None
-    for verifier, part in bins[bins["n"] > 0].groupby("verifier", sort=True):
-        style = derived.looks[str(verifier)]
+    for verifier in names_in(bins, derived.looks):
+        part, style = bins[(bins["verifier"] == verifier) & (bins["n"] > 0)], derived.looks[verifier]
         fig.add_scatter(
             x=[rounded(v, 4) for v in part["confidence"]], y=[rounded(100 * v) for v in part["right"]],
             customdata=[int(n) for n in part["n"]], mode="lines+markers", name=html_escape(style.label),

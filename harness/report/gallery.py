@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vhsbench.harness.report.calibration import answered
-from vhsbench.harness.report.style import COLUMN, TWO_COLUMNS, figure, label, styled, wrapped
+from vhsbench.harness.report.style import SCREEN, USUAL, Looks, Sheet, label, names_in
 from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.sweep.kept_images import Pictures
 
@@ -46,30 +46,40 @@ def disagreements(
     return pd.concat(parts, ignore_index=True) if parts else joined.assign(kind="")
 
 
-def winners_figure(winners: pd.DataFrame, picture: Picture, title: str) -> Figure:
+def winners_figure(
+    winners: pd.DataFrame, picture: Picture, title: str, looks: Looks = USUAL, sheet: Sheet = SCREEN
+) -> Figure:
     """Draw each verifier's pick by prompt, marked right or wrong by GenEval.
 
     Many prompts fill two blocks, unless many verifiers fill the width. winners: a candidate's columns, prompt,
     verifier, score, correct.
     """
-    ids, names = list(winners["prompt_id"].unique()), winners["verifier"].nunique()
-    half = -(-len(ids) // 2) if len(ids) > _ROWS and names <= _ACROSS else len(ids)
+    ids, names = list(winners["prompt_id"].unique()), names_in(winners, looks)
+    half = -(-len(ids) // 2) if len(ids) > _ROWS and len(names) <= _ACROSS else len(ids)
     blocks = [part for part in (ids[:half], ids[half:]) if part]
-    with styled():
-        width = min(TWO_COLUMNS, max(COLUMN, len(blocks) * (_PROMPT + _PICTURE * names)))
-        fig = figure(width, 0.5 + 0.98 * half)
+    with sheet.styled():
+        wide = len(blocks) * (_PROMPT + _PICTURE * len(names)) > sheet.column
+        width = sheet.text if wide else sheet.column
+        fig = sheet.figure(width, 0.5 + 0.98 * half)
         parts = fig.subfigures(1, len(blocks), squeeze=False)[0]
         for part, block in zip(parts, blocks, strict=True):
-            across = (width / len(blocks) - _PROMPT) / names
-            _winners_block(part, winners, block, half, picture, min(_LETTERS, int(across / _LETTER)))
-        _headed(fig, title)
+            across = (width / len(blocks) - _PROMPT) / len(names)
+            letters = min(_LETTERS, int(across / _LETTER))
+            _winners_block(part, winners, names, block, half, picture, letters, sheet)
+        _headed(fig, title, sheet)
     return fig
 
 
 def _winners_block(
-    fig: Any, winners: pd.DataFrame, ids: list[int], rows: int, picture: Picture, letters: int
+    fig: Any,
+    winners: pd.DataFrame,
+    names: list[str],
+    ids: list[int],
+    rows: int,
+    picture: Picture,
+    letters: int,
+    sheet: Sheet,
 ) -> None:
-    names = sorted(winners["verifier"].unique())
     grid = fig.subplots(rows, len(names), squeeze=False)
     for row in range(rows):
         for column, name in enumerate(names):
@@ -80,27 +90,29 @@ def _winners_block(
             chosen = winners[(winners["prompt_id"] == ids[row]) & (winners["verifier"] == name)].iloc[0]
             _show(axes, chosen, picture)
             if row == 0:
-                axes.set_title("\n".join(textwrap.wrap(label(name), letters)), fontsize=7)
+                axes.set_title("\n".join(textwrap.wrap(label(name), letters)), fontsize=sheet.small)
             if column == 0:
                 prompt = "\n".join(textwrap.wrap(chosen["prompt"], 17))
-                axes.set_ylabel(prompt, rotation=0, ha="right", va="center", labelpad=4, fontsize=6.5)
+                axes.set_ylabel(prompt, rotation=0, ha="right", va="center", labelpad=4, fontsize=sheet.small)
 
 
-def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> Figure:
+def disagreements_figure(
+    cases: pd.DataFrame, picture: Picture, title: str, looks: Looks = USUAL, sheet: Sheet = SCREEN
+) -> Figure:
     """Draw the rows of `disagreements`, which also need the prompt, one line per verifier."""
-    names, kinds = sorted(cases["verifier"].unique()), sorted(cases["kind"].unique())
+    names, kinds = names_in(cases, looks), sorted(cases["kind"].unique())
     each = int(cases.groupby(["verifier", "kind"]).size().max())
-    with styled():
-        fig = figure(TWO_COLUMNS if len(kinds) > 1 else COLUMN, 0.7 + 1.5 * len(names))
+    with sheet.styled():
+        fig = sheet.figure(sheet.text if len(kinds) > 1 else sheet.column, 0.7 + 1.5 * len(names))
         parts = fig.subfigures(1, len(kinds), squeeze=False, width_ratios=[1.12, 1][: len(kinds)])[0]
         for part, kind in zip(parts, kinds, strict=True):
             grid = part.subplots(len(names), each, squeeze=False)
-            part.suptitle(kind, fontsize=7.5)
+            part.suptitle(kind)
             for row, name in enumerate(names):
                 found = cases[(cases["verifier"] == name) & (cases["kind"] == kind)]
                 for axes, (_, case) in zip(grid[row], found.iterrows(), strict=False):
                     _show(axes, case, picture)
-                    axes.set_title("\n".join(textwrap.wrap(case["prompt"], 19)), fontsize=5.5)
+                    axes.set_title("\n".join(textwrap.wrap(case["prompt"], 19)), fontsize=sheet.small - 1)
                 for axes in grid[row, len(found) :]:
                     axes.set(xticks=[], yticks=[], frame_on=False)
                     axes.grid(False)
@@ -108,7 +120,7 @@ def disagreements_figure(cases: pd.DataFrame, picture: Picture, title: str) -> F
                     parts_of_label = label(name).rsplit(" ", 1)
                     said = "\n".join(line for p in parts_of_label for line in textwrap.wrap(p, _LETTERS))
                     grid[row, 0].set_ylabel(said, rotation=0, ha="right", va="center", labelpad=4)
-        _headed(fig, title)
+        _headed(fig, title, sheet)
     return fig
 
 
@@ -119,8 +131,8 @@ def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
     """
     rows = rows.head(_CAPTIONED)
     down = -(-len(rows) // _CAPTIONED_ACROSS)
-    with styled():
-        fig = figure(TWO_COLUMNS, 0.4 + 2.35 * down)
+    with SCREEN.styled():
+        fig = SCREEN.figure(SCREEN.text, 0.4 + 2.35 * down)
         grid = fig.subplots(down, _CAPTIONED_ACROSS, squeeze=False).ravel()
         for axes in grid[len(rows) :]:
             axes.set_axis_off()
@@ -131,7 +143,7 @@ def captions_figure(rows: pd.DataFrame, picture: Picture) -> Figure:
             said = row["caption"] or "(no words)"
             axes.set_xlabel(_shortened(said, 34, 5), fontsize=6, labelpad=2)
         name = label(rows["verifier"].iloc[0])
-        _headed(fig, f"{name} after alignment: its caption of its pick for the prompt above")
+        _headed(fig, f"{name} after alignment: its caption of its pick for the prompt above", SCREEN)
     return fig
 
 
@@ -139,9 +151,10 @@ def _shortened(text: str, width: int, lines: int) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
-def _headed(fig: Figure, title: str) -> None:
-    """Set the figure's title, wrapped to its width."""
-    fig.suptitle(wrapped(title, fig.get_figwidth()), fontsize=8.5)
+def _headed(fig: Figure, title: str, sheet: Sheet) -> None:
+    """Set the figure's title, if any, wrapped to its width."""
+    if title:
+        fig.suptitle(sheet.wrapped(title, fig.get_figwidth()))
 
 
 def _draw(axes: Any, image: Image.Image | None) -> None:

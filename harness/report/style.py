@@ -8,7 +8,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes, printable
 from vhsbench.harness.common.tasks import TAGS, columns
+from vhsbench.harness.report.colors import apart_from
 
 log = logging.getLogger(__name__)
 _said_missing = False
 
-COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths in inches
 # tried in this order for characters that matplotlib's default font lacks
 _WIDER_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
@@ -42,11 +42,38 @@ def fonts() -> list[str]:
 _RC: dict[Any, object] = {
     "text.parse_math": False,  # a prompt may hold a $
     "font.family": fonts(),
-    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
+    "font.size": 8, "axes.titlesize": 8.5, "figure.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
     "pdf.fonttype": 42, "svg.fonttype": "none", "figure.constrained_layout.use": True,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What figures are made for: widths of a column and of the text and of a letter, in inches; small type, in points."""
+
+    column: float = 3.5
+    text: float = 7.16
+    letter: float = 0.052
+    small: float = 6.5
+    settings: Mapping[Any, object] = field(default_factory=dict)
+
+    def styled(self) -> AbstractContextManager[None]:
+        """Make a context in which axes are drawn and saved in this style."""
+        return matplotlib.rc_context(_RC | dict(self.settings))
+
+    def figure(self, width: float, height: float) -> Figure:
+        """Make a figure of the given size in inches, without pyplot's global state."""
+        with self.styled():
+            return Figure(figsize=(width, height))
+
+    def wrapped(self, title: str, width: float) -> str:
+        """Wrap a title to a width in inches."""
+        return "\n".join(textwrap.wrap(title, int(width / (1.28 * self.letter))))
+
+
+SCREEN = Sheet()
 STAGE_COLORS = {
     "encode": "#999999", "noise": "#DDDDDD", "head": "#E69F00", "denoise": "#F0E442", "tail": "#CC79A7",
     "decode": "#56B4E9", "score": "#009E73",
@@ -101,11 +128,13 @@ _SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C1D40", "#8FBF5F", "#33
           "#00607A", "#1133EE")  # fmt: skip
 _SPARE_MARKERS = ("D", "v", "P", "X", "<", ">", "*", "p", "h", "d", "8", "H")
 
-Looks = Mapping[str, Look]  # by what tables have as verifier
+_TAKEN = (*(look.color for look in (*_KINDS.values(), *_OTHERS.values())), *_SPARE, "#FFFFFF")
+
+Looks = Mapping[str, Look]  # by what tables have as verifier, in the order in which they are drawn
 
 
 def looks(kinds: Mapping[str, str]) -> Looks:
-    """Give every verifier of a run a colour and marker by its place, no two alike. kinds: by label, in the run's order.
+    """Give every verifier of a run a colour and marker by its place, no two alike, in the run's order. kinds: by label.
 
     A known kind's are those of the verifier that is named like it, else of the first of that kind; others get spare ones.
     """
@@ -115,12 +144,22 @@ def looks(kinds: Mapping[str, str]) -> Looks:
     known = {first[kind]: look for kind, look in _KINDS.items() if kind in first}
     spare = [name for name in kinds if name not in known]
     found = {name: replace(look, label=label(name)) for name, look in known.items()}
-    return found | {name: _spare(name, place) for place, name in enumerate(spare)} | _OTHERS
+    found |= {name: spare_look(name, place) for place, name in enumerate(spare)}
+    return {name: found[name] for name in kinds} | _OTHERS
 
 
-def _spare(name: str, place: int) -> Look:
-    again, i = divmod(place, len(_SPARE))
-    return Look(label(name), _SPARE[i], _SPARE_MARKERS[(i + again) % len(_SPARE_MARKERS)])
+def spare_look(name: str, place: int) -> Look:
+    """Return the look of the `place`-th line that has none of its own; no two have the same colour."""
+    more = place - len(_SPARE)
+    color = _SPARE[place] if more < 0 else apart_from(_TAKEN, more + 1)[more]
+    again, i = divmod(place, len(_SPARE_MARKERS))
+    return Look(label(name), color, _SPARE_MARKERS[(i + again) % len(_SPARE_MARKERS)])
+
+
+def names_in(frame: pd.DataFrame, looks: Looks) -> list[str]:
+    """List the verifiers of a frame's rows in the run's order, then others by name."""
+    place = {name: i for i, name in enumerate(looks)}
+    return sorted(map(str, frame["verifier"].unique()), key=lambda name: (place.get(name, len(place)), name))
 
 
 def label(verifier: str) -> str:
@@ -132,25 +171,9 @@ def label(verifier: str) -> str:
 USUAL = looks({kind: kind for kind in _KINDS})  # of the known kinds under their own names
 
 
-def figure(width: float, height: float) -> Figure:
-    """Make a figure of the given size in inches, without pyplot's global state."""
-    with matplotlib.rc_context(_RC):
-        return Figure(figsize=(width, height))
-
-
-def wrapped(title: str, width: float) -> str:
-    """Wrap a title to a width in inches."""
-    return "\n".join(textwrap.wrap(title, int(15 * width)))
-
-
-def styled() -> AbstractContextManager[None]:
-    """Make a context in which axes are drawn and saved in this style."""
-    return matplotlib.rc_context(_RC)
-
-
-def save(fig: Figure, stem: Path, data: pd.DataFrame) -> None:
+def save(fig: Figure, stem: Path, data: pd.DataFrame, sheet: Sheet = SCREEN) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
-    with styled(), _one_warning_of_missing_characters():
+    with sheet.styled(), _one_warning_of_missing_characters():
         _lay_out(fig, _PNG_DPI)
         png = drawn(fig, "png", dpi=_PNG_DPI)
         # no date in the file, so that the same run gives the same bytes

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from vhsbench.harness.report.style import figure, save
+from vhsbench.harness.report.style import SCREEN, save
 
-DRAWN = ("accuracy_over_time", "accuracy_over_tflop", "accuracy_over_memory", "teaser", "n_per_budget",
+DRAWN = ("accuracy_over_time", "accuracy_over_tflop", "teaser", "n_per_budget",
          "latency_breakdown", "accuracy_by_n", "score_distributions", "reliability", "gallery",
          "disagreements")  # fmt: skip
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16
@@ -73,6 +73,6 @@ def test_an_accuracy_table_shows_its_data_in_every_format(built, name):
 
 def test_names_with_a_point_do_not_share_a_file(tmp_path):
     for name in ("accuracy_nano+lora-0.25", "accuracy_nano+lora-0.5", "accuracy_sd3.5-turbo"):
-        save(figure(3.5, 1.0), tmp_path / name, pd.DataFrame({"name": [name]}))
+        save(SCREEN.figure(3.5, 1.0), tmp_path / name, pd.DataFrame({"name": [name]}))
     assert len(list(tmp_path.iterdir())) == 9
     assert pd.read_csv(tmp_path / "accuracy_sd3.5-turbo.csv")["name"].tolist() == ["accuracy_sd3.5-turbo"]

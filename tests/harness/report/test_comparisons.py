@@ -117,10 +117,32 @@ def curve(**by_verifier):
     ).replace({"clip": "mllm-clip"})
 
 
+def times(curves, models):
+    saving = time_saving(curves, models)
+    return saving.accuracy, saving.slow_ms, saving.fast_ms
+
+
+def test_a_saving_holds_where_vhs_takes_less_and_the_intervals_of_the_times_are_apart():
+    slow, curves = CostModel(0, 10), curve(vhs=[60, 70], clip=[60, 70])
+
+    def holds(vhs, clip=slow):
+        return time_saving(curves, {"vhs": vhs, "mllm-clip": clip}).holds
+
+    assert holds(CostModel(0, 9))
+    assert not holds(CostModel(0, 10))
+    assert not holds(CostModel(0, 11))
+    unsure = np.stack([np.zeros(100), np.linspace(7, 11, 100)], 1)
+    assert not holds(CostModel(0, 9, unsure))
+    assert holds(CostModel(0, 9, unsure), CostModel(0, 20))
+    assert str(time_saving(curves, {"vhs": CostModel(0, 9), "mllm-clip": slow})) == (
+        "VHS takes 10% less time for 70.0%"
+    )
+
+
 def test_time_saved_at_the_highest_accuracy_that_both_reach():
     models = {"vhs": CostModel(10, 1), "mllm-clip": CostModel(0, 10)}
-    assert time_saving(curve(vhs=[60, 70, 80], clip=[60, 65, 70]), models) == (70, 30, 12)
-    assert time_saving(curve(vhs=[60, 62, 64], clip=[60, 65, 70]), models) == (64, 20, 13)
+    assert times(curve(vhs=[60, 70, 80], clip=[60, 65, 70]), models) == (70, 30, 12)
+    assert times(curve(vhs=[60, 62, 64], clip=[60, 65, 70]), models) == (64, 20, 13)
     assert time_saving(curve(vhs=[60]), {"vhs": models["vhs"]}) is None
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import simpson
 
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.report import figures
-from vhsbench.harness.report.style import TASK_NAMES
+from vhsbench.harness.report.build import _tells_apart, build
+from vhsbench.harness.report.comparisons import Saving
+from vhsbench.harness.report.style import TASK_NAMES, looks
 from vhsbench.harness.stats.expected import expected_accuracy
 from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.store.tables import load_run
@@ -42,19 +49,47 @@ def judged(run, verifier):
 
 @pytest.mark.parametrize("verifier", MADE)
 def test_accuracy_over_each_cost(run, data, verifier):
-    fixed, each, gb = MADE[verifier]
-    time, flop, memory = (of(data(f"accuracy_over_{name}"), verifier) for name in ("time", "tflop", "memory"))
+    fixed, each, _ = MADE[verifier]
+    time, flop = (of(data(f"accuracy_over_{name}"), verifier) for name in ("time", "tflop"))
     ns = np.arange(1, POOL + 1)
     assert time["n"].tolist() == flop["n"].tolist() == ns.tolist()
     np.testing.assert_allclose(time["cost"], fixed + ns * each)
     np.testing.assert_allclose(flop["cost"], (fixed + ns * each) / 1e4 * 1e3)  # GFLOP, as there are so few
-    assert memory[["n", "cost"]].to_numpy().tolist() == [[1, gb], [2, gb], [4, gb]]
     scores, correct = judged(run, verifier)
     np.testing.assert_allclose(time["accuracy"], 100 * expected_accuracy(scores, correct).mean(0))
     assert time["accuracy"].iloc[0] == pytest.approx(100 * correct.mean())
     best = correct[np.arange(PROMPTS), scores.argmax(1)]
     assert time["accuracy"].iloc[-1] == pytest.approx(100 * best.mean())
     assert ((time["low"] <= time["accuracy"]) & (time["accuracy"] <= time["high"])).all()
+
+
+def test_memory_is_drawn_where_an_accelerators_was_measured_and_differs(built, make_run, tmp_path, undrawn):
+    assert not list((built / "figures").glob("accuracy_over_memory*"))  # of a CPU: what the process took
+    run = make_run(tmp_path / "run", vram=True)
+    with undrawn():
+        build(run)
+    memory = pd.read_csv(run / "figures" / "accuracy_over_memory.csv")
+    for verifier, (_, _, gb) in MADE.items():
+        assert of(memory, verifier)[["n", "cost"]].to_numpy().tolist() == [[1, gb], [2, gb], [4, gb]]
+
+
+@pytest.mark.parametrize(("gb", "drawn"), [([1.0, 1.009], False), ([1.0, 1.011], True), ([], False)])
+def test_an_axis_of_memory_spans_a_hundredth(gb, drawn):
+    assert _tells_apart(pd.Series(gb, dtype=float)) is drawn
+
+
+def test_figures_that_are_not_drawn_again_are_removed(make_run, tmp_path, undrawn):
+    """The report of an earlier version may have drawn them of the same run."""
+    run = make_run(tmp_path / "run", verifiers=[{"name": "mllm-clip"}])
+    (run / "figures").mkdir()
+    stale = [run / "figures" / f"{name}.png" for name in ("teaser", "accuracy_over_memory")]
+    own = run / "figures" / "mine.png"
+    for file in (*stale, own):
+        file.touch()
+    with undrawn():
+        build(run)
+    assert own.exists()
+    assert not any(file.exists() for file in stale)
 
 
 def test_the_teaser_shows_accuracy_over_time(data):
@@ -158,11 +193,64 @@ def test_lines_of_accuracy_over_cost_are_the_points():
     assert (axes.get_xlabel(), axes.get_title()) == ("ms", "a title")
 
 
-@pytest.mark.parametrize(("fast", "said"), [(20.0, "50% less"), (60.0, "50% more")])
-def test_the_teaser_says_what_is_saved(fast, said):
-    axes = figures.teaser(points(vhs=[60, 70]), (70.0, 40.0, fast), "nano").axes[0]
-    assert axes.get_title() == f"nano: VHS takes {said} time for 70.0%"
+def test_the_teaser_says_what_is_saved():
+    saving = Saving("vhs", "mllm-clip", 70.0, 20.0, 40.0, True)
+    axes = figures.teaser(points(vhs=[60, 70]), saving, "nano").axes[0]
+    assert axes.get_title() == "nano: VHS takes 50% less time for 70.0%"
     assert lines(axes) == {"VHS": [[10, 60], [20, 70]]}
+
+
+def test_budgets_are_labelled_and_upright_where_they_would_touch():
+    def top(budgets):
+        fig = figures.accuracy_over_cost(points(vhs=[60, 70, 80, 85]), "ms", "a title", budgets)
+        axis = fig.axes[0].child_axes[0].xaxis
+        assert "budget" in [text.get_text() for text in fig.legends[0].get_texts()]
+        return [(text.get_text(), text.get_rotation()) for text in axis.get_ticklabels()]
+
+    assert top([15.0, 30.0]) == [("15 ms", 0), ("30 ms", 0)]
+    assert top([15.0, 16.0]) == [("15 ms", 90), ("16 ms", 90)]
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 999))
+def test_numbers_of_n_touch_neither_each_other_nor_a_line(verifiers, seed):
+    rng = np.random.default_rng(seed)
+    curves = {f"v{i}": np.sort(rng.uniform(60, 95, 12)) for i in range(verifiers)}
+    fig = figures.accuracy_over_cost(points(**curves), "ms", "", looks=looks(dict.fromkeys(curves, "x")))
+    fig.draw_without_rendering()
+    axes = fig.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 2 * verifiers
+    for a, b in combinations(boxes, 2):
+        assert not a.overlaps(b)
+    for box in boxes:
+        inner = box.padded(-0.2 * box.height)
+        assert not any(
+            inner.contains(*xy) for line in axes.lines for xy in axes.transData.transform(line.get_xydata())
+        )
+
+
+def test_accuracy_by_n_is_in_the_runs_order_with_markers_at_powers_of_two():
+    rows = [(v, tag, n, 50.0, 40.0, 60.0, 9) for v in ("random", "a", "b") for tag in ("single_object", "overall")
+            for n in range(1, 7)]  # fmt: skip
+    curves = pd.DataFrame(rows, columns=["verifier", "tag", "n", "accuracy", "low", "high", "n_prompts"])
+    known = looks({"b": "x", "a": "x"})
+    drawn = figures.accuracy_by_n(curves, "", known).axes[0].lines
+    assert [line.get_label() for line in drawn] == ["b", "a", "random"]
+    assert [line.get_marker() for line in drawn] == [known[v].marker for v in ("b", "a", "random")]
+    assert [line.get_markevery() for line in drawn] == [[0, 1, 3]] * 3
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=200))
+def test_the_density_has_the_area_of_every_bar(scores):
+    bins = np.linspace(-1, 1, figures.SCORE_BINS + 1)
+    x = np.linspace(-1, 1, 50 * figures.SCORE_BINS + 1)
+    found = figures._density(pd.Series(scores), bins, x)
+    assert (found >= -1e-9).all()
+    share = 100 * np.histogram(scores, bins)[0] / len(scores)
+    areas = [simpson(part) / 50 for part in np.stack([found[i : i + 51] for i in range(0, len(x) - 1, 50)])]
+    np.testing.assert_allclose(areas, share, atol=1e-6)
+    assert found[[0, -1]] == pytest.approx(share[[0, -1]])  # none leaks out
 
 
 def test_steps_of_n_per_budget_are_its_data():

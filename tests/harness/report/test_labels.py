@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 
 from vhsbench.harness.report import figures
 from vhsbench.harness.report.build import build
+from vhsbench.harness.report.comparisons import Saving
 from vhsbench.harness.report.derived import derive
 from vhsbench.harness.report.published import beside, headline_beside
 from vhsbench.harness.report.side_by_side import side_by_side
@@ -91,7 +92,7 @@ def test_a_label_alone_takes_the_place_of_its_kind(make_run, tmp_path):
     assert drift.loc[drift["verifier"] == "theirs", "delta"].isna().all()
     fig = figures.teaser(
         pd.DataFrame({"verifier": ["mine"], "n": [1], "cost": [1.0], "accuracy": [50.0], "low": [0], "high": [99]}),
-        (60.0, 20.0, 10.0), "nano", found.looks, "mine",
+        Saving("mine", "theirs", 60.0, 10.0, 20.0, True), "nano", found.looks,
     )  # fmt: skip
     assert fig.axes[0].get_title() == "nano: mine takes 50% less time for 60.0%"
 

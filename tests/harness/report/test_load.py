@@ -7,35 +7,12 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image, ImageChops
-from scipy.stats import gaussian_kde
 
 from vhsbench.harness.report.derived import Derived
-from vhsbench.harness.report.figures import _density, score_distributions
-from vhsbench.harness.report.style import drawn, save, styled
+from vhsbench.harness.report.figures import score_distributions
+from vhsbench.harness.report.style import SCREEN, drawn, save
 from vhsbench.harness.sweep.kept_images import Pictures
-
-
-@pytest.mark.parametrize("count", [3, 200, 5000])
-def test_the_density_of_counted_scores_is_that_of_the_scores(count):
-    rng = np.random.default_rng(count)
-    scores = np.clip(rng.normal(rng.choice([-0.6, 0.7], count), 0.2), -1, 1)
-    x = np.linspace(-1, 1, 200)
-    exact = 3 * gaussian_kde(np.concatenate([scores, 2 - scores, -2 - scores]), bw_method=0.05)(x)
-    # as far as a line of the figure shows
-    assert np.abs(_density(scores, x) - exact).max() < 0.01 * exact.max()
-
-
-def test_the_density_does_not_grow_with_the_candidates(monkeypatch):
-    from vhsbench.harness.report import figures
-
-    sizes = []
-    monkeypatch.setattr(
-        figures, "gaussian_kde", lambda data, **how: sizes.append(len(data)) or gaussian_kde(data, **how)
-    )
-    _density(np.random.default_rng(0).uniform(-1, 1, 200_000), np.linspace(-1, 1, 5))
-    assert max(sizes) <= 3000
 
 
 def test_a_figure_that_is_laid_out_once_is_the_same_picture(tmp_path):
@@ -48,7 +25,7 @@ def test_a_figure_that_is_laid_out_once_is_the_same_picture(tmp_path):
         }
     )
     save(score_distributions(scores, "a title"), tmp_path / "figure", scores)
-    with styled():
+    with SCREEN.styled():
         plain = drawn(score_distributions(scores, "a title"), "png", dpi=300)
     with Image.open(io.BytesIO(plain)) as expected, Image.open(tmp_path / "figure.png") as found:
         assert found.size == expected.size

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.markers import MarkerStyle
 
 from vhsbench.harness.report.charts import SYMBOLS
+from vhsbench.harness.report.colors import oklab
 from vhsbench.harness.report.style import label, looks
 from vhsbench.verifiers import KINDS
 
@@ -56,6 +58,20 @@ def test_no_two_of_twelve_share_a_colour_or_a_marker(kinds):
 def test_no_two_look_alike_however_many(kinds):
     names = {f"v{i}": kind for i, kind in enumerate(kinds)}
     assert len({seen(looks(names), name) for name in names}) == len(names)
+
+
+def test_the_colours_of_any_number_are_apart():
+    found = looks({f"v{i}": "a-plugin's" for i in range(60)})
+    seen = oklab([look.color for name, look in found.items() if name != "none"])
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    assert apart[~np.eye(len(seen), dtype=bool)].min() > 0.08  # 0.02 can just be seen
+    assert np.linalg.norm(seen - oklab(["#FFFFFF"]), axis=-1).min() > 0.2
+
+
+def test_distances_of_colours_are_oklabs():
+    white, red = oklab(["#FFFFFF", "#FF0000"])
+    np.testing.assert_allclose(white, [1, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(red, [0.628, 0.2249, 0.1258], atol=1e-3)
 
 
 def test_adding_a_verifier_changes_no_look():
