@@ -22,7 +22,7 @@ from vhsbench.harness.common.shown import markdown_table
 from vhsbench.verifiers.rules import RULES as verifier_rules
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _PATH = re.compile(
     r"(?<![\w./-])((?:harness|verifiers|generators|benchmarks|results|tests|vhsbench)/[\w./-]*\w/?)"
 )
