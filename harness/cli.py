@@ -176,12 +176,17 @@ def report(
             help="Compare it with best-of-N, as 'cascade:vhs>mllm-clip'; may be given several times."
         ),
     ] = None,
+    diversity: Annotated[
+        bool, typer.Option("--diversity", help="How different winners are to CLIP, by the kept pictures.")
+    ] = False,
     require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
-    quiet(models=False)
-    reliable = _report(runs, as_json, out, published, costs_from, page_mb, strategy or (), again=sys.argv[1:])
+    quiet(models=diversity)
+    reliable = _report(
+        runs, as_json, out, published, costs_from, page_mb, strategy or (), diversity, again=sys.argv[1:]
+    )
     _check_times(reliable, require_reliable)
 
 
@@ -201,10 +206,12 @@ def measure(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="generators, verifiers or suites; default: all.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="generators, verifiers, judges or suites; default: all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the registered generators, verifiers and suites of prompts."""
+    """List the registered generators, verifiers, judges and suites of prompts."""
     quiet()
     from vhsbench.harness.commands.listing import listing, show
 
@@ -255,6 +262,7 @@ def _report(
     costs_from: str = "",
     page_mb: float | None = None,
     strategies: Sequence[str] = (),
+    diversity: bool = False,
     *,
     again: list[str],
 ) -> bool:
@@ -278,6 +286,7 @@ def _report(
             with_published=published,
             costs_from=costs_from,
             strategies=strategies,
+            with_diversity=diversity,
             **limit,
         )
     if is_url(where := out or runs[0]):  # not the copy that it was written in

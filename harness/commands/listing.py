@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vhsbench import generators, verifiers
-from vhsbench.harness import suites
+from vhsbench.harness import judges, suites
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.registry import RegistryError, nearest
 from vhsbench.harness.common.shown import one_line
@@ -19,7 +19,7 @@ from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.cost.reliability import in_one_line
 from vhsbench.harness.stats.intervals import brackets
 
-_KINDS = {"generators": generators, "verifiers": verifiers, "suites": suites}
+_KINDS = {"generators": generators, "verifiers": verifiers, "judges": judges, "suites": suites}
 _FAILED_SHOWN = 10  # failed prompts; the report and `vhsbench status` name all
 _BELOW = ("family", "licence", "source", "error")
 _HEADINGS = {
@@ -32,18 +32,35 @@ def listing(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
     """Return the entries of one registry or all; one that cannot be used says why under "error"."""
     if kind is not None and kind not in _KINDS:
         raise RegistryError(f"nothing to list as '{kind}'; {nearest(kind, list(_KINDS))}")
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for name, package in _KINDS.items():
         if kind in (None, name):
-            found[name] = [_entry(package, entry) for entry in package.REGISTRY.names()]
-            found[name] += [{"name": k, "error": why} for k, why in package.REGISTRY.refused().items()]
+            registry = package.REGISTRY
+            names = registry.own() if package is judges else registry.names()
+            found[name] = [_entry(package, entry) for entry in names]
+            if package is judges:
+                found[name] += _of_verifiers(names, found.get("verifiers"))
+            found[name] += [{"name": k, "error": why} for k, why in registry.refused().items()]
     return found
+
+
+def _of_verifiers(taken: Sequence[str], known: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Describe the judges that verifiers of images make; `known` are the verifiers' entries, if they are there."""
+    entries = listing("verifiers")["verifiers"] if known is None else known
+    return [
+        {"name": e["name"], "made_of": "verifier", "parameters": e["parameters"], "source": e["source"]}
+        for e in entries
+        if e.get("needs") == "images" and e["name"] not in taken
+    ]
 
 
 def _entry(package: Any, name: str) -> dict[str, Any]:
     try:
         if package is suites:
             return suites.create(name).info()
+        if package is judges:
+            judges.REGISTRY.get(name)  # one that cannot be loaded says why
+            return {"name": name, "made_of": "itself", "parameters": None, "source": ""}
         return asdict(package.describe(name))
     except VhsbenchError as error:
         return {"name": name, "error": str(error)}

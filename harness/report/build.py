@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes
 from vhsbench.harness.cost import budgets as budgeting
-from vhsbench.harness.report import comparisons, figures, gallery, published, style, tables
+from vhsbench.harness.report import comparisons, figures, gallery, over_figure, published, style, tables
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.combine import load_runs
@@ -66,18 +66,20 @@ def build(
     costs_from: str = "",
     page_mb: float = PAGE_MB,
     strategies: Sequence[str] = (),
+    with_diversity: bool = False,
 ) -> dict[str, Any]:
     """Write tables/, figures/ and report.html of one run, or of several combined, and return a summary for JSON.
 
     They go to `out`, by default the run's folder. `with_published` adds tables with the paper's values beside the
-    measured ones; `strategies` are compared beside those of the configuration; `costs_from` takes times and FLOPs
+    measured ones, `with_diversity` how different winners are to CLIP, which looks at the kept pictures; `strategies` are
+    compared beside those of the configuration; `costs_from` takes times and FLOPs
     from elsewhere: "a100-paper", or another finished run. An earlier report's tables and figures of other times are
     then removed. `page_mb` limits the size of report.html. Raises StoreError for a run that cannot be read or
     combined, and DiskFullError, before anything is written, if there is not enough room.
     """
     if len(paths) > 1 and out is None:
         raise StoreError("several runs make one report; say with --out where it goes.")
-    derived = derive(load_runs(paths), costs_from, strategies)
+    derived = derive(load_runs(paths), costs_from, strategies, with_diversity)
     out = out or derived.run.path
     found = _tables(derived, with_published)
     check_room(out, report_gb(derived.run, page_mb), "this report")
@@ -113,6 +115,10 @@ def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
     }
     if len(derived.judged):
         answer["judged"] = derived.judged
+    if (over := derived.over_optimisation) is not None:
+        answer |= {"over_optimisation": over.table, "parting": over.parting_table}
+    if len(derived.diversity):
+        answer["diversity"] = derived.diversity
     if len(derived.strategies[0]):
         answer |= dict(zip(("strategies", "strategy_pairs"), derived.strategies, strict=True))
     if (people := derived.people) is not None:
@@ -193,6 +199,7 @@ class _Figures:
             bins = reliability(self.candidates, self.scores)
             if len(bins):
                 self._save("reliability", figures.reliability(bins, self.about, self.looks), bins)
+            self._over_optimisation()
             self._galleries()
 
     def _save(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
@@ -232,6 +239,17 @@ class _Figures:
         if len(points):
             fig = figures.strategies(points, self.about, self.derived.budgets)
             self._save_timed("strategies", fig, points)
+
+    def _over_optimisation(self) -> None:
+        over = self.derived.over_optimisation
+        if over is None or self.pool == 1:
+            return
+        by_n, parting, diversity = (
+            of_pool(table, self.generator, self.steps)
+            for table in (over.by_n, over.parting, self.derived.diversity)
+        )
+        fig = over_figure.over_optimisation(by_n, parting, diversity, self.about, self.looks)
+        self._save("over_optimisation", fig, by_n)
 
     def _galleries(self) -> None:
         run, config, pictures = self.derived.run, self.derived.config, self.derived.pictures

@@ -18,7 +18,9 @@ from vhsbench.harness.report import comparisons, scaling
 from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
+from vhsbench.harness.report.diversity import clip_of, diversity
 from vhsbench.harness.report.judged import judged
+from vhsbench.harness.report.over_optimisation import OverOptimisation, over_optimisation
 from vhsbench.harness.report.people import People, about_stale, read_people
 from vhsbench.harness.report.recorded import (
     about_machines,
@@ -48,7 +50,7 @@ class Derived:
     run: with printable texts; its costs are the clock's, without named speed-ups. clock: whose times budgets go by.
     failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. budgets: in ms.
     budget_rows: the N that each budget affords, with its accuracies; priced: the times that they go by.
-    templates: the strategies to compare.
+    templates: the strategies to compare. with_diversity: whether CLIP looks at the winners.
     """
 
     run: Run
@@ -61,6 +63,7 @@ class Derived:
     budget_rows: pd.DataFrame
     priced: Models
     templates: tuple[Template, ...] = ()
+    with_diversity: bool = False
 
     @property
     def models(self) -> dict[str, Models]:
@@ -224,6 +227,17 @@ class Derived:
         return self.labelled(judged(self.run, self.config))
 
     @cached_property
+    def over_optimisation(self) -> OverOptimisation | None:
+        """What choosing does to verifiers' own scores and to judges' values; None where nothing is chosen."""
+        return over_optimisation(self.run, self.config)
+
+    @cached_property
+    def diversity(self) -> pd.DataFrame:
+        """How different winners are; no rows unless asked for."""
+        run = self.run if self.with_diversity else replace(self.run, candidates=self.run.candidates.head(0))
+        return diversity(run, self.pictures, lambda shown: clip_of(self.names[shown]))
+
+    @cached_property
     def area(self) -> pd.DataFrame:
         """Accuracy averaged over log time, of every pool."""
         return self._by_pool(lambda pool, models: scaling.area_over_log_time(self.contests[pool], models))
@@ -337,10 +351,12 @@ class Derived:
         return separation(self.run.candidates, self.run.scores)
 
 
-def derive(run: Run, costs_from: str = "", strategies: Sequence[str] = ()) -> Derived:
+def derive(
+    run: Run, costs_from: str = "", strategies: Sequence[str] = (), with_diversity: bool = False
+) -> Derived:
     """Derive a report's numbers; times and FLOPs are of `costs_from` (see `read_clock`), by default the run's own.
 
-    strategies: as text, more than the configuration has.
+    strategies: as text, more than the configuration has. with_diversity: let CLIP look at the winners.
 
     Raises StoreError if no pipeline has a time, or all prompts failed, and StrategyError.
     """
@@ -361,7 +377,17 @@ def derive(run: Run, costs_from: str = "", strategies: Sequence[str] = ()) -> De
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     templates = tuple(parse(text) for text in dict.fromkeys((*config.strategies, *strategies)))
     return Derived(
-        run, config, clock, failed, needs, curves, budgets, _labelled(rows, clock), priced, templates
+        run,
+        config,
+        clock,
+        failed,
+        needs,
+        curves,
+        budgets,
+        _labelled(rows, clock),
+        priced,
+        templates,
+        with_diversity,
     )
 
 

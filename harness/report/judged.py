@@ -18,22 +18,37 @@ def judged(run: Run, config: RunConfig) -> pd.DataFrame:
     The mean is over prompts, or over tasks where the run's suite says so. Empty where the only judge says right or
     wrong, as accuracies do; a judge without verdicts on all candidates is left out.
     """
-    judges = list(dict.fromkeys([*(j.shown for j in config.judged_by), *run.verdicts["judge"]]))
     if run.verdicts["judge"].nunique() < 2 and run.verdicts["value"].isin((0, 1)).all():
         return pd.DataFrame(columns=COLUMNS)
-    by_task = config.suite is not None and config.suite.create().overall == "tasks"
+    overall = GENEVAL_OVERALL if by_task(config) else OVERALL
     parts = []
-    for judge in judges:
-        values = run.verdicts.loc[run.verdicts["judge"] == judge, [*CANDIDATE, "value"]]
-        found = run.candidates.merge(values, on=CANDIDATE, how="left", validate="one_to_one")
-        if found["value"].notna().all():
-            curves = accuracy_curves(found.assign(correct=found["value"]), run.scores)
-            parts.append(
-                curves[curves["tag"] == (GENEVAL_OVERALL if by_task else OVERALL)].assign(judge=judge)
-            )
+    for judge, candidates in valued(run, config).items():
+        curves = accuracy_curves(candidates, run.scores)
+        parts.append(curves[curves["tag"] == overall].assign(judge=judge))
     if not parts:
         return pd.DataFrame(columns=COLUMNS)
     rows = pd.concat(parts, ignore_index=True)
-    doubled = [2**k for k in range(int(rows["n"].max()).bit_length())]
-    rows = rows[rows["n"].isin({*doubled, rows["n"].max()})]
+    rows = rows[rows["n"].isin(doubled(int(rows["n"].max())))]
     return rows.rename(columns={"n": "best_of_n", "accuracy": "value"})[COLUMNS].reset_index(drop=True)
+
+
+def valued(run: Run, config: RunConfig) -> dict[str, pd.DataFrame]:
+    """Return the run's candidates by judge, with its value as `correct`; without a judge that has not judged them all."""
+    judges = dict.fromkeys([*(j.shown for j in config.judged_by), *run.verdicts["judge"]])
+    found = {}
+    for judge in judges:
+        values = run.verdicts.loc[run.verdicts["judge"] == judge, [*CANDIDATE, "value"]]
+        rows = run.candidates.merge(values, on=CANDIDATE, how="left", validate="one_to_one")
+        if rows["value"].notna().all():
+            found[judge] = rows.assign(correct=rows["value"])
+    return found
+
+
+def by_task(config: RunConfig) -> bool:
+    """Tell whether the run's suite adds values up as the mean of tasks' means, not over prompts."""
+    return config.suite is not None and config.suite.create().overall == "tasks"
+
+
+def doubled(pool: int) -> list[int]:
+    """List the N that tables by N have: 1, 2, 4, ... and the pool."""
+    return sorted({*(2**k for k in range(pool.bit_length())), pool})

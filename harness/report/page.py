@@ -18,6 +18,11 @@ from vhsbench.harness.report.page_candidates import PAGE_MB, Album
 from vhsbench.harness.report.style import label
 from vhsbench.harness.store.tables import environments
 
+_OPTIMISED = (
+    "Winners of best-of-N by the verifier's own score and by judges",
+    "N at which these measures part",
+)
+
 
 def write_page(derived: Derived, file: Path, with_published: bool = False, limit_mb: float = PAGE_MB) -> None:
     """Write the page, of at most `limit_mb`. Everything from the run is escaped; the page loads nothing."""
@@ -152,6 +157,8 @@ def _headline(derived: Derived, with_published: bool) -> Markup | str:
 
 
 def _plain(derived: Derived) -> list[dict[str, Any]]:
+    over = derived.over_optimisation
+    optimised = (over.table.shown, over.parting_table.shown) if over else ()
     found = [
         ("Strategies at equal cost, of held-out prompts", derived.strategies[0]),
         ("All pairs at every budget: difference in points, paired by prompt", derived.standings.pairs),
@@ -160,6 +167,8 @@ def _plain(derived: Derived) -> list[dict[str, Any]]:
         ("Share (%) of the way from one image to the oracle", derived.standings.headroom),
         ("T(N) against whole runs", derived.latency),
         ("Mean value (%) of best-of-N by judge", derived.judged),
+        *zip(_OPTIMISED, optimised, strict=False),
+        ("Diversity of winners", derived.diversity),
         ("Area under the ROC curve of the scores", derived.auc),
         ("Cost of every stage", derived.costs),
     ]

@@ -81,13 +81,21 @@ class Grid:
         found = self._by_row(candidates.set_index(IN_POOL)["correct"].astype(float).reindex(self._keys))
         return None if np.isnan(found).any() else found
 
+    def by_prompt(self, values: Floats) -> Floats:
+        """Average the rows [R, M] of each prompt, its seeds: [P, M], in sorted order of prompts."""
+        return average_by_prompt(values, self.prompts)
+
+    @property
+    def tags_of_prompts(self) -> NDArray[np.object_]:
+        """The task [P] of each prompt, in sorted order of prompts."""
+        return np.asarray(self.tags[np.unique(self.prompts, return_index=True)[1]])
+
     def _by_row(self, values: pd.Series) -> Floats:
         return values.to_numpy(float).reshape(-1, self._size)
 
     def summary(self, values: Floats) -> pd.DataFrame:
         """Average expectations [R, M] into rows of tag, n, accuracy, low, high, n_prompts."""
-        per_prompt = average_by_prompt(values, self.prompts)
-        tags = self.tags[np.unique(self.prompts, return_index=True)[1]]
+        per_prompt, tags = self.by_prompt(values), self.tags_of_prompts
         found = {t: clustered_mean(per_prompt[tags == t]) for t in in_order(tags)}
         found[OVERALL] = clustered_mean(per_prompt, tasks=tags)
         found[GENEVAL_OVERALL] = clustered_mean(per_prompt, tasks=tags, by_task=True)

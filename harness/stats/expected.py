@@ -31,12 +31,19 @@ def win_probabilities(m: int) -> Floats:
 def expected_accuracy(scores: ArrayLike, correct: ArrayLike) -> Floats:
     """Compute the probability that the highest-scored of N random candidates is correct, for N = 1..M.
 
+    Where `correct` holds values, such as a judge's or the scores themselves, it is the winner's expected value.
     scores and correct are [M] or [P, M] (P pools); the result is [M] or [P, M].
     Raises ValueError for a NaN score or verdict, an infinite score, or an empty pool.
     """
     s, c = _pools(scores, correct)
     result = ranked(s, c)[1] @ win_probabilities(s.shape[1])
     return result if np.ndim(scores) == 2 else result[0]
+
+
+def chances(scores: ArrayLike) -> Floats:
+    """Compute the probability [M, N] that each of M candidates wins a random N-subset by its score, for N = 1..M."""
+    s = np.asarray(scores, dtype=np.float64)
+    return expected_accuracy(np.tile(s, (len(s), 1)), np.eye(len(s)))
 
 
 def ranked(scores: Floats, correct: Floats) -> tuple[Floats, Floats]:

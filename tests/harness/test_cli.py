@@ -42,6 +42,10 @@ def test_list_as_json():
     }  # fmt: skip
     assert "soft-tifa" in needs
     assert set(needs.values()) == {"images"}  # published scorers
+    judges = {judge["name"]: judge["made_of"] for judge in found["judges"]}
+    assert judges == {"geneval": "itself"} | dict.fromkeys(
+        ["mllm-clip", *needs], "verifier"
+    )  # all read images
     suites = {s["name"]: (s["prompts"], s["judge"]) for s in found["suites"]}
     assert (suites["nano-composed"], suites["geneval2"]) == ((88, "geneval"), (None, "soft-tifa"))
 

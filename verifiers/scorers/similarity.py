@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 
 from vhsbench.verifiers.scorers.scorer import Model, Scorer, between
@@ -11,6 +12,7 @@ from vhsbench.verifiers.scorers.scorer import Model, Scorer, between
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from PIL import Image
 
 CLIP_WEIGHT = 2.5  # Hessel et al. 2021
@@ -40,6 +42,12 @@ class Similarity(Scorer):
         text = _unit(self._model.texts(texts).float())
         image = _unit(self._model.images(images).float())
         return (image * text[[texts.index(prompt) for prompt in prompts]]).sum(-1)
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float64]:
+        """Compute features [B, D] of images, of unit length."""
+        features = _unit(self._model.images(images).float()).cpu().numpy().astype(np.float64)
+        return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
 
     def scores(self, prompts: list[str], images: list[Image.Image]) -> torch.Tensor:
         """Compute the cosine."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vhsbench.harness.stats.expected import (
+    chances,
     expected_accuracy,
     largest_difference,
     oracle,
@@ -38,6 +39,19 @@ def test_equals_enumeration_of_all_subsets(pool):
     scores, correct = pool
     expected = [by_enumeration(scores, correct, n + 1) for n in range(len(scores))]
     assert np.allclose(expected_accuracy(scores, correct), expected)
+
+
+@given(pools(), st.data())
+def test_graded_values_equal_enumeration_too(pool, data):
+    """A judge's values, the scores themselves, and each candidate's chance to win."""
+    scores, _ = pool
+    values = data.draw(arrays(float, len(scores), elements=st.floats(-3, 30)))
+    for graded in (values, scores):
+        expected = [by_enumeration(scores, graded, n + 1) for n in range(len(scores))]
+        np.testing.assert_allclose(expected_accuracy(scores, graded), expected, atol=1e-9)
+    np.testing.assert_allclose(values @ chances(scores), expected_accuracy(scores, values), atol=1e-9)
+    np.testing.assert_allclose(chances(scores).sum(0), 1)
+    assert np.all(np.diff(expected_accuracy(scores, scores)) >= -1e-12)  # the own score never falls
 
 
 @given(pools())
