@@ -72,10 +72,10 @@ class OverOptimisation:
     def parting_table(self) -> LaidOut:
         """The N at which measures part; "none" where they do not."""
         ends = ["best_of_n", "low", "high"]
-        rows = self.parting.assign(**{c: [_n(value) for value in self.parting[c]] for c in ends})
+        rows = self.parting.assign(**{c: [as_n(value) for value in self.parting[c]] for c in ends})
         between = [f" [{a}, {b}]" if a else "" for a, b in zip(rows["low"], rows["high"], strict=True)]
-        shown = rows.assign(best_of_n=rows["best_of_n"] + between)
-        return LaidOut(rows, _headed(shown.drop(columns=["low", "high"])))
+        shown = rows.assign(best_of_n=rows["best_of_n"] + between).drop(columns=["low", "high"])
+        return LaidOut(rows, _headed(shown.rename(columns={"best_of_n": "part at N"})))
 
 
 def over_optimisation(run: Run, config: RunConfig) -> OverOptimisation | None:
@@ -145,7 +145,7 @@ def _shown(judge: str) -> str:
     return f"{judge} (%)" if judge else OWN
 
 
-def _n(value: float) -> str:
+def as_n(value: float) -> str:
     """Write an N: "none" beyond the pool, "" where it is unknown."""
     if np.isnan(value):
         return ""

@@ -60,11 +60,11 @@ class Drawn:
         a, b = (_peak(self.mean(v), size) for v, size in zip((first, second), sizes, strict=True))
         drawn = [_peak(self._shares @ v, size) for v, size in zip((first, second), sizes, strict=True)]
         beyond = first.shape[1] + 1  # stands for NONE, as infinity has no neighbours to interpolate with
-        low, high = self._ends(np.where(drawn[0] == drawn[1], beyond, np.minimum(*drawn)).astype(float))
-        ends = [NONE if end >= beyond else float(end) for end in (low, high)]
+        parted = np.where(drawn[0] == drawn[1], beyond, np.minimum(*drawn)).astype(float)
+        low, high = (NONE if end >= beyond else float(end) for end in self._ends(parted))
         if a == b:
-            return Parting(NONE, *ends, falls=None)
-        return Parting(float(min(a, b)), *ends, falls=0 if a < b else 1)
+            return Parting(NONE, low, high, None)
+        return Parting(float(min(a, b)), low, high, 0 if a < b else 1)
 
     def _ends(self, drawn: Floats) -> tuple[Floats, Floats]:
         """Return the limits of draws [B, ...]: observed values, the outer ones."""

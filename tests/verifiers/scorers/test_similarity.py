@@ -94,13 +94,15 @@ def test_clip_score_reads_an_open_clip_folder_with_open_clips_own_transform(
     open_clip_folder, open_clip_small, pictures
 ):
     _, model = open_clip_small
-    scores = verifiers.create("clip-score", checkpoint=open_clip_folder).score(PROMPTS, pictures).score
+    scorer = verifiers.create("clip-score", checkpoint=open_clip_folder)
+    scores = scorer.score(PROMPTS, pictures).score
     model = copy.deepcopy(model).half().float()
     transform = open_clip.image_transform(28, is_train=False)
     with torch.no_grad():
         image = model.encode_image(torch.stack([transform(p) for p in pictures]), normalize=True)
         text = model.encode_text(open_clip.get_tokenizer("ViT-H-14")(PROMPTS), normalize=True)
     torch.testing.assert_close(scores, 2.5 * (image * text).sum(-1).clamp(min=0), atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(scorer.embed(pictures), image, atol=1e-6)
 
 
 def test_nanos_own_clip_knows_its_shapes_and_colours():
