@@ -14,6 +14,7 @@ from vhsbench.harness.stats.parting import NONE
 
 # greys, as the verifiers have all other colours
 _JUDGES = (("#000000", "--", "s"), ("#777777", "-.", "D"), ("#444444", ":", "^"), ("#AAAAAA", "-", "v"))
+_WRITTEN = {"s": "\u25a0", "D": "\u25c6", "^": "\u25b2", "v": "\u25bc"}  # these markers among words
 
 
 def over_optimisation(
@@ -76,16 +77,16 @@ def _measures(axes: Axes, rows: pd.DataFrame, judges: list[str], color: str) -> 
 
 def _parting(axes: Axes, rows: pd.DataFrame, judges: list[str], sheet: Sheet) -> None:
     """Say where judges part from the own score, in the panel's upper corner, and draw where that is sure."""
-    said = []
-    for row in rows[(rows["first"] == OWN)].to_dict("records"):
+    own = rows[rows["first"] == OWN].to_dict("records")
+    for place, row in enumerate(own):
+        color, _, marker = _look(judges, row["second"])
         at, low, high = (as_n(row[column]) for column in ("best_of_n", "low", "high"))
-        said.append(f"{row['second']} parts at N: {at}" + (f" [{low}, {high}]" if low else ""))
+        said = f"{_WRITTEN[marker]} parts at N: {at}" + (f" [{low}, {high}]" if low else "")
+        axes.annotate(said, (0.03, 1), (0, -2 - 1.3 * sheet.small * place), "axes fraction", "offset points",
+                      fontsize=sheet.small, color=color, va="top").set_in_layout(False)  # fmt: skip
         if row["best_of_n"] < NONE and row["high"] < NONE:
-            axes.axvline(
-                row["best_of_n"], ymax=0.8, color=_look(judges, row["second"])[0], lw=0.9, ls=":", zorder=0
-            )
-    axes.margins(y=0.05 + 0.08 * len(said))
-    axes.text(0.03, 0.98, "\n".join(said), fontsize=sheet.small, va="top", transform=axes.transAxes)
+            axes.axvline(row["best_of_n"], ymax=0.8, color=color, lw=0.9, ls=":", zorder=0)
+    axes.margins(y=0.05 + 0.08 * len(own))
 
 
 def _look(judges: list[str], judge: str) -> tuple[str, str, str]:

@@ -117,7 +117,9 @@ def test_the_figure_draws_changes_and_where_it_is_sure_that_they_part(over):
         if line.get_linestyle() == ":" and len(line.get_xdata()) == 2
     ]
     assert sure == [late.set_index("best_of_n")["value"].idxmax()]
-    assert "geneval parts at N: none" in axes.texts[0].get_text()
+    assert axes.texts[0].get_text() == "\u25a0 parts at N: none [none, none]"  # geneval, by its marker
+    n = int(sure[0])
+    assert axes.texts[1].get_text() == f"\u25c6 parts at N: {n} [{n}, {n}]"
     assert drawn(fig, "png", dpi=30)
 
 
