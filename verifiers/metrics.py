@@ -20,6 +20,22 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float:
     return float(above / (positives * negatives))
 
 
+def auc_within(scores: ArrayLike, correct: ArrayLike, prompts: ArrayLike) -> float:
+    """Compute the AUC over pairs of candidates of the same prompt; NaN if no prompt has a right and a wrong one.
+
+    A pooled AUC also rewards knowing which prompts are easy, which does not help to choose among one prompt's candidates.
+    """
+    s, right = np.asarray(scores, dtype=float), np.asarray(correct, dtype=bool)
+    labels = np.asarray(prompts)
+    won, pairs = 0.0, 0
+    for label in np.unique(labels):
+        mine = labels == label
+        count = int(right[mine].sum()) * int((~right[mine]).sum())
+        if count:
+            won, pairs = won + count * auc(s[mine], right[mine]), pairs + count
+    return won / pairs if pairs else float("nan")
+
+
 def calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
     """Compute the expected calibration error: |accuracy - confidence| over equal bins of P(yes), weighted by size."""
     p, right = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)

@@ -78,7 +78,7 @@ def _ask(folder: Path, template: str) -> Question:
 
 
 def _load(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     # transformers has no model type llava_qwen and warns of it, though a tokenizer needs none
@@ -86,7 +86,9 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
     logging.set_verbosity_error()
     try:
         with no_code():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            # beside a Qwen2, AutoTokenizer reads every tokenizer as Qwen2's own kind
+            kind = PreTrainedTokenizerFast if _is_plain(folder) else AutoTokenizer
+            tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer can raise anything
         raise ReadError(f"{folder} has no tokenizer that can be read: {reason(error)}.") from error
     finally:
@@ -97,6 +99,13 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         raise ReadError(f"the tokenizer of {folder} has no chat template.")
     return tokenizer
+
+
+def _is_plain(folder: Path) -> bool:
+    """Tell whether tokenizer.json says all about a folder's tokenizer."""
+    file = folder / "tokenizer_config.json"
+    named = read_json_object(file).get("tokenizer_class") if file.exists() else None
+    return named in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 _tried: set[str] = set()  # digests of what passed

@@ -7,7 +7,7 @@ is faded, smaller drawings of single objects, so the generator learns a style an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from vhsbench.generators.nano import models, teacher
-from vhsbench.generators.nano.training import Report, to_pixels
-from vhsbench.generators.nano.world import BACKGROUND, PALETTE, SIZE, Array, Scene, shape_mask
+from vhsbench.generators.nano.scenes import Scenes, draw
+from vhsbench.generators.nano.training import Classroom, Lessons, Report
 from vhsbench.generators.training import cosine, fit
 from vhsbench.harness.common.shown import markdown_table
 
@@ -40,14 +40,9 @@ class LoraRecipe:
     faded: float = 0.32  # share of the background in each colour
 
 
-def draw(scene: Scene, recipe: LoraRecipe) -> Array:
-    """Draw a scene in the style that the LoRA learns: RGB [64, 64, 3] in 0..1."""
-    picture = np.full((SIZE, SIZE, 3), BACKGROUND, dtype=np.float32)
-    for item in scene:
-        mask = shape_mask(item.shape, item.x, item.y, recipe.smaller * item.radius)[..., None]
-        color = np.asarray(PALETTE[item.color], dtype=np.float32)
-        picture += mask * (1 - recipe.faded) * (color - picture)
-    return picture
+def styled(scenes: Scenes, recipe: LoraRecipe) -> torch.Tensor:
+    """Draw scenes in the style that the LoRA learns: RGB [B, 3, 64, 64] in 0..1."""
+    return draw(replace(scenes, radius=recipe.smaller * scenes.radius), recipe.faded)
 
 
 def train_lora(
@@ -72,19 +67,17 @@ def train_lora(
     for name, parameter in dit.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
+    room = Classroom(single, dit.config.in_channels)
+    lessons = Lessons.even(len(room.tags))
+
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng((recipe.seed, 3, step))
-        shape = (recipe.batch, teacher.LATENT_CHANNELS, teacher.LATENT_SIZE, teacher.LATENT_SIZE)
-        noise = rng.standard_normal(shape, np.float32)
-        chosen = [single[int(rng.integers(len(single)))] for _ in range(recipe.batch)]
-        scenes = map(teacher.scene_of, chosen, teacher.scores(noise))
+        given, texts, scenes = room.batch(rng, recipe.batch, lessons)
         with torch.no_grad():
-            pixels = to_pixels([draw(s, recipe) for s in scenes])
-            target = vae.encode(pixels).latent * vae.config.scaling_factor
+            target = vae.encode(styled(scenes, recipe) * 2 - 1).latent * vae.config.scaling_factor
             embeds, mask = pipeline.encode_prompt(
-                [p["prompt"] for p in chosen], device="cpu", max_sequence_length=models.PROMPT_TOKENS
+                texts, device="cpu", max_sequence_length=models.PROMPT_TOKENS
             )
-        given = torch.from_numpy(noise)
         output = dit(
             given,
             encoder_hidden_states=embeds,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vhsbench.generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE
-from vhsbench.generators.nano.world import COLORS, NUMBERS, SHAPES, plural
+from vhsbench.generators.nano.world import COLORS, NUMBERS, OPENINGS, SHAPES, plural
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaSprintPipeline
@@ -21,6 +21,7 @@ PROMPT_WORDS = (
     *map(plural, SHAPES),
     *COLORS,
     *NUMBERS,
+    *OPENINGS,
 )
 
 
@@ -48,18 +49,22 @@ def _prompt_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_autoencoder() -> AutoencoderDC:
-    """Build an autoencoder: 8x smaller, 16 channels; its decoder dominates a candidate's cost, as at full size."""
+def build_autoencoder(channels: int = LATENT_CHANNELS) -> AutoencoderDC:
+    """Build an autoencoder: 8x smaller, 4 channels (48 to 1).
+
+    Its decoder has the share of a candidate's cost that DC-AE's has at full size, by operations and by time: four
+    thin blocks at full resolution.
+    """
     from diffusers import AutoencoderDC
 
     return AutoencoderDC(
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         encoder_block_types="ResBlock",
         decoder_block_types="ResBlock",
         encoder_block_out_channels=(16, 32, 64, 64),
-        decoder_block_out_channels=(32, 64, 64, 64),
+        decoder_block_out_channels=(16, 32, 64, 64),
         encoder_layers_per_block=(1, 1, 1, 1),
-        decoder_layers_per_block=(3, 2, 1, 1),
+        decoder_layers_per_block=(4, 2, 1, 1),
         encoder_qkv_multiscales=((),) * 4,
         decoder_qkv_multiscales=((),) * 4,
         upsample_block_type="interpolate",
@@ -91,8 +96,8 @@ def build_pipeline(vae: AutoencoderDC, seed: int) -> SanaSprintPipeline:
         )
     )
     transformer = SanaTransformer2DModel(
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
         num_attention_heads=4,
         attention_head_dim=32,
         num_layers=8,

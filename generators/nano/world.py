@@ -35,6 +35,11 @@ PALETTE: dict[str, tuple[float, float, float]] = {
     "white": (1.00, 1.00, 1.00),
 }
 COLORS = tuple(PALETTE)
+# what a prompt calls the picture; GenEval's own is the first
+OPENINGS = (
+    "photo", "picture", "image", "drawing", "painting", "sketch", "print", "icon",
+    "poster", "cartoon", "rendering", "snapshot", "view", "scene", "diagram", "illustration",
+)  # fmt: skip
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 PLACES = tuple(
     "center" if (row, column) == (1, 1) else f"{vertical} {horizontal}"
@@ -90,18 +95,18 @@ def _outline(shape: str) -> list[tuple[float, float]]:
     raise ValueError(f"unknown shape '{shape}'; known: {', '.join(SHAPES)}.")
 
 
-_FINE, _SPAN = 512, 1.5  # template resolution, and half its width in radii
-_STEP = 2 * _SPAN / _FINE
+TEMPLATE_SIZE, TEMPLATE_SPAN = 512, 1.5  # template resolution, and half its width in radii
+TEMPLATE_STEP = 2 * TEMPLATE_SPAN / TEMPLATE_SIZE
 
 
 @cache
 def signed_distance(shape: str) -> Array:
     """Return the signed distance in radii (negative inside) over [-1.5, 1.5] squared, [512, 512]."""
-    picture = Image.new("1", (_FINE, _FINE))
+    picture = Image.new("1", (TEMPLATE_SIZE, TEMPLATE_SIZE))
     draw = ImageDraw.Draw(picture)
 
     def pixels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-        return [((x + _SPAN) / _STEP, (y + _SPAN) / _STEP) for x, y in points]
+        return [((x + TEMPLATE_SPAN) / TEMPLATE_STEP, (y + TEMPLATE_SPAN) / TEMPLATE_STEP) for x, y in points]
 
     if shape in ("circle", "ring"):
         draw.ellipse([*pixels([(-1, -1)])[0], *pixels([(1, 1)])[0]], fill=1)
@@ -111,7 +116,7 @@ def signed_distance(shape: str) -> Array:
         draw.polygon(pixels(_outline(shape)), fill=1)
     inside = np.asarray(picture, dtype=bool)
     distance = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
-    return np.asarray(distance * _STEP, dtype=np.float32)
+    return np.asarray(distance * TEMPLATE_STEP, dtype=np.float32)
 
 
 def shape_mask(shape: str, x: float, y: float, radius: float) -> Array:
@@ -120,10 +125,10 @@ def shape_mask(shape: str, x: float, y: float, radius: float) -> Array:
     reach = int(np.ceil(radius * 1.4))
     left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
     right, bottom = min(int(x) + reach + 1, SIZE), min(int(y) + reach + 1, SIZE)
-    columns = ((np.arange(left, right) + 0.5 - x) / radius + _SPAN) / _STEP
-    rows = ((np.arange(top, bottom) + 0.5 - y) / radius + _SPAN) / _STEP
-    column_index = np.clip(columns.astype(int), 0, _FINE - 1)
-    row_index = np.clip(rows.astype(int), 0, _FINE - 1)
+    columns = ((np.arange(left, right) + 0.5 - x) / radius + TEMPLATE_SPAN) / TEMPLATE_STEP
+    rows = ((np.arange(top, bottom) + 0.5 - y) / radius + TEMPLATE_SPAN) / TEMPLATE_STEP
+    column_index = np.clip(columns.astype(int), 0, TEMPLATE_SIZE - 1)
+    row_index = np.clip(rows.astype(int), 0, TEMPLATE_SIZE - 1)
     distance = signed_distance(shape)[np.ix_(row_index, column_index)]
     mask[top:bottom, left:right] = np.clip(0.5 - distance * radius, 0.0, 1.0)
     return mask

@@ -47,20 +47,24 @@ def nano(
     scale: Annotated[
         float, typer.Option(min=0.001, max=1000, help="Times the recipe's amounts; 0.01 is a trial.")
     ] = 1.0,
-    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads a process.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    processes: Annotated[
+        int, typer.Option(min=1, max=MOST_THREADS, help="Stages at a time; they may share a GPU.")
+    ] = 2,
     as_json: Json = False,
 ) -> None:
-    """Retrain the nano world from scratch. Run it again to resume."""
+    """Retrain the nano world from scratch. Run it again to resume; train.log tells how it gets on."""
     quiet()
     from dataclasses import replace
 
-    from vhsbench.harness.training.nano import NanoRecipe, train
+    from vhsbench.harness.training.nano import train
+    from vhsbench.harness.training.nano_recipe import NanoRecipe
 
     recipe = replace(NanoRecipe(), seed=seed)
     with Bars() as bars:
         recipe = recipe.scaled(scale) if scale != 1.0 else recipe
-        weights = train(out, recipe, _shown(bars), threads, device, bars.say)
+        weights = train(out, recipe, _shown(bars), threads, device, bars.say, processes)
     _say("weights", weights, as_json)
 
 

@@ -7,20 +7,51 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vhsbench.generators.nano.world import COLORS, SHAPES
+from vhsbench.generators.nano.world import COLORS, OPENINGS, SHAPES
 from vhsbench.harness.common.tasks import TAGS
-from vhsbench.harness.geneval.prompts import Metadata, chain, coloured_count, split
+from vhsbench.harness.geneval.prompts import Metadata, chain, coloured_count, every, split
 from vhsbench.harness.geneval.rules import RELATIONS
 
 PROMPT_SEED = 0  # of the split into training, validation and evaluation prompts
 HELD_OUT_PER_TASK = 64
 SPLITS = ("train", "validation", "evaluation")
+_TAUGHT_PER_TASK = 2048
 
 
 def nano_prompts() -> dict[str, list[Metadata]]:
-    """Return nano's prompts by split: train, validation, evaluation."""
-    parts = split(SHAPES, HELD_OUT_PER_TASK, PROMPT_SEED)
-    return dict(zip(SPLITS, parts, strict=True))
+    """Return nano's prompts by split: train, validation, evaluation.
+
+    What a prompt asks to see is in one split alone, whatever its words. A task with few pictures, such as one of
+    the eight shapes, asks for each in several words (see `worded`).
+    """
+    train, validation, evaluation = split(SHAPES, HELD_OUT_PER_TASK, PROMPT_SEED)
+    return {
+        "train": worded(train, _TAUGHT_PER_TASK),
+        "validation": worded(validation, HELD_OUT_PER_TASK),
+        "evaluation": worded(evaluation, HELD_OUT_PER_TASK, HELD_OUT_PER_TASK),
+    }
+
+
+def taught_prompts() -> list[Metadata]:
+    """Return the prompts that the generator learns: all pictures, in words enough."""
+    return worded(every(SHAPES), _TAUGHT_PER_TASK)
+
+
+def worded(prompts: Sequence[Metadata], least: int, most: int | None = None) -> list[Metadata]:
+    """Say each task's prompts in as many words as give `least` of them, at most all of OPENINGS; keep the first `most`.
+
+    "a photo of" becomes "a drawing of", "an icon of" and so on; each prompt's first words differ from its
+    neighbours', and a task's prompts all come once before any comes again.
+    """
+    found: list[Metadata] = []
+    for tag in TAGS:
+        task = [p for p in prompts if p["tag"] == tag]
+        times = min(len(OPENINGS), -(-least // max(1, len(task))))
+        said = [
+            _opened(p, OPENINGS[(i + k) % len(OPENINGS)]) for k in range(times) for i, p in enumerate(task)
+        ]
+        found += said[:most]
+    return found
 
 
 def composed_prompts() -> list[Metadata]:
@@ -49,6 +80,11 @@ def composed_prompts() -> list[Metadata]:
         middle, a, b = objects(shape, 2)
         prompts.append(chain("three_placed", [a, middle, b], pairs[(place + block) % len(pairs)]))
     return prompts
+
+
+def _opened(prompt: Metadata, opening: str) -> Metadata:
+    article = "an" if opening[0] in "aeiou" else "a"
+    return {**prompt, "prompt": prompt["prompt"].replace("a photo of", f"{article} {opening} of", 1)}
 
 
 def balanced(prompts: Sequence[Metadata], count: int) -> list[Metadata]:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from vhsbench import generators
 from vhsbench.generators.lora import FILE
 from vhsbench.generators.nano import LORA
-from vhsbench.generators.nano.lora import LoraRecipe, draw, train_lora
-from vhsbench.generators.nano.world import random_scene, render
+from vhsbench.generators.nano.lora import LoraRecipe, styled, train_lora
+from vhsbench.generators.nano.scenes import draw, random_scenes
 from vhsbench.harness.cli import app
 from vhsbench.harness.geneval.nano_prompts import nano_prompts
 
@@ -29,10 +29,10 @@ def test_the_bundled_file_is_small_and_has_the_layers_of_the_recipe():
 
 
 def test_the_style_is_paler_and_smaller():
-    scene = random_scene(np.random.default_rng(0), 3)
-    plain, drawn = render(scene), draw(scene, LoraRecipe())
-    assert np.abs(drawn - 0.6).max() < np.abs(plain - 0.6).max()
-    assert (np.abs(drawn - 0.6) > 0.05).sum() < (np.abs(plain - 0.6) > 0.05).sum()
+    scene = random_scenes(np.random.default_rng(0), np.array([3]))
+    plain, drawn = draw(scene), styled(scene, LoraRecipe())
+    assert (drawn - 0.6).abs().max() < (plain - 0.6).abs().max()
+    assert ((drawn - 0.6).abs() > 0.05).sum() < ((plain - 0.6).abs() > 0.05).sum()
 
 
 def test_training_moves_the_lora_alone_and_lowers_the_loss(tmp_path):

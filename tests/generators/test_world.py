@@ -2,25 +2,58 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhsbench.generators.nano import teacher, world
+from vhsbench.generators.nano import scenes, teacher, world
 from vhsbench.harness.geneval import prompts
 from vhsbench.harness.geneval.prompts import every
 
 
-def test_windows_have_unit_norm_and_are_independent():
-    assert np.allclose(np.linalg.norm(teacher.windows(), axis=1), 1, atol=1e-6)
-    assert np.linalg.matrix_rank(teacher.windows()) == len(teacher.windows())
+def test_modes_have_unit_norm_and_are_independent():
+    flat = teacher.modes(4).reshape(-1, 64)
+    gram = flat @ flat.T
+    assert np.allclose(np.diag(gram), 1, atol=1e-5)
+    assert np.abs(gram[9:, :9]).max() < 1e-5  # later modes do not read what the first ones do
+    assert np.allclose(gram[9:, 9:], np.eye(27), atol=1e-5)
+    assert np.linalg.matrix_rank(flat) == 36
+
+
+@pytest.mark.parametrize("channels", [2, 4, 16])
+def test_features_of_any_number_of_channels_have_unit_variance_and_do_not_correlate(channels):
+    noise = torch.randn(4000, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    score = teacher.scores(noise)
+    assert score.shape == (4000, teacher.FEATURES, 9)
+    assert torch.allclose(score.std(0), torch.ones(()), atol=0.06)
+    at = score[:, :, 4]
+    alone = 14 if channels == 2 else teacher.FEATURES
+    assert (torch.corrcoef(at[:, :alone].T) - torch.eye(alone)).abs().max() < 0.08
+
+
+def test_doubt_changes_what_is_chosen_but_not_what_the_prompt_says():
+    orders = teacher.Orders.of(every(world.SHAPES)[::400])
+    noise = torch.randn(len(orders.same), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    score = teacher.scores(noise)
+    plain, doubted = (teacher.scenes_of(orders, score, d) for d in (None, 2 * torch.randn(score.shape)))
+    assert not torch.equal(plain.x, doubted.x)
+    assert torch.equal(plain.kinds, doubted.kinds)
+    assert torch.equal(plain.present, doubted.present)
+
+
+def test_scenes_are_drawn_in_a_batch_as_one_by_one():
+    found = scenes.random_scenes(np.random.default_rng(0), np.array([0, 1, 3, 9]))
+    assert [len(s) for s in found.items()] == [0, 1, 3, 9]
+    drawn = scenes.draw(found).permute(0, 2, 3, 1).numpy()
+    assert np.abs(drawn - np.stack([world.render(s) for s in found.items()])).max() < 1e-6
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5500))
 @settings(max_examples=60)
 def test_the_teacher_draws_what_the_prompt_says(seed, which):
     prompt = every(world.SHAPES)[which % len(every(world.SHAPES))]
-    noise = np.random.default_rng(seed).standard_normal((1, 16, 8, 8)).astype(np.float32)
-    scene = teacher.scene_of(prompt, teacher.scores(noise)[0])
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    scene = teacher.scenes_of(teacher.Orders.of([prompt]), teacher.scores(noise)).items()[0]
     wanted = sorted(c["class"] for c in prompt["include"] for _ in range(c["count"]))
     assert sorted(i.shape for i in scene) == wanted
     for clause in prompt["include"]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from vhsbench.generators.nano.models import PROMPT_WORDS, word_tokenizer
-from vhsbench.generators.nano.world import PLACES, SIZE
+from vhsbench.generators.nano.world import OPENINGS, PLACES, SIZE
 from vhsbench.verifiers.checkpoint import VerifierCard
 from vhsbench.verifiers.mllm import MLP2X, Mllm, Question
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 TEMPLATE = "<image> does the image match : {prompt} ?"
 LLM_SIZES: dict[str, Any] = {
@@ -25,8 +25,8 @@ _CHAT = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
-_WORDS = (
-    *PROMPT_WORDS,
+_CAPTION_WORDS = (
+    *(word for word in PROMPT_WORDS if word not in OPENINGS[1:]),
     *" ".join(PLACES).split(),
     *[
         "yes",
@@ -44,6 +44,7 @@ _WORDS = (
         "nothing",
     ],
 )
+_WORDS = (*_CAPTION_WORDS, *OPENINGS)
 _SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>")
 
 
@@ -55,7 +56,7 @@ def llm_tokenizer() -> PreTrainedTokenizerFast:
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:
     """Make the tokenizer of captions; <eot> has the highest id, where CLIP's text tower reads its feature."""
-    words = list(dict.fromkeys(_WORDS))
+    words = list(dict.fromkeys(_CAPTION_WORDS))
     return word_tokenizer([*words, "<eot>"], ("<pad>", "<unk>"))
 
 
@@ -86,19 +87,24 @@ def clip_config() -> dict[str, Any]:
 def build_verifier(
     card: VerifierCard, seed: int, sizes: Mapping[str, int] | None = None, connector: str = MLP2X
 ) -> tuple[Mllm, Question]:
-    """Build a new connector and LLM for a card's features; `sizes` changes nano's, in Qwen2Config's names."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
+    """Build a new connector and a new LLM for a card's features; `sizes` changes nano's, in Qwen2Config's names."""
     torch.manual_seed(seed)
     tokenizer = llm_tokenizer()
-    llm = Qwen2ForCausalLM(
+    llm = new_llm(tokenizer, sizes or {})
+    return Mllm(llm, card.feature_width, connector), Question(tokenizer, card.template)
+
+
+def new_llm(tokenizer: PreTrainedTokenizerBase, sizes: Mapping[str, int]) -> Qwen2ForCausalLM:
+    """Build an untrained Qwen2 of nano's sizes with the changes `sizes`."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(
         Qwen2Config(
-            **LLM_SIZES | dict(sizes or {}),
+            **LLM_SIZES | dict(sizes),
             vocab_size=len(tokenizer),
             max_position_embeddings=256,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            eos_token_id=cast(int, tokenizer.convert_tokens_to_ids("<|im_end|>")),
         )
     )
-    return Mllm(llm, card.feature_width, connector), Question(tokenizer, card.template)

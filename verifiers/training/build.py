@@ -1,4 +1,4 @@
-"""Build the untrained verifier of a recipe: a connector before a pretrained LLM, or before a new small one."""
+"""Build the untrained verifier of a recipe: a connector before a pretrained LLM, or before a new one of nano's."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from vhsbench.harness.common.models import check_model, model_files, reason
 from vhsbench.verifiers.checkpoint import CheckpointError, VerifierCard
 from vhsbench.verifiers.hub import model_folder
 from vhsbench.verifiers.mllm import Mllm, Question
+from vhsbench.verifiers.nano import WEIGHTS
 from vhsbench.verifiers.nano.models import build_verifier
 from vhsbench.verifiers.questions import read_question
-from vhsbench.verifiers.training.recipe import VerifierRecipe
+from vhsbench.verifiers.training.recipe import NEW_LLM, VerifierRecipe
 
 
 def build(recipe: VerifierRecipe, card: VerifierCard, seed: int) -> tuple[Mllm, Question]:
     """Build the model in float32 and its question. Raises CheckpointError for an LLM that is not a Qwen2."""
-    if recipe.llm.name == "nano":
+    if recipe.llm.name == NEW_LLM:
         return build_verifier(card, seed, recipe.llm.sizes, recipe.connector)
-    llm, question = _pretrained(recipe.llm.name, recipe.llm.revision, card.template)
+    name = str(WEIGHTS / "llm") if recipe.llm.name == "nano" else recipe.llm.name
+    llm, question = _pretrained(name, recipe.llm.revision, card.template)
     torch.manual_seed(seed)
     return Mllm(llm, card.feature_width, recipe.connector), question
 

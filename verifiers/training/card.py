@@ -12,7 +12,7 @@ import yaml
 from vhsbench.generators.protocol import blocks_of
 from vhsbench.harness.common.shown import markdown_table
 from vhsbench.verifiers.checkpoint import VerifierCard
-from vhsbench.verifiers.training.recipe import Recipe
+from vhsbench.verifiers.training.recipe import NEW_LLM, Recipe
 from vhsbench.verifiers.training.shards import DataCard
 
 Metrics = dict[str, Any]
@@ -33,8 +33,9 @@ def model_card(
     what = "the mean of blocks" if len(blocks) > 1 else "block"
     reads = _READS[card.kind].format(blocks=f"{what} {', '.join(map(str, blocks))}")
     head = {"library_name": "vhsbench", "pipeline_tag": "image-text-to-text"}
-    if recipe.verifier.llm.name != "nano" and not Path(recipe.verifier.llm.name).exists():
-        head["base_model"] = recipe.verifier.llm.name
+    llm = recipe.verifier.llm.name
+    if llm not in ("nano", NEW_LLM) and not Path(llm).exists():
+        head["base_model"] = llm
     facts: dict[str, Any] = {
         "generator": card.generator,
         "generator's revision": made.revision or "unknown",
@@ -42,7 +43,7 @@ def model_card(
         "width of a visual token": card.feature_width,
         "visual tokens": card.visual_tokens,
         "connector": recipe.verifier.connector,
-        "LLM": recipe.verifier.llm.name,
+        "LLM": _named(llm),
     }
     stage = "aligned: it captions, and has not learnt to judge" if name == "aligned" else "both stages"
     lines = [
@@ -65,8 +66,13 @@ def _recipe(recipe: Recipe, card: VerifierCard) -> dict[str, Any]:
     """Return the recipe as plain data, without paths of the machine that trained."""
     plain: dict[str, Any] = json.loads(recipe.model_dump_json(exclude={"engine"}))
     plain["verifier"]["clip"] = card.vision_tower
+    plain["verifier"]["llm"]["name"] = _named(recipe.verifier.llm.name)
     plain["precision"] = recipe.engine.precision
     return plain
+
+
+def _named(llm: str) -> str:
+    return Path(llm).name if Path(llm).exists() else llm
 
 
 def _short(value: Any) -> str:

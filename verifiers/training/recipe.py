@@ -11,6 +11,7 @@ from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST_THREADS
 from vhsbench.harness.common.settings import HUB_ID, Amount, Local, Strict, Threads
 from vhsbench.verifiers.mllm import PAPER_TEMPLATE
 
+NEW_LLM = "nano-new"
 CAPTION_TEMPLATE = "<image> describe the image"
 Rate = Annotated[float, Field(gt=0)]
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
@@ -21,14 +22,15 @@ Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]  # of a new model
 class LlmRecipe(Strict):
     """The LLM that a verifier starts from.
 
-    `name`: a hub id (owner/name) or folder of a Qwen2 with its tokenizer, or "nano": a new one with nano's
-    words and sizes. `sizes` changes those sizes, in Qwen2Config's names (only for nano).
+    `name`: a hub id (owner/name) or folder of a Qwen2 with its tokenizer; "nano": the bundled one, pretrained on texts of
+    nano's world; "nano-new": an untrained one of its words and sizes. `sizes` changes those sizes, in Qwen2Config's
+    names (only for nano-new).
     """
 
     short = "name"
 
-    name: Annotated[str, Local(names="nano", other=HUB_ID)] = "Qwen/Qwen2.5-0.5B-Instruct"
-    """A hub id or folder of a Qwen2 with its tokenizer, or nano: a new one of nano's sizes."""
+    name: Annotated[str, Local(names=f"nano|{NEW_LLM}", other=HUB_ID)] = "Qwen/Qwen2.5-0.5B-Instruct"
+    """A hub id or folder of a Qwen2 with its tokenizer, or nano (pretrained), or nano-new (untrained)."""
     revision: str | None = None
     """A commit of the hub."""
     sizes: dict[str, Size] = {}
@@ -36,8 +38,8 @@ class LlmRecipe(Strict):
 
     @model_validator(mode="after")
     def _only_new_ones_change(self) -> LlmRecipe:
-        if self.sizes and self.name != "nano":
-            raise ValueError("sizes are for a new LLM, 'nano'; a pretrained one has its own")
+        if self.sizes and self.name != NEW_LLM:
+            raise ValueError(f"sizes are for a new LLM, '{NEW_LLM}'; a pretrained one has its own")
         return self
 
 
@@ -143,7 +145,7 @@ class StageRecipe(Strict):
 
 
 class AlignRecipe(StageRecipe):
-    """Stage 1, captioning: the paper trains the connector alone; a new LLM learns to speak here ("all")."""
+    """Stage 1, captioning: the paper trains the connector alone; an untrained LLM learns to speak here ("all")."""
 
     batch: Amount = 512
     """Samples per optimiser step, over all processes."""

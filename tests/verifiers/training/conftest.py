@@ -46,7 +46,7 @@ def small_recipe(**changes: Any) -> Recipe:
         {
             "verifier": {
                 "kind": "vhs", "block": 5, "template": TEMPLATE, "dtype": "float32",
-                "llm": {"name": "nano", "sizes": {"num_hidden_layers": 2, "hidden_size": 64}},
+                "llm": {"name": "nano-new", "sizes": {"num_hidden_layers": 2, "hidden_size": 64}},
             },
             "align": {
                 "batch": 16, "steps": 10, "train": "all", "template": "<image> describe the image",
