@@ -87,8 +87,10 @@ def scene_about(rng: np.random.Generator, prompt: Metadata) -> Scene:
 
 def _spoil(rng: np.random.Generator, found: list[list[str]], cells: list[int]) -> None:
     """Make one mistake, in place; some mistakes leave a prompt true."""
+    if not found:
+        return
     which, one = int(rng.integers(6)), int(rng.integers(len(found)))
-    if which == 0 and len(found) > 1:
+    if which == 0:
         del found[one]
     elif which == 1:
         found.append([found[one][0], _color(rng)])

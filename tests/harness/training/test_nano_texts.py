@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vhsbench.generators.nano.world import Item, cell_center
+from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.geneval import prompts as geneval
 from vhsbench.harness.geneval.nano_prompts import nano_prompts
 from vhsbench.harness.training.nano_texts import TextStream, holds, loose, scene_about
@@ -36,7 +37,7 @@ def test_answers_follow_genevals_rules(prompt, scene, true):
 
 def test_scenes_about_prompts_are_right_and_wrong_for_every_task():
     rng = np.random.default_rng(0)
-    for tag in {p["tag"] for p in nano_prompts()["train"]}:
+    for tag in TAGS:
         prompts = [p for p in nano_prompts()["train"] if p["tag"] == tag]
         answers = [
             holds(p, scene_about(rng, p))
