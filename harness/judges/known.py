@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vhsbench.generators.nano.teacher import scene_of
-from vhsbench.generators.nano.world import COLORS, SHAPES, SIZE, plural, render
+from vhsbench.generators.nano.world import COLORS, SHAPES, SIZE, plural
 from vhsbench.harness.common.questions import Question
 from vhsbench.harness.judges.protocol import Metadata
 
@@ -79,8 +78,16 @@ def _rendered(seed: int, prompt: Metadata, other: Metadata) -> Pair:
 
 
 def _render(prompt: Metadata, seed: int) -> Image.Image:
-    scores = np.random.default_rng(seed).standard_normal((16, 9)).astype(np.float32)
-    return Image.fromarray((render(scene_of(prompt, scores)) * 255).round().astype(np.uint8))
+    import torch  # slow, and needed only where a judge is tested
+
+    from vhsbench.generators.nano.scenes import draw
+    from vhsbench.generators.nano.teacher import LATENT_CHANNELS, LATENT_SIZE, Orders, scenes_of, scores
+
+    noise = torch.randn(
+        1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(seed)
+    )
+    picture = draw(scenes_of(Orders.of([prompt]), scores(noise)))[0]
+    return Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def _one(name: str, color: str = "") -> Metadata:

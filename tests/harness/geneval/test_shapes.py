@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vhsbench.generators.nano import teacher, world
@@ -24,8 +25,9 @@ def test_agrees_with_the_truth_on_98_percent_of_clean_scenes(tag):
     rng = np.random.default_rng(TAGS.index(tag))
     of_task = [p for p in every(world.SHAPES) if p["tag"] == tag]
     prompts = [of_task[i] for i in rng.integers(len(of_task), size=SCENES)]
-    noise = rng.standard_normal((SCENES, 16, 8, 8)).astype(np.float32)
-    scenes = [teacher.scene_of(p, s) for p, s in zip(prompts, teacher.scores(noise), strict=True)]
+    shape = SCENES, teacher.LATENT_CHANNELS, teacher.LATENT_SIZE, teacher.LATENT_SIZE
+    noise = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+    scenes = teacher.scenes_of(teacher.Orders.of(prompts), teacher.scores(noise)).items()
     right = judge(ShapeDetector(), [picture(s) for s in scenes], prompts)
     assert np.mean([v.correct for v in right]) >= 0.98
     # the same pictures against a prompt for something that is not there
