@@ -3,6 +3,7 @@
     python benchmarks/nano_study.py evaluate runs/nano-0 runs/nano-1 runs/nano-2 --out results/nano
     python benchmarks/nano_study.py arms --base runs/nano-0 --out runs/nano-arms --device cuda --processes 4
     python benchmarks/nano_study.py pack runs/nano-0 nano-0.tar
+    python benchmarks/nano_study.py bundle runs/nano-0
 
 Everything can be repeated: what is there already is not made again.
 """
@@ -10,6 +11,7 @@ Everything can be repeated: what is there already is not made again.
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -111,6 +113,21 @@ def pack(training: Path, file: Path) -> None:
         for path in sorted(_kept(training)):
             tar.add(path, Path(training.name) / path.relative_to(training), recursive=False)
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command()
+def bundle(training: Path, into: Path = Path(__file__).parents[1]) -> None:
+    """Copy a training's weights into the packages; MLLM with CLIP shares the bundled CLIP there."""
+    weights = training / "weights"
+    places = {"generator": into / "generators/nano/weights"}
+    places |= {name: into / "verifiers/nano/weights" / name for name in ("llm", "clip", *VERIFIERS)}
+    for name, folder in places.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(weights / name, folder, ignore=shutil.ignore_patterns("*.pt", "clip"))
+    card = places["mllm-clip"] / "verifier.json"
+    told = json.loads(card.read_text(encoding="utf-8"))
+    told.pop("vision_tower")
+    card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _kept(training: Path) -> Iterator[Path]:

@@ -36,7 +36,7 @@ from vhsbench.verifiers.clip import (
 from vhsbench.verifiers.features import Normalize, flatten_latents, read_statistics
 from vhsbench.verifiers.hub import dataset_files, is_hub_id, model_folder
 from vhsbench.verifiers.mllm import StandInQuestion
-from vhsbench.verifiers.nano import WEIGHTS
+from vhsbench.verifiers.nano import EARLY, WEIGHTS
 from vhsbench.verifiers.verifier import MllmVerifier
 
 RANDOM = "random"
@@ -58,7 +58,7 @@ class Options:
     """How to build a verifier.
 
     checkpoint: a folder or hub id (owner/name[@revision]) in the official format; "random" for the
-    full-size model with random weights; None for nano's bundled one, or for "sana-sprint" the authors'.
+    full-size model with random weights; None for nano's bundled one (of `block`: two are), or for "sana-sprint" the authors'.
     normalization: (mean, variance), two .pt files; None for the checkpoint's own. generator: None
     for the one that the checkpoint names, or the only one that it fits. dtype: None for float32 on the CPU and
     for nano, else bfloat16. clip: the vision tower's folder or hub id; None for the checkpoint's own.
@@ -166,7 +166,7 @@ def _find(kind: str, options: Options) -> _Found:
     checkpoint, normalization, generator = options.checkpoint, options.normalization, options.generator
     if checkpoint is None:
         generator = generator or "nano"
-        checkpoint, normalization = _default(kind, generator, normalization)
+        checkpoint, normalization = _default(kind, generator, block, normalization)
     folder = model_folder(checkpoint)
     card = _fitted(kind, folder, read_card(folder), generator, block)
     statistics = (Path(normalization[0]), Path(normalization[1])) if normalization else None
@@ -175,11 +175,12 @@ def _find(kind: str, options: Options) -> _Found:
 
 
 def _default(
-    kind: str, generator: str, normalization: tuple[str | Path, str | Path] | None
+    kind: str, generator: str, block: Block | None, normalization: tuple[str | Path, str | Path] | None
 ) -> tuple[str | Path, tuple[str | Path, str | Path] | None]:
     """Return the checkpoint and the statistics to use if no checkpoint is named. Raises CheckpointError."""
     if generator == "nano":
-        return WEIGHTS / kind, normalization
+        early = kind == "vhs" and block is not None and block == read_card(WEIGHTS / EARLY).block
+        return WEIGHTS / (EARLY if early else kind), normalization
     specs.get(generator)
     if generator != "sana-sprint" or kind not in _OFFICIAL:
         advice = "give a checkpoint"
