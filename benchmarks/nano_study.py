@@ -109,7 +109,7 @@ def arms(
 @app.command()
 def pack(training: Path, file: Path) -> None:
     """Put what a training leaves behind, without its data, into one tar file."""
-    with tarfile.open(file, "w") as tar:
+    with tarfile.TarFile(file, "w") as tar:
         for path in sorted(_kept(training)):
             tar.add(path, Path(training.name) / path.relative_to(training), recursive=False)
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")

@@ -241,7 +241,9 @@ def _tokens(kind: str, spec: GeneratorSpec) -> int:
 
 
 def _only_fit(kind: str, folder: Path, card: VerifierCard) -> GeneratorSpec:
-    fits = [s for s in specs.SPECS.values() if s.steps == 1 and _width(kind, s) == card.feature_width]
+    # nano's checkpoints say that they are of nano: the official layout, which does not, is of full size
+    full_size = (s for s in specs.SPECS.values() if s.hub_id and s.steps == 1)
+    fits = [s for s in full_size if _width(kind, s) == card.feature_width]
     if len(fits) == 1:
         return fits[0]
     names = ", ".join(f"'{s.name}'" for s in fits) or "none that is known"

@@ -25,10 +25,10 @@ def test_it_is_whole_small_and_logged():
 
 def test_its_pool_is_of_the_bundled_generator(nano):
     pool = baselines.pool_of("nano", FOLDER)
-    texts, hidden = next(pool.batches("hidden", 5))
+    texts, hidden = next(pool.batches("hidden", 6))
     noise = nano.noise([candidate_seed(0, int(r["prompt_id"]), int(r["index"])) for _, r in
                         pool.candidates.head(8).iterrows()])  # fmt: skip
-    again = nano.head(nano.encode(texts[:8]), noise, 5).features
+    again = nano.head(nano.encode(texts[:8]), noise, 6).features
     torch.testing.assert_close(again, hidden[:8], atol=0.02, rtol=0.01)
 
 

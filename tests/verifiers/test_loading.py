@@ -57,7 +57,7 @@ def test_the_full_size_clip_on_meta():
 
 def test_a_random_vhs_reads_the_block_of_the_real_one():
     made = verifiers.create("vhs", checkpoint="random", generator="nano", device="meta")
-    assert made.block == verifiers.create("vhs").block == 5
+    assert made.block == verifiers.create("vhs").block == 6
     assert verifiers.create("vhs", checkpoint="random", generator="sana-sprint", device="meta").block == 7
 
 
@@ -85,7 +85,7 @@ def test_a_width_that_does_not_fit_the_generator_is_refused(official, statistics
 
 def test_a_width_that_fits_several_generators_or_none_needs_a_name(official):
     folder = official(16, LATENTS)
-    with pytest.raises(CheckpointError, match=r"fits 'nano', 'flux-schnell', 'sd3.5-turbo': give generator="):
+    with pytest.raises(CheckpointError, match=r"fits 'flux-schnell', 'sd3.5-turbo': give generator="):
         verifiers.create("mllm-ae", checkpoint=folder)
     assert verifiers.create("mllm-ae", checkpoint=folder, generator="sd3.5-turbo").info().tokens == 128**2
     with pytest.raises(CheckpointError, match="width 17 fits none that is known"):
@@ -106,9 +106,9 @@ def test_vhs_refuses_a_host_that_it_does_not_fit(nano):
     vhs = verifiers.create("vhs")
     vhs.check_host(nano)
     for change, said in (
-        ({"name": "other"}, r"reads hidden states of 'nano' \(block 5, width 128\), not of 'other'"),
+        ({"name": "other"}, r"reads hidden states of 'nano' \(block 6, width 128\), not of 'other'"),
         ({"steps": 4}, "reads hidden states of one-step generation, but 'nano' takes 4 steps"),
-        ({"blocks": 2}, "reads block 5, but 'nano' has blocks 0 to 1"),
+        ({"blocks": 2}, "reads block 6, but 'nano' has blocks 0 to 1"),
     ):
         host = SimpleNamespace(**({"name": "nano", "steps": 1, "blocks": 8} | change))
         with pytest.raises(HostError, match=said):

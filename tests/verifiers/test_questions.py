@@ -20,7 +20,7 @@ from vhsbench.verifiers.nano.models import TEMPLATE
 from vhsbench.verifiers.questions import read_question
 
 CHAT = (WEIGHTS / "vhs/chat_template.jinja").read_text(encoding="utf-8")
-VOCABULARY = 62
+VOCABULARY = 76
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_pattern_that_takes_for_ever_is_one_sentence(folder, monkeypatch):
 
 def test_a_token_beyond_the_embeddings_is_named(folder, tried_here):
     with pytest.raises(
-        ReadError, match=r"the token '.+' of its tokenizer is number 61, but its model has 61 embed"
+        ReadError, match=r"the token '.+' of its tokenizer is number 75, but its model has 75 embed"
     ):
         read_question(folder, TEMPLATE, VOCABULARY - 1)
 

@@ -72,13 +72,13 @@ def test_a_prompt_that_holds_the_placeholder_breaks_nothing(nano):
 
 def test_features_of_another_width_are_refused():
     verifier = verifiers.create("mllm-ae")
-    with pytest.raises(ValueError, match=r"width 16, but was given \[1, 99, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"width 4, but was given \[1, 99, 8, 8\]"):
         verifier.score(PROMPTS[:1], torch.zeros(1, 99, 8, 8))
 
 
 def test_prompts_and_features_must_be_as_many():
     with pytest.raises(ValueError, match="2 prompts do not fit 1 features"):
-        verifiers.create("mllm-ae").score(PROMPTS[:2], torch.zeros(1, 16, 8, 8))
+        verifiers.create("mllm-ae").score(PROMPTS[:2], torch.zeros(1, 4, 8, 8))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_writing_and_reading_back_gives_equal_scores(tmp_path):
     from vhsbench.verifiers.checkpoint import save_checkpoint
 
     first = verifiers.create("mllm-ae")
-    latents = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     save_checkpoint(tmp_path / "copy", first.model, first.question.tokenizer, first.card)
     second = verifiers.create("mllm-ae", checkpoint=tmp_path / "copy")
     assert torch.equal(first.score(PROMPTS, latents).score, second.score(PROMPTS, latents).score)
@@ -99,7 +99,7 @@ def test_writing_and_reading_back_gives_equal_scores(tmp_path):
 def test_the_layout_is_the_official_one():
     config = json.loads((WEIGHTS / "vhs" / "config.json").read_text())
     assert config["model_type"] == "llava_qwen"
-    assert config["mm_vision_select_feature"] == "block_5"
+    assert config["mm_vision_select_feature"] == "block_6"
     keys = set(load_file(WEIGHTS / "vhs" / "model.safetensors"))
     assert {"model.mm_projector.0.weight", "model.mm_projector.2.bias", "model.norm.weight"} <= keys
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vhsbench.generators.nano.world import OPENINGS
 from vhsbench.harness.common.questions import Question
 
 _COLORS = "black|blue|brown|gray|green|orange|pink|purple|red|white|yellow|cyan|magenta"
@@ -12,7 +13,7 @@ _NAME = r"(?!.*\b(?:and|or|in|on|of|with|without)\b)[a-z][a-z ]*"  # more than a
 _THING = re.compile(rf"(?:an?|(?P<count>{_NUMBERS})) (?:(?P<color>{_COLORS}) )?(?P<name>{_NAME})")
 _PLACES = {"left of": "to the left of", "right of": "to the right of", "above": "above", "below": "below"}
 _BETWEEN = re.compile(rf"\s+(and|{'|'.join(_PLACES)})\s+(?=(?:an?|{_NUMBERS}) )")
-_START = "a photo of "
+_START = re.compile(rf"an? (?:{'|'.join(OPENINGS)}) of ", re.IGNORECASE)
 
 
 def atoms(prompt: str) -> list[Question]:
@@ -21,9 +22,9 @@ def atoms(prompt: str) -> list[Question]:
     A prompt that does not list objects in GenEval's way is one question.
     """
     text = " ".join(prompt.strip().rstrip(".").split())
-    if not text.lower().startswith(_START):
+    if (start := _START.match(text)) is None:
         return [_whole(prompt)]
-    parts = _BETWEEN.split(text[len(_START) :].lower())
+    parts = _BETWEEN.split(text[start.end() :].lower())
     things = [_THING.fullmatch(part) for part in parts[::2]]
     asked: list[str] = []
     for thing in things:

@@ -93,10 +93,10 @@ def test_a_plugin_that_decodes_too_few_is_refused(own, monkeypatch):
 
 
 def test_what_is_sound_is_made_as_before(nano):
-    made = generate(nano, cond(nano), ROWS, [5])
+    made = generate(nano, cond(nano), ROWS, [6])
     noise = nano.noise(ROWS.seeds())
-    hidden = nano.head(cond(nano), noise, 5)
-    assert torch.equal(made.read("hidden", 5), hidden.features)
+    hidden = nano.head(cond(nano), noise, 6)
+    assert torch.equal(made.read("hidden", 6), hidden.features)
     assert torch.equal(made.read("latents"), nano.tail(hidden))
     assert [i.tobytes() for i in made.images] == [i.tobytes() for i in nano.decode(made.read("latents"))]
     scores = verifiers.create("vhs")

@@ -112,7 +112,7 @@ def test_settings_are_named_with_both_values(one, other, said):
     ("one", "other"),
     [
         ("device: cuda:0", "device: cuda:1"),
-        ("verifiers: [{name: vhs}]", "verifiers: [{name: vhs, options: {dtype: float32, block: 5}}]"),
+        ("verifiers: [{name: vhs}]", "verifiers: [{name: vhs, options: {dtype: float32, block: 6}}]"),
         ("", "detector: {name: shapes}"),
         ("bootstrap: 3", "overlap: true"),
     ],

@@ -25,7 +25,7 @@ TINY = {
     "data.labels": {"prompts": "nano", "limit": 64, "variants": 1, "validation_share": 0.4, "captions": True},
     "data.clip_score": None,
     "align.steps": 2, "align.batch": 8, "finetune.steps": 4, "finetune.batch": 8, "finetune.validate_every": 2,
-    "verifier.llm.sizes": {"num_hidden_layers": 1}, "engine.precision": "fp32", "engine.threads": 1,
+    "verifier.llm": {"name": "nano-new", "sizes": {"num_hidden_layers": 1}}, "engine.precision": "fp32", "engine.threads": 1,
     "compare": {"prompts": {"limit": 4}, "pool": 4},
 }  # fmt: skip
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={json.dumps(value)}")]
@@ -33,7 +33,7 @@ SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={j
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A base of block 5, and ablations of the mean of several blocks and of a connector."""
+    """A base of block 6, and ablations of the mean of several blocks and of a connector."""
     out = tmp_path_factory.mktemp("swept") / "out"
     chosen = ["--ablation", "mean-3-5-7", "--ablation", "linear-connector"]
     done = CliRunner().invoke(
@@ -60,7 +60,7 @@ def test_the_ablations_are_trained_and_compared(swept):
         read_card(out / f / "checkpoint").block
         for f in ("", "ablations/mean-3-5-7", "ablations/linear-connector")
     ]
-    assert blocks == [5, (3, 5, 7), 5]
+    assert blocks == [6, (3, 5, 7), 6]
     config = json.loads((out / "ablations/mean-3-5-7/checkpoint/config.json").read_text())
     assert config["mm_vision_select_feature"] == "block_3_5_7"
     card = (out / "ablations/mean-3-5-7/checkpoint/README.md").read_text()
@@ -141,7 +141,7 @@ def test_wrong_shards_are_one_sentence(swept, tmp_path):
         app,
         ["train", "verifier", "train-nano-vhs", "--out", str(tmp_path), *sets, "--set", "verifier.block=3"],
     )
-    assert "are of block 5, not of block 3" in str(done.exception)
+    assert "are of block 6, not of block 3" in str(done.exception)
 
 
 def test_the_table_for_people_escapes_bars():
