@@ -32,6 +32,7 @@ from vhsbench.harness.store.keys import POOL, distinct, of_pipeline, of_pool
 from vhsbench.harness.store.tables import Run
 
 ALPHA = 0.05
+_MOST = 100_000  # prompts or seeds that anyone would add to tell two pipelines apart
 ONE_IMAGE = "none"  # the pipeline without a verifier
 
 
@@ -118,7 +119,7 @@ class Pair:
 
     low, high: 95%, of prompts and of both N. p: two-sided, of prompts; p_holm: corrected for all pairs at the budget.
     beats: whether both say so. more_prompts, more_seeds: how many more would show a difference of this size with
-    80% power where it is not shown; None if unknown, or if no number is enough.
+    80% power where it is not shown; None if unknown, or if no number below 100,000 is enough.
     """
 
     better: str
@@ -186,9 +187,14 @@ def _pair(contest: Contest, a: Contender, b: Contender, p: float, p_holm: float,
     seeds = None if by_seed is None else seeds_needed(by_seed, error, mean, level)
     return replace(
         found,
-        more_prompts=None if prompts is None else max(1, prompts - len(contest.prompts)),
-        more_seeds=None if seeds is None else max(1, seeds - len(grid.prompts) // len(contest.prompts)),
+        more_prompts=_more(prompts, len(contest.prompts)),
+        more_seeds=_more(seeds, len(grid.prompts) // len(contest.prompts)),
     )
+
+
+def _more(needed: int | None, there: int) -> int | None:
+    """Return how many more are needed; None where nobody would draw so many."""
+    return None if needed is None or needed > _MOST else max(1, needed - there)
 
 
 def _interval(contest: Contest, a: Contender, b: Contender) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from vhsbench.harness.stats.intervals import auc
 Floats = NDArray[np.float64]
 
 POWER = 0.8
+_ROUNDING = 1e-9  # two sums of the same accuracies in another order differ by less: no difference
 
 
 def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -> Floats:
@@ -22,6 +23,7 @@ def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -
     The given signs count as one of the permutations, so p is never zero and the test is never anti-conservative.
     """
     d = np.asarray(differences, dtype=np.float64)
+    d = np.where(np.abs(d) < _ROUNDING, 0.0, d)
     observed = d.sum(0)
     rng = np.random.default_rng(seed)
     below = np.ones(d.shape[1])

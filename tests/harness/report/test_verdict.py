@@ -28,6 +28,7 @@ from vhsbench.harness.report.verdict import (
     Contest,
     Pair,
     Verdict,
+    _more,
     compare_all,
     contenders,
     decide,
@@ -93,6 +94,10 @@ def test_the_same_scores_are_never_told_apart(contest):
     (found,) = compare_all(contest, [Contender("vhs", 4), Contender("copy", 4)])
     assert (found.difference, found.low, found.high, found.p, found.beats) == (0, 0, 0, 1, False)
     assert found.more_prompts is None  # no number of prompts shows a difference of zero
+
+
+def test_nobody_is_asked_for_a_million_prompts():
+    assert [_more(needed, 40) for needed in (None, 41, 20, 100_000, 100_001)] == [None, 1, 1, 99_960, None]
 
 
 def test_an_n_that_is_uncertain_widens_the_difference(contest):

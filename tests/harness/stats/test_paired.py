@@ -38,6 +38,13 @@ def test_sign_flip_of_no_difference_is_one_and_never_zero():
     assert sign_flip(np.full((200, 1), 1.0), 99)[0] == 1.0
 
 
+def test_rounding_is_no_difference():
+    d = np.array(
+        [[0.1 + 0.2 - 0.3, 0.1], [2e-16, 0.1], [1e-13, 0.1], [3e-16, 0.1], [2e-16, 0.1], [1e-16, 0.1]]
+    )
+    assert sign_flip_two_sided(d, 999).tolist() == [1.0, pytest.approx(2 / 64, abs=0.02)]
+
+
 def test_sign_flip_is_exact_under_exchangeability():
     """Skewed differences, a heavy tail, few prompts: still at most the level, and close to it."""
     rng = np.random.default_rng(1)
