@@ -113,7 +113,7 @@ def holds(prompt: Metadata, scene: Scene) -> bool:
         box = (i.x - i.radius, i.y - i.radius, i.x + i.radius, i.y + i.radius)
         seen.setdefault(i.shape, []).append(ShapeDetection(box, 1.0, None, i.color))
     colors = [[d.color for d in rows if isinstance(d, ShapeDetection)] for rows in colored(prompt, seen)]
-    return evaluate(prompt, seen, colors).correct
+    return bool(evaluate(prompt, seen, colors).correct)
 
 
 def _item(kind: str, color: str, cell: int) -> Item:
