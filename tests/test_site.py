@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import tomllib
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from PIL import Image, ImageDraw
 
 import vhsbench
@@ -142,3 +146,38 @@ def test_the_citation_is_of_this_version_and_what_it_refers_to_is_linked():
             {"type": "other", "value": f"arXiv:{paper['url'].removeprefix('https://arxiv.org/abs/')}"}
         ]
         assert f"{paper['authors'][0]['family-names']}, " in readme
+
+
+def test_the_lock_is_of_this_project_and_of_the_public_index():
+    text = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    hosts = set(re.findall(r"https?://([^/\"]+)", text))
+    assert hosts == {"pypi.org", "files.pythonhosted.org"}
+    locked = {package["name"]: package for package in tomllib.loads(text)["package"]}
+    about = locked["vhsbench"]["metadata"]
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + [line for of_one in extras.values() for line in of_one]
+    asked = {(canonicalize_name(r.name), str(r.specifier)) for r in map(Requirement, lines)}
+    assert {
+        (r["name"], ",".join(sorted(r.get("specifier", "").split(",")))) for r in about["requires-dist"]
+    } == asked
+    assert set(about["provides-extras"]) == set(extras)
+    for name, specifier in asked - {("vhsbench", "")}:
+        assert SpecifierSet(specifier).contains(locked[name]["version"])
+
+
+def test_the_image_is_pinned_runs_as_no_root_and_gets_all_that_it_builds_from():
+    steps = [
+        line.split(maxsplit=1)
+        for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+        if line
+    ]
+    said = dict(steps)  # the last of each
+    assert re.fullmatch(r"python:3\.\d+\.\d+-\S+@sha256:[0-9a-f]{64}", said["FROM"])
+    assert said["USER"] not in ("root", "0")
+    assert (json.loads(said["ENTRYPOINT"]), json.loads(said["CMD"])) == (["vhsbench"], ["run"])
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {folder.partition("/")[0] for folder in build["package-dir"].values()}
+    assert sent == folders | {"pyproject.toml", "uv.lock", PROJECT["readme"], *PROJECT["license-files"]}
+    assert all((ROOT / name).exists() for name in sent)
