@@ -34,7 +34,7 @@ _LONGEST = (
     "harness/test_ray.py", "harness/test_run.py", "harness/report/test_degenerate.py",
     "generators/test_training.py", "benchmarks/test_multi_gpu.py", "benchmarks/test_full_size_training.py",
     "test_docs.py", "verifiers/test_questions.py", "harness/training/test_verifier.py",
-    "harness/report/test_browser.py", "harness/test_untrusted.py", "harness/test_faults.py",
+    "test_tutorial.py", "harness/report/test_browser.py", "harness/test_untrusted.py", "harness/test_faults.py",
     "harness/test_attack.py", "benchmarks/test_full_size.py", "verifiers/training/test_full_size.py",
     "harness/cost/test_counting_full_size.py", "harness/cost/test_measure.py",
 )  # fmt: skip
