@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,6 +41,7 @@ from vhsbench.harness.common.terminal import Json, any_text, console, print_json
 from vhsbench.version import __version__
 
 DEBUG = "--debug"
+Venue = Literal["cvpr", "neurips", "iclr", "acl"]
 RequireReliable = Annotated[
     bool, typer.Option("--require-reliable", help="Exit with 4 if the measured times cannot be trusted.")
 ]
@@ -179,14 +180,21 @@ def report(
     diversity: Annotated[
         bool, typer.Option("--diversity", help="How different winners are to CLIP, by the kept pictures.")
     ] = False,
+    venue: Annotated[
+        Venue | None,
+        typer.Option(
+            "--paper", help="Also a folder paper/: figures, tables, numbers and references for this venue."
+        ),
+    ] = None,
     require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
     """Derive tables, figures and report.html of finished runs."""
     quiet(models=diversity)
     reliable = _report(
-        runs, as_json, out, published, costs_from, page_mb, strategy or (), diversity, again=sys.argv[1:]
-    )
+        runs, as_json, out, published, costs_from, page_mb, strategy or (), diversity, venue or "",
+        again=sys.argv[1:],
+    )  # fmt: skip
     _check_times(reliable, require_reliable)
 
 
@@ -263,6 +271,7 @@ def _report(
     page_mb: float | None = None,
     strategies: Sequence[str] = (),
     diversity: bool = False,
+    venue: str = "",
     *,
     again: list[str],
 ) -> bool:
@@ -287,10 +296,12 @@ def _report(
             costs_from=costs_from,
             strategies=strategies,
             with_diversity=diversity,
+            paper=venue,
             **limit,
         )
     if is_url(where := out or runs[0]):  # not the copy that it was written in
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
+        summary |= {"paper": f"{where.rstrip('/')}/paper/main.tex"} if venue else {}
     if as_json:
         print_json(summary)
     else:

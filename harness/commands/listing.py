@@ -137,6 +137,8 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
         more = f"failed: {len(failed) - _FAILED_SHOWN} more, all named in the report"
         console.print(more, highlight=False)
     console.print(f"tables and figures: {summary['run']}/tables, {summary['run']}/figures", highlight=False)
+    if "paper" in summary:
+        console.print(f"to compile or to take parts of: {summary['paper']}", highlight=False)
     console.print(f"to open in a browser: {summary['report']}", highlight=False)
 
 

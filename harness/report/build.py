@@ -19,6 +19,9 @@ from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.derived import Derived, derive, records
 from vhsbench.harness.report.page import write_page
 from vhsbench.harness.report.page_candidates import PAGE_MB
+from vhsbench.harness.report.paper import Drawn, write_paper
+from vhsbench.harness.report.paper_captions import FIGURES
+from vhsbench.harness.report.paper_venues import VENUES
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, winners
 from vhsbench.harness.store.keys import CANDIDATE, PIPELINE, of_pool
 from vhsbench.harness.store.tables import Run, StoreError
@@ -67,6 +70,7 @@ def build(
     page_mb: float = PAGE_MB,
     strategies: Sequence[str] = (),
     with_diversity: bool = False,
+    paper: str = "",
 ) -> dict[str, Any]:
     """Write tables/, figures/ and report.html of one run, or of several combined, and return a summary for JSON.
 
@@ -74,7 +78,8 @@ def build(
     measured ones, `with_diversity` how different winners are to CLIP, which looks at the kept pictures; `strategies` are
     compared beside those of the configuration; `costs_from` takes times and FLOPs
     from elsewhere: "a100-paper", or another finished run. An earlier report's tables and figures of other times are
-    then removed. `page_mb` limits the size of report.html. Raises StoreError for a run that cannot be read or
+    then removed. `page_mb` limits the size of report.html. `paper` is a venue (paper_venues.VENUES), for which the folder
+    paper/ is made. Raises StoreError for a run that cannot be read or
     combined, and DiskFullError, before anything is written, if there is not enough room.
     """
     if len(paths) > 1 and out is None:
@@ -91,8 +96,12 @@ def build(
     write_output(out / "tables" / "curves.csv", csv_bytes(derived.curves))
     _figures(derived, out / "figures")
     draw_captions(derived.run, out / "figures")
+    if paper:
+        venue = VENUES[paper]
+        _remove_paper(out / "paper")
+        write_paper(derived, out / "paper", venue, _figures(derived, out / "paper" / "figures", venue.sheet))
     write_page(derived, out / "report.html", with_published, page_mb)
-    return _summary(derived, out)
+    return _summary(derived, out) | ({"paper": str(out / "paper" / "main.tex")} if paper else {})
 
 
 def _tables(derived: Derived, with_published: bool) -> dict[str, tables.Table]:
@@ -137,6 +146,13 @@ def _remove_stale(out: Path, other_times: bool) -> None:
             file.unlink()
 
 
+def _remove_paper(folder: Path) -> None:
+    """Remove an earlier paper's figures and tables, some of which may not be written again."""
+    for pattern in ["tables/*.tex", *(f"figures/{name}*" for name in FIGURES)]:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
 def draw_captions(run: Run, folder: Path) -> Path | None:
     """Draw the captions that `vhsbench captions` wrote into a run; returns the figure's stem, None without captions."""
     rows = read_captions(run.path)
@@ -149,15 +165,23 @@ def draw_captions(run: Run, folder: Path) -> Path | None:
     return stem
 
 
-def _figures(derived: Derived, folder: Path) -> None:
-    for generator, steps in derived.pools:
-        _Figures(derived, folder, generator, steps).draw()
+def _figures(derived: Derived, folder: Path, sheet: style.Sheet = style.SCREEN) -> list[Drawn]:
+    """Draw the figures of every pool; on a paper's sheet, those with a caption, without titles."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pools = [_Figures(derived, folder, generator, steps, sheet) for generator, steps in derived.pools]
+    for pool in pools:
+        pool.draw()
+    return [figure for pool in pools for figure in pool.drawn]
 
 
 class _Figures:
     """The figures of one pool of candidates."""
 
-    def __init__(self, derived: Derived, folder: Path, generator: str, steps: int) -> None:
+    def __init__(
+        self, derived: Derived, folder: Path, generator: str, steps: int, sheet: style.Sheet
+    ) -> None:
+        self.sheet, self.for_paper = sheet, sheet is not style.SCREEN
+        self.drawn: list[Drawn] = []
         self.derived, self.folder, self.generator, self.steps = derived, folder, generator, steps
         run = derived.run
         self.candidates, self.scores, self.curves = (
@@ -169,7 +193,13 @@ class _Figures:
         self.name = f"{generator}_{steps}steps" if several else generator
         twice = sum(g == generator for g, _ in derived.pools) > 1
         self.title = f"{generator}, {steps} step{'s' if steps > 1 else ''}" if twice else generator
-        self.about = f"{self.title}: {len(run.prompts)} prompts, pool of {self.pool}"
+        self.pool_name = self.title if len(derived.pools) > 1 else ""
+        if self.for_paper:  # captions say it
+            self.title = ""
+        self.about = self._titled(f"{self.title}: {len(run.prompts)} prompts, pool of {self.pool}")
+
+    def _titled(self, title: str) -> str:
+        return "" if self.for_paper else title
 
     def draw(self) -> None:
         if self.models:
@@ -182,48 +212,57 @@ class _Figures:
                 self.derived.config.tolerance,
                 self.title,
                 self.looks,
+                self.sheet,
             )
             self._save_timed("n_per_budget", fig, steps)
         stages = self.derived.breakdown(self.generator, self.steps)
         if len(stages):
-            fig = figures.latency_breakdown(stages, f"{self.title}, one candidate", self.looks)
+            fig = figures.latency_breakdown(
+                stages, self._titled(f"{self.title}, one candidate"), self.looks, self.sheet
+            )
             self._save_timed("latency_breakdown", fig, stages)
         if self.pool > 1:
             self._save(
-                "accuracy_by_n", figures.accuracy_by_n(self.curves, self.about, self.looks), self.curves
+                "accuracy_by_n",
+                figures.accuracy_by_n(self.curves, self.about, self.looks, self.sheet),
+                self.curves,
             )
         if len(self.scores):
             joined = self.scores.merge(self.candidates, on=CANDIDATE)[["verifier", "score", "correct"]]
-            fig = figures.score_distributions(joined, self.about, self.looks)
+            fig = figures.score_distributions(joined, self.about, self.looks, self.sheet)
             self._save("score_distributions", fig, joined)
             bins = reliability(self.candidates, self.scores)
             if len(bins):
-                self._save("reliability", figures.reliability(bins, self.about, self.looks), bins)
+                self._save("reliability", figures.reliability(bins, self.about, self.looks, self.sheet), bins)
             self._over_optimisation()
             self._galleries()
 
-    def _save(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
-        suffix = "" if len(self.derived.pools) == 1 else f"_{self.name}"
-        style.save(fig, self.folder / f"{name}{suffix}", data)
+    def _save(self, name: str, fig: Figure, data: pd.DataFrame, claim: str = "") -> None:
+        if self.for_paper and name not in FIGURES:
+            return
+        stem = name if len(self.derived.pools) == 1 else f"{name}_{self.name}"
+        style.save(fig, self.folder / stem, data, self.sheet, with_png=not self.for_paper)
+        self.drawn.append(Drawn(name, stem, fig.get_figwidth(), self.pool_name, claim))
 
-    def _save_timed(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
+    def _save_timed(self, name: str, fig: Figure, data: pd.DataFrame, claim: str = "") -> None:
         """Save a figure of times, saying whose they are where they are not the run's own."""
         if self.derived.times:
             axes = fig.axes[0]
             axes.set_xlabel(f"{axes.get_xlabel()}\n{self.derived.times}")
-        self._save(name, fig, self.derived.labelled(data))
+        self._save(name, fig, self.derived.labelled(data), claim)
 
     def _over_cost(self) -> None:
         verified = figures.overall(self.curves[self.curves["verifier"].isin(self.models)])
         for name, unit, points in _cost_points(verified, self.derived, self.generator, self.steps):
             marks = self.derived.budgets if name == "time" else []
-            fig = figures.accuracy_over_cost(points, unit, self.about, marks, self.looks)
+            fig = figures.accuracy_over_cost(points, unit, self.about, marks, self.looks, self.sheet)
             if name == "tflop":  # counted, on whatever device
                 self._save(f"accuracy_over_{name}", fig, points)
             else:
                 self._save_timed(f"accuracy_over_{name}", fig, points)
             if name == "time" and (saving := self._saving(verified)) is not None:
-                self._save_timed("teaser", figures.teaser(points, saving, self.title, self.looks), points)
+                fig = figures.teaser(points, saving, self.title, self.looks, self.sheet)
+                self._save_timed("teaser", fig, points, f"{saving}.")
 
     def _saving(self, verified: pd.DataFrame) -> comparisons.Saving | None:
         """Return what the VHS of the run saves, if there is one, and one MLLM w/ CLIP, and it does."""
@@ -237,7 +276,7 @@ class _Figures:
             return
         points = rivals.frontier()
         if len(points):
-            fig = figures.strategies(points, self.about, self.derived.budgets)
+            fig = figures.strategies(points, self.about, self.derived.budgets, self.sheet)
             self._save_timed("strategies", fig, points)
 
     def _over_optimisation(self) -> None:
@@ -248,7 +287,7 @@ class _Figures:
             of_pool(table, self.generator, self.steps)
             for table in (over.by_n, over.parting, self.derived.diversity)
         )
-        fig = over_figure.over_optimisation(by_n, parting, diversity, self.about, self.looks)
+        fig = over_figure.over_optimisation(by_n, parting, diversity, self.about, self.looks, self.sheet)
         self._save("over_optimisation", fig, by_n)
 
     def _galleries(self) -> None:
@@ -261,15 +300,14 @@ class _Figures:
         columns = ["prompt_id", "prompt", "seed", "index", "verifier", "score", "correct"]
         if len(picks) and len(pictures.kept(picks)) == len(picks):
             picks = picks.assign(prompt=picks["prompt_id"].map(prompts))
-            title = f"best of {n} by each verifier, judged by GenEval's rules"
-            self._save(
-                "gallery", gallery.winners_figure(picks, pictures.image, title, self.looks), picks[columns]
-            )
+            title = self._titled(f"best of {n} by each verifier, judged by GenEval's rules")
+            fig = gallery.winners_figure(picks, pictures.image, title, self.looks, self.sheet)
+            self._save("gallery", fig, picks[columns])
         cases = gallery.disagreements(self.candidates, self.scores, pictures)
         if len(cases):
             cases = cases.assign(prompt=cases["prompt_id"].map(prompts))
-            title = "the surest verdicts that GenEval contradicts (marks are GenEval's)"
-            fig = gallery.disagreements_figure(cases, pictures.image, title, self.looks)
+            title = self._titled("the surest verdicts that GenEval contradicts (marks are GenEval's)")
+            fig = gallery.disagreements_figure(cases, pictures.image, title, self.looks, self.sheet)
             self._save("disagreements", fig, cases[[*columns, "kind", "reason"]])
 
 

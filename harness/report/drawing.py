@@ -16,7 +16,8 @@ from vhsbench.harness.stats.intervals import Floats
 _GREY = "#666666"
 _ACROSS = 4  # panels of verifiers beside each other
 _HANDLE, _ROW = 0.35, 0.16  # inches of a legend: what stands before the words, a row
-_SMALL, _BETWEEN = 0.87, 0.03  # small letters to a legend's; inches between labels
+_DIGIT, _BETWEEN = 0.64, 0.05  # the width of a digit to its height; inches between labels
+_LEGEND = {"handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.2}
 _ROWS = 2  # of a legend, for which a figure has room
 _AXES = 0.55  # inches of a figure's width that are beside its axes
 _NEAR = (7.0, 10.0, 13.0, 17.0)  # points from a point to its number's middle
@@ -45,23 +46,23 @@ def draw_legend(fig: Figure, axes: Axes, sheet: Sheet, most: int = 3) -> None:
         columns = min(most, max(1, int(fig.get_figwidth() / entry)))
         rows = -(-len(labels) // columns)
         fig.set_figheight(fig.get_figheight() + _ROW * max(0, rows - _ROWS))
-        fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+        fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **_LEGEND)
 
 
 def draw_budgets(
     fig: Figure, axes: Axes, budgets: Sequence[float], title: str, sheet: Sheet, named: bool = True
 ) -> None:
-    """Draw a line at each time budget with its ms above, upright where they would touch, and the title above these."""
+    """Draw a line at each time budget with its number above, upright where they would touch, and the title above these."""
     shown = list(dict.fromkeys(budgets))
     for budget in shown:
         line = axes.axvline(budget, color=_GREY, lw=0.6, ls="--", zorder=0)
         if named and budget == shown[0]:
-            line.set_label("budget")
+            line.set_label("budget (ms)")
     if shown and named:
-        texts = [f"{budget:g} ms" for budget in shown]
+        texts = [f"{budget:g}" for budget in shown]
         top = axes.secondary_xaxis("top")
         top.spines["top"].set_visible(False)
-        upright = _narrowest(fig, axes, shown) < _SMALL * sheet.letter * max(map(len, texts)) + _BETWEEN
+        upright = _narrowest(fig, axes, shown) < _DIGIT * sheet.small / 72 * max(map(len, texts)) + _BETWEEN
         top.set_xticks(shown, texts, rotation=90 if upright else 0)
         top.tick_params(length=0, pad=1, labelsize=sheet.small, labelcolor=_GREY)
         top.minorticks_off()

@@ -20,6 +20,7 @@ _ROWS = 6  # prompts in one block
 _ACROSS = 4  # verifiers in one of two
 _PROMPT, _PICTURE = 0.95, 0.9  # inches across
 _LETTER, _LETTERS = 0.06, 14  # inches of a label's letter, and how many are in a line at most
+_PROMPT_LETTERS, _BESIDE = 19, 0.25  # of a line of a prompt at most; inches beside a picture
 _CAPTIONED, _CAPTIONED_ACROSS = 12, 4
 
 Picture = Callable[[Any], Image.Image | None]  # a candidate's row -> its image, None if it is lost
@@ -102,6 +103,7 @@ def disagreements_figure(
     """Draw the rows of `disagreements`, which also need the prompt, one line per verifier."""
     names, kinds = names_in(cases, looks), sorted(cases["kind"].unique())
     each = int(cases.groupby(["verifier", "kind"]).size().max())
+    letters = min(_PROMPT_LETTERS, int((sheet.text / 2 / each - _BESIDE) / sheet.letter))
     with sheet.styled():
         fig = sheet.figure(sheet.text if len(kinds) > 1 else sheet.column, 0.7 + 1.5 * len(names))
         parts = fig.subfigures(1, len(kinds), squeeze=False, width_ratios=[1.12, 1][: len(kinds)])[0]
@@ -112,7 +114,7 @@ def disagreements_figure(
                 found = cases[(cases["verifier"] == name) & (cases["kind"] == kind)]
                 for axes, (_, case) in zip(grid[row], found.iterrows(), strict=False):
                     _show(axes, case, picture)
-                    axes.set_title("\n".join(textwrap.wrap(case["prompt"], 19)), fontsize=sheet.small - 1)
+                    axes.set_title("\n".join(textwrap.wrap(case["prompt"], letters)), fontsize=sheet.tiny)
                 for axes in grid[row, len(found) :]:
                     axes.set(xticks=[], yticks=[], frame_on=False)
                     axes.grid(False)
@@ -172,6 +174,6 @@ def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
     """Draw a candidate with its score, framed and marked by GenEval's verdict."""
     _draw(axes, picture(row))
     mark, color = RIGHT if row["correct"] else WRONG
-    axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=1)
+    axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=2.5)
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linewidth=1.5)

@@ -31,7 +31,7 @@ def over_optimisation(
     heights = [3, 2] if diversity["vendi"].notna().any() else [3]
     down, across = panels(len(names))
     with sheet.styled():
-        width = min(sheet.text, 1.2 + 2.6 * across)
+        width = sheet.text if across > 1 else sheet.column
         fig = sheet.figure(width, 0.9 + 0.75 * sum(heights) * down)
         grid = fig.subplots(len(heights) * down, across, sharex=True, sharey="row", squeeze=False,
                             gridspec_kw={"height_ratios": heights * down})  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,12 +52,14 @@ _RC: dict[Any, object] = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """What figures are made for: widths of a column and of the text and of a letter, in inches; small type, in points."""
+    """What figures are made for: widths of a column, the text and a letter, and its height, in inches; small and tiny type, in points."""
 
     column: float = 3.5
     text: float = 7.16
     letter: float = 0.052
     small: float = 6.5
+    tiny: float = 5.5
+    tallest: float = math.inf
     settings: Mapping[Any, object] = field(default_factory=dict)
 
     def styled(self) -> AbstractContextManager[None]:
@@ -64,9 +67,9 @@ class Sheet:
         return matplotlib.rc_context(_RC | dict(self.settings))
 
     def figure(self, width: float, height: float) -> Figure:
-        """Make a figure of the given size in inches, without pyplot's global state."""
+        """Make a figure of the given size in inches, as high as the sheet at most, without pyplot's global state."""
         with self.styled():
-            return Figure(figsize=(width, height))
+            return Figure(figsize=(width, min(height, self.tallest)))
 
     def wrapped(self, title: str, width: float) -> str:
         """Wrap a title to a width in inches."""
@@ -171,14 +174,15 @@ def label(verifier: str) -> str:
 USUAL = looks({kind: kind for kind in _KINDS})  # of the known kinds under their own names
 
 
-def save(fig: Figure, stem: Path, data: pd.DataFrame, sheet: Sheet = SCREEN) -> None:
+def save(fig: Figure, stem: Path, data: pd.DataFrame, sheet: Sheet = SCREEN, with_png: bool = True) -> None:
     """Write stem.png (300 dpi), stem.pdf (fonts embedded), and the data behind them as stem.csv."""
     with sheet.styled(), _one_warning_of_missing_characters():
         _lay_out(fig, _PNG_DPI)
-        png = drawn(fig, "png", dpi=_PNG_DPI)
+        png = drawn(fig, "png", dpi=_PNG_DPI) if with_png else b""
         # no date in the file, so that the same run gives the same bytes
         pdf = drawn(fig, "pdf", metadata={"CreationDate": None})
-    for kind, content in (("png", png), ("pdf", pdf), ("csv", csv_bytes(data))):
+    pictures = {"png": png} if with_png else {}
+    for kind, content in (pictures | {"pdf": pdf, "csv": csv_bytes(data)}).items():
         # not with_suffix: a generator's name may contain a dot
         write_output(stem.with_name(f"{stem.name}.{kind}"), content)
 
