@@ -52,8 +52,8 @@ def _prompt_tokenizer() -> PreTrainedTokenizerFast:
 def build_autoencoder(channels: int = LATENT_CHANNELS) -> AutoencoderDC:
     """Build an autoencoder: 8x smaller, 4 channels (48 to 1).
 
-    Its decoder has the share of a candidate's cost that DC-AE's has at full size, by operations and by time: four
-    thin blocks at full resolution.
+    Its decoder has the share of a candidate's FLOPs that DC-AE's has at full size: four thin blocks at full
+    resolution. On a CPU its share of the time is smaller.
     """
     from diffusers import AutoencoderDC
 
