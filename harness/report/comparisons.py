@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from vhsbench.harness.cost import budgets as budgeting
 from vhsbench.harness.cost.cost_model import CostModel
@@ -107,7 +109,8 @@ def drift(
     """Derive the paper's Table 7: accuracy under drift of the generator's weights. None without drift.
 
     drifts: generator -> share of a LoRA epoch; kinds: of verifiers, by label. delta is VHS less MLLM w/ CLIP, paired
-    by prompt; it is empty where there are several of the latter.
+    by prompt; change is delta less that of the least moved generator, paired likewise, at the same N. Both are empty
+    where there are several of the latter, and change where the N differ.
     """
     rows = budget_rows[budget_rows["generator"].isin(drifts) & (budget_rows["verifier"] != "none")]
     if rows.empty:
@@ -115,31 +118,65 @@ def drift(
     rows = rows.assign(drift=rows["generator"].map(drifts))
     rows = rows.sort_values(["budget_ms", "drift", "verifier"], ignore_index=True)
     found = [_delta(row, rows, run, kinds) for _, row in rows.iterrows()]
-    rows[["delta", "delta_low", "delta_high"]] = found
+    rows[["delta", "delta_low", "delta_high", "change", "change_low", "change_high"]] = found
     keys = ("budget_ms", "drift", "generator", "verifier", "best_of_n")
     title = "Accuracy (%) under drift of the generator (LoRA: share of its epoch, or its strength)"
     return AccuracyTable("drift", title, rows, keys, ("budget_ms", "drift"), "table7")
 
 
 def _delta(row: pd.Series, rows: pd.DataFrame, run: Run, kinds: Mapping[str, str]) -> list[float]:
-    """Compute a VHS's gain in points with its interval; NaN in other verifiers' rows, and where one has no N."""
-    pool, here = (row["generator"], row["steps"]), rows[rows["budget_ms"] == row["budget_ms"]]
-    afforded = of_pool(here, *pool).set_index("verifier")["best_of_n"].dropna()
+    """Compute a VHS's gain in points and its change by drift, with intervals; NaN where one is unknown."""
+    here = rows[rows["budget_ms"] == row["budget_ms"]]
+    ns = _afforded(row, here, kinds)
+    if ns is None:
+        return [math.nan] * 6
+    lead = Lead.of(run, (row["generator"], row["steps"]), ns)
+    first = here[here["verifier"] == row["verifier"]].iloc[0]
+    if row["drift"] == first["drift"] or _afforded(first, here, kinds) != ns:
+        return [*lead.interval().percent, *[math.nan] * 3]
+    unmoved = Lead.of(run, (first["generator"], first["steps"]), ns)
+    return [*lead.interval().percent, *lead.change(unmoved).percent]
+
+
+def _afforded(row: pd.Series, here: pd.DataFrame, kinds: Mapping[str, str]) -> dict[str, int] | None:
+    """Return the N of a VHS and of the only MLLM w/ CLIP at this row's budget; None if there is no such pair."""
+    afforded = of_pool(here, row["generator"], row["steps"]).set_index("verifier")["best_of_n"].dropna()
     pairs = [pair for pair in rivals(kinds, afforded.index) if pair[0] == row["verifier"]]
-    if len(pairs) != 1:
-        return [math.nan] * 3
-    ns = {name: int(afforded[name]) for name in pairs[0]}
-    gain = paired_gain(run, pool, ns)
-    return list(gain.percent)
+    return {name: int(afforded[name]) for name in pairs[0]} if len(pairs) == 1 else None
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much one verifier is ahead of another, a row per prompt and seed [R], in shares of 1."""
+
+    values: Floats
+    prompts: NDArray[Any]
+    tags: NDArray[Any]
+    largest: float  # that a row can be
+
+    @staticmethod
+    def of(run: Run, pool: tuple[str, int], ns: Mapping[str, int]) -> Lead:
+        """Compare the first verifier in `ns` (name -> N) with the second, on a pool."""
+        grid = Grid(of_pool(run.candidates, *pool))
+        (a, n_a), (b, n_b) = ((grid.of(of_pipeline(run.scores, *pool, name)), n) for name, n in ns.items())
+        first, second = (expected_accuracy(s, grid.correct)[:, n - 1] for s, n in ((a, n_a), (b, n_b)))
+        return Lead(first - second, grid.prompts, grid.tags, largest_difference(a, b, n_a, n_b))
+
+    def interval(self) -> Interval:
+        """Average it over prompts."""
+        return self._against(np.zeros_like(self.values), self.largest)
+
+    def change(self, before: Lead) -> Interval:
+        """Average how far it has moved from `before`, paired by prompt; the prompts must be the same."""
+        return self._against(before.values, self.largest + before.largest)
+
+    def _against(self, values: Floats, largest: float) -> Interval:
+        return paired_difference(self.values, values, prompts=self.prompts, tasks=self.tags, largest=largest)
 
 
 def paired_gain(run: Run, pool: tuple[str, int], ns: Mapping[str, int]) -> Interval:
     """Compute the overall accuracy of the first verifier in `ns` (name -> N) less the second's, paired by prompt."""
-    grid = Grid(of_pool(run.candidates, *pool))
-    (a, n_a), (b, n_b) = ((grid.of(of_pipeline(run.scores, *pool, name)), n) for name, n in ns.items())
-    first, second = (expected_accuracy(s, grid.correct)[:, n - 1] for s, n in ((a, n_a), (b, n_b)))
-    apart = largest_difference(a, b, n_a, n_b)
-    return paired_difference(first, second, prompts=grid.prompts, tasks=grid.tags, largest=apart)
+    return Lead.of(run, pool, ns).interval()
 
 
 def headline(

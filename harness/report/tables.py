@@ -23,13 +23,14 @@ HEADINGS = {
     "steps": "Steps", "verifier": "Verifier", "scoring": "Scoring", "best_of_n": "Best-of-N",
     "time_ms": "Time (ms)", "single_object": "Single", "two_object": "Two", "counting": "Counting",
     "colors": "Colors", "position": "Position", "color_attr": "Attribution", OVERALL: "Overall",
-    "delta": "VHS - CLIP", TIMES: "Times",
+    "delta": "VHS - CLIP", "change": "Change", TIMES: "Times",
     "budget_tflop": "Budget (TFLOP)", "cost_tflop": "TFLOP", "budget_gb": "Budget (GB)", "cost_gb": "Memory (GB)",
     "budget_j": "Budget (J)", "cost_j": "Energy (J)",
 }  # fmt: skip
 _ENDS = {"best_of_n": ("n_low", "n_high"), "time_ms": ("time_low", "time_high")}
+POINTS = ("delta", "change")  # differences of accuracies
 BELOW_ONE = "below one candidate"
-_WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, "delta")
+_WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, *POINTS)
 _LATEX_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
@@ -97,12 +98,12 @@ def places(values: pd.Series) -> dict[int, int]:
 
 def columns(table: AccuracyTable) -> list[str]:
     """List the columns of a table's rows that are shown, in order."""
-    return [*table.keys, *accuracies(table.rows), *(["delta"] if "delta" in table.rows else [])]
+    return [*table.keys, *accuracies(table.rows), *(c for c in POINTS if c in table.rows)]
 
 
 def accuracies(rows: pd.DataFrame) -> list[str]:
     """List the columns of tasks and overalls: those with an interval beside them, under their own name."""
-    return [c for c in map(str, rows) if f"{c}_low" in rows and c != "delta"]
+    return [c for c in map(str, rows) if f"{c}_low" in rows and c not in POINTS]
 
 
 def heading(column: str, rows: pd.DataFrame) -> str:
@@ -147,8 +148,8 @@ def _cell(row: pd.Series, column: str, places: dict[int, int] | None, at: int, k
     value = row[column]
     if pd.isna(value):
         return BELOW_ONE if column == "best_of_n" and row.get("below_one") is True else ""
-    if places is not None or column == "delta":
-        signed = column == "delta" or row.get("source") == DIFFERENCE
+    if places is not None or column in POINTS:
+        signed = column in POINTS or row.get("source") == DIFFERENCE
         text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", (places or {}).get(at, 0))
         ends = (row.get(f"{column}_low"), row.get(f"{column}_high"))
         return text + (brackets(*ends) if column in _WITH_INTERVAL else "")

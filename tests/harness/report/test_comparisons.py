@@ -88,7 +88,13 @@ def test_a_lora_at_several_strengths_gives_drift_rows_at_the_unmoved_n(make_run,
     assert rows["drift"].unique().tolist() == [0, 0.5, 1.0]
     assert rows["generator"].unique().tolist() == ["nano", "nano+lora-0.5", "nano+lora-1"]
     assert (rows.groupby("verifier")["best_of_n"].nunique() == 1).all()
-    assert rows.loc[rows["verifier"] == "vhs", "delta"].notna().all()
+    vhs = rows[rows["verifier"] == "vhs"].set_index("drift")
+    assert vhs["delta"].notna().all()
+    assert vhs["change"].isna().tolist() == [True, False, False]
+    assert vhs["change"][1.0] == pytest.approx(vhs["delta"][1.0] - vhs["delta"][0])
+    apart = vhs.loc[[0.5, 1.0], ["change_low", "change", "change_high"]].to_numpy()
+    assert (np.diff(apart) >= 0).all()
+    assert rows.loc[rows["verifier"] != "vhs", "change"].isna().all()
 
 
 def test_a_gain_over_itself_is_exactly_zero(loaded):
