@@ -70,6 +70,14 @@ def test_an_unknown_generator_block_or_dtype_is_refused():
         verifiers.create("vhs", checkpoint="random", dtype="bloat16", device="meta")
 
 
+def test_nano_has_two_vhs_by_their_block():
+    early, late = verifiers.create("vhs", block=3), verifiers.create("vhs", block=6)
+    assert (early.block, late.block, verifiers.create("vhs").block) == (3, 6, 6)
+    assert early.checkpoint_sha256 != late.checkpoint_sha256 == verifiers.create("vhs").checkpoint_sha256
+    with pytest.raises(CheckpointError, match="reads block 6, not block 2"):
+        verifiers.create("vhs", block=2)
+
+
 def test_a_width_that_does_not_fit_the_generator_is_refused(official, statistics):
     folder = official()
     with pytest.raises(
