@@ -12,7 +12,7 @@ import pandas as pd
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.tables import latex_escape
 from vhsbench.harness.stats.curves import OVERALL
-from vhsbench.harness.store.keys import POOL
+from vhsbench.harness.store.keys import PIPELINE, POOL
 
 _HEAD = r"""% Numbers of a run of vhsbench: \result{NAME} prints one; a name that is not here is an error.
 \newcommand{\result}[1]{\ifcsname vhsbench@#1\endcsname\csname vhsbench@#1\endcsname
@@ -21,7 +21,15 @@ _HEAD = r"""% Numbers of a run of vhsbench: \result{NAME} prints one; a name tha
 """
 _LEAST_P = 0.0001
 _MEASURED = re.compile("ms|time|cost|tflop|gb|from|to_ms")  # columns of four digits, others have one decimal
-_DECIMALS = {"auc": 3}  # of a table's numbers
+# of a table's numbers
+_DECIMALS = {
+    "auc": 3,
+    "over_optimisation": 3,
+    "judged": 2,
+    "diversity": 2,
+    "people_agreement": 2,
+    "parting": 0,
+}
 
 
 def results(derived: Derived) -> str:
@@ -49,7 +57,20 @@ def _tables(derived: Derived) -> Iterator[tuple[str, pd.DataFrame, list[str]]]:
     yield "time_to_accuracy", derived.time_to_accuracy, [*POOL, "verifier", "accuracy"]
     yield "headline", derived.headline, [*POOL, "key"]
     yield "auc", derived.auc, [*POOL, "verifier"]
-    yield "curves", derived.curves[derived.curves["tag"] == OVERALL], [*POOL, "verifier", "n"]
+    yield "curves", derived.curves, [*PIPELINE, "tag", "n"]
+    yield "latency", derived.latency, [*PIPELINE, "n"]
+    yield "costs", derived.costs, [*PIPELINE, "stage", "n", "batch", "variant"]
+    yield "judged", derived.judged, [*PIPELINE, "judge", "best_of_n"]
+    yield "diversity", derived.diversity, [*PIPELINE, "best_of_n"]
+    strategies, pairs = derived.strategies
+    yield "strategies", strategies, [*at_budget, "meaning", "strategy"]
+    yield "strategy_pairs", pairs, [*at_budget, "meaning", "better", "other"]
+    if (over := derived.over_optimisation) is not None:
+        yield "over_optimisation", over.table.rows, [*PIPELINE, "best_of_n", "measure", "judge"]
+        yield "parting", over.parting, [*PIPELINE, "first", "second"]
+    if (people := derived.people) is not None:
+        yield "people", people.accuracy_table.rows, [*PIPELINE, "best_of_n", "judge"]
+        yield "people_agreement", people.agreement_table.rows, ["first", "second", "task"]
 
 
 def _of_table(table: str, frame: pd.DataFrame, ids: list[str], several_pools: bool) -> dict[str, str]:
@@ -61,6 +82,8 @@ def _of_table(table: str, frame: pd.DataFrame, ids: list[str], several_pools: bo
             value = row[column]
             if column in ids or column in POOL or isinstance(value, bool | np.bool_ | str) or pd.isna(value):
                 continue
+            if np.isinf(value):
+                continue
             name = name_of(table, *(row[c] for c in shown), column)
             found.setdefault(name, _written(table, str(column), value))
     return found
@@ -69,7 +92,7 @@ def _of_table(table: str, frame: pd.DataFrame, ids: list[str], several_pools: bo
 def name_of(*parts: Any) -> str:
     """Join parts to a result's name; what TeX would not read as a letter becomes a hyphen."""
     texts = (f"{part:g}" if isinstance(part, float) else str(part) for part in parts)
-    return "/".join(re.sub(r"[^\w.+:@>-]", "-", text, flags=re.ASCII) for text in texts)
+    return "/".join(re.sub(r"[^\w.+:@>,=-]", "-", text, flags=re.ASCII) for text in texts if text)
 
 
 def _written(table: str, column: str, value: Any) -> str:

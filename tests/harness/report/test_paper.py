@@ -214,6 +214,10 @@ def test_every_number_has_a_name_and_the_text_cites_no_other(derived, paper):
     assert named["budgets/140/CLIP_50@b/best_of_n"] == str(row["best_of_n"])
     assert named["budgets/140/CLIP_50@b/time_ms"] == f"{row['time_ms']:.4g}"
     assert named["prompts"] == "24"
+    assert named["latency/vhs/4/measured_ms"] == "130"
+    assert named["costs/vhs/head/1/1/median_ms"] == "10"
+    assert named["curves/oracle/counting/1/accuracy"] == named["curves/random/counting/8/accuracy"]
+    assert float(named["over_optimisation/vhs/1/own-score/change"]) == 0
     assert named["headline/time_per_candidate/measured"] == r"\ensuremath{-}69.8"
     assert named["auc/vhs/auc"] == f"{derived.auc.set_index('verifier')['auc']['vhs']:.3f}"
 
