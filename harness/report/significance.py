@@ -13,6 +13,7 @@ from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.verdict import ALPHA, Contest
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.store.keys import POOL
 
 BEST, SECOND = 1, 2
 
@@ -93,7 +94,7 @@ def _ranks(rows: Sequence[int], beats: set[tuple[int, int]]) -> dict[int, int]:
 
 
 def _key(rows: pd.DataFrame, a: int, b: int, table: AccuracyTable) -> tuple[object, ...]:
-    where = [tuple(rows.loc[i, ["generator", "steps"]]) for i in (a, b)]
+    where = [tuple(rows.loc[i, POOL]) for i in (a, b)]
     budget = next(c for c in table.keys if c.startswith("budget_"))
     return (
         (*where[0], rows.loc[a, budget], frozenset(rows.loc[[a, b], "verifier"]))
