@@ -23,6 +23,7 @@ from vhsbench.harness.report.style import label as style_label
 from vhsbench.harness.report.style import task_name
 from vhsbench.harness.report.tables import latex_escape
 from vhsbench.harness.stats.intervals import brackets
+from vhsbench.harness.store.keys import PIPELINE
 
 _PREAMBLE = r"""% What the tables and figures of this folder need; \vhsbenchkit is where the folder is.
 \usepackage{booktabs}
@@ -102,7 +103,7 @@ def _accuracies(facts: Facts, table: AccuracyTable, venue: Venue) -> str:
 def _constants(table: AccuracyTable) -> str:
     """Say what the columns that were dropped would."""
     rows, said = table.rows, []
-    for key in ("generator", "steps", "verifier", "scoring", "drift"):
+    for key in (*PIPELINE, "scoring", "drift"):
         if key in table.keys and rows[key].nunique(dropna=False) == 1:
             value = rows[key].iloc[0]
             text = f"{value} step{'s' if value != 1 else ''}" if key == "steps" else style_label(str(value))
