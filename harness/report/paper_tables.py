@@ -15,7 +15,7 @@ from vhsbench.harness.report.paper_venues import Venue, printed, widest
 from vhsbench.harness.report.significance import BEST
 from vhsbench.harness.report.style import Looks, label
 from vhsbench.harness.report.tables import latex_escape
-from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
+from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
 
 _HEADS = {
@@ -220,11 +220,12 @@ def accuracy_columns(
     ]
     values = []
     for column in [c for c in tables.columns(table) if c not in table.keys]:
-        with_ends = column in (OVERALL, GENEVAL_OVERALL, "delta")
         ends = [brackets(r[f"{column}_low"], r[f"{column}_high"]).strip() for _, r in rows.iterrows()]
         head = _HEADS.get(column) or tables.heading(column, rows).removesuffix(" overall")
         cells = [number(v, 1) for v in rows[column]]
-        values.append(Column(head, cells, True, marks.get(column), ends if with_ends else ()))
+        values.append(
+            Column(head, cells, True, marks.get(column), ends if column in tables.WITH_INTERVAL else ())
+        )
     return keys, values, starts
 
 

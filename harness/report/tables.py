@@ -30,7 +30,7 @@ HEADINGS = {
 _ENDS = {"best_of_n": ("n_low", "n_high"), "time_ms": ("time_low", "time_high")}
 POINTS = ("delta", "change")  # differences of accuracies
 BELOW_ONE = "below one candidate"
-_WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, *POINTS)
+WITH_INTERVAL = (OVERALL, GENEVAL_OVERALL, *POINTS)
 _LATEX_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
@@ -152,7 +152,7 @@ def _cell(row: pd.Series, column: str, places: dict[int, int] | None, at: int, k
         signed = column in POINTS or row.get("source") == DIFFERENCE
         text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", (places or {}).get(at, 0))
         ends = (row.get(f"{column}_low"), row.get(f"{column}_high"))
-        return text + (brackets(*ends) if column in _WITH_INTERVAL else "")
+        return text + (brackets(*ends) if column in WITH_INTERVAL else "")
     if column == "verifier":
         return kind.escape(label(str(value)))
     if column == "scoring":

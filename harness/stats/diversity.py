@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from vhsbench.harness.stats.intervals import average_by_prompt
-
-Floats = NDArray[np.float64]
+from vhsbench.harness.stats.intervals import Floats, average_by_prompt
 
 
 def vendi(features: Floats, chances: Floats) -> float:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vhsbench.harness.stats.intervals import LEVEL
+from vhsbench.harness.stats.intervals import LEVEL, Floats
 
-Floats = NDArray[np.float64]
 NONE = np.inf  # the N of measures that do not part within the pool
 
 _DRAWS = 2000

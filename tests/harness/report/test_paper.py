@@ -174,6 +174,21 @@ def test_an_underlined_number_stands_where_the_others_do():
     ]  # fmt: skip
 
 
+def test_every_difference_has_its_interval(derived):
+    table = derived.tables[0]
+    ends = {
+        "delta": 1.0,
+        "delta_low": 0.5,
+        "delta_high": 1.5,
+        "change": -2.0,
+        "change_low": -3.0,
+        "change_high": -1.0,
+    }
+    rows = table.rows.assign(**ends)
+    _, values, _ = paper_tables.accuracy_columns(replace(table, rows=rows), rows, {})
+    assert [column.ends[0] for column in values[-2:]] == ["[0.5, 1.5]", "[-3.0, -1.0]"]
+
+
 def test_only_differences_beyond_doubt_are_marked():
     better = pd.Series([1.0] * 12)
     assert _beats({0: better, 1: better - 0.5, 2: better - 0.5}) == {(0, 1), (0, 2)}
