@@ -64,6 +64,14 @@ def choose(page, selector, value):
     )
 
 
+def opened(card):
+    """Open a card's pool of candidates; returns them. The browser reports that it is open a moment later."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    card.find_element("css selector", "summary").click()
+    return WebDriverWait(card, 20).until(lambda card: card.find_elements("css selector", ".pool > li"))
+
+
 def test_it_opens_without_errors_and_a_prompt_runs_nothing(page):
     assert page.title == "vhsbench: made"
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -411,8 +419,7 @@ def test_all_candidates_of_a_prompt_and_how_often_each_wins(page, built):
     choose(page, "#f-verifier", "mllm-clip")
     choose(page, "#f-n", 2)
     card = shown_cards(page)[1]
-    card.find_element("css selector", "summary").click()
-    pool = card.find_elements("css selector", ".pool > li")
+    pool = opened(card)
     assert len(pool) == 8
     assert len(card.find_elements("css selector", ".pool img")) == 8
     prompt_id = next(i for i, p in enumerate(run.prompts) if f"\n{p['prompt']}\n" in f"\n{card.text}")
@@ -542,7 +549,7 @@ def test_everything_is_within_a_phones_width(page, compared):
     )
     page.refresh()
     choose(page, "#f-kept", "")
-    page.execute_script("document.querySelector('.card details').open = true")
+    assert len(opened(shown_cards(page)[0])) == 8
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390
     page.get(compared[1].as_uri())
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390
