@@ -65,11 +65,14 @@ def show(found: SideBySide, page: str | None, console: Console) -> None:
 
     for budget, rows in pages.shown(found.rows).groupby("Budget", sort=False):
         if (rows["N"] != "").any():  # a note says why not
-            console.print(_table(str(budget), rows.drop(columns=["Budget", "Paired"])))
+            said_below = rows.columns.intersection(["Budget", "Paired", "Protocol"])
+            console.print(_table(str(budget), rows.drop(columns=said_below)))
     first = found.labels[0]
     for name, paired, prompts in _pairings(found.rows):
         said = f"paired by {prompts} prompts, {paired}" if prompts else paired
         console.print(f"{name} less {first}: {said}", highlight=False, markup=False)
+    for said in found.protocols or [f"protocol of all: {found.runs[0].protocol.shown}"]:
+        console.print(said, highlight=False, markup=False)
     for note in found.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     for name, run in zip(found.labels, found.runs, strict=True):

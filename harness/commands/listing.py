@@ -136,6 +136,7 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     if len(failed) > _FAILED_SHOWN:
         more = f"failed: {len(failed) - _FAILED_SHOWN} more, all named in the report"
         console.print(more, highlight=False)
+    console.print(f"protocol: {summary['protocol']['digest']}", highlight=False)
     console.print(f"tables and figures: {summary['run']}/tables, {summary['run']}/figures", highlight=False)
     if "paper" in summary:
         console.print(f"to compile or to take parts of: {summary['paper']}", highlight=False)

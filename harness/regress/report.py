@@ -26,6 +26,7 @@ from vhsbench.harness.regress.points import OperatingPoint
 from vhsbench.harness.regress.run import Regression
 from vhsbench.harness.regress.speed import ratio_interval
 from vhsbench.harness.stats.intervals import brackets, missed_share
+from vhsbench.harness.sweep.protocol import Protocol
 
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
 _ELEMENTS = {FAIL: "failure", INCONCLUSIVE: "skipped"}  # of JUnit
@@ -118,7 +119,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def facts(regression: Regression) -> list[str]:
-    """Describe ranking, calibration, drift, changed picks, speed and memory, a line each."""
+    """Describe ranking, calibration, drift, changed picks, speed, memory and protocol, a line each."""
     c = regression.comparison
     overall = c.separation[0]
     picks = next(d for d in c.differences if d.is_overall and d.point == c.widest and not d.strategy)
@@ -150,7 +151,16 @@ def facts(regression: Regression) -> list[str]:
             + (f"; {s.tainted} of {s.repeats} rounds left out: {s.taint}" if s.tainted else ""),
             f"memory {s.baseline_gb:.4f} -> {s.candidate_gb:.4f} GB: ratio {s.memory_ratio:.2f}",
         ]
-    return lines
+    return lines + _protocol(regression.protocols)
+
+
+def _protocol(protocols: Sequence[Protocol]) -> list[str]:
+    if not protocols:
+        return []
+    baseline, candidate = protocols
+    apart = candidate.beside(baseline)
+    other = f"; the candidate's is {candidate.shown}: {apart}" if apart else ""
+    return [f"protocol {baseline.shown}{other}"]
 
 
 def _idle_margin(regression: Regression) -> list[str]:

@@ -33,6 +33,7 @@ from vhsbench.harness.regress.sources import Source, SourceError, resolve
 from vhsbench.harness.regress.speed import Speed, side_by_side
 from vhsbench.harness.regress.strategies import duels, shared
 from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.protocol import Protocol, of_run, protocol
 from vhsbench.verifiers.protocol import Verifier
 
 Progress = Callable[[str, int, int], None]
@@ -50,6 +51,7 @@ class Regression:
     pool: Pool | None
     when: str | None = None  # it began, UTC
     commit: str | None = None  # of the checkout that holds the candidate
+    protocols: tuple[Protocol, ...] = ()  # of baseline and candidate
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; an unknown number is None."""
@@ -61,6 +63,7 @@ class Regression:
                 "exit_code": self.verdict.exit_code,
                 "reasons": list(self.verdict.reasons),
                 "inputs": self.inputs,
+                "protocol": [protocol.record for protocol in self.protocols],
                 "gate": self.gate.model_dump(mode="json"),
                 "comparison": asdict(self.comparison),
                 "speed": asdict(self.speed) if self.speed else None,
@@ -110,8 +113,10 @@ def regress(
         "candidate": second.checkpoint_sha256 if second else str(candidate.run),
         "pool": pool.sha256 if pool else str(baseline.run),
     }
+    protocols = tuple(_protocol(side, pool, generator, gate.device) for side in sides)
     commit = git_commit(candidate.folder) if candidate.folder else None
-    return Regression(gate, decide(comparison, gate, speed), comparison, speed, inputs, pool, began, commit)
+    verdict = decide(comparison, gate, speed)
+    return Regression(gate, verdict, comparison, speed, inputs, pool, began, commit, protocols)
 
 
 def compare_named(
@@ -124,6 +129,16 @@ def compare_named(
     """
     frozen = load_pool(Path(pool)) if pool is not None else None
     return regress(resolve(baseline), resolve(candidate), frozen, gate or GateConfig())
+
+
+def _protocol(source: Source, pool: Pool | None, generator: str, device: str) -> Protocol:
+    """Return the protocol of a run, or of a checkpoint on the pool."""
+    if source.run is not None:
+        return of_run(load_run(source.run))
+    assert pool is not None
+    made = pool.manifest.identity
+    scored = {"verifiers": {source.verifier: source.identity(device, generator)}}
+    return protocol(pool.prompts, pool.manifest.seeds, [made | scored] if made else [])
 
 
 def _candidates(sides: tuple[Source, Source], pool: Pool | None) -> tuple[LabeledCandidates, str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from vhsbench import verifiers
 from vhsbench.harness.common.errors import VhsbenchError
@@ -46,7 +47,14 @@ class Source:
 
     def load(self, device: str = "cpu", generator: str | None = None) -> Verifier:
         """Build the verifier of a checkpoint, for what `generator` makes."""
-        return verifiers.create(self.verifier, checkpoint=self.checkpoint, device=device, generator=generator)
+        return verifiers.create(self.verifier, **self._options(device, generator))
+
+    def identity(self, device: str = "cpu", generator: str | None = None) -> dict[str, Any]:
+        """Return what decides the scores of what `load` would build; load nothing."""
+        return verifiers.REGISTRY.identity(self.verifier, **self._options(device, generator))
+
+    def _options(self, device: str, generator: str | None) -> dict[str, Any]:
+        return {"checkpoint": self.checkpoint, "device": device, "generator": generator}
 
 
 def resolve(text: str, baselines: Path | None = None) -> Source:

@@ -92,8 +92,9 @@ def build(
         (out / folder).mkdir(parents=True, exist_ok=True)
     _remove_stale(out, derived.times != "")
     for name, table in found.items():
-        tables.write(table, out / "tables" / name)
-    write_output(out / "tables" / "curves.csv", csv_bytes(derived.curves))
+        tables.write(table, out / "tables" / name, derived.protocol.digest)
+    curves = tables.with_protocol(derived.curves, derived.protocol.digest)
+    write_output(out / "tables" / "curves.csv", csv_bytes(curves))
     _figures(derived, out / "figures")
     draw_captions(derived.run, out / "figures")
     if paper:
@@ -364,6 +365,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "prompts": len(derived.run.prompts),
         "pool": derived.config.pool,
         "seeds": derived.config.seeds,
+        "protocol": derived.protocol.record,
         "verdict": records(derived.standings.verdicts),
         "strategies": records(derived.strategies[0]),
         "strategy_verdict": derived.strategy_sentences,

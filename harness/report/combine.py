@@ -26,12 +26,10 @@ from vhsbench.harness.store.keys import (
     of_pool,
 )
 from vhsbench.harness.store.tables import Run, StoreError, environments, load_run
-from vhsbench.harness.sweep.identity import differences
+from vhsbench.harness.sweep.identity import JUDGED_BY, differences
 
 # settings that change what a number means, and so must be equal in all runs
 _SAME = {"pool": "pool", "prompts": "prompts", "tolerance": "tolerance", "budgets": "budgets_by_unit"}
-# parts of an identity that must be equal: of candidates of one generator, and of different ones
-_MADE_OF, _JUDGED_BY = ("results", "generator", "detector", "judge"), ("results", "detector", "judge")
 
 
 def load_runs(paths: Sequence[Path]) -> Run:
@@ -116,7 +114,7 @@ def _made_otherwise(mine: dict[str, Any], its: dict[str, Any]) -> str:
             return f"they were judged by other models: {', '.join(found[:3])}"
     for key, inputs in its.get("generators", {}).items():
         for name, known in mine.get("generators", {}).items():
-            parts = _MADE_OF if name == key else _JUDGED_BY
+            parts = (*JUDGED_BY, "generator") if name == key else JUDGED_BY
             one, other = ({part: made.get(part) for part in parts} for made in (known, inputs))
             if found := differences(one, other):
                 return f"they were made of other models: {', '.join(found[:3])}"
@@ -194,6 +192,7 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
         k: {name: v for r in reversed(runs) for name, v in r.info.get(k, {}).items()}
         for k in ("checkpoints", "needs", "blocks")
     }
+    merged["identity"] = _identity(runs)
     sources = [
         {
             "path": str(r.path),
@@ -211,6 +210,20 @@ def _info(runs: Sequence[Run]) -> dict[str, Any]:
         | merged
         | {"config": config, "combined": sources, "failed_prompts": list(failed.values())}
     )
+
+
+def _identity(runs: Sequence[Run]) -> dict[str, Any]:
+    """Merge what the candidates and scores of all are made of; {} if a run, of an earlier version, does not say."""
+    known = [run.info.get("identity") or {} for run in runs]
+    if not all(known):
+        return {}
+    made: dict[str, dict[str, Any]] = {}
+    for one in known:
+        for key, inputs in one.get("generators", {}).items():
+            before = made.setdefault(key, inputs)
+            scored = (inputs.get("verifiers") or {}) | (before.get("verifiers") or {})
+            made[key] = before | {"verifiers": scored}
+    return known[0] | {"generators": made}
 
 
 def _without_reason(row: Any) -> str:

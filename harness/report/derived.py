@@ -41,6 +41,7 @@ from vhsbench.harness.store.tables import Run, StoreError
 from vhsbench.harness.strategies.prices import in_order
 from vhsbench.harness.strategies.registry import Template, parse
 from vhsbench.harness.sweep.kept_images import Pictures
+from vhsbench.harness.sweep.protocol import Protocol, of_run
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Derived:
     run: with printable texts; its costs are the clock's, without named speed-ups. clock: whose times budgets go by.
     failed: pools that are in no table, with prompts and reasons. needs: what each verifier reads. budgets: in ms.
     budget_rows: the N that each budget affords, with its accuracies; priced: the times that they go by.
+    protocol: what decides what the accuracies mean.
     templates: the strategies to compare. with_diversity: whether CLIP looks at the winners.
     """
 
@@ -62,6 +64,7 @@ class Derived:
     budgets: list[float]
     budget_rows: pd.DataFrame
     priced: Models
+    protocol: Protocol
     templates: tuple[Template, ...] = ()
     with_diversity: bool = False
 
@@ -360,6 +363,7 @@ def derive(
 
     Raises StoreError if no pipeline has a time, or all prompts failed, and StrategyError.
     """
+    protocol = of_run(run)  # of its prompts as they are
     run = printable_run(run)
     config = kept_config(run)
     failed = failed_prompts(run)
@@ -386,6 +390,7 @@ def derive(
         budgets,
         _labelled(rows, clock),
         priced,
+        protocol,
         templates,
         with_diversity,
     )

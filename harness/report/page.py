@@ -108,6 +108,7 @@ def facts(derived: Derived) -> list[tuple[str, str]]:
         ("generators", pools),
         ("verifiers", ", ".join(label(v) for v in derived.needs) or "none"),
         ("seeds", seeds),
+        ("protocol", derived.protocol.shown),
         ("times", derived.clock.label) if derived.times else ("times measured on", devices),
         ("costs left out", derived.left_out or "none"),
     ]
@@ -190,4 +191,8 @@ def _people(derived: Derived) -> dict[str, Any] | None:
 def _environment(derived: Derived) -> Any:
     info = derived.run.info
     found = [e for part in info.get("combined") or [info] for e in environments(part)]
-    return {"environments": found, "checkpoints": info.get("checkpoints", {})}
+    return {
+        "protocol": derived.protocol.record,
+        "environments": found,
+        "checkpoints": info.get("checkpoints", {}),
+    }

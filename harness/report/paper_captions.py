@@ -51,12 +51,12 @@ class Facts:
 
     @property
     def sample(self) -> str:
-        """The prompts, seeds and pool."""
+        """The prompts, seeds, pool and protocol."""
         config = self.derived.config
         seeds = ", ".join(map(str, config.seeds))
         return (
             rf"$n = {len(self.derived.run.prompts)}$ prompts, seed{'s' if len(config.seeds) > 1 else ''} {seeds}, "
-            f"pool of {config.pool} candidates."
+            rf"pool of {config.pool} candidates, protocol \texttt{{{self.derived.protocol.digest}}}."
         )
 
     @property

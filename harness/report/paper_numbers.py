@@ -36,6 +36,7 @@ def results(derived: Derived) -> str:
     """Write results.tex."""
     found = {"prompts": str(len(derived.run.prompts)), "pool": str(derived.config.pool)}
     found |= {"seeds": str(len(derived.config.seeds)), "tolerance": f"{100 * derived.config.tolerance:g}"}
+    found |= {"protocol": derived.protocol.digest}
     for table, frame, ids in _tables(derived):
         found |= _of_table(table, frame, ids, len(derived.pools) > 1)
     lines = [rf"\defineresult{{{name}}}{{{value}}}" for name, value in found.items()]

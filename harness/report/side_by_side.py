@@ -38,7 +38,7 @@ _BEFORE = [
     OVERALL, f"{OVERALL}_low", f"{OVERALL}_high", GENEVAL_OVERALL,
 ]  # fmt: skip
 _AFTER = [
-    "difference", "difference_low", "difference_high", "p", "p_holm", "paired", "prompts",
+    "difference", "difference_low", "difference_high", "p", "p_holm", "paired", "prompts", "protocol",
 ]  # fmt: skip
 
 
@@ -84,7 +84,9 @@ class SideBySide:
         tasks = task_columns(task for run in self.runs for task in tasks_of(run.curves))
         columns = [*_BEFORE, *tasks, *_AFTER]
         rows = pd.DataFrame(found, columns=columns)
-        numbers = [c for c in columns if c not in ("unit", *PIPELINE, "run", "paired", *_FLAGS, *_COUNTS)]
+        numbers = [
+            c for c in columns if c not in ("unit", *PIPELINE, "run", "paired", "protocol", *_FLAGS, *_COUNTS)
+        ]
         kinds = dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FLAGS, "boolean")
         return rows.astype(kinds | dict.fromkeys(numbers, "float64"))
 
@@ -96,7 +98,7 @@ class SideBySide:
         here = here[(here["budget"] == budget[0]) & (here["unit"] == budget[1])]
         keys = dict(zip(("budget", "unit", *PIPELINE), (*budget, *pipeline), strict=True))
         values = {} if here.empty else {str(k): v for k, v in here.iloc[0].items()}
-        return values | keys | {"run": self.labels[run]}
+        return values | keys | {"run": self.labels[run], "protocol": self.runs[run].protocol.digest}
 
     def _difference(self, row: dict[str, Any], base: dict[str, Any], run: int) -> Floats | None:
         """Add the difference from the first run's row; return it by prompt, in points, [P], where prompts are shared."""
@@ -119,6 +121,17 @@ class SideBySide:
         """Each run's prompts as places in a list of all: the same where task and text agree."""
         places = Prompts()
         return [places.places(run.run.prompts) for run in self.runs]
+
+    @property
+    def protocols(self) -> list[str]:
+        """Sentences on runs of other protocols than the first's: in which parts they differ."""
+        first, named = self.runs[0].protocol, self.labels[0]
+        return [
+            f"{name} is of another protocol than {named}, {run.protocol.digest} and not {first.digest}: {apart}; accuracies of "
+            "different protocols do not mean the same."
+            for name, run in zip(self.labels[1:], self.runs[1:], strict=True)
+            if (apart := run.protocol.beside(first))
+        ]
 
     @property
     def notes(self) -> list[str]:

@@ -25,12 +25,15 @@ _TABLE = "table-compare"
 def write_tables(found: SideBySide, folder: Path) -> None:
     """Write compare.csv with all columns, and what readers see of it as Markdown, LaTeX and HTML."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables.write(tables.LaidOut(found.rows, shown(found.rows)), folder / "compare")
+    common = {run.protocol.digest for run in found.runs}
+    table = tables.LaidOut(found.rows, shown(found.rows))
+    tables.write(table, folder / "compare", common.pop() if len(common) == 1 else "")
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Lay the rows out for readers: intervals in brackets, the unknown empty."""
     several = len(distinct(rows, POOL)) > 1
+    protocols = rows["protocol"].nunique() > 1
     return pd.DataFrame(
         [
             {
@@ -41,6 +44,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
                 "Difference": _number(row, "difference", "+.1f"),
                 "p (Holm)": "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
                 "Paired": "" if pd.isna(row["paired"]) else row["paired"],
+                **({"Protocol": row["protocol"]} if protocols else {}),
             }
             for _, row in rows.iterrows()
         ]
@@ -69,17 +73,19 @@ def _number(row: pd.Series, column: str, form: str) -> str:
 def summary(found: SideBySide) -> dict[str, Any]:
     """Return the comparison for JSON."""
     runs = zip(found.labels, found.runs, strict=True)
+    first = found.runs[0].protocol
     return {
         "runs": [
             {
                 "run": name, "path": str(run.run.path), "prompts": len(run.run.prompts), "pool": run.config.pool,
-                "seeds": run.config.seeds, "warnings": [text for _, text in warnings(run)],
+                "seeds": run.config.seeds, "protocol": run.protocol.record, "differs_in": run.protocol.differs_in(first), "warnings": [text for _, text in warnings(run)],
             }
             for name, run in runs
         ],
         "budgets": [{"budget": amount, "unit": unit} for amount, unit in found.budgets],
         "rows": records(found.rows),
         "notes": found.notes,
+        "protocols": found.protocols,
     }  # fmt: skip
 
 
@@ -119,7 +125,7 @@ def write_page(found: SideBySide, file: Path, limit_mb: float = PAGE_MB) -> None
 
     def context(album: Album) -> dict[str, Any]:
         return fixed | {
-            "warnings": [(False, note) for note in found.notes]
+            "warnings": [(False, note) for note in (*found.protocols, *found.notes)]
             + [
                 (alarm, f"{name}: {text}")
                 for name, run in zip(found.labels, found.runs, strict=True)
@@ -134,7 +140,7 @@ def write_page(found: SideBySide, file: Path, limit_mb: float = PAGE_MB) -> None
 
 def _links(rows: pd.DataFrame, places: dict[tuple[Any, ...], int]) -> dict[str, Any]:
     """Put the candidates of a row behind its accuracy, as `page._links`."""
-    columns = list(shown(rows.head(1)).columns)
+    columns = list(shown(rows).columns)
     found = [
         [places[row["run"], row["generator"], row["steps"]], row["verifier"], int(row["best_of_n"])]
         if row["verifier"] != "none" and pd.notna(row["best_of_n"])

@@ -42,13 +42,14 @@ def latex_escape(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Format:
-    """How a kind of file escapes cells, marks the best and second best, and lays out a table."""
+    """How a kind of file escapes cells, marks the best and second best, lays out a table, and says its protocol."""
 
     suffix: str
     escape: Callable[[str], str]
     best: str
     second: str
     render: Callable[[list[str], list[list[str]], list[bool]], str]
+    protocol: str
 
     def mark(self, text: str, place: int) -> str:
         return (self.best, self.second)[place - 1] % text if place else text
@@ -65,12 +66,21 @@ class LaidOut:
 Table = AccuracyTable | LaidOut | pd.DataFrame
 
 
-def write(table: Table, stem: Path) -> None:
-    """Write a table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html."""
+def write(table: Table, stem: Path, protocol: str = "") -> None:
+    """Write a table as stem.csv (all columns), stem.md, stem.tex (booktabs) and stem.html.
+
+    protocol: the digest of the run's, a column of the CSV and a line below the others.
+    """
     rows = table if isinstance(table, pd.DataFrame) else table.rows
-    write_output(stem.with_name(f"{stem.name}.csv"), csv_bytes(rows))
+    write_output(stem.with_name(f"{stem.name}.csv"), csv_bytes(with_protocol(rows, protocol)))
     for kind in (_MARKDOWN, _LATEX, _HTML):
-        write_output(stem.with_name(f"{stem.name}{kind.suffix}"), _rendered(table, kind))
+        said = kind.protocol % protocol if protocol else ""
+        write_output(stem.with_name(f"{stem.name}{kind.suffix}"), _rendered(table, kind) + said)
+
+
+def with_protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Add the column `protocol`, unless that is ""."""
+    return rows.assign(protocol=protocol) if protocol else rows
 
 
 def markdown(table: Table) -> str:
@@ -206,6 +216,8 @@ def _markdown_escape(text: str) -> str:
     return html_escape(text, quote=False).replace("|", r"\|")
 
 
-_MARKDOWN = _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown)
-_LATEX = _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex)
-_HTML = _Format(".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html)
+_MARKDOWN = _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown, "\nProtocol: `%s`\n")
+_LATEX = _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex, "%% protocol %s\n")
+_HTML = _Format(
+    ".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html, "<p>Protocol: <code>%s</code></p>\n"
+)

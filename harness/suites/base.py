@@ -77,7 +77,7 @@ class Suite:
 # columns that stand beside the tasks in tables
 _TAKEN = {
     "below_one", "best_of_n", "budget", "cost", "delta", "difference", "drift", "generator", "geneval_overall", "n", "overall", "p",
-    "paired", "prompts", "run", "scoring", "source", "steps", "tag", "time", "times", "unit", "verifier",
+    "paired", "prompts", "protocol", "run", "scoring", "source", "steps", "tag", "time", "times", "unit", "verifier",
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from vhsbench.harness.cost.environment import device_name, package_version
 
 RESULTS = 1  # raise it when the same inputs give other candidates, verdicts or scores than before
 COSTS = 2  # raise it when a pipeline's costs are measured otherwise than before
+JUDGED_BY = ("results", "detector", "judge")  # of an identity's inputs: what says which candidates are right
 # a new major or minor version of these may compute other bits; a patch may not
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
 

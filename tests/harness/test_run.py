@@ -129,6 +129,7 @@ def test_the_reports_tables_and_figures_are_of_the_run(finished, resumed):
         *((n, summary[n]) for n in ("latency", "auc")),
     ):
         written = pd.read_csv(finished / "tables" / f"{name}.csv")
+        assert set(written.pop("protocol")) == {summary["protocol"]["digest"]}
         pd.testing.assert_frame_equal(written, pd.DataFrame(rows), check_dtype=False)
     ends = pd.DataFrame(summary["latency"]).query("verifier != 'none'").set_index(["verifier", "n"])
     shown = pd.read_csv(finished / "figures" / "accuracy_over_time.csv").set_index(["verifier", "n"])

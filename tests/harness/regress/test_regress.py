@@ -14,12 +14,15 @@ from typer.testing import CliRunner
 
 from vhsbench import verifiers
 from vhsbench.harness.cli import app
+from vhsbench.harness.config.run import parse
 from vhsbench.harness.regress.gate_config import GateConfig
-from vhsbench.harness.regress.report import junit, markdown, write
+from vhsbench.harness.regress.report import facts, junit, markdown, write
 from vhsbench.harness.regress.run import regress
 from vhsbench.harness.regress.scores import pool_candidates, score_pool
 from vhsbench.harness.regress.sources import SourceError, resolve
 from vhsbench.harness.store.tables import RunStore
+from vhsbench.harness.sweep.identity import of_entry
+from vhsbench.harness.sweep.protocol import protocol
 from vhsbench.verifiers.checkpoint import CheckpointError, kind_of
 
 GATE = GateConfig(best_of_n=(2, 4), bootstrap=500, permutations=1999, auc_permutations=399, timing_repeats=0)
@@ -96,6 +99,13 @@ def test_what_is_written(ruined, tmp_path):
     write(ruined, tmp_path)
     said = json.loads((tmp_path / "regression.json").read_text())
     assert (said["verdict"], said["inputs"]["pool"]) == ("fail", ruined.pool.sha256)
+    assert said["protocol"][0] == said["protocol"][1]  # the checkpoint is what is compared
+    assert said["protocol"][0]["precision"] == {"generators": ["float32"], "verifiers": ["float32"]}
+    config = parse("generators: [nano]\nverifiers: [vhs, mllm-ae]\n", "x.yaml")
+    prompts = ruined.pool.prompts
+    a_run = protocol(prompts, [0], [of_entry(config, prompts, config.generators[0]).inputs])
+    assert said["protocol"][0]["digest"] == a_run.digest
+    assert facts(ruined)[-1] == f"protocol {a_run.digest}"
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
     cases = {c.get("name"): c for c in suite}
     assert int(suite.get("tests")) == len(cases) == 2 * 7 + 7 + 2

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from vhsbench.harness.report.style import SCREEN, save
+from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.protocol import of_run
 
 DRAWN = ("accuracy_over_time", "accuracy_over_tflop", "teaser", "n_per_budget",
          "latency_breakdown", "accuracy_by_n", "score_distributions", "reliability", "gallery",
@@ -39,7 +41,7 @@ ACCURACIES = ("budgets", "budgets_published", "scoring", "scoring_published")
 def cells(built, name):
     """The cells of a table's files of three kinds, heads first."""
     markdown, latex, html = ((built / "tables" / f"{name}{s}").read_text() for s in (".md", ".tex", ".html"))
-    lines = markdown.splitlines()
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
     rows = [line for line in latex.splitlines() if line.endswith(r" \\")]
     return (
         [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in (lines[0], *lines[2:])],
@@ -50,7 +52,7 @@ def cells(built, name):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_table_has_the_same_cells_in_every_format(built, name):
-    data = pd.read_csv(built / "tables" / f"{name}.csv")
+    data = pd.read_csv(built / "tables" / f"{name}.csv").drop(columns="protocol")
     markdown, latex, html = cells(built, name)
     assert markdown[0] == html[0] == list(data)
     assert len(markdown) == len(latex) == len(html) == 1 + len(data)
@@ -69,6 +71,20 @@ def test_an_accuracy_table_shows_its_data_in_every_format(built, name):
         signed = data["source"] == "difference" if "source" in data else [False] * len(data)
         known = zip(data["overall"], signed, strict=True)
         assert overall[1:] == ["" if pd.isna(v) else f"{v:+.1f}" if s else f"{v:.1f}" for v, s in known]
+
+
+def test_every_table_says_its_protocol(built):
+    digest = of_run(load_run(built.parent / "run")).digest
+    found = sorted((built / "tables").glob("*.csv"))
+    assert len(found) > 15
+    for file in found:
+        assert set(pd.read_csv(file, dtype=str)["protocol"]) <= {digest}, file  # empty, if the table is
+    for file in set((built / "tables").iterdir()) - set(found):
+        assert file.read_text().count(digest) == 1, file
+    assert (
+        f"<dt>protocol</dt><dd>{digest} (detector, precision, versions not recorded)"
+        in (built / "report.html").read_text()
+    )
 
 
 def test_names_with_a_point_do_not_share_a_file(tmp_path):

@@ -11,6 +11,7 @@ from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.derived import derive
 from vhsbench.harness.report.page import write_page
 from vhsbench.harness.store.tables import StoreError
+from vhsbench.harness.sweep.protocol import of_run
 
 
 def test_seeds_of_two_runs_are_one_run(make_run, tmp_path):
@@ -123,8 +124,15 @@ def test_runs_of_other_identities_are_refused(make_run, tmp_path, key, change, s
     with pytest.raises(StoreError, match="they were made of other models") as error:
         load_runs([a, b])
     assert str(error.value).endswith(f"models: {said}.")
-    note(b, identity={"generators": {key: made | {"batch_size": 2}}})
-    assert len(load_runs([a, b]).info["combined"]) == 2
+    clip = made["verifiers"] | {"clip": {"checkpoint": "b", "dtype": "bfloat16"}}
+    note(b, identity={"generators": {key: made | {"batch_size": 2, "verifiers": clip}}})
+    both = load_runs([a, b])
+    assert len(both.info["combined"]) == 2
+    found = of_run(both)
+    assert found.seeds == [0, 1]
+    assert found.precision == {"generators": [], "verifiers": ["bfloat16"]}  # of the verifiers of both
+    note(b, identity={})
+    assert of_run(load_runs([a, b])).unknown == ["detector", "precision", "versions"]
 
 
 def note(run, **known):

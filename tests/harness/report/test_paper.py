@@ -119,7 +119,7 @@ def test_a_table_drops_constant_columns_and_keeps_numbers_at_their_point(paper):
     assert [row.split(" & ")[1] for row in first] == ["no verifier", "VHS", r"CLIP\_50@b", "MLLM w/ AE"]
 
 
-def test_captions_say_n_seeds_intervals_budgets_and_device(paper):
+def test_captions_say_n_seeds_intervals_budgets_device_and_protocol(paper, derived):
     for name in ("tables/budgets", "figures/accuracy_over_time"):
         caption = next(
             line for line in (paper / f"{name}.tex").read_text().splitlines() if r"\caption" in line
@@ -131,6 +131,7 @@ def test_captions_say_n_seeds_intervals_budgets_and_device(paper):
             r"140, 270\,ms",
             r"5\% above",
             "measured on test",
+            rf"protocol \texttt{{{derived.protocol.digest}}}",
         ):
             assert said in caption, (name, said)
     assert "0.02\\,TFLOP" in (paper / "tables" / "budgets_tflop.tex").read_text()

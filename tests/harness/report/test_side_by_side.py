@@ -23,6 +23,7 @@ from vhsbench.harness.report.side_by_side import (
 )
 from vhsbench.harness.report.side_by_side_page import shown, write_page
 from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.protocol import of_run
 
 
 def with_verifiers(run, *names):
@@ -185,6 +186,11 @@ def test_the_command_prints_a_table_and_writes_a_page(two, tmp_path):
     lines = done.output.splitlines()
     assert lines[0].strip() == "at 150 ms"
     assert "b less a: paired by 24 prompts, same prompts" in lines
+    one, other = (of_run(load_run(path)).digest for path in two)
+    assert (
+        f"b is of another protocol than a, {other} and not {one}: seeds (1, not 0); accuracies of different protocols do not "
+        "mean the same."
+    ) in " ".join(" ".join(lines).split())
     # nothing is broken over two lines: a row for each pipeline of each run, with its whole intervals
     rows = [line for line in lines if "%" not in line and "[" in line]
     assert len(rows) == 4 + 3
@@ -192,6 +198,7 @@ def test_the_command_prints_a_table_and_writes_a_page(two, tmp_path):
     assert f"{tmp_path}/out/compare.html" in done.output.replace("\n", "")
     table = pd.read_csv(tmp_path / "out" / "tables" / "compare.csv")
     assert table["run"].tolist() == ["a", "b", "a", "a", "b", "a", "b"]
+    assert table["protocol"].tolist() == [one, other, one, one, other, one, other]
     assert (tmp_path / "out" / "tables" / "compare.md").read_text().startswith("| Budget | Pipeline | Run |")
 
 
@@ -203,6 +210,8 @@ def test_json_has_runs_rows_and_nothing_else(two):
     assert len(found["rows"]) == 2 * (4 + 3)
     assert found["page"] is None
     assert {row["paired"] for row in found["rows"]} == {None, SAME_PROMPTS}
+    assert [run["differs_in"] for run in found["runs"]] == [[], ["seeds"]]
+    assert [run["protocol"]["seeds"] for run in found["runs"]] == [[0], [1]]
 
 
 def test_the_page_has_all_runs_and_shares_what_is_the_same(loaded, tmp_path, read_data):
@@ -215,6 +224,7 @@ def test_the_page_has_all_runs_and_shares_what_is_the_same(loaded, tmp_path, rea
     # plotly takes tags in a name for markup
     assert {trace["name"] for trace in data["figures"]["over-time"]["data"]} >= {"b&gt;: VHS", "y: VHS"}
     assert [p["pool"] for p in data["pipelines"]] == [0, 0, 0, 1, 1, 1]
+    assert "of another protocol" not in page
     assert len(data["prompts"]) == 24
     assert len(data["pictures"]) == 6 * 8  # each once, though two runs have it
     assert data["pools"][0]["pictures"] == data["pools"][1]["pictures"]
