@@ -57,13 +57,46 @@ def muon_and_adamw(
         if p.ndim == 2 and min(p.shape) >= 32 and not any(part in name for part in outer)
     ]
     return [
-        torch.optim.Muon(
-            [parameters[n] for n in hidden], lr=muon_lr, weight_decay=0.0, adjust_lr_fn="original"
-        ),
+        StackedMuon([parameters[n] for n in hidden], lr=muon_lr, weight_decay=0.0, adjust_lr_fn="original"),
         torch.optim.AdamW(
             [p for n, p in parameters.items() if n not in hidden], lr=adamw_lr, weight_decay=0.0
         ),
     ]
+
+
+class StackedMuon(torch.optim.Muon):
+    """Muon that updates all matrices of one shape together: a small model's steps wait for the kernels being launched."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the parameters that have gradients; `closure` is not supported."""
+        for group in self.param_groups:
+            parameters: list[torch.Tensor] = []
+            grads: list[torch.Tensor] = []
+            momenta: list[torch.Tensor] = []
+            self._init_group(group, parameters, grads, momenta)
+            if not parameters:
+                continue
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
+            for shape in dict.fromkeys(p.shape for p in parameters):
+                places = [i for i, p in enumerate(parameters) if p.shape == shape]
+                updates = _orthogonal(torch.stack([ahead[i] for i in places]), group)
+                rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
+                torch._foreach_add_([parameters[i] for i in places], list(updates), alpha=-rate)
+
+
+def _orthogonal(matrices: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """Bring the singular values of matrices [B, R, C] near 1 by Newton and Schulz's iteration, in bfloat16."""
+    a, b, c = group["ns_coefficients"]
+    tall = matrices.shape[1] > matrices.shape[2]
+    found = (matrices.mT if tall else matrices).bfloat16()
+    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = found @ found.mT
+        found = torch.baddbmm(found, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
+    return found.mT if tall else found
 
 
 class Average:

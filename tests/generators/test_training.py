@@ -42,6 +42,26 @@ def regression(state, stop_at=None, seen=None):
     return model
 
 
+def test_matrices_updated_together_are_updated_as_by_torch():
+    """The same gradients move the same weights: tall, wide and square ones, and one without a gradient."""
+    from vhsbench.generators.training import StackedMuon
+
+    def moved(optimizer: type[torch.optim.Muon]) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        weights = [
+            torch.nn.Parameter(torch.randn(s)) for s in [(32, 32)] * 3 + [(64, 32)] * 2 + [(32, 64), (8, 8)]
+        ]
+        muon = optimizer(weights, lr=2e-2, weight_decay=0.1, adjust_lr_fn="original")
+        for _ in range(4):
+            for weight in weights[:-1]:
+                weight.grad = torch.randn(weight.shape)
+            muon.step()
+        return weights
+
+    for mine, torchs in zip(moved(StackedMuon), moved(torch.optim.Muon), strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=0, atol=1e-4)
+
+
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
     whole = regression(tmp_path / "a")
     with pytest.raises(Killed):
