@@ -27,6 +27,7 @@ from vhsbench.harness.commands.history import history
 from vhsbench.harness.commands.init import init
 from vhsbench.harness.commands.judge import judge
 from vhsbench.harness.commands.label import label
+from vhsbench.harness.commands.leaderboard import leaderboard
 from vhsbench.harness.commands.run import Engine
 from vhsbench.harness.commands.score import score
 from vhsbench.harness.commands.status import status
@@ -254,6 +255,7 @@ app.command()(check)
 app.command()(compare)
 app.command()(history)
 app.command()(label)
+app.command()(leaderboard)
 app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")

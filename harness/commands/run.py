@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from enum import StrEnum
@@ -51,9 +52,9 @@ def sweep(
     with stopping(f"stopped; nothing that was finished is lost: resume with `{again}`."):
         if bars:
             with Bars() as shown:
-                sweeping.run(config, out, shown.update, work, redo)
+                sweeping.run(config, out, shown.update, work, redo, _without_secrets(again))
         else:
-            sweeping.run(config, out, engine=work, redo=redo)
+            sweeping.run(config, out, engine=work, redo=redo, command=_without_secrets(again))
     return _failures(out)
 
 
@@ -61,12 +62,18 @@ def costs_again(out: str, bars: bool) -> None:
     """Measure a finished run's costs again."""
     from vhsbench.harness.sweep.costs import measure_again
 
+    command = _without_secrets(shlex.join(["vhsbench", *sys.argv[1:]]))
     with stopping("stopped; the run keeps the costs that it had."):
         if bars:
             with Bars() as shown:
-                measure_again(out, shown.update)
+                measure_again(out, shown.update, command)
         else:
-            measure_again(out)
+            measure_again(out, command=command)
+
+
+def _without_secrets(command: str) -> str:
+    """Leave out who logs in to a URL, and by which password."""
+    return re.sub(r"://[^/@\s]*@", "://...@", command)
 
 
 def _failures(out: str) -> str:

@@ -62,7 +62,7 @@ class SideBySide:
         percent. p: two-sided, of prompts; p_holm: corrected for all rows. paired: whether both runs have the
         same candidates, or the same prompts alone (`prompts` of them in common), or none; then there is no p.
         """
-        tables = [_table(run, self.budgets) for run in self.runs]
+        tables = [afforded(run, self.budgets) for run in self.runs]
         partners = [_partners(self.runs[0], other) for other in self.runs[1:]]
         found: list[dict[str, Any]] = []
         by_prompt: list[tuple[int, Floats]] = []
@@ -105,16 +105,16 @@ class SideBySide:
         side, first = self._side(row, run), self._side(base, 0)
         if side is None or first is None:
             return None
-        found, points = _compare(side, first)
+        found, points = compare_sides(side, first)
         row |= found
         return points
 
-    def _side(self, row: dict[str, Any], run: int) -> _Side | None:
+    def _side(self, row: dict[str, Any], run: int) -> Side | None:
         n = row.get("best_of_n")
         if n is None or pd.isna(n):
             return None
         pipeline, budget = (row["generator"], row["steps"], row["verifier"]), (row["budget"], row["unit"])
-        return _Side(self.runs[run], self._prompts[run], pipeline, int(n), budget)
+        return Side(self.runs[run], self._prompts[run], pipeline, int(n), budget)
 
     @cached_property
     def _prompts(self) -> list[list[int]]:
@@ -140,7 +140,7 @@ class SideBySide:
         found = [
             f"no run has the {WHAT[unit]} ({unit}) of a pipeline: budgets in {unit} say nothing."
             for unit in dict.fromkeys(unit for _, unit in self.budgets)
-            if not any(_models(run, unit) for run in self.runs)
+            if not any(models_in(run, unit) for run in self.runs)
         ]
         for name in self.labels[1:]:
             mine = rows[(rows["run"] == name) & (rows["paired"] == SAME_PROMPTS)]
@@ -156,7 +156,7 @@ class SideBySide:
                 found.append(
                     f"{name} and {self.labels[0]} share {shared} prompts: their differences are of these."
                 )
-        devices = {name: _devices(run) for name, run in zip(self.labels, self.runs, strict=True)}
+        devices = {name: devices_of(run) for name, run in zip(self.labels, self.runs, strict=True)}
         if len(set(devices.values())) > 1:
             said = "; ".join(f"{name}: {device}" for name, device in devices.items())
             found.append(f"times were measured on different machines: {said}.")
@@ -230,15 +230,15 @@ def _left_over(
     return [(mine[kinds[0].index(kind)], its[kinds[1].index(kind)]) for kind in alone]
 
 
-def _models(run: Derived, unit: str) -> Models:
+def models_in(run: Derived, unit: str) -> Models:
     return run.priced if unit == "ms" else run.models.get(COLUMNS[unit], {})
 
 
-def _table(run: Derived, budgets: Sequence[Budget]) -> pd.DataFrame:
+def afforded(run: Derived, budgets: Sequence[Budget]) -> pd.DataFrame:
     """Lay out what each budget affords, with the same columns in every unit."""
     parts = []
     for unit in dict.fromkeys(unit for _, unit in budgets):
-        if known := _models(run, unit):
+        if known := models_in(run, unit):
             amounts = [amount for amount, of in budgets if of == unit]
             rows = budgeting.budget_table(run.curves, known, amounts, run.config.tolerance, unit)
             budget, cost = budgeting.columns_of(unit)
@@ -249,7 +249,7 @@ def _table(run: Derived, budgets: Sequence[Budget]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """A run's pipeline at an N that a budget affords; places: of each of the run's prompts among those of all runs."""
 
     run: Derived
@@ -271,13 +271,13 @@ class _Side:
         mean = 100 * self.contest.mean(self.pipeline[2])
         ns = np.array([float(self.n)])
         if self.pipeline[2] != ONE_IMAGE:
-            model = _models(self.run, self.budget[1])[self.pipeline]
+            model = models_in(self.run, self.budget[1])[self.pipeline]
             drawn = draws_of_n(model, self.budget[0], self.run.config.tolerance)
             ns = ns if drawn is None else np.clip(drawn, 1, len(mean))
         return np.asarray(mean[ns.astype(int) - 1])
 
 
-def _compare(side: _Side, base: _Side) -> tuple[dict[str, Any], Floats | None]:
+def compare_sides(side: Side, base: Side) -> tuple[dict[str, Any], Floats | None]:
     """Compare a side with the first run's: columns of a row, and the difference by shared prompt in points, [P]."""
     mine, its = (
         {one.places[prompt]: i for i, prompt in enumerate(one.contest.prompts)} for one in (side, base)
@@ -312,14 +312,14 @@ def _same_candidates(a: Contest, b: Contest) -> bool:
     )
 
 
-def _over_n(side: _Side, base: _Side) -> Floats:
+def _over_n(side: Side, base: Side) -> Floats:
     """Return the difference in points as both N vary, each with its own run's turns."""
     a, b = side.over_n(), base.over_n()
     size = max(len(a), len(b))
     return np.resize(a, size) - np.resize(b, size)
 
 
-def _unpaired(side: _Side, base: _Side) -> dict[str, Any]:
+def _unpaired(side: Side, base: Side) -> dict[str, Any]:
     """Subtract accuracies of different prompts; the interval adds, squared, both intervals' ends."""
     ends = []
     for one in (side, base):
@@ -350,7 +350,7 @@ def _test(rows: Sequence[dict[str, Any]], by_prompt: Sequence[tuple[int, Floats]
         rows[place].update(p=alone, p_holm=float(corrected))
 
 
-def _devices(run: Derived) -> str:
+def devices_of(run: Derived) -> str:
     if run.times:
         return run.clock.label
     return " and ".join(sorted({str(d) for d in run.run.costs["device"].dropna()})) or "an unknown device"

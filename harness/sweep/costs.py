@@ -24,10 +24,12 @@ from vhsbench.harness.sweep.run_log import EVENTS, run_log
 from vhsbench.harness.sweep.survey import Expected, Pipeline
 
 
-def measure_again(out: Path | str, progress: Callable[[str, int, int], None] = lambda *_: None) -> None:
+def measure_again(
+    out: Path | str, progress: Callable[[str, int, int], None] = lambda *_: None, command: str = ""
+) -> None:
     """Measure the costs of a finished run in `out` once more, in place of those it has; its candidates stay.
 
-    Raises StoreError for a run that is not finished, and what building its models does.
+    command: the command line that asks for it, for run.json. Raises StoreError for a run that is not finished, and what building its models does.
     """
     run = load_run(out)
     config = kept_config(run)
@@ -36,11 +38,11 @@ def measure_again(out: Path | str, progress: Callable[[str, int, int], None] = l
     with RunStore(out, run.info["config"], difference=lambda *_: "") as store:
         expected = Expected(config, run.prompts)
         with run_log(store.folder, "costs are measured again"):
-            _again(expected, store, Journal(store.folder, progress))
+            _again(expected, store, Journal(store.folder, progress), command)
 
 
-def _again(expected: Expected, store: RunStore, journal: Journal) -> None:
-    store.update(environments=[*environments(store.info), opened_here(expected.config)])
+def _again(expected: Expected, store: RunStore, journal: Journal, command: str) -> None:
+    store.update(environments=[*environments(store.info), opened_here(expected.config, command)])
     keys = measure_costs(expected, store, (), journal)
     store.consolidate({"costs": keys})
     costs = {"costs": expected.record()["costs"]}
@@ -51,10 +53,11 @@ def _again(expected: Expected, store: RunStore, journal: Journal) -> None:
     journal.close("complete")
 
 
-def opened_here(config: RunConfig) -> dict[str, Any]:
-    """Describe the environment that a run is opened in now, for run.json."""
+def opened_here(config: RunConfig, command: str = "") -> dict[str, Any]:
+    """Describe the environment that a run is opened in now, and by which command line, for run.json."""
     threads = config.threads or torch.get_num_threads()
-    return environment(threads) | {"opened": datetime.now(UTC).isoformat(timespec="seconds")}
+    opened = datetime.now(UTC).isoformat(timespec="seconds")
+    return environment(threads) | {"opened": opened, "command": command or None}
 
 
 def measure_costs(

@@ -56,6 +56,10 @@ class Protocol:
         """The digest with its parts, for JSON."""
         return {"digest": self.digest, **self.parts}
 
+    def words(self, part: str) -> str:
+        """Say what a part is, in a few words."""
+        return _words(part, self.parts[part])
+
     def differs_in(self, other: Protocol) -> list[str]:
         """Name the parts that are not the same."""
         return [name for name, value in self.parts.items() if value != other.parts[name]]
@@ -63,7 +67,7 @@ class Protocol:
     def beside(self, other: Protocol) -> str:
         """Say in which parts this one differs from another, with the values of both, as "seeds (1, not 0)"; "" in none."""
         return ", ".join(
-            f"{name} ({_said(name, self.parts[name], other.parts[name])})" for name in self.differs_in(other)
+            f"{name} ({_apart(self.words(name), other.words(name))})" for name in self.differs_in(other)
         )
 
 
@@ -109,11 +113,8 @@ def _dtypes(identities: Iterable[Mapping[str, Any] | None]) -> list[str]:
     return sorted(str(dtype) for dtype in found if dtype)
 
 
-def _said(part: str, mine: Any, other: Any) -> str:
-    words = [_words(part, value) for value in (mine, other)]
-    return (
-        f"{words[0]}, not {words[1]}" if words[0] != words[1] else f"{words[0]} of other settings or weights"
-    )
+def _apart(mine: str, other: str) -> str:
+    return f"{mine}, not {other}" if mine != other else f"{mine} of other settings or weights"
 
 
 def _words(part: str, value: Any) -> str:

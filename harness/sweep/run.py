@@ -41,12 +41,13 @@ def run(
     progress: Progress = lambda *_: None,
     engine: Engine = local,
     redo: bool = False,
+    command: str = "",
 ) -> Path | str:
     """Do what is not yet done of a run in `out`, a directory or fsspec URL; returns `out`.
 
     Restart it to resume, or to mend a finished one. Prompts that failed are in run.json's failed_prompts, and
     have no rows. What was made of other prompts, weights or versions than are here now is refused, by name of what
-    differs (StoreError), or made again if `redo` says so.
+    differs (StoreError), or made again if `redo` says so. `command` is the command line that asks for it, for run.json.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -73,6 +74,7 @@ def run(
         if found.unjudged:
             there += f"; {len(found.unjudged)} shards lack verdicts"
         with run_log(store.folder, there):
+            _begin(store, expected, command)
             _work(expected, store, found, engine, Journal(store.folder, progress))
     return out
 
@@ -81,7 +83,6 @@ def _work(expected: Expected, store: RunStore, found: Found, engine: Engine, jou
     """Do what is not there, and write the whole tables."""
     for damaged in store.damaged:
         EVENTS.warning("%s was damaged: removed, to be done again", damaged)
-    _begin(store, expected)
     try:
         judge_rest(expected, store, found.unjudged, engine, journal)
         _candidates(expected, store, found, engine, journal)
@@ -106,12 +107,12 @@ def _none(old: object, new: object) -> str:
     return ""
 
 
-def _begin(store: RunStore, expected: Expected) -> None:
+def _begin(store: RunStore, expected: Expected, command: str) -> None:
     store.write_prompts(expected.prompts)
     store.update(
         status="running",
         started=store.info.get("started", _now()),
-        environments=[*environments(store.info), opened_here(expected.config)],
+        environments=[*environments(store.info), opened_here(expected.config, command)],
         identity=expected.record(),
     )
 

@@ -225,7 +225,7 @@ def commands(command, name=()):
         yield " ".join(name), command
 
 
-URLS = {"run --out", "report --out", "compare --out"}  # that take one
+URLS = {"run --out", "report --out", "compare --out", "leaderboard --out"}  # that take one
 
 
 def test_a_url_is_never_taken_for_a_folder_of_that_name():
