@@ -95,11 +95,15 @@ def resolve(hub_id: str, revision: str) -> str:
 
 
 def refusal(
-    repository: str, error: BaseException, revision: str | None = None, instead: str = "give a local folder"
+    repository: str,
+    error: BaseException,
+    revision: str | None = None,
+    instead: str = "give a local folder",
+    doing: str = "read",
 ) -> str | None:
     """Explain in one sentence why the hub did not give a repository's files; None if the error has another cause.
 
-    `instead` is what a user without the hub can do.
+    `instead` is what a user without the hub can do; `doing` is what may not be allowed: "read", or "write to".
     """
     from huggingface_hub import errors
 
@@ -118,12 +122,14 @@ def refusal(
         return f"'{repository}' is not the name of a hub repository (owner/name)."
     for cause in causes:
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int) and (said := _of_status(status)):
+        if isinstance(status, int) and (said := _of_status(status, doing)):
             return f"'{repository}' is not available: {said}"
         if "Timeout" in type(cause).__name__:  # of httpx, requests or the system
             return (
                 f"'{repository}' is not available: the hub took too long to answer; try again, or {instead}."
             )
+        if any(kind.__name__ == "TransportError" for kind in type(cause).__mro__):  # of httpx
+            return f"'{repository}' is not available: the connection to the hub broke off; {instead}."
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
         at = f" (revision '{revision}')" if revision else ""
         return f"'{repository}'{at} is not in the hub cache and the hub cannot be reached; {instead}."
@@ -134,12 +140,12 @@ def _any(causes: list[BaseException], kind: type[BaseException]) -> bool:
     return any(isinstance(cause, kind) for cause in causes)
 
 
-def _of_status(status: int) -> str:
+def _of_status(status: int, doing: str) -> str:
     """Explain an HTTP status of the hub; "" for one that is not a refusal."""
     if status == 401:
         return "the hub refused your token (401); log in with 'hf auth login' or set HF_TOKEN."
     if status == 403:
-        return "your token may not read it (403); ask its owner, or use another token."
+        return f"your token may not {doing} it (403); ask its owner, or use another token."
     if status == 404:
         return "the hub has no such file (404)."
     if status == 429:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vhsbench.harness.commands import completion, generate, paper
+from vhsbench.harness.commands import completion, generate, paper, share
 from vhsbench.harness.commands import cost as cost_commands
 from vhsbench.harness.commands import regress as regress_commands
 from vhsbench.harness.commands.captions import captions
@@ -49,6 +49,7 @@ RequireReliable = Annotated[
 
 app = typer.Typer(
     name="vhsbench",
+    cls=share.TwoWords,
     help="Compute-matched best-of-N benchmarks for text-to-image generators and latent verifiers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -260,6 +261,7 @@ app.command()(cost_commands.cost)
 app.command()(cost_commands.plan)
 app.add_typer(geneval_app, name="geneval")
 regress_commands.register(app)
+share.register(app)
 app.add_typer(train_app, name="train")
 app.command()(status)
 

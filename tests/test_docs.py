@@ -74,8 +74,12 @@ def wrong_arguments(text: str) -> list[str]:
             (i for i, word in enumerate(words) if word in _ENDS or word.startswith(("<", ">"))), len(words)
         )
         command, rest = COMMAND, words[1:end]
-        while rest and hasattr(command, "commands") and rest[0] in command.commands:
-            command, rest = command.commands[rest[0]], rest[1:]
+        while rest and hasattr(command, "commands"):
+            context = command.make_context("vhsbench", [], resilient_parsing=True)
+            _, below, after = command.resolve_command(context, rest)  # a name may be two words
+            if below is None:
+                break
+            command, rest = below, after
         context = command.make_context("vhsbench", [], resilient_parsing=True)
         context.resilient_parsing = False
         try:

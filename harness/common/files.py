@@ -40,18 +40,23 @@ def read_errors_as(kind: type[VhsbenchError]) -> Iterator[None]:
 
 def read_bytes(file: Path, limit: int = SMALL) -> bytes:
     """Read a whole file. Raises ReadError if it is missing, not a regular file, or larger than `limit` bytes."""
+    return b"".join(read_blocks(file, limit))
+
+
+def read_blocks(file: Path, limit: int) -> Iterator[bytes]:
+    """Yield a file's bytes, block by block. Raises ReadError as `read_bytes` does."""
     try:
         _refuse_others(file, os.stat(file))  # before it is opened, because opening some devices has effects
         descriptor = os.open(file, _FLAGS)
         with open(descriptor, "rb") as stream:
             _refuse_others(file, os.fstat(descriptor))  # it may have been replaced in between
-            data = bytearray()
+            read = 0
             while block := stream.read(_BLOCK):  # the size may be wrong: /proc, or a file that grows
-                data += block
-                if len(data) > limit:
-                    size = max(os.fstat(descriptor).st_size, len(data))
+                read += len(block)
+                if read > limit:
+                    size = max(os.fstat(descriptor).st_size, read)
                     raise ReadError(f"{file} has {size:,} bytes; at most {limit:,} are read.")
-            return bytes(data)
+                yield block
     except ReadError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -211,12 +211,13 @@ def _html(heads: list[str], rows: list[list[str]], starts: list[bool]) -> str:
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
-def _markdown_escape(text: str) -> str:
+def markdown_escape(text: str) -> str:
+    """Escape a text for a cell or line of Markdown."""
     # Markdown passes HTML through
     return html_escape(text, quote=False).replace("|", r"\|")
 
 
-_MARKDOWN = _Format(".md", _markdown_escape, "**%s**", "<u>%s</u>", _markdown, "\nProtocol: `%s`\n")
+_MARKDOWN = _Format(".md", markdown_escape, "**%s**", "<u>%s</u>", _markdown, "\nProtocol: `%s`\n")
 _LATEX = _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex, "%% protocol %s\n")
 _HTML = _Format(
     ".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html, "<p>Protocol: <code>%s</code></p>\n"

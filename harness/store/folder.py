@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vhsbench.harness.common.atomic import room_on_disk, write_atomic
 from vhsbench.harness.common.errors import VhsbenchError
-from vhsbench.harness.common.files import LARGE, ReadError, read_bytes
+from vhsbench.harness.common.files import LARGE, ReadError, read_blocks, read_bytes, read_errors_as
 from vhsbench.harness.common.shown import first_line, one_line
+
+_BLOCK = 1 << 24  # bytes asked for at a time
 
 
 class StorageError(VhsbenchError):
@@ -81,6 +83,32 @@ class Folder:
                 Path(at).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(Path(at), data)
 
+    def blocks(self, name: str, most: int) -> Iterator[bytes]:
+        """Yield a file's bytes, block by block. Raises StorageError for more than `most`, or what is not a regular file."""
+        at = self._at(name)
+        with self._telling("read", name):
+            if self.local is not None:
+                with read_errors_as(StorageError):
+                    yield from read_blocks(Path(at), most)
+                return
+            left = most
+            with self.fs.open(at, "rb", cache_type="none") as stream:
+                while block := stream.read(min(_BLOCK, left + 1)):
+                    left -= len(block)
+                    if left < 0:
+                        raise StorageError(f"{self}/{name} has more than {most:,} bytes.")
+                    yield block
+
+    def write_blocks(self, name: str, blocks: Iterable[bytes]) -> None:
+        """Write a file block by block, not atomically. Raises StorageError if the disk is full."""
+        at = self._at(name)
+        with self._telling("written", name), room_on_disk(self, StorageError):
+            if self.local is not None:
+                Path(at).parent.mkdir(parents=True, exist_ok=True)
+            with self.fs.open(at, "wb") as stream:
+                for block in blocks:
+                    stream.write(block)
+
     def check_writable(self) -> None:
         """Try a remote directory by writing, reading and removing a small file. Raises StorageError."""
         if self.local is not None:
@@ -104,6 +132,28 @@ class Folder:
         """List the paths of all files below, as the store names them."""
         with self._telling("listed", ""):
             return [str(at) for at in self.fs.find(self.root)]
+
+    def sizes(self) -> dict[str, int]:
+        """List all files below by name, with their bytes; a missing folder has none.
+
+        Raises StorageError where the store does not say how many.
+        """
+        self.fs.invalidate_cache()
+        with self._telling("listed", ""):
+            try:
+                found = self.fs.find(self.root, detail=True)
+            except FileNotFoundError as error:
+                if error.__cause__ is not None:  # such as a repository that the hub does not have
+                    raise StorageError(f"{self} cannot be listed: {one_line(error)}.") from error
+                return {}
+        below = f"{self.root.rstrip('/')}/"
+        files: dict[str, int] = {}
+        for at, info in found.items():
+            if not str(at).endswith("/"):
+                if info.get("size") is None:
+                    raise StorageError(f"{self} does not say how many bytes '{at}' has.")
+                files[str(at).removeprefix(below)] = int(info["size"])
+        return files
 
     def names(self, under: str, suffix: str) -> list[str]:
         """List the files directly in `under` that end in `suffix`: their sorted names without it; hidden files are skipped."""

@@ -37,7 +37,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-PROMPTS = "prompts.jsonl"
+INFO, PROMPTS = "run.json", "prompts.jsonl"
 Difference = Callable[[Any, Any], str]
 
 LOCK = ".lock"  # held by the driver
@@ -317,13 +317,13 @@ def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Diffe
 
 
 def _write_info(path: Folder, info: Mapping[str, Any]) -> None:
-    path.write("run.json", json.dumps(info, indent=1).encode() + b"\n")
+    path.write(INFO, json.dumps(info, indent=1).encode() + b"\n")
 
 
 def read_info(folder: Folder) -> dict[str, Any] | None:
     """Read run.json; None if there is none. Raises StoreError if it is damaged."""
     try:
-        data = folder.read("run.json")
+        data = folder.read(INFO)
     except (FileNotFoundError, NotADirectoryError):
         return None
     with read_errors_as(StoreError):

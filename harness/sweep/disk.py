@@ -49,7 +49,9 @@ def report_gb(run: Run, page_mb: float) -> float:
     return math.fsum([(page_mb + _POOL_MB * max(1, pools)) / 1e3, len(run.scores) * _CSV_ROW_BYTES / 1e9])
 
 
-def check_room(folder: Path, need_gb: float, what: str, resumes: bool = False) -> None:
+def check_room(
+    folder: Path, need_gb: float, what: str, resumes: bool = False, elsewhere: str = "another --out"
+) -> None:
     """Refuse to begin what the disk of `folder` has no room for; what is in the folder counts if it `resumes`.
 
     Raises DiskFullError.
@@ -63,7 +65,7 @@ def check_room(folder: Path, need_gb: float, what: str, resumes: bool = False) -
     if usage.total and left_gb > free_gb:  # some file systems tell nothing
         raise DiskFullError(
             f"{what} may write {left_gb:.3g} GB, but the disk of {folder} "
-            f"has {free_gb:.3g} GB free; make room, or choose another --out."
+            f"has {free_gb:.3g} GB free; make room, or choose {elsewhere}."
         )
 
 

@@ -194,3 +194,13 @@ def test_storage_is_tried_with_a_small_file_which_is_removed(memory):
         RunStore("readonly://run", {})
     RunStore(memory, {}).close()
     assert [f.rsplit("/", 1)[-1] for f in Folder(memory).fs.find(Folder(memory).root)] == ["run.json"]
+
+
+def test_a_file_is_read_in_blocks_up_to_its_size_and_no_further(memory):
+    folder = Folder(memory)
+    folder.write_blocks("a/b", [b"01", b"234"])
+    assert folder.sizes() == {"a/b": 5}
+    assert b"".join(folder.blocks("a/b", 5)) == b"01234"
+    with pytest.raises(StorageError, match=r"run/a/b has more than 4 bytes\.$"):
+        b"".join(folder.blocks("a/b", 4))
+    assert Folder(f"{memory}-not-there").sizes() == {}
