@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from vhsbench.harness.common.errors import VhsbenchError
@@ -31,8 +30,7 @@ from vhsbench.harness.report.side_by_side import (
 )
 from vhsbench.harness.report.verdict import ALPHA, ONE_IMAGE
 from vhsbench.harness.stats.curves import OVERALL
-from vhsbench.harness.stats.intervals import Floats
-from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.stats.paired import family
 from vhsbench.harness.store.keys import PIPELINE, of_pipeline
 from vhsbench.harness.store.tables import environments, load_run
 from vhsbench.harness.sweep.protocol import Protocol
@@ -245,15 +243,11 @@ def _ranks(sides: Sequence[Side]) -> list[tuple[int, int]]:
     """
     pairs = list(combinations(range(len(sides)), 2))
     gaps = [compare_sides(sides[a], sides[b]) for a, b in pairs]
-    p = holm(_p([points for _, points in gaps])) if gaps else np.array([])
+    tested = iter(family([points for _, points in gaps if points is not None])[1])
     beaten, beats = [0] * len(sides), [0] * len(sides)
-    for (a, b), (gap, _), corrected in zip(pairs, gaps, p, strict=True):
-        if corrected < ALPHA and gap["difference_low"] > 0:
+    for (a, b), (gap, points) in zip(pairs, gaps, strict=True):
+        # where no prompt is shared, nothing is known
+        if points is not None and next(tested) < ALPHA and gap["difference_low"] > 0:
             beats[a] += 1
             beaten[b] += 1
     return [(1 + lost, len(sides) - won) for lost, won in zip(beaten, beats, strict=True)]
-
-
-def _p(points: Sequence[Floats | None]) -> list[float]:
-    """Test differences by prompt; 1 where no prompt is shared, as nothing is known then."""
-    return [1.0 if one is None else float(sign_flip_two_sided(one[:, None])[0]) for one in points]

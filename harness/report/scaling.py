@@ -13,7 +13,7 @@ from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.turns import interval
 from vhsbench.harness.report.verdict import ONE_IMAGE, Contest, widened
 from vhsbench.harness.stats.intervals import Floats, Interval, clustered_mean, paired_difference
-from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.stats.paired import family
 
 AREA = ["verifier", "from_ms", "to_ms", "area", "low", "high", "behind", "behind_low", "behind_high", "p_holm"]  # fmt: skip
 TIME_TO = ["verifier", "accuracy", "best_of_n", "time_ms", "time_low", "time_high"]
@@ -97,10 +97,8 @@ def _weights(models: Floats, pool: int, start: float, end: float) -> Floats:
 
 
 def _p_against_first(contest: Contest, areas: Sequence[Floats]) -> list[float]:
-    if len(areas) == 1:
-        return [math.nan]
-    apart = np.stack([contest.per_prompt(areas[0] - other) for other in areas[1:]], 1)
-    return [math.nan, *(float(p) for p in holm(sign_flip_two_sided(apart)))]
+    _, corrected = family([contest.per_prompt(areas[0] - other) for other in areas[1:]])
+    return [math.nan, *map(float, corrected)]
 
 
 def time_to_accuracy(curves: pd.DataFrame, models: Mapping[str, CostModel]) -> pd.DataFrame:

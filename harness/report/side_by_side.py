@@ -25,7 +25,7 @@ from vhsbench.harness.report.verdict import ONE_IMAGE, Contest, widened
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL, tasks_of
 from vhsbench.harness.stats.expected import largest_difference
 from vhsbench.harness.stats.intervals import Floats, paired_difference
-from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.stats.paired import family
 from vhsbench.harness.store.keys import PIPELINE, of_pipeline
 
 Pipeline = tuple[str, int, str]
@@ -345,9 +345,9 @@ def _test(rows: Sequence[dict[str, Any]], by_prompt: Sequence[tuple[int, Floats]
     """Add p and p_holm to the rows with a difference by prompt."""
     if not by_prompt:
         return
-    p = [float(sign_flip_two_sided(points[:, None])[0]) for _, points in by_prompt]
-    for (place, _), alone, corrected in zip(by_prompt, p, holm(p), strict=True):
-        rows[place].update(p=alone, p_holm=float(corrected))
+    tested = family([points for _, points in by_prompt])
+    for (place, _), alone, corrected in zip(by_prompt, *tested, strict=True):
+        rows[place].update(p=float(alone), p_holm=float(corrected))
 
 
 def devices_of(run: Derived) -> str:

@@ -12,7 +12,7 @@ from vhsbench.harness.report.comparisons import NO_SCORING, AccuracyTable, judge
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.verdict import ALPHA, Contest
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
-from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.stats.paired import family
 from vhsbench.harness.store.keys import POOL
 
 BEST, SECOND = 1, 2
@@ -80,8 +80,7 @@ def _beats(values: Mapping[int, pd.Series]) -> set[tuple[int, int]]:
     gaps = [(values[a] - values[b]).dropna() for a, b in pairs]
     if not pairs or any(gap.empty for gap in gaps):
         return set()
-    alone = [float(sign_flip_two_sided(gap.to_numpy(float)[:, None])[0]) for gap in gaps]
-    found = zip(pairs, gaps, holm(alone), strict=True)
+    found = zip(pairs, gaps, family([gap.to_numpy(float) for gap in gaps])[1], strict=True)
     return {pair if gap.mean() > 0 else pair[::-1] for pair, gap, p in found if p < ALPHA}
 
 

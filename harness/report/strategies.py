@@ -18,7 +18,7 @@ from vhsbench.harness.cost.turns import quantiles
 from vhsbench.harness.report.recorded import peak_gb
 from vhsbench.harness.report.verdict import ALPHA, Contest
 from vhsbench.harness.stats.intervals import Floats, brackets, clustered_mean, paired_difference
-from vhsbench.harness.stats.paired import holm, sign_flip_two_sided
+from vhsbench.harness.stats.paired import family
 from vhsbench.harness.store.keys import of_pipeline, sessions
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
@@ -179,9 +179,9 @@ class Rivals:
         ]
         if not pairs:
             return []
-        p = sign_flip_two_sided(np.stack([x - y for (_, x), (_, y) in pairs], 1))
         found = []
-        for ((a, x), (b, y)), alone, corrected in zip(pairs, p, holm(p), strict=True):
+        tested = family([x - y for (_, x), (_, y) in pairs])
+        for ((a, x), (b, y)), alone, corrected in zip(pairs, *tested, strict=True):
             largest = 0.0 if np.array_equal(x, y) else 1.0
             gap = paired_difference(x, y, largest=largest, tasks=self._contest.tags)
             mean, low, high = gap.percent

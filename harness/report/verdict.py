@@ -22,10 +22,9 @@ from vhsbench.harness.stats.curves import Grid
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference, oracle, random_choice
 from vhsbench.harness.stats.intervals import Floats, average_by_prompt, paired_difference
 from vhsbench.harness.stats.paired import (
-    holm,
+    family,
     prompts_needed,
     seeds_needed,
-    sign_flip_two_sided,
     standard_error,
 )
 from vhsbench.harness.store.keys import POOL, distinct, of_pipeline, of_pool
@@ -160,9 +159,9 @@ def compare_all(contest: Contest, ordered: Sequence[Contender], seed: int = 0) -
     pairs = list(combinations(ordered, 2))
     if not pairs:
         return []
-    by_prompt = np.stack([contest.per_prompt(_difference(contest, *pair)) for pair in pairs], 1)
-    p = sign_flip_two_sided(by_prompt, seed=seed)
-    both = zip(pairs, p, holm(p), strict=True)
+    both = zip(
+        pairs, *family([contest.per_prompt(_difference(contest, *pair)) for pair in pairs], seed), strict=True
+    )
     return [
         _pair(contest, *pair, float(alone), float(corrected), len(pairs)) for pair, alone, corrected in both
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,10 +14,14 @@ from vhsbench.harness.stats.intervals import auc
 Floats = NDArray[np.float64]
 
 POWER = 0.8
+PERMUTATIONS = 9999
+_PERMUTATIONS_EACH = (
+    50  # of a family: more than 2 / 0.05, as the smallest two-sided p-value is 2 / (permutations + 1)
+)
 _ROUNDING = 1e-9  # two sums of the same accuracies in another order differ by less: no difference
 
 
-def sign_flip(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -> Floats:
+def sign_flip(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: int = 0) -> Floats:
     """Compute one-sided p-values [K] that the mean of differences [P, K] (a row per prompt) is not below zero.
 
     If two verifiers are exchangeable, exchanging them on a prompt changes only the sign of its difference.
@@ -115,11 +120,25 @@ def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> i
     return math.ceil(prompts * (detectable(error, alpha) / margin) ** 2)
 
 
-def sign_flip_two_sided(differences: ArrayLike, permutations: int = 9999, seed: int = 0) -> Floats:
+def sign_flip_two_sided(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: int = 0) -> Floats:
     """Compute two-sided p-values [K] that the mean of differences [P, K] is zero: twice the smaller one-sided."""
     d = np.asarray(differences, dtype=np.float64)
     lower, upper = sign_flip(d, permutations, seed), sign_flip(-d, permutations, seed)
     return np.asarray(np.minimum(1.0, 2 * np.minimum(lower, upper)))
+
+
+def family(differences: Sequence[ArrayLike], seed: int = 0) -> tuple[Floats, Floats]:
+    """Test that the means of differences, each [P] by prompt, are zero: two-sided p-values, and these corrected for all.
+
+    A large family gets more permutations, or no p-value could be below 0.05 once it is corrected by Holm's method.
+    """
+    rows = [np.asarray(one, dtype=np.float64) for one in differences]
+    permutations = max(PERMUTATIONS, _PERMUTATIONS_EACH * len(rows))
+    p = np.ones(len(rows))
+    for size in {len(one) for one in rows}:
+        places = [i for i, one in enumerate(rows) if len(one) == size]
+        p[places] = sign_flip_two_sided(np.stack([rows[i] for i in places], 1), permutations, seed)
+    return p, holm(p)
 
 
 def seeds_needed(by_seed: ArrayLike, error: float, margin: float, alpha: float) -> int | None:

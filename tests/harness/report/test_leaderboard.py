@@ -120,16 +120,14 @@ def test_at_a_budget_of_time_devices_are_never_ranked_together(pulled):
 
 
 def test_places_overlap_where_intervals_do_not_tell_apart(loaded):
-    """One verifier that is always right, one always wrong, and one twice, which ties with itself."""
+    """One verifier that is always right, one that does not choose and one always wrong, by eight names: 276 pairs."""
     correct = loaded.scores.merge(loaded.candidates[["prompt_id", "seed", "index", "correct"]])["correct"]
     signs = loaded.scores["verifier"].map({"vhs": 1.0, "mllm-clip": 0.0, "mllm-ae": -1.0})
     told = derive(replace(loaded, scores=loaded.scores.assign(score=signs * correct)))
-    (board,), unpriced = rank([Entry("x", told), Entry("y", told)], (0.02, "TFLOP"))
-    rows = board.rows
+    (board,), unpriced = rank([Entry(name, told) for name in "abcdefgh"], (0.02, "TFLOP"))
+    places = [(row["verifier"], place(row)) for _, row in board.rows.iterrows()]
     assert unpriced == []
-    assert [(row["verifier"], place(row)) for _, row in rows.iterrows()] == [
-        ("vhs", "1-2"), ("vhs", "1-2"), ("mllm-clip", "3-4"), ("mllm-clip", "3-4"), ("mllm-ae", "5-6"), ("mllm-ae", "5-6")
-    ]  # fmt: skip
+    assert places == [("vhs", "1-8")] * 8 + [("mllm-clip", "9-16")] * 8 + [("mllm-ae", "17-24")] * 8
 
 
 def test_the_page_escapes_everything_and_runs_nothing(pulled, tmp_path):

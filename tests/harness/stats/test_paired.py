@@ -15,6 +15,7 @@ from vhsbench.harness.stats.intervals import auc
 from vhsbench.harness.stats.paired import (
     auc_permutation,
     detectable,
+    family,
     holm,
     mcnemar,
     prompts_needed,
@@ -153,6 +154,18 @@ def test_two_sided_signs():
     d = np.ones((8, 1))
     assert sign_flip_two_sided(d)[0] == sign_flip_two_sided(-d)[0] == pytest.approx(2 / 2**8, rel=0.25)
     assert sign_flip_two_sided(np.zeros((8, 1)))[0] == 1
+
+
+def test_a_large_family_can_still_be_told_apart_and_a_small_one_is_as_it_was():
+    rng = np.random.default_rng(3)
+    one, noise = np.full(30, 0.5), rng.choice([-0.5, 0.5], 20)
+    p, corrected = family([one, noise])
+    assert p.tolist() == [sign_flip_two_sided(one[:, None])[0], sign_flip_two_sided(noise[:, None])[0]]
+    assert corrected.tolist() == holm(p).tolist()
+    _, corrected = family([one] * 300)
+    # by 9999 permutations each p is at least 0.0002, and 300 times that is above 0.05
+    assert corrected.max() < 0.05
+    assert [values.tolist() for values in family([])] == [[], []]
 
 
 def test_seeds_needed_scales_as_the_variance_of_the_mean_does():
