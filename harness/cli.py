@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,6 +28,7 @@ from vhsbench.harness.commands.init import init
 from vhsbench.harness.commands.judge import judge
 from vhsbench.harness.commands.label import label
 from vhsbench.harness.commands.leaderboard import leaderboard
+from vhsbench.harness.commands.logging_to import LogTo, logging_to
 from vhsbench.harness.commands.run import Engine
 from vhsbench.harness.commands.score import score
 from vhsbench.harness.commands.status import status
@@ -40,6 +41,9 @@ from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
 from vhsbench.harness.common.terminal import Json, any_text, console, print_json, quiet
 from vhsbench.version import __version__
+
+if TYPE_CHECKING:
+    from vhsbench.harness.loggers.logs import Logs
 
 DEBUG = "--debug"
 Venue = Literal["cvpr", "neurips", "iclr", "acl"]
@@ -129,6 +133,7 @@ def run(
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="Of each Ray worker, may be a fraction; default: 1 on CUDA.")
     ] = None,
+    log_to: LogTo = None,
     require_reliable: RequireReliable = False,
     as_json: Json = False,
 ) -> None:
@@ -147,8 +152,11 @@ def run(
         return
     where = out or str(Path("runs") / chosen.name)
     quiet()
-    failed = sweep(chosen, where, engine, address, workers, gpus_per_worker, not as_json, redo)
-    reliable = _report([where], as_json, again=["report", where])
+    with logging_to(log_to, where, chosen.model_dump(mode="json")) as logs:
+        failed = sweep(
+            chosen, where, engine, address, workers, gpus_per_worker, not as_json, redo, logs.progress
+        )
+        reliable = _report([where], as_json, again=["report", where], logs=logs)
     if failed:  # first: what is missing matters more than its times
         print(failed, file=sys.stderr)
         raise typer.Exit(FAILURES)
@@ -278,10 +286,11 @@ def _report(
     venue: str = "",
     *,
     again: list[str],
+    logs: Logs | None = None,
 ) -> bool:
     """Make the report of runs, and return whether its times are reliable.
 
-    `again` are the arguments that make it, for a user who stopped it.
+    `again` are the arguments that make it, for a user who stopped it; `logs` get it, too.
     """
     told = f"stopped while the report was made; no measurement is lost: make it with `{shlex.join(['vhsbench', *again])}`."
     with stopping(told), ExitStack() as stack:
@@ -303,6 +312,8 @@ def _report(
             paper=venue,
             **limit,
         )
+        if logs is not None:
+            logs.report(summary, target or folders[0])
     if is_url(where := out or runs[0]):  # not the copy that it was written in
         summary |= {"run": where.rstrip("/"), "report": f"{where.rstrip('/')}/report.html"}
         summary |= {"paper": f"{where.rstrip('/')}/paper/main.tex"} if venue else {}

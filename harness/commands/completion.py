@@ -15,6 +15,12 @@ def verifiers(incomplete: str) -> list[str]:
     return _beginning(incomplete, REGISTRY.names())
 
 
+def loggers(incomplete: str) -> list[str]:
+    from vhsbench.harness.loggers import REGISTRY
+
+    return _beginning(incomplete, REGISTRY.names())
+
+
 def registered(incomplete: str) -> list[str]:
     return sorted({*generators(incomplete), *verifiers(incomplete)})
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +35,9 @@ def sweep(
     gpus_per_worker: float | None,
     bars: bool,
     redo: bool = False,
+    log: Callable[[str, int, int], None] = lambda *_: None,
 ) -> str:
-    """Run the sweep; return a sentence on what failed, or "". Exits with how to resume if stopped."""
+    """Run the sweep, `log` its progress; return a sentence on what failed, or "". Exits with how to resume if stopped."""
     from vhsbench.harness.store.folder import check_lasting
     from vhsbench.harness.sweep import run as sweeping
 
@@ -49,12 +52,15 @@ def sweep(
                    if value is not None]:  # fmt: skip
         raise typer.BadParameter(f"{stray[0]} is for --engine ray.")
     again = shlex.join(["vhsbench", *sys.argv[1:]])
-    with stopping(f"stopped; nothing that was finished is lost: resume with `{again}`."):
-        if bars:
-            with Bars() as shown:
-                sweeping.run(config, out, shown.update, work, redo, _without_secrets(again))
-        else:
-            sweeping.run(config, out, engine=work, redo=redo, command=_without_secrets(again))
+    told = f"stopped; nothing that was finished is lost: resume with `{again}`."
+    with stopping(told), Bars() if bars else nullcontext() as shown:
+
+        def progress(phase: str, done: int, of: int) -> None:
+            if shown is not None:
+                shown.update(phase, done, of)
+            log(phase, done, of)
+
+        sweeping.run(config, out, progress, work, redo, _without_secrets(again))
     return _failures(out)
 
 

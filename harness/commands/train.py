@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vhsbench.harness.commands import completion
+from vhsbench.harness.commands.logging_to import LogTo, logging_to
 from vhsbench.harness.common.limits import LARGEST_TRAINING_SEED, MOST, MOST_THREADS
 from vhsbench.harness.common.terminal import Bars, Json, console, path, print_json, quiet
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vhsbench.generators.training import Progress
+    from vhsbench.harness.loggers.logs import Logs
     from vhsbench.verifiers.training.shards import DataCard
 
 Config = Annotated[
@@ -52,19 +54,20 @@ def nano(
     processes: Annotated[
         int, typer.Option(min=1, max=MOST_THREADS, help="Stages at a time; they may share a GPU.")
     ] = 2,
+    log_to: LogTo = None,
     as_json: Json = False,
 ) -> None:
     """Retrain the nano world from scratch. Run it again to resume; train.log tells how it gets on."""
     quiet()
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from vhsbench.harness.training.nano import train
     from vhsbench.harness.training.nano_recipe import NanoRecipe
 
     recipe = replace(NanoRecipe(), seed=seed)
-    with Bars() as bars:
-        recipe = recipe.scaled(scale) if scale != 1.0 else recipe
-        weights = train(out, recipe, _shown(bars), threads, device, bars.say, processes)
+    recipe = recipe.scaled(scale) if scale != 1.0 else recipe
+    with Bars() as bars, logging_to(log_to, out, asdict(recipe)) as logs:
+        weights = train(out, recipe, _shown(bars, logs), threads, device, bars.say, processes)
     _say("weights", weights, as_json)
 
 
@@ -141,6 +144,7 @@ def verifier(
     only: Annotated[
         list[str] | None, typer.Option("--ablation", help="Also this ablation alone; repeatable.")
     ] = None,
+    log_to: LogTo = None,
     as_json: Json = False,
 ) -> None:
     """Train a verifier: collect its data if it is not there, align, fine-tune. Run it again to resume."""
@@ -154,16 +158,17 @@ def verifier(
     if ablations and "WORLD_SIZE" in os.environ:
         raise typer.BadParameter("--ablations starts its processes itself: set engine.processes.")
     main = os.environ.get("RANK", "0") == "0"
-    with Bars() if main else nullcontext() as bars:
+    logging = logging_to(log_to if main else None, where, chosen.model_dump(mode="json"))
+    with Bars() if main else nullcontext() as bars, logging as logs:
         if ablations:
             from vhsbench.harness.training.ablations import markdown, train_all
 
             assert bars is not None
-            table = train_all(chosen, where, _shown(bars), bars.update)
+            table = train_all(chosen, where, _shown(bars, logs), bars.update)
         else:
             from vhsbench.harness.training.verifier import train
 
-            checkpoint = train(chosen, where, _shown(bars))
+            checkpoint = train(chosen, where, _shown(bars, logs))
     if ablations and as_json:
         print_json({"ablations": json.loads(table.to_json(orient="records"))})
     elif ablations:
@@ -196,13 +201,15 @@ def _show_data(cards: dict[str, DataCard]) -> None:
     console().print(table)
 
 
-def _shown(bars: Bars | None) -> Callable[[Progress], None]:
-    """Show progress as bars; show nothing in a process that is not the first."""
+def _shown(bars: Bars | None, logs: Logs | None = None) -> Callable[[Progress], None]:
+    """Show progress as bars, and log losses; show nothing in a process that is not the first."""
 
     def show(progress: Progress) -> None:
         if bars is not None:
             loss = "" if progress.loss != progress.loss else f" (loss {progress.loss:.3f})"  # nan: none
             what = f"{progress.name}{loss}"
             bars.update(what, progress.step, progress.steps, key=progress.name)
+        if logs is not None:
+            logs.log(progress.name, {"loss": progress.loss}, progress.step, progress.steps)
 
     return show

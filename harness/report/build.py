@@ -356,6 +356,14 @@ def _timing(derived: Derived) -> str | None:
     return "unreliable" if derived.unreliable else "reliable"
 
 
+def _with_tflop(derived: Derived) -> pd.DataFrame:
+    """Add to the rows of budgets what their N candidates cost in TFLOP; empty where that is not known."""
+    rows, models = derived.budget_rows, derived.models["tflop"]
+    pairs = zip(rows[PIPELINE].itertuples(index=False, name=None), rows["best_of_n"], strict=True)
+    found = [models[key].predict(n) if key in models and not pd.isna(n) else None for key, n in pairs]
+    return rows.assign(tflop=pd.Series(found, index=rows.index, dtype=float))
+
+
 def _summary(derived: Derived, out: Path) -> dict[str, Any]:
     curves = derived.curves
     at = curves[(curves["n"] == MARGIN_N) & (curves["tag"] == OVERALL)]
@@ -369,7 +377,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "verdict": records(derived.standings.verdicts),
         "strategies": records(derived.strategies[0]),
         "strategy_verdict": derived.strategy_sentences,
-        "budgets": records(derived.budget_rows),
+        "budgets": records(_with_tflop(derived)),
         "tables": {table.name: records(table.rows) for table in derived.tables},
         "headline": records(derived.headline),
         "latency": records(derived.latency),
