@@ -53,6 +53,8 @@ class Logs:
 
     def report(self, summary: Mapping[str, Any], folder: Path) -> None:
         """Log a report's numbers, keep its files, and end."""
+        if not self._channels:
+            return
         for group, values in results(summary):
             self._log(group, values, 0)
         files = sorted(file for pattern in _KEPT for file in folder.glob(pattern))
