@@ -39,7 +39,7 @@ from vhsbench.harness.common.exit_codes import BUG, FAILURES, INTERRUPTED, MISTA
 from vhsbench.harness.common.limits import MOST_THREADS
 from vhsbench.harness.common.processes import TIED_TO, end_with_parent
 from vhsbench.harness.common.shown import printable_lines
-from vhsbench.harness.common.terminal import Json, any_text, console, print_json, quiet
+from vhsbench.harness.common.terminal import Json, console, flush_output, open_output, print_json, quiet
 from vhsbench.version import __version__
 
 if TYPE_CHECKING:
@@ -69,11 +69,14 @@ def main() -> None:
         end_with_parent(int(os.environ.pop(TIED_TO)))  # first: imports take seconds
     # torch's CPU threads sleep while they wait: spinning, they slow a shared machine by tens of times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    any_text()
+    open_output()
     debug = DEBUG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     try:
-        app()
+        try:
+            app()
+        finally:
+            flush_output()
     except VhsbenchError as error:
         if debug:
             traceback.print_exc()

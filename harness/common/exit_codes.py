@@ -9,3 +9,4 @@ INCONCLUSIVE = 3  # a gate that cannot decide
 UNRELIABLE = 4  # a gate that only its times leave undecided, or times that --require-reliable does not trust
 BUG = 70  # an error that nobody foresaw, with its traceback; as EX_SOFTWARE of sysexits.h, and not Python's 1
 INTERRUPTED = 128  # plus the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
+CLOSED_PIPE = 141  # who read the output stopped, as `| head -1` does: 128 + SIGPIPE, which Windows has not

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager, redirect_stdout
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from vhsbench.harness.common.errors import VhsbenchError
+from vhsbench.harness.common.exit_codes import CLOSED_PIPE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
-_results: list[TextIO] = []  # the real standard output, while it is kept for a command's JSON
+_results: list[TextIO | None] = []  # the real standard output, while it is kept for a command's JSON
 
 
 @contextmanager
@@ -45,9 +49,7 @@ Json = Annotated[
 
 def print_json(value: object) -> None:
     """Print the one JSON value that a command with --json prints."""
-    out = _results[-1] if _results else sys.stdout
-    out.write(f"{json.dumps(value, indent=1)}\n")
-    out.flush()
+    print(json.dumps(value, indent=1), file=_results[-1] if _results else sys.stdout, flush=True)
 
 
 _EVERY_S = 60.0  # between a phase's lines in a log
@@ -63,11 +65,55 @@ def path(text: str | Path) -> Path:
     return Path(text)
 
 
-def any_text() -> None:
-    """Let any prompt be printed: escaped on a terminal that lacks its characters; files and pipes get UTF-8."""
+class OutputError(VhsbenchError):
+    """Standard output or standard error cannot be written."""
+
+
+class _Written(io.FileIO):
+    """A file or pipe that a stream writes to; when that fails, nothing more goes there.
+
+    A write exits with CLOSED_PIPE if who reads it stopped, whatever library prints, and raises OutputError for a full disk.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(CLOSED_PIPE) from None
+            raise OutputError(f"the output cannot be written: {error.strerror}.") from error
+
+
+def open_output() -> None:
+    """Prepare the standard streams: any prompt can be printed, and a reader that stops ends the command (`_Written`).
+
+    Characters are escaped on a terminal that lacks them; files and pipes get UTF-8.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+        below = getattr(stream.buffer, "raw", stream.buffer)  # itself with PYTHONUNBUFFERED
+        if isinstance(below, io.FileIO) and not stream.isatty():
+            written: Any = _Written(stream.fileno(), "wb", closefd=False)
+            again = io.TextIOWrapper(
+                written if below is stream.buffer else io.BufferedWriter(written),
+                stream.encoding,
+                stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, again)
+
+
+def flush_output() -> None:
+    """Write what the standard streams still hold, while a failure can have an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+        if stream is not None:  # as `>&-` leaves it
+            stream.flush()
 
 
 class Bars:

@@ -181,7 +181,15 @@ def test_exit_codes_are_distinct_and_explained():
     """docs/regression.md has a row for each; the gate's help names those of a comparison."""
     codes = {name: code for name, code in vars(exit_codes).items() if name.isupper()}
     signals = codes.pop("INTERRUPTED")
-    assert codes == {"DONE": 0, "FAILURES": 1, "MISTAKE": 2, "INCONCLUSIVE": 3, "UNRELIABLE": 4, "BUG": 70}
+    assert codes == {
+        "DONE": 0,
+        "FAILURES": 1,
+        "MISTAKE": 2,
+        "INCONCLUSIVE": 3,
+        "UNRELIABLE": 4,
+        "BUG": 70,
+        "CLOSED_PIPE": 141,
+    }
     page = (Path(__file__).parents[2] / "docs" / "regression.md").read_text(encoding="utf-8")
     table = page.partition("## Exit codes")[2].partition("\n## ")[0]
     rows = [re.findall(r"\d+", row.split("|")[1]) for row in table.splitlines() if re.match(r"\| \d", row)]
@@ -198,6 +206,51 @@ def test_exit_codes_are_distinct_and_explained():
         "128 + n",
     ):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        (["--help"], ""),
+        (["config", "show", "nano"], ""),
+        (["config", "schema"], ""),
+        (["paper"], ""),
+        (["paper"], "1"),
+    ],
+)
+def test_a_reader_that_stops_ends_a_command_quietly(arguments, unbuffered):
+    """Whatever prints: typer, print, --json's printing, rich; a failed gate's code, 1, would be a verdict."""
+    ended = _whose_output_is(subprocess.PIPE, subprocess.PIPE, arguments, unbuffered)
+    assert ended == (exit_codes.CLOSED_PIPE, b"")
+
+
+def test_a_mistake_that_nobody_reads_ends_quietly():
+    assert (
+        _whose_output_is(subprocess.DEVNULL, subprocess.PIPE, ["config", "show", "nowhere"])[0]
+        == exit_codes.MISTAKE
+    )
+    read = _whose_output_is(subprocess.PIPE, subprocess.STDOUT, ["config", "show", "nowhere"])
+    assert read == (exit_codes.CLOSED_PIPE, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["config", "schema"], ["paper"]])
+def test_output_to_a_full_disk_is_a_sentence(arguments):
+    with open("/dev/full", "wb") as full:
+        code, said = _whose_output_is(full, subprocess.PIPE, arguments)
+    assert code == exit_codes.MISTAKE
+    assert said == b"error: the output cannot be written: No space left on device.\n"
+
+
+def _whose_output_is(stdout, stderr, arguments, unbuffered=""):
+    """Run a command; a pipe for its standard output is closed before it is written to. Returns its code and stderr."""
+    command = [sys.executable, "-m", "vhsbench.harness.cli", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment) as process:
+        if process.stdout:
+            process.stdout.close()
+        said = process.stderr.read() if process.stderr else b""
+        return process.wait(), said
 
 
 @pytest.mark.parametrize(

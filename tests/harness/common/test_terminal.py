@@ -8,7 +8,7 @@ import sys
 import pytest
 import rich.console
 
-from vhsbench.harness.common.terminal import Bars, Lines, any_text, duration
+from vhsbench.harness.common.terminal import Bars, Lines, duration, open_output
 
 
 @pytest.fixture
@@ -137,6 +137,6 @@ def test_any_text_can_be_printed_in_an_ascii_locale(monkeypatch, terminal, shown
     stream = io.TextIOWrapper(written, encoding="ascii")
     monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stdout", stream)
-    any_text()
+    open_output()
     print("\u732b \ud800", flush=True)
     assert written.getvalue() == shown
