@@ -72,7 +72,7 @@ def results(derived: Derived) -> str:
     """Write a run's verdicts and its accuracies by budget as Markdown."""
     verdicts = "".join(f"* {tables.markdown_escape(sentence)}\n" for sentence in derived.standings.sentences)
     found = "".join(
-        f"\n**{table.title}**, of {len(derived.run.prompts)} prompts, with 95% intervals\n\n{tables.markdown(table)}"
+        f"\n**{table.title}**, of {len(derived.run.prompts)} prompts, with 95% intervals, protocol `{derived.protocol.digest}`\n\n{tables.markdown(table)}"
         for table in derived.tables
         if table.name == "budgets"
     )

@@ -24,6 +24,7 @@ from vhsbench.harness.sharing.push import push
 from vhsbench.harness.sharing.sums import SUMS, sums_of
 from vhsbench.harness.store.folder import Folder
 from vhsbench.harness.store.tables import load_run
+from vhsbench.harness.sweep.protocol import of_run
 
 RUN, POOL, VERIFIER = KINDS["run"], KINDS["pool"], KINDS["verifier"]
 TABLES = ["candidates", "costs", "incidents", "scores", "verdicts"]
@@ -76,6 +77,7 @@ def test_the_card_says_what_was_measured_on_what_and_by_which_configuration(fini
     assert "| 140 | nano | 1 | VHS | 2+ | 91 |" in text
     assert f"run pull {tmp_path}/there run --sha256 {made.sha256}" in text
     config = text.split("```yaml\n")[1].split("```")[0]
+    assert f"with 95% intervals, protocol `{of_run(load_run(finished)).digest}`" in text
     assert parse(config, "card") == kept_config(load_run(finished))
 
 
