@@ -1,8 +1,10 @@
-"""docs/tutorial.md works as it stands: its blocks are run in their order, in an empty folder."""
+"""docs/tutorial.md works as it stands: its blocks are run in their order, in an empty folder; its notebook was."""
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -97,3 +99,51 @@ def test_its_verifier_looks_for_the_colours_of_the_prompt():
     pictures = [Image.new("RGB", (4, 4), color) for color in ("red", "blue", "red")]
     said = names["create"]().score(["a red ring", "a red ring", "a ring"], pictures)
     assert said.score.tolist() == [0, -2, 0]
+
+
+NOTEBOOK = PAGE.with_suffix(".ipynb")
+SCRIPT = runpy.run_path(str(PAGE.parents[1] / ".ci" / "tutorial_notebook.py"))
+
+
+def test_the_notebook_is_of_the_page():
+    """If not: `pip install . nbclient ipykernel && python .ci/tutorial_notebook.py`."""
+    kept = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    wanted = list(SCRIPT["cells"](PAGE.read_text(encoding="utf-8")))
+    assert [(cell["cell_type"], cell["source"]) for cell in kept] == wanted
+    code = [text for kind, text in wanted if kind == "code"]
+    assert code[:2] == ["%%bash\nvhsbench init verifier my-verifier", "%pip install -e my-verifier"]
+    assert code[2].startswith(
+        "%%writefile my-verifier/my_verifier.py\n# my-verifier/my_verifier.py\nimport numpy"
+    )
+
+
+def test_the_notebook_has_the_outputs_of_a_real_run():
+    assert NOTEBOOK.stat().st_size < 1_000_000
+    cells = [c for c in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    said = {cell["source"]: cell["outputs"] for cell in cells}
+    assert {output["output_type"] for outputs in said.values() for output in outputs} == {
+        "stream",
+        "execute_result",
+    }
+    (run,) = (
+        "".join(o["text"] for o in outputs) for cell, outputs in said.items() if "\nvhsbench run" in cell
+    )
+    assert "candidates of nano: 2 of 2" in run
+    assert "runs/tutorial/report.html" in run
+    (verdict,) = ([o["text"] for o in outputs] for cell, outputs in said.items() if "verdict.csv" in cell)
+    assert [line.partition(":")[0] for line in verdict[0].splitlines()] == ["60 ms", "150 ms"]
+    (picture,) = (o["data"] for outputs in said.values() for o in outputs if "data" in o)
+    assert picture["image/png"].startswith("iVBORw0KGgo")
+
+
+def test_what_a_machine_says_of_itself_is_not_kept():
+    pieces = [
+        {"output_type": "stream", "name": "stdout", "text": "\x1b[1mto /tmp/x"},
+        {"output_type": "stream", "name": "stdout", "text": "/runs\x1b[0m\n"},
+        {"output_type": "execute_result", "data": {}},
+        {"output_type": "stream", "name": "stderr", "text": "end"},
+    ]
+    assert SCRIPT["_joined"](pieces, "/tmp/x/") == [
+        {"output_type": "stream", "name": "stdout", "text": "to runs\n"}, *pieces[2:],
+    ]  # fmt: skip

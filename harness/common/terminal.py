@@ -124,7 +124,7 @@ class Bars:
         from rich.progress import TimeRemainingColumn as Left
 
         out = console(stderr=True)
-        self._lines = None if out.is_terminal else Lines()
+        self._lines = None if sys.stderr.isatty() else Lines()  # rich takes FORCE_COLOR for a terminal
         self._tasks: dict[str, Any] = {}
         self._progress = Progress(
             TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),

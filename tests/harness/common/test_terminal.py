@@ -117,6 +117,14 @@ def test_a_log_has_flushed_lines_at_once(stderr, monkeypatch):
     assert stream.getvalue().splitlines()[2:] == ["0:00:00 clip: 3 of 3, in 0:00:00"]
 
 
+def test_colours_that_are_forced_make_no_terminal(stderr, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = stderr(False)
+    with Bars() as bars:
+        bars.update("clip", 3, 3)
+    assert stream.getvalue() == "0:00:00 clip: 3 of 3\n"
+
+
 def test_a_terminal_has_bars(stderr, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = stderr(True)
