@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vhsbench.generators.hub import reachable, refusal
+from vhsbench.harness.common.shown import printable
 from vhsbench.harness.sharing.places import Progress, Repository, read_sums
 from vhsbench.harness.sharing.sums import CARD, SUMS, ShareError, Sums, shared
-from vhsbench.harness.store.folder import Folder
 
 _MOST = 20_000  # files of one commit; the hub takes 25,000
 _CHANGED = 412  # HTTP: precondition failed
@@ -88,13 +88,16 @@ def commit(
                         f"'{repository}' got another commit while this was pushed; push again."
                     ) from error
                 raise
+            except ValueError as error:  # what the hub says of large files, or of the card
+                said = printable(" ".join(str(error).split())).rstrip(".")
+                raise ShareError(f"the hub did not take the push to '{repository}': {said}.") from error
         progress("commits", len(parts), len(parts))
     return str(at)
 
 
 def _stale(head: Repository, sums: Sums) -> list[str]:
     """List the files of an earlier push that this one does not have. Raises ShareError if there are others."""
-    folder = Folder(head.url)
+    folder = head.folder()
     there = folder.sizes()
     before = read_sums(folder).files if SUMS in there else {}
     gone = [name for name in shared(there) if name not in sums.files]

@@ -32,11 +32,10 @@ class Repository:
     def __str__(self) -> str:
         return self.name + (f"@{self.revision}" if self.revision else "")
 
-    @property
-    def url(self) -> str:
-        """How fsspec spells it."""
+    def folder(self) -> Folder:
+        """Return its files at its revision."""
         revision = f"@{self.revision.replace('/', '%2F')}" if self.revision else ""
-        return f"{_SCHEME}{_TYPES[self.hub]}{self.name}{revision}"
+        return Folder(f"{_SCHEME}{_TYPES[self.hub]}{self.name}{revision}", str(self))
 
 
 def place(text: str, kind: Kind) -> Repository | str:

@@ -50,36 +50,34 @@ def pull(
         with answering(where):
             where = pinned(where)
             commit = where.revision
-            sums = _pull(Folder(where.url), str(where), target, kind, sha256, progress)
+            sums = _pull(where.folder(), target, kind, sha256, progress)
     else:
-        sums = _pull(Folder(where), where, target, kind, sha256, progress)
+        sums = _pull(Folder(where), target, kind, sha256, progress)
     return Pulled(kind.name, str(target), str(where), commit, sums.sha256, len(sums.files))
 
 
-def _pull(
-    folder: Folder, source: str, target: Path, kind: Kind, sha256: str | None, progress: Progress
-) -> Sums:
+def _pull(folder: Folder, target: Path, kind: Kind, sha256: str | None, progress: Progress) -> Sums:
     sizes = folder.sizes()
     if SUMS not in sizes:
-        raise ShareError(f"{source} has no {SUMS}: nothing was pushed there, or a push has not ended.")
+        raise ShareError(f"{folder} has no {SUMS}: nothing was pushed there, or a push has not ended.")
     sums = read_sums(folder)
     if sha256 not in (None, sums.sha256):
-        raise ShareError(f"{source} is not what was asked for: its SHA-256 is {sums.sha256}, not {sha256}.")
+        raise ShareError(f"{folder} is not what was asked for: its SHA-256 is {sums.sha256}, not {sha256}.")
     if (holds := kind_in(sums.files)) is not kind:
         said = f"a {holds.name}: use `vhsbench {holds.name} pull`" if holds else f"no {kind.name}"
-        raise ShareError(f"{source} holds {said}.")
+        raise ShareError(f"{folder} holds {said}.")
     there = shared(sizes)
     if missing := sorted({*sums.files} - {*there}):
-        raise ShareError(f"{source} lacks the file '{missing[0]}', which its {SUMS} lists.")
+        raise ShareError(f"{folder} lacks the file '{missing[0]}', which its {SUMS} lists.")
     if extra := sorted({*there} - {*sums.files}):
-        raise ShareError(f"{source} has a file '{extra[0]}' that its {SUMS} does not list.")
+        raise ShareError(f"{folder} has a file '{extra[0]}' that its {SUMS} does not list.")
     with _staged(target) as stage:
         need_gb = sum(sizes[name] for name in sums.files) / 1e9
         check_room(stage, need_gb, "this pull", resumes=True, elsewhere="another folder")
         _fetch(folder, stage, sums, sizes, progress)
-        _check(stage, source, sums, kind)
+        _check(stage, str(folder), sums, kind)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        notes = (*sums.notes, f"pulled from {source}, {now}")
+        notes = (*sums.notes, f"pulled from {folder}, {now}")
         write_atomic(stage / SUMS, Sums(sums.files, notes).data())
         if target.exists() or target.is_symlink():
             raise ShareError(f"{target} exists already; pull into a new folder.")

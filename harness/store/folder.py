@@ -30,8 +30,11 @@ class Folder:
     file is a FileNotFoundError.
     """
 
-    def __init__(self, where: str | Path) -> None:
-        """Open the directory. Raises StorageError for a URL of an unknown kind, or whose package is not installed."""
+    def __init__(self, where: str | Path, shown: str | None = None) -> None:
+        """Open the directory, called `shown` in errors, by default as it is given.
+
+        Raises StorageError for a URL of an unknown kind, or whose package is not installed.
+        """
         if "::" in str(where):
             raise StorageError(f"{where} is a chain of file systems; give the folder or URL that it ends in.")
         try:
@@ -40,7 +43,7 @@ class Folder:
             told = isinstance(error, (ValueError, ImportError, OSError))
             said = first_line(error) if told else "this kind of file system needs more than a URL"
             raise StorageError(f"{where} cannot be used: {said}.") from error
-        self.shown = str(where).rstrip("/")
+        self.shown = shown or str(where).rstrip("/")
 
     def __str__(self) -> str:
         return self.shown
