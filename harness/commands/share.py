@@ -46,7 +46,7 @@ def _push(kind: str) -> Callable[..., None]:
         private: Private = False,
         as_json: Json = False,
     ) -> None:
-        quiet()
+        quiet(models=False)
         from vhsbench.harness.sharing.kinds import KINDS
         from vhsbench.harness.sharing.push import push as share
         from vhsbench.harness.store.folder import check_lasting
