@@ -55,7 +55,6 @@ def _run(folder: Path, sums: Sums) -> tuple[dict[str, Any], str]:
         "candidates of each prompt and seed": config.pool,
         "seeds": ", ".join(map(str, config.seeds)),
         "device": ", ".join(devices),
-        "protocol": derived.protocol.digest,
         **_made_with(info),
         "times": "; ".join(derived.unreliable) or "reliable",
     }
