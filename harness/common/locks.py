@@ -31,6 +31,12 @@ def hold(file: Path, wait_s: float = 0.0) -> IO[str]:
     Raises HeldError if another process still has it after `wait_s` seconds, OSError if it cannot be opened.
     """
     until_s = time.monotonic() + wait_s
+    while not os.fstat((stream := _hold(file, until_s)).fileno()).st_nlink:
+        stream.close()  # who had it removed it before it was ours
+    return stream
+
+
+def _hold(file: Path, until_s: float) -> IO[str]:
     stream = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the caller wants
     try:
         while not _try(file, stream):
@@ -58,6 +64,11 @@ def is_held(file: Path) -> bool:
         return False
 
 
+def gate_of(file: Path) -> Path:
+    """Return the file beside a lock that those hold for a moment who try it."""
+    return ending(file, ".gate")
+
+
 def _try(file: Path, stream: IO[str]) -> bool:
     with _gate(file, "a"):
         return lock_descriptor(stream.fileno(), blocking=False)
@@ -66,7 +77,7 @@ def _try(file: Path, stream: IO[str]) -> bool:
 @contextmanager
 def _gate(file: Path, mode: str) -> Iterator[None]:
     """Let one process at a time try the lock, so that a process that only looks is never taken for a holder."""
-    with open(ending(file, ".gate"), mode, encoding="utf-8") as gate:
+    with open(gate_of(file), mode, encoding="utf-8") as gate:
         lock_descriptor(gate.fileno(), poll_interval=_LOOK_S)
         try:
             yield

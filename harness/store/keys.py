@@ -18,6 +18,7 @@ VERDICT = [*POOL, "judge", *IN_POOL]  # a judge's verdict on a candidate
 CELL = [*PIPELINE, "variant"]  # what costs are measured for
 COST = [*CELL, "stage", "n", "batch"]  # one kind of call in a cell, measured several times
 RUN = "run"  # of costs of several runs as one: which of them measured a row
+JUDGED_BY = "_judge="  # in the name of a shard of verdicts, between that of its candidates and the judge
 INCIDENT = [*POOL, "seed", "prompt_id", "kind", "batch"]
 
 

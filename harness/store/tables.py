@@ -15,8 +15,9 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 
+from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.files import read_errors_as
-from vhsbench.harness.common.locks import HeldError, hold
+from vhsbench.harness.common.locks import HeldError, gate_of, hold
 from vhsbench.harness.common.prompt_files import parse_prompts
 from vhsbench.harness.common.text import decode, parse_json
 from vhsbench.harness.store import parquet
@@ -74,20 +75,26 @@ class RunStore:
 
         Raises StoreError and changes nothing if another process holds the directory, if it has a run and `resume`
         is false, or if `difference` (of the old and the new config) names a key. A resumed run's config is written
-        with the next `update`.
+        with the next `update`. An error before the first `update` of a new run leaves nothing of it behind.
         """
         self.path = path
         self.damaged: list[str] = []
         self.digests: dict[str, str] = {}  # of what was written whole, for run.json at the end
         self.folder = Folder(path)
         self.folder.check_writable()
-        self._lock = _lock(self.folder.local) if self.folder.local else None
+        self._new = False  # and nothing but run.json is written
+        self._made: list[Path] = []
+        self._lock = _lock(self.folder.local, self._made) if self.folder.local else None
         try:
             now = json.loads(json.dumps(config))
-            before = _adopt(self.folder, now, resume, difference)
+            before = _adopt(self.folder, resume, now, difference)
+            self._new = before is None
+            before = before or {"status": "running", "config": now}
             self.info, self.reconfigured = before | {"config": now}, before["config"] != now
+            if self._new:
+                self._write_info()
         except BaseException:
-            self.close()
+            self.close(refused=True)
             raise
 
     def __enter__(self) -> RunStore:
@@ -96,10 +103,16 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(refused=error is not None)
 
-    def close(self) -> None:
-        """Release the directory."""
+    def close(self, refused: bool = False) -> None:
+        """Release the directory; of a new run that is `refused` nothing stays."""
+        if refused and self._new:
+            with suppress(VhsbenchError, FileNotFoundError):  # what was refused is said
+                self.folder.remove(INFO)
+            for made in self._made:
+                with suppress(OSError):  # not empty, or on Windows, where no open file is removed
+                    made.rmdir() if made.is_dir() else made.unlink()
         if self._lock is not None:
             self._lock.close()
 
@@ -111,7 +124,8 @@ class RunStore:
     def update(self, **info: Any) -> None:
         """Merge `info` into run.json."""
         self.info |= info
-        _write_info(self.folder, self.info)
+        self._new = False
+        self._write_info()
 
     def write_prompts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(p) + "\n" for p in prompts)
@@ -187,6 +201,9 @@ class RunStore:
                 first = rows.loc[twice, ORDER[table]].iloc[0].to_dict()
                 raise StoreError(f"{self.path}: a row of {table} appears twice: {first}.")
             self._write_whole(f"{table}.parquet", parquet.encode(rows, table))
+
+    def _write_info(self) -> None:
+        self.folder.write(INFO, json.dumps(self.info, indent=1).encode() + b"\n")
 
     def _write_whole(self, name: str, data: bytes) -> None:
         self.folder.write(name, data)
@@ -276,11 +293,16 @@ def _read_prompts(folder: Folder, info: Mapping[str, Any]) -> list[dict[str, Any
         return [prompt for _, prompt in parse_prompts(decode(data, name), name)]
 
 
-def _lock(path: Path) -> IO[str]:
-    """Lock the directory until the file is closed or the process ends, however it ends."""
+def _lock(path: Path, made: list[Path]) -> IO[str]:
+    """Lock the directory until the file is closed or the process ends, however it ends.
+
+    Adds to `made` what was not there before, the innermost first.
+    """
+    lock = path / LOCK
     try:
+        made += [at for at in (lock, gate_of(lock), path, *path.parents) if not at.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        held = hold(path / LOCK)
+        held = hold(lock)
         try:
             for file in path.glob(f"{MEASURING}*"):
                 hold(file, _STRANGER_S).close()
@@ -299,13 +321,13 @@ def _lock(path: Path) -> IO[str]:
     return held
 
 
-def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Difference) -> dict[str, Any]:
-    """Return the run.json in `path`; without one, write and return a new run's."""
+def _adopt(
+    path: Folder, resume: bool, config: dict[str, Any], difference: Difference
+) -> dict[str, Any] | None:
+    """Return the run.json in `path`, which must be of this configuration; None without one."""
     info = read_info(path)
     if info is None:
-        info = {"status": "running", "config": config}
-        _write_info(path, info)
-        return info
+        return None
     if not resume:
         raise StoreError(f"{path} holds a run already; choose another --out, or remove it.")
     if differing := difference(info["config"], config):
@@ -314,10 +336,6 @@ def _adopt(path: Folder, config: dict[str, Any], resume: bool, difference: Diffe
             "--out, or give --redo to make again what is not of this one."
         )
     return info
-
-
-def _write_info(path: Folder, info: Mapping[str, Any]) -> None:
-    path.write(INFO, json.dumps(info, indent=1).encode() + b"\n")
 
 
 def read_info(folder: Folder) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from vhsbench.harness.common.files import ReadError
 from vhsbench.harness.common.locks import is_held
 from vhsbench.harness.common.text import decode, parse_json
 from vhsbench.harness.store.folder import Folder, StorageError
+from vhsbench.harness.store.keys import JUDGED_BY
 from vhsbench.harness.store.tables import LOCK, StoreError, read_info
 from vhsbench.harness.sweep.progress import NAME
 
@@ -20,7 +22,7 @@ _SILENT_S = 120.0  # after which a driver elsewhere is taken for gone
 
 
 def status(where: str | Path, now_s: float | None = None) -> dict[str, Any]:
-    """Return state, phases with rate and time left, failed prompts and other incidents. Raises StoreError."""
+    """Return state, phases with rate and time left, incidents, and judges that the run has no longer. Raises StoreError."""
     folder = Folder(where)
     info = read_info(folder)
     if info is None:
@@ -52,7 +54,16 @@ def status(where: str | Path, now_s: float | None = None) -> dict[str, Any]:
         "phases": phases,
         "failed_prompts": failed,
         "incidents": [i for i in incidents if i.get("kind") != "failed"],
+        "dropped_judges": _dropped(folder, info),
     }
+
+
+def _dropped(folder: Folder, info: Mapping[str, Any]) -> list[str]:
+    """List the judges whose shards are kept although the run has them no longer."""
+    judges = info.get("identity", {}).get("judges", {})
+    return sorted(
+        {key.rpartition(JUDGED_BY)[2] for key in folder.names("shards/verdicts", ".parquet")} - {*judges}
+    )
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -71,6 +82,9 @@ def show(found: dict[str, Any], console: Console) -> None:
     for row in found["incidents"]:
         text = f"  {row['kind'].replace('_', ' ')}: {row['generator']}, seed {row['seed']}, "
         text += f"prompt {row['prompt_id']}, batch of {row['batch']}: done again with half"
+        console.print(text, highlight=False, markup=False)
+    for judge in found["dropped_judges"]:
+        text = f"  shards of judge '{judge}', which the run has no longer, are kept: put it back, and it need not judge again"
         console.print(text, highlight=False, markup=False)
     if found["state"] == "stopped":
         console.print(f"  resume it with `vhsbench run CONFIG --out {found['run']}`", markup=False)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from vhsbench.harness.config.entries import GeneratorConfig, VerifierConfig
 from vhsbench.harness.config.run import RunConfig
+from vhsbench.harness.store.keys import JUDGED_BY
 from vhsbench.harness.store.parquet import StoreError, sha256
 from vhsbench.harness.store.tables import RunStore
 from vhsbench.harness.sweep import identity
@@ -138,7 +139,7 @@ def survey(store: RunStore, expected: Expected, redo: bool) -> Found:
 
 def verdicts_key(shard: Shard, judge: str) -> str:
     """Return the key of the shard of the table `verdicts` that one judge gave on a shard's candidates."""
-    return f"{shard.key}_judge={judge}"
+    return f"{shard.key}{JUDGED_BY}{judge}"
 
 
 def _unjudged(

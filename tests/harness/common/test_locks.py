@@ -49,6 +49,15 @@ def test_one_that_waits_gets_the_file_when_it_is_let_go(tmp_path):
         assert gone.is_set()
 
 
+def test_a_file_that_its_holder_removes_is_made_anew(tmp_path):
+    """Else two could hold it: one the removed file, one the file that it then makes."""
+    file = tmp_path / "lock"
+    held = hold(file)
+    threading.Timer(0.2, lambda: (file.unlink(), held.close())).start()
+    with hold(file, wait_s=60) as mine:
+        assert os.fstat(mine.fileno()).st_ino == file.stat().st_ino
+
+
 def test_one_that_looks_refuses_none_that_starts(tmp_path):
     file = tmp_path / "lock"
     assert not is_held(file)

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vhsbench.harness.store.tables import SCHEMAS, RunStore, StoreError, load_run
+from vhsbench.harness.store.folder import Folder
+from vhsbench.harness.store.tables import SCHEMAS, RunStore, StoreError, load_run, read_info
 
 CONFIG = {"name": "t", "pool": 2}
 
@@ -226,6 +227,27 @@ def test_reading_what_is_no_finished_run(tmp_path):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(StoreError, match=rf"run\.json:? {said}"):
             load_run(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["above/run", "memory://refused/run"])
+def test_a_new_run_that_is_refused_leaves_nothing(tmp_path, monkeypatch, place):
+    """Not even the folder above it; one that has begun stays, and so does one that was there."""
+    monkeypatch.chdir(tmp_path)
+
+    def fail(begin):
+        with RunStore(place, CONFIG) as store:
+            if begin:
+                store.update(status="running")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail(begin=False)
+    assert list(tmp_path.iterdir()) == []
+    assert not Folder(place).exists("run.json")
+    for begin in (True, False):
+        with pytest.raises(OSError, match="full"):
+            fail(begin)
+        assert read_info(Folder(place)) == {"status": "running", "config": CONFIG}
 
 
 def test_run_json_keeps_the_configuration(tmp_path):

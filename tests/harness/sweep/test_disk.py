@@ -40,6 +40,12 @@ def test_a_run_that_has_no_room_is_refused_before_a_model_is_loaded(faults, tmp_
         f"this run may write {need:.3g} GB, but the disk of {out} has {need / 2:.3g} GB free; "
         "make room, or choose another --out."
     )
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(DiskFullError):
+        run(config, out)
+    assert [file.name for file in out.iterdir()] == ["notes.txt"]
 
 
 def test_what_is_there_counts_when_a_run_goes_on(faults, tmp_path, free):

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from vhsbench.harness.common.images import pixels_digest, read_image
+from vhsbench.harness.common.terminal import console
 from vhsbench.harness.judges import JudgeError
 from vhsbench.harness.store.keys import CANDIDATE
 from vhsbench.harness.store.parquet import sha256
 from vhsbench.harness.store.tables import StoreError, load_run
 from vhsbench.harness.sweep.run import run
+from vhsbench.harness.sweep.status import show, status
 
 SMALL = {"limit": 16, "seeds": "[0]", "pool": 2, "gallery_prompts": 3}
 BOTH = ["geneval", "fake-judge"]
@@ -47,7 +49,7 @@ def test_the_default_judge_says_what_candidates_say(faults, tmp_path):
     assert first["picture"] == pixels_digest(read_image(tmp_path / "r" / name))
 
 
-def test_a_judge_that_is_added_changes_no_other_table(faults, runs, tmp_path):
+def test_a_judge_that_is_added_changes_no_other_table(faults, runs, tmp_path, capsys):
     out, done = tmp_path / "r", []
     run(faults.config(**SMALL), out)
     before, kept, one = faults.tables(out), shards(out), load_run(out).verdicts
@@ -66,7 +68,14 @@ def test_a_judge_that_is_added_changes_no_other_table(faults, runs, tmp_path):
     assert found.info["judges"] == whole.info["judges"] == {
         "geneval": {"name": "shapes"}, "fake-judge": {"name": "fake-judge", "sha256": ""},
     }  # fmt: skip
-    run(faults.config(**SMALL, judges=BOTH), out, engine=lambda *_: pytest.fail("an engine was asked"))
+    assert status(out)["dropped_judges"] == []
+    run(faults.config(**SMALL), out)
+    assert load_run(out).verdicts.equals(one)
+    assert status(out)["dropped_judges"] == ["fake-judge"]
+    show(status(out), console())
+    assert "shards of judge 'fake-judge', which the run has no longer, are kept" in capsys.readouterr().out
+    run(faults.config(**SMALL, judges=BOTH), out, engine=nothing_to_do)
+    assert load_run(out).verdicts.equals(whole.verdicts)
 
 
 def test_pictures_that_were_all_kept_are_not_made_again(faults, tmp_path):
