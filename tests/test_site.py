@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import runpy
@@ -165,6 +166,26 @@ def test_the_lock_is_of_this_project_and_of_the_public_index():
         assert SpecifierSet(specifier).contains(locked[name]["version"])
 
 
+def test_the_image_has_versions_and_extras_that_the_project_knows():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (python,) = re.findall(r"^FROM python:([\d.]+)-", text, re.MULTILINE)
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    for known in (PROJECT["requires-python"], lock["requires-python"]):
+        assert SpecifierSet(known).contains(python)
+    extras = [set(re.findall(r"--extra (\w+)", line)) for line in text.splitlines() if "uv sync" in line]
+    assert extras == [{"geneval", "ray", "s3"}] * 2
+    assert extras[0] <= set(PROJECT["optional-dependencies"])
+    (uv,) = re.findall(r"\buv==(\d+\.\d+)\.\d+$", text, re.MULTILINE)
+    assert f"(uv {uv})" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_site_is_built_by_tox():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "tox.ini", encoding="utf-8")
+    assert "docs" in re.split(r",\s*", settings["tox"]["env_list"])
+    assert settings["testenv:docs"]["commands"].startswith("zensical build --strict")
+
+
 def test_the_image_is_pinned_runs_as_no_root_and_gets_all_that_it_builds_from():
     steps = [
         line.split(maxsplit=1)
@@ -173,7 +194,8 @@ def test_the_image_is_pinned_runs_as_no_root_and_gets_all_that_it_builds_from():
     ]
     said = dict(steps)  # the last of each
     assert re.fullmatch(r"python:3\.\d+\.\d+-\S+@sha256:[0-9a-f]{64}", said["FROM"])
-    assert said["USER"] not in ("root", "0")
+    assert int(said["USER"]) > 0
+    assert f"useradd --uid {said['USER']} " in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert (json.loads(said["ENTRYPOINT"]), json.loads(said["CMD"])) == (["vhsbench"], ["run"])
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
