@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,11 @@ def test_a_judges_value_is_the_mean_over_prompts_of_the_candidates_that_a_verifi
     scored = run.scores[run.scores["verifier"] == "vhs"].merge(values, on=CANDIDATE)
     best = scored.loc[scored.groupby("prompt_id")["score"].idxmax(), "value"]
     assert of["vhs", 8] == pytest.approx(100 * best.mean())
-    assert of["oracle", 8] == pytest.approx(100 * values.groupby("prompt_id")["value"].max().mean())
+    pools = values.groupby("prompt_id")["value"]
+    assert of["oracle", 8] == pytest.approx(100 * pools.max().mean())
+    of_two = pools.apply(lambda pool: np.mean([max(two) for two in combinations(pool, 2)]))
+    assert of["oracle", 2] == pytest.approx(100 * of_two.mean())
+    assert [of["random", n] for n in (1, 2, 4, 8)] == pytest.approx([100 * values["value"].mean()] * 4)
 
 
 def test_the_suite_says_whether_tasks_count_alike(run):
