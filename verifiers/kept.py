@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PROMPTS = 16  # whose ids are kept
 _ROOM = 1024  # positions of the rotary tables beyond the question's beginning and the image
+_ATTENTION = "vhsbench-after-the-beginning"
 
 
 def keep(verifier: MllmVerifier) -> None:
@@ -60,6 +61,11 @@ class Prefixed:
                 llm.rotary_emb, embedded, self._length, self._length + visual_tokens + _ROOM
             )
         self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        if _flash_fits(embedded, llm.config):
+            from transformers import AttentionInterface
+
+            AttentionInterface.register(_ATTENTION, _attend)
+            llm.set_attn_implementation(_ATTENTION)
 
     def __call__(self, before: torch.Tensor, projected: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         embed = self._model.llm.get_input_embeddings()
@@ -91,6 +97,28 @@ class Prefixed:
             seen = torch.ones(length, whole, dtype=torch.bool, device=device).tril(self._length)
             self._masks[length] = seen[None, None], torch.arange(self._length, whole, device=device)[None]
         return self._masks[length]
+
+
+def _flash_fits(states: torch.Tensor, config: Any) -> bool:
+    """Return whether flash attention computes with such states: a mask would forbid it, at half its speed or less."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    half = states.dtype in (torch.bfloat16, torch.float16)
+    return states.device.type == "cuda" and half and head % 8 == 0 and head <= 256
+
+
+def _attend(
+    _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *__: Any, scaling: float, **___: Any
+) -> tuple[torch.Tensor, None]:
+    """Attend from the last S of L positions to all before them, as transformers asks of an attention."""
+    return _flash(query, key, value, scaling).transpose(1, 2), None
+
+
+def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Compute [B, heads, S, D] of keys and values [B, fewer heads, L, D]; its causal mask ends at the last position."""
+    found: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, value, 0.0, True, scale=scaling
+    )[0]
+    return found
 
 
 class _Rotary(torch.nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,13 +102,19 @@ def no_compiler(device: str) -> str:
     return ""
 
 
-def batch_by_memory(generator: Generator, verifier: Verifier | None, prompt: str) -> int:
+def batches(generator: Generator, verifier: Verifier, prompt: str, ns: Iterable[int]) -> set[int]:
+    """Return the sizes of batches for whole runs of these N: as large as memory allows, up to the largest of BATCHES."""
+    largest = batch_by_memory(generator, verifier, prompt)
+    return {min(n, largest) for n in ns} - {1}
+
+
+def batch_by_memory(generator: Generator, verifier: Verifier, prompt: str) -> int:
     """Return the largest of BATCHES that is within memory, or 1."""
     import torch
 
     from vhsbench.harness.inference.best_of_n import best_of_n
 
-    for batch in BATCHES if verifier is not None else ():
+    for batch in BATCHES:
         try:
             best_of_n(generator, verifier, prompt, range(batch), batch)
         except Exception as error:

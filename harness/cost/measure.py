@@ -139,8 +139,12 @@ class Measurement:
         self.first = end_to_end(self.generator, self.verifier, cell.prompt, (1,))[1]
         with self._taking("first_request"):
             clocks.timed(self.first, self.device)
-        batches = _batches(self.generator, self.verifier, cell)
-        self.work = _work(self.generator, self.verifier, cell, batches)
+        batches = {*cell.timing.batch_sizes}
+        if self.verifier and cell.variant in variants.IN_BATCHES:
+            from vhsbench.harness.cost import fast
+
+            batches |= fast.batches(self.generator, self.verifier, cell.prompt, cell.timing.best_of_n)
+        self.work = _work(self.generator, self.verifier, cell, sorted(batches))
         self.calls = {key: Passed() for key in self.work}
         if passes:
             with self._taking("flops"):
@@ -148,6 +152,9 @@ class Measurement:
         with self._taking("variant"):
             moved, remarks = variants.apply(cell.variant, self.generator, self.verifier, cell.prompt)
         self.remarks += remarks
+        if cell.variant:
+            with self._taking("variant_batches"):
+                self._first_batches()
         if passes:
             self._look(idle_w)
         self.about = self._about(moved)
@@ -158,6 +165,11 @@ class Measurement:
         started = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - started, 3)
+
+    def _first_batches(self) -> None:
+        """Make a run in batches of each size, so that what it compiles is in no pass."""
+        first = {key[2]: key for key in reversed(self.work) if key[2] > 1}
+        self._each({key: self.work[key] for key in first.values()}, lambda _, call: call())
 
     def _look(self, idle_w: float | None) -> None:
         """Make the passes for memory, phases and energy."""
@@ -248,6 +260,7 @@ class Measurement:
             "load_s": self.seconds["build"],
             "first_request_s": self.seconds["first_request"],
             "compile_s": self.seconds["variant"] if self.cell.variant else None,
+            "compile_batches_s": self.seconds.get("variant_batches"),
         }
 
     def opened(self) -> Opened:
@@ -306,19 +319,6 @@ class Measurement:
         return done
 
 
-def _batches(generator: Generator, verifier: Verifier | None, cell: Cell) -> tuple[int, ...]:
-    """Return the sizes of batches that whole runs are measured in, beside one at a time: `fast` has one of its own."""
-    if verifier is None:
-        return ()
-    if cell.variant != variants.FAST:
-        return cell.timing.batch_sizes
-    from vhsbench.harness.cost.fast import batch_by_memory
-
-    largest = batch_by_memory(generator, verifier, cell.prompt)
-    own = {min(n, largest) for n in cell.timing.best_of_n} - {1}
-    return tuple(sorted({*own, *cell.timing.batch_sizes}))
-
-
 def _work(
     generator: Generator, verifier: Verifier | None, cell: Cell, batches: Sequence[int]
 ) -> dict[Key, Call]:
@@ -331,7 +331,7 @@ def _work(
     if verifier is not None and verifier.block is not None:
         for label, block in cell.after.items():
             work[advance_from(label), 1, 1] = _advance(generator, cell.prompt, block, verifier.block)
-    for batch in (1, *batches):
+    for batch in (1, *batches) if verifier is not None else (1,):
         ns = [n for n in cell.timing.best_of_n if batch <= n]
         for n, call in end_to_end(generator, verifier, cell.prompt, ns, batch).items():
             work[END_TO_END, n, batch] = call

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
-FAST = "fast"
+FAST, FAST_INT8 = "fast", "fast-int8"
+IN_BATCHES = (FAST, FAST_INT8)  # variants whose whole runs are timed in batches that memory allows
 LOOPS = ("naive", "staged")  # labels of whole loops measured against each other: no pipelines of stages
 
 

@@ -17,14 +17,14 @@ from vhsbench.harness.store.keys import CELL, COST, session
 _ONCE = ["phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb",
          "energy_j", "device"]  # fmt: skip
 _WORST = ("oom", "timeout", "tainted", "ok")
-FIRST_USE = ("load_s", "first_request_s", "compile_s")
+FIRST_USE = ("load_s", "first_request_s", "compile_s", "compile_batches_s")
 
 
 def with_first_use(table: pd.DataFrame, cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Add what a first request pays, in seconds, to the rows of best-of-1; `cells` are run.json's, by name.
 
     load_s: models built; first_request_s: the first candidate after that; compile_s: a variant applied, and its
-    first candidate. None of it is in T(N).
+    first candidate; compile_batches_s: its first batch of each size. None of it is in T(N).
     """
     whole = (table["stage"] == END_TO_END) & (table["n"] == 1) & (table["batch"] == 1)
     names = [cell_name(*key) for key in table[CELL].itertuples(index=False, name=None)]

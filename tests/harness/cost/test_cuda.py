@@ -12,6 +12,7 @@ from vhsbench.harness.cost.graphs import Graphed
 from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.rounds import measure, measure_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
+from vhsbench.verifiers import kept
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -72,6 +73,16 @@ def test_a_graph_computes_what_the_function_does_for_every_shape():
             for scale in (1, 2):
                 torch.testing.assert_close(graphed(x, scale=scale)[0], linear(x) * scale)
         torch.testing.assert_close(kept, linear(first))  # not written over by later replays
+
+
+def test_flash_attention_after_a_beginning_is_causal_to_the_last_position():
+    query = torch.randn(2, 14, 37, 64, device="cuda", dtype=torch.bfloat16)
+    key, value = (torch.randn(2, 2, 50, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seen = torch.ones(37, 50, dtype=torch.bool, device="cuda").tril(13)
+    grouped = (x.float().repeat_interleave(7, dim=1) for x in (key, value))
+    expected = torch.nn.functional.scaled_dot_product_attention(query.float(), *grouped, attn_mask=seen)
+    found = kept._flash(query, key, value, 64**-0.5)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
 
 
 def test_the_cuda_graphs_variant_keeps_the_results():

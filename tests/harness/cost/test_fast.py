@@ -19,6 +19,7 @@ from vhsbench.harness.cost.rounds import measure
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.inference import best_of_n as loop
 from vhsbench.harness.inference.best_of_n import best_of_n
+from vhsbench.verifiers import kept
 from vhsbench.verifiers.kept import Prefixed, _pixels
 
 PROMPT = "a photo of a red heart"
@@ -50,6 +51,30 @@ def test_fast_chooses_as_the_plain_pipeline_does(no_compiler, kind):
     assert set(verifier.parts([PROMPT], verifier_reads(generator, verifier))) >= {"connector", "llm"}
 
 
+def test_attention_after_the_kept_beginning_is_causal_to_the_last_position(monkeypatch):
+    """What a GPU's flash attention computes there, in the place where it is called."""
+    plain, verifier = verifiers.create("vhs"), verifiers.create("vhs")
+    shapes = []
+
+    def flash(query, key, value, scaling):
+        shapes.append((query.shape[2], key.shape[2]))
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+        weights = query @ key.transpose(-1, -2) * scaling
+        ahead = torch.ones(weights.shape[-2:]).triu(1 + key.shape[2] - query.shape[2]).bool()
+        return weights.masked_fill(ahead, -torch.inf).softmax(-1) @ value
+
+    monkeypatch.setattr(kept, "_flash_fits", lambda states, config: True)
+    monkeypatch.setattr(kept, "_flash", flash)
+    kept.keep(verifier)
+    features = torch.randn(2, plain.card.visual_tokens, plain.card.feature_width)
+    found, expected = (v.score([PROMPT, "two blue stars"], features).score for v in (verifier, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    beginning = len(plain.question.before_ids)
+    assert shapes
+    assert {keys - queries for queries, keys in shapes} == {beginning}
+
+
 def verifier_reads(generator, verifier):
     route = loop.route_of(verifier)
     return route.reads(route.start(generator, generator.encode([PROMPT]), [0]))
@@ -77,7 +102,9 @@ def test_rows_of_fast_are_cells_of_their_own_in_batches_that_memory_allows(no_co
         ("fast", 1, 1), ("fast", 3, 1), ("fast+batched", 3, 3)
     }  # fmt: skip
     assert whole["note"].str.contains("no 'no-such-compiler'").all()
-    assert measured.about["first_use"]["compile_s"] > 0
+    first = measured.about["first_use"]
+    assert first["compile_s"] > 0
+    assert first["compile_batches_s"] > 0
 
 
 def test_the_batch_is_the_largest_that_memory_allows(monkeypatch):
@@ -87,7 +114,7 @@ def test_the_batch_is_the_largest_that_memory_allows(monkeypatch):
 
     monkeypatch.setattr(loop, "best_of_n", hungry)
     assert fast.batch_by_memory(None, "a verifier", PROMPT) == 8
-    assert fast.batch_by_memory(None, None, PROMPT) == 1
+    assert fast.batches(None, "a verifier", PROMPT, (1, 2, 9, 32)) == {2, 8}
 
 
 def test_a_variant_that_moves_results_too_far_is_refused(monkeypatch):
