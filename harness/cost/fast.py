@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vhsbench.generators.pictures import without_waiting
 from vhsbench.generators.pipeline import StagedPipeline
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PARTS = ("pictures", "kept", "compile", "graphs")
 BATCHES = (32, 16, 8, 4, 2)  # larger ones gain nothing on an H200
+GROUP = 8  # images that are decoded together, so that the decoder is compiled for two sizes only
 _GRAPHED_ROWS = 2  # beyond which copying a graph's inputs costs more than launching its kernels
 
 
@@ -30,7 +31,7 @@ def speed_up(
     """Change a pipeline in place; returns what could not be done here, a sentence each.
 
     pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. compile:
-    the DiT's blocks, the LLM, CLIP and the decoder, for one row and for any number. graphs: blocks and LLM of few rows.
+    the DiT's blocks, the LLM and CLIP for one row and for any number, the decoder for one and GROUP. graphs: blocks and LLM of few rows.
     """
     remarks = []
     if "pictures" in parts and isinstance(generator, StagedPipeline):
@@ -42,9 +43,12 @@ def speed_up(
             remarks.append(f"fast without compiling: {lacking}")
         else:
             compile_each(
-                [*calls_of_blocks(blocks), *calls_of_llm(verifier), *_large_calls(generator, verifier)],
-                len(blocks),
+                [*calls_of_blocks(blocks), *calls_of_llm(verifier), *_call_of_clip(verifier)], len(blocks)
             )
+            # for any number of rows inductor would not lay out its convolutions with channels innermost
+            compile_each(_call_of_decoder(generator), len(blocks), dynamic=False)
+            if isinstance(generator, StagedPipeline):
+                decode_in_groups(generator)
     if "graphs" in parts and generator.device.type == "cuda":
         from vhsbench.harness.cost.graphs import Graphed
 
@@ -69,20 +73,43 @@ def calls_of_llm(verifier: Verifier | None) -> Calls:
     return [(llm.model, "forward")] if llm else []
 
 
-def _large_calls(generator: Generator, verifier: Verifier | None) -> Calls:
-    """Return the decoder and CLIP."""
+def _call_of_decoder(generator: Generator) -> Calls:
     decoder = getattr(generator.modules().get("vae"), "decoder", None)
-    calls: Calls = [(decoder, "forward")] if decoder is not None else []
+    return [(decoder, "forward")] if decoder is not None else []
+
+
+def _call_of_clip(verifier: Verifier | None) -> Calls:
     tower = verifier.tokens if isinstance(verifier, MllmVerifier) else None
     if isinstance(tower, ClipPatches):
-        calls.append((tower.model, "forward"))
-    elif isinstance(tower, OpenClipPatches):
-        calls.append((tower.model, "forward_intermediates"))
-    return calls
+        return [(tower.model, "forward")]
+    return [(tower.model, "forward_intermediates")] if isinstance(tower, OpenClipPatches) else []
 
 
-def compile_each(calls: Calls, blocks: int) -> None:
-    """Compile functions in place. Their code is kept on disk between processes."""
+def decode_in_groups(generator: StagedPipeline) -> None:
+    """Decode images GROUP at a time; a rest of more than half a group is filled up, a smaller one goes one by one."""
+    import torch
+
+    pixels, changed = generator.pixels, cast(Any, generator)
+
+    def grouped(latents: torch.Tensor) -> torch.Tensor:
+        found = []
+        for part in latents.split(GROUP):
+            rows = len(part)
+            if 2 * rows > GROUP:
+                filling = part[-1:].expand(GROUP - rows, *part.shape[1:])
+                found.append(pixels(torch.cat([part, filling]))[:rows])
+            else:
+                found += [pixels(one) for one in part.split(1)]
+        return torch.cat(found)
+
+    changed.pixels = grouped
+
+
+def compile_each(calls: Calls, blocks: int, dynamic: bool | None = None) -> None:
+    """Compile functions in place, by default for one row and for any number; else for each number (`dynamic` False).
+
+    Their code is kept on disk between processes.
+    """
     import torch
 
     kept = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vhsbench" / "inductor"
@@ -91,7 +118,7 @@ def compile_each(calls: Calls, blocks: int) -> None:
     torch._dynamo.config.recompile_limit = 4 * max(1, blocks)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     for owner, name in calls:
-        setattr(owner, name, torch.compile(getattr(owner, name)))
+        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=dynamic))
 
 
 def no_compiler(device: str) -> str:

@@ -182,7 +182,7 @@ class Measurement:
         with self._taking("energy"):
             self._each(short, lambda key, call: self._energy(key, call, idle_w))
 
-    def _each(self, work: Mapping[Key, Call], do: Callable[[Key, Call], None]) -> None:
+    def _each(self, work: Mapping[Key, Call], do: Callable[[Key, Call], object]) -> None:
         """Call `do(key, call)` for every call that has not run out of memory; keep one that does now as such."""
         for key, call in work.items():
             passed = self.calls.get(key, Passed())  # best-of-2 is counted even where it is not to be timed

@@ -100,6 +100,16 @@ def _fast(generator: Generator, verifier: Verifier | None) -> list[str]:
     return fast.speed_up(generator, verifier, _blocks(generator, FAST))
 
 
+def _fast_int8(generator: Generator, verifier: Verifier | None) -> list[str]:
+    """Do the same with the LLM's linear layers in 8 bits; without a verifier there is none."""
+    from vhsbench.harness.cost.int8 import quantize
+
+    llm: Any = verifier and verifier.modules().get("llm")
+    if llm is not None:
+        quantize(llm.model)
+    return _fast(generator, verifier)
+
+
 def _channels_last(generator: Generator, verifier: Verifier | None) -> None:
     """Store the autoencoder's weights, and so its activations, with channels innermost."""
     import torch
@@ -147,4 +157,5 @@ VARIANTS: dict[str, Callable[[Generator, Verifier | None], list[str] | None]] = 
     "channels-last": _channels_last,
     "cuda-graphs": _cuda_graphs,
     FAST: _fast,
+    FAST_INT8: _fast_int8,
 }

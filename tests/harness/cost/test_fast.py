@@ -82,15 +82,25 @@ def verifier_reads(generator, verifier):
 
 def test_all_that_is_worth_it_is_compiled(monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or f)
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: compiled.append(f) or f)
     monkeypatch.setattr(fast, "no_compiler", lambda device: "")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     generator, verifier = generators.create("nano"), verifiers.create("mllm-clip")
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):  # restores them
         assert variants.apply("fast", generator, verifier, PROMPT)[1] == []
     assert len(compiled) == generator.blocks + 3
-    assert compiled[-2].__self__ is generator.pipeline.vae.decoder
+    assert compiled[-1].__self__ is generator.pipeline.vae.decoder
     assert {f.__name__ for f in compiled[-3:]} == {"compute", "forward", "forward_intermediates"}
+
+
+@pytest.mark.parametrize(("rows", "calls"), [(1, [1]), (5, [8]), (19, [8, 8, 1, 1, 1]), (16, [8, 8])])
+def test_images_are_decoded_in_groups_of_one_size(rows, calls):
+    sizes = []
+    generator = SimpleNamespace(pixels=lambda latents: sizes.append(len(latents)) or 2 * latents)
+    fast.decode_in_groups(generator)
+    latents = torch.arange(rows * 4.0).reshape(rows, 1, 2, 2)
+    assert torch.equal(generator.pixels(latents), 2 * latents)
+    assert sizes == calls
 
 
 def test_rows_of_fast_are_cells_of_their_own_in_batches_that_memory_allows(no_compiler):
