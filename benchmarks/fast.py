@@ -280,7 +280,7 @@ def largest(ms: Callable[[int], float], budget: float, step: int, most: int) -> 
     low, high = 0, step
     while high <= most and ms(high) <= budget:
         low, high = high, 2 * high
-    high = min(high, most + step)
+    high = min(high, (most // step + 1) * step)
     while high - low > step:
         middle = (low + high) // (2 * step) * step
         low, high = (middle, high) if ms(middle) <= budget else (low, middle)

@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
     for kind in options.verifiers.split(","):
-        for variant in options.variants.split(","):
-            rows += compared(kind, variant, prompts_of(options.prompts), options.candidates, options.device)
-            write_output(options.out, csv_bytes(pd.DataFrame(rows)))
+        prompts, names = prompts_of(options.prompts), options.variants.split(",")
+        rows += compared(kind, names, prompts, options.candidates, options.device)
+        write_output(options.out, csv_bytes(pd.DataFrame(rows)))
     print(pd.DataFrame(rows).to_string(index=False))
 
 
@@ -59,22 +59,30 @@ def prompts_of(count: int) -> list[str]:
 
 
 def compared(
-    kind: str, variant: str, prompts: Sequence[str], candidates: int, device: str
+    kind: str, names: Sequence[str], prompts: Sequence[str], candidates: int, device: str
 ) -> list[dict[str, Any]]:
-    """Return a row of each figure that a variant may move."""
+    """Return a row of each figure that each variant may move."""
     generator = generators.create("nano", device=device)
     verifier = verifiers.create(kind, device=device)
-    changed = twin(generator, verifier)
-    variants.apply(variant, *changed, prompts[0])
-    found = [_of_prompt((generator, verifier), changed, i, p, candidates) for i, p in enumerate(prompts)]
-    rows = [
-        {"verifier": kind, "variant": variant, "of": of, "count": len(values), **_quantiles(values)}
-        for of in ("score", "features percent", "image levels")
-        for values in [np.concatenate([each[of] for each in found])]
-    ]
-    changed_percent = 100 * float(np.mean([each["winner changed"] for each in found]))
-    winners = {"verifier": kind, "variant": variant, "of": "winners changed percent", "count": len(found)}
-    return [*rows, winners | {"mean": changed_percent}]
+    changed = {name: twin(generator, verifier) for name in names}
+    for name, pair in changed.items():
+        for remark in variants.apply(name, *pair, prompts[0])[1]:
+            print(remark, flush=True)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number, prompt in enumerate(prompts):
+        moved = _of_prompt((generator, verifier), changed, number, prompt, candidates)
+        for name in names:
+            found[name].append(moved[name])
+    return [row for name in names for row in _rows({"verifier": kind, "variant": name}, found[name])]
+
+
+def _rows(of: dict[str, str], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for figure in ("score", "features percent", "image levels"):
+        values = np.concatenate([each[figure] for each in found])
+        rows.append({**of, "of": figure, "count": len(values), **_quantiles(values)})
+    share = 100 * float(np.mean([each["winner changed"] for each in found]))
+    return [*rows, {**of, "of": "winners changed percent", "count": len(found), "mean": share}]
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -83,22 +91,26 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 @torch.inference_mode()
 def _of_prompt(
-    plain: tuple[Any, Any], changed: tuple[Any, Any], number: int, prompt: str, candidates: int
-) -> dict[str, Any]:
-    """Compare one prompt's pool: what moved, by candidate, and whether another one wins."""
+    plain: tuple[Any, Any], changed: dict[str, tuple[Any, Any]], number: int, prompt: str, candidates: int
+) -> dict[str, dict[str, Any]]:
+    """Compare one prompt's pool by variant: what moved, by candidate, and whether another one wins."""
     seeds = [candidate_seed(0, number, i) for i in range(candidates)]
     one_by_one = [_read(*plain, prompt, [seed]) for seed in seeds]
     scores, features = (torch.cat([each[i] for each in one_by_one]) for i in (0, 1))
-    fast_scores, fast_features = _read(*changed, prompt, seeds)
     winner = int(scores.argmax())
-    images = [np.asarray(_image(*each, prompt, seeds[winner]), np.int16) for each in (plain, changed)]
-    off = (fast_features - features).flatten(1).norm(dim=1) / features.flatten(1).norm(dim=1)
-    return {
-        "score": (fast_scores - scores).abs().numpy(),
-        "features percent": 100 * off.numpy(),
-        "image levels": np.array([np.abs(images[0] - images[1]).max()]),
-        "winner changed": int(fast_scores.argmax()) != winner,
-    }
+    image = np.asarray(_image(*plain, prompt, seeds[winner]), np.int16)
+    found = {}
+    for name, pair in changed.items():
+        own_scores, own_features = _read(*pair, prompt, seeds)
+        off = (own_features - features).flatten(1).norm(dim=1) / features.flatten(1).norm(dim=1)
+        own_image = np.asarray(_image(*pair, prompt, seeds[winner]), np.int16)
+        found[name] = {
+            "score": (own_scores - scores).abs().numpy(),
+            "features percent": 100 * off.numpy(),
+            "image levels": np.array([np.abs(own_image - image).max()]),
+            "winner changed": int(own_scores.argmax()) != winner,
+        }
+    return found
 
 
 def _read(

@@ -1,0 +1,106 @@
+"""The benchmark of `fast`: its search, what it keeps between starts, its history, and a dry run on nano."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vhsbench import generators, verifiers
+from vhsbench.harness.inference.best_of_n import best_of_n
+
+KNOWN = {
+    "settings": {"generator": "sana-sprint", "variant": "fast", "shapes": "static", "batch": 32},
+    "started": "2026-11-27T10:00:00+00:00", "device": "a GPU", "matmul_tflops": 780.0,
+    "environment": {"git_commit": "abc", "packages": {"torch": "2.11"}},
+    "vhs/candidate_fast": {"batch 1": 18.7, "batch 32": 4.6, "bound_ms": 2.7, "to_bound": 1.7},
+    "vhs/whole": {"naive": 2200.0, "fast": 270.0, "naive_to_fast": 8.1}, "vhs/within": {"n": 96},
+    "vhs/first_batch_s": 31.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+        import fast
+
+        yield fast
+
+
+@given(fit=st.integers(0, 70), step=st.sampled_from([1, 4, 8]), most=st.integers(8, 64))
+def test_the_largest_n_within_a_budget_is_found_in_whole_steps(script, fit, step, most):
+    tried = []
+    found = script.largest(lambda n: tried.append(n) or float(n), fit + 0.5, step, most)
+    assert found == min(fit, most) // step * step
+    assert len(tried) == len(set(tried)) <= 2 + 2 * math.log2(most)
+    assert all(n % step == 0 for n in tried)
+
+
+def test_a_second_start_measures_only_what_is_missing_and_none_goes_on_with_other_settings(script, tmp_path):
+    file = tmp_path / "run.json"
+    first = script.Figures(file, {"batch": 32}, 60)
+    assert first.lacks("vhs/tflop")
+    first.note("vhs/tflop", 2.1)
+    second = script.Figures(file, {"batch": 32}, 60)
+    assert not second.lacks("vhs/tflop")
+    assert second.lacks("vhs/whole")
+    assert second.known["started"] == first.known["started"]
+    assert not script.Figures(file, {"batch": 32}, -1).lacks("vhs/whole")  # too late to start
+    with pytest.raises(SystemExit, match="'batch': 32"):
+        script.Figures(file, {"batch": 8}, 60)
+
+
+def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
+    from fast_history import draw, record
+
+    file = tmp_path / "history.csv"
+    record(file, KNOWN)
+    record(file, KNOWN | {"started": "2026-11-28T10:00:00+00:00", "vhs/within": {"n": 128}})
+    record(file, KNOWN | {"vhs/within": {"n": 64}})  # the first run, which went on
+    history = pd.read_csv(file)
+    assert list(history["vhs:n_within_550ms"]) == [128, 64]
+    assert list(history["vhs:candidate_batch_ms"]) == [4.6, 4.6]
+    assert list(history["vhs:first_batch_s"]) == [31.5, 31.5]
+    assert history["mllm-ae:candidate_batch_ms"].isna().all()
+    figure, data = draw(history)
+    assert list(data["vhs:naive_to_fast"]) == [8.1, 8.1]
+    ends = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
+    assert ends == [[4.6, 4.6], [128, 64], [8.1, 8.1]]
+
+
+def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(script, "BUDGET_MS", 0.0)
+    file = tmp_path / "nano.json"
+    arguments = ["--out", str(file), "--device", "cpu", "--generator", "nano", "--only", "vhs"]
+    arguments += ["--batch", "2", "--first", "2", "--repeats", "1"]
+    script.main(arguments)
+    known = json.loads(file.read_text())
+    assert known["vhs/tflop"] > 0
+    assert known["vhs/candidate_fast"].keys() == {"batch 1", "batch 2"}  # no bound without a measured peak
+    assert known["vhs/whole"]["naive_to_fast"] > 0
+    assert known["vhs/within"]["n"] == 0
+    assert "aten::" in (tmp_path / "nano-vhs-profile.txt").read_text()
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+    capsys.readouterr()
+    script.main(arguments)
+    assert capsys.readouterr().out == ""
+    assert json.loads(file.read_text()) == known
+
+
+def test_a_twin_shares_all_weights_and_is_changed_alone(script):
+    generator, verifier = generators.create("nano"), verifiers.create("vhs")
+    others = script.twin(generator, verifier)
+    own, copied = ([p.data_ptr() for m in each.modules().values() for p in m.parameters()]
+                   for each in (verifier, others[1]))  # fmt: skip
+    assert own == copied
+    expected = best_of_n(generator, verifier, "a photo of a star", range(3), 3).scores
+    assert best_of_n(*others, "a photo of a star", range(3), 3).scores.equal(expected)
+    others[1].model.read = None
+    assert best_of_n(generator, verifier, "a photo of a star", range(3), 3).scores.equal(expected)
