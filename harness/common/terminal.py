@@ -140,7 +140,8 @@ class Bars:
             return
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(what, total=of)
-        self._progress.update(self._tasks[key], completed=done, description=what)
+        # with its total: on a loaded machine more turns of measuring become due
+        self._progress.update(self._tasks[key], completed=done, total=of, description=what)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""

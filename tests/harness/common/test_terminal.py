@@ -137,6 +137,16 @@ def test_a_terminal_has_bars(stderr, monkeypatch):
     assert "3 of 3" not in stream.getvalue()
 
 
+def test_a_bar_whose_phase_grows_shows_the_new_total(stderr, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = stderr(True)
+    with Bars() as bars:
+        bars.update("costs", 12, 12)
+        bars.update("costs", 13, 18)
+    assert "13/18" in stream.getvalue()
+    assert "13/12" not in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("terminal", "shown"), [(False, "\u732b \\ud800\n".encode()), (True, b"\\u732b \\ud800\n")]
 )
