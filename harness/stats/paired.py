@@ -27,16 +27,23 @@ def sign_flip(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: in
     If two verifiers are exchangeable, exchanging them on a prompt changes only the sign of its difference.
     The given signs count as one of the permutations, so p is never zero and the test is never anti-conservative.
     """
+    return _sign_flips(differences, permutations, seed)[0]
+
+
+def _sign_flips(differences: ArrayLike, permutations: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the one-sided p-values [K] of `sign_flip` for these differences, and for their opposites."""
     d = np.asarray(differences, dtype=np.float64)
     d = np.where(np.abs(d) < _ROUNDING, 0.0, d)
     observed = d.sum(0)
     rng = np.random.default_rng(seed)
-    below = np.ones(d.shape[1])
+    below, above = np.ones(d.shape[1]), np.ones(d.shape[1])
     slack = 1e-9 * np.abs(d).sum(0)  # the same numbers summed in another order count as equal
     for start in range(0, permutations, 1000):
         signs = rng.integers(0, 2, (min(1000, permutations - start), len(d)), np.int8)
-        below += ((2.0 * signs - 1.0) @ d <= observed + slack).sum(0)
-    return np.asarray(below / (permutations + 1))
+        sums = (2.0 * signs - 1.0) @ d
+        below += (sums <= observed + slack).sum(0)
+        above += (sums >= observed - slack).sum(0)
+    return below / (permutations + 1), above / (permutations + 1)
 
 
 def least_p(prompts: int, permutations: int) -> float:
@@ -122,8 +129,7 @@ def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> i
 
 def sign_flip_two_sided(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: int = 0) -> Floats:
     """Compute two-sided p-values [K] that the mean of differences [P, K] is zero: twice the smaller one-sided."""
-    d = np.asarray(differences, dtype=np.float64)
-    lower, upper = sign_flip(d, permutations, seed), sign_flip(-d, permutations, seed)
+    lower, upper = _sign_flips(differences, permutations, seed)
     return np.asarray(np.minimum(1.0, 2 * np.minimum(lower, upper)))
 
 

@@ -178,3 +178,9 @@ def test_seeds_needed_scales_as_the_variance_of_the_mean_does():
     error = prompts.mean(1).std(ddof=1) / math.sqrt(4000)
     assert seeds_needed(prompts, error, detectable(error, 0.025) / 2, 0.025) is None
     assert seeds_needed(noise[:, :1], error, margin, 0.025) is None  # one seed says nothing of seeds
+
+
+def test_two_sided_signs_are_those_of_both_sides():
+    d = np.random.default_rng(1).choice([-0.5, -0.1, 0.0, 0.1, 0.3], (60, 3))
+    smaller = np.minimum(sign_flip(d, 999), sign_flip(-d, 999))
+    assert sign_flip_two_sided(d, 999).tolist() == np.minimum(1.0, 2 * smaller).tolist()
