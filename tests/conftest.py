@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -54,11 +55,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def threads() -> int:
-    """How many a module's tests have; a run sets its process's, and floats' last bits depend on them."""
+    """How many a module's tests have; a run sets its process's, and floats' last bits depend on them.
+
+    One, as the tests run in as many processes as there are processors.
+    """
     import torch
 
-    torch.set_num_threads(2)
-    return 2
+    torch.set_num_threads(1)
+    return 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """Have the garbage collector pass by what was imported and collected: else each collection looks at all of it again.
+
+    `vhsbench report` lets go of what is frozen.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

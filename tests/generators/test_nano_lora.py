@@ -57,5 +57,4 @@ def test_the_command(tmp_path):
     pipeline = generators.create("nano").pipeline
     pipeline.load_lora_weights(tmp_path / "lora", adapter_name="again")
     assert pipeline.get_active_adapters() == ["again"]
-    torch.set_num_threads(2)
     assert said.stdout.startswith("LoRA: ") or pytest.fail(said.stdout)

@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -30,9 +31,18 @@ def run_json(out):
     return json.loads((out / "run.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Where the undisturbed run is kept."""
+    return tmp_path_factory.mktemp("undisturbed") / "run"
+
+
 @pytest.fixture
-def undisturbed(faults, tmp_path):
-    return faults.tables(run(faults.config(), tmp_path / "undisturbed"))
+def undisturbed(faults, tmp_path, once):
+    """The tables of a run without a fault, which is done once; a copy is in "undisturbed"."""
+    if not once.exists():
+        run(faults.config(), once)
+    return faults.tables(shutil.copytree(once, tmp_path / "undisturbed"))
 
 
 def test_shards_in_any_order_give_the_same_tables(faults, tmp_path, undisturbed):

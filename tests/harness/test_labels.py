@@ -63,8 +63,9 @@ def test_two_copies_of_a_verifier_score_alike_and_are_measured_apart(finished):
     )
 
 
-def test_the_report_names_both_in_colours_of_their_own(finished):
-    summary = build(finished)
+def test_the_report_names_both_in_colours_of_their_own(finished, undrawn):
+    with undrawn():
+        summary = build(finished)
     looks = derive(load_run(finished)).looks
     assert (
         len({looks[label].color for label in LABELS}) == len({looks[label].marker for label in LABELS}) == 3

@@ -108,7 +108,7 @@ def test_two_workers_give_the_same_tables_and_load_each_model_once(faults, tmp_p
 def test_nano_gives_the_same_bytes_on_both_engines(faults, tmp_path, cluster):
     config = parse(
         "generators: [{name: nano}]\nverifiers: [{name: vhs}, {name: mllm-clip}]\n"
-        "prompts: {source: nano, split: validation, limit: 24}\npool: 2\nbatch_size: 8\n"
+        "prompts: {source: nano, split: validation, limit: 16}\npool: 2\nbatch_size: 8\n"
         "gallery_prompts: 1\nthreads: 1\n",
         "nano.yaml",
     )
@@ -162,7 +162,7 @@ def test_a_prompt_that_kills_its_workers(faults, tmp_path, cluster, monkeypatch)
     whole = run(faults.config(seeds="[0]"), tmp_path / "local")
     prompts = [json.loads(line)["prompt"] for line in (whole / "prompts.jsonl").read_text().splitlines()]
     faults.set(die=prompts[9])
-    out = run(faults.config(seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 2, None))
+    out = run(faults.config(seeds="[0]"), tmp_path / "ray", engine=RayEngine(cluster.address, 1, None))
     found = status(out)["failed_prompts"]
     assert [row["prompt_id"] for row in found] == list(range(8, 16))
     assert found[0]["reason"] == "the worker ended 2 times in this shard"
@@ -192,7 +192,7 @@ def test_the_driver_killed_and_restarted(faults, tmp_path, cluster):
     done = {f: f.stat().st_mtime_ns for f in shard_files(out)}
     assert 0 < len(done) < 6
     faults.set()
-    run(faults.config(), out, engine=RayEngine(cluster.address, 2, None))
+    run(faults.config(), out, engine=RayEngine(cluster.address, 1, None))
     assert faults.tables(out) == expected
     whole = {f for f, t in done.items() if f.stat().st_mtime_ns == t}
     assert len(whole) >= len(done) - 1, "a finished shard was done again"

@@ -61,7 +61,7 @@ class Resumed:
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory):
+def resumed(tmp_path_factory, undrawn):
     """The whole job, with costs and a report, from the command line: the run that all tests here look at."""
     folder = tmp_path_factory.mktemp("run")
     config, out = folder / "small.yaml", folder / "small"
@@ -75,9 +75,10 @@ def resumed(tmp_path_factory):
     first.wait()
     status = json.loads((out / "run.json").read_text())["status"]
     done = {f: f.stat().st_mtime_ns for f in shards.glob("[!.]*.parquet")}
-    second = CliRunner().invoke(
-        cli.app, ["run", str(config), "--out", str(out), "--json"], catch_exceptions=False
-    )
+    with undrawn(but="png"):
+        second = CliRunner().invoke(
+            cli.app, ["run", str(config), "--out", str(out), "--json"], catch_exceptions=False
+        )
     assert second.exit_code == 0, second.stderr
     return Resumed(out, done, status, json.loads(second.stdout))
 

@@ -94,7 +94,7 @@ def test_one_label_of_two_checkpoints_is_two_verifiers(apart):
     }  # fmt: skip
 
 
-def test_each_time_is_of_the_run_that_measured_it_and_the_report_says_so(apart, tmp_path):
+def test_each_time_is_of_the_run_that_measured_it_and_the_report_says_so(apart, tmp_path, undrawn):
     joined = derive(load_runs(apart))
     for run, names in zip(
         apart,
@@ -115,7 +115,8 @@ def test_each_time_is_of_the_run_that_measured_it_and_the_report_says_so(apart, 
     encoding = joined.costs[(joined.costs["verifier"] == "") & (joined.costs["stage"] == "encode")]
     assert dict(zip(encoding["run"], encoding["median_ms"], strict=True)) == {"old": 8.0, "new": 16.0}
     assert (joined.latency["error_percent"].abs() < 1e-9).all()
-    summary = build(*apart, out=tmp_path)
+    with undrawn():
+        summary = build(*apart, out=tmp_path)
     said = "of old and new, not measured side by side"
     assert summary["times"] == said
     assert {row["times"] for row in summary["budgets"]} == {said}
@@ -248,12 +249,16 @@ def test_all_runs_are_checked_against_each_other(make_run, tmp_path):
         load_runs([a, b, c])
 
 
-def test_from_the_command_line(apart, tmp_path):
-    said = CliRunner().invoke(app, ["report", *map(str, apart), "--out", str(tmp_path), "--json"])
+def test_from_the_command_line(apart, tmp_path, undrawn):
+    def report(*more):
+        with undrawn():
+            return CliRunner().invoke(app, ["report", *map(str, apart), "--out", str(tmp_path), *more])
+
+    said = report("--json")
     assert said.exit_code == 0, said.output
     summary = json.loads(said.stdout)
     assert {row["verifier"] for row in summary["auc"]} == {"vhs@old", "vhs@new", "mllm-clip", "mllm-ae"}
     assert np.isfinite([row["auc"] for row in summary["auc"]]).all()
-    shown = CliRunner().invoke(app, ["report", *map(str, apart), "--out", str(tmp_path)]).stdout
+    shown = report().stdout
     assert "vhs@old" in shown
     assert "not measured side by side" in shown

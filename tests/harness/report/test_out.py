@@ -111,6 +111,7 @@ def test_a_report_takes_no_more_than_is_said(built, tmp_path):
 
 
 def test_collections_of_garbage_skip_the_libraries_while_a_report_is_made(made, tmp_path, monkeypatch):
+    gc.unfreeze()  # what the tests' own conftest.py has frozen
     frozen = []
     monkeypatch.setattr(
         building, "build", lambda *_, **__: frozen.append(gc.get_freeze_count()) or {"timing_reasons": []}

@@ -138,10 +138,11 @@ def test_a_run_without_a_second_pass_says_so(derived):
             RunConfig.model_validate(wrong)
 
 
-def test_the_report_has_them(made, tmp_path):
-    result = CliRunner().invoke(
-        app, ["report", str(made), "--out", str(tmp_path), "--strategy", TEXTS[0], "--json"]
-    )
+def test_the_report_has_them(made, tmp_path, undrawn):
+    with undrawn():
+        result = CliRunner().invoke(
+            app, ["report", str(made), "--out", str(tmp_path), "--strategy", TEXTS[0], "--json"]
+        )
     assert result.exit_code == 0, result.output
     rows = pd.read_csv(tmp_path / "tables" / "strategies.csv")
     assert TEXTS[0] in set(rows["strategy"])

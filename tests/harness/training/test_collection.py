@@ -139,7 +139,7 @@ import torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_collection as t
-torch.set_num_threads(2)  # as in the tests: rounding depends on it
+torch.set_num_threads(1)  # as in the tests: rounding depends on it
 from vhsbench.verifiers.training.shards import ShardWriter
 write = ShardWriter.write
 def deadly(self, i, features, rows):

@@ -59,13 +59,6 @@ def small_recipe(**changes: Any) -> Recipe:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> int:
-    """Sums of floats are the same here and in a forked process."""
-    torch.set_num_threads(1)
-    return 1
-
-
 @pytest.fixture(scope="session")
 def small() -> Callable[..., Recipe]:
     return small_recipe
