@@ -41,7 +41,7 @@ def measuring(tmp_path, family):
         env=family.environment,
     )  # fmt: skip
     signal.signal(signal.SIGHUP, before)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while not measures(driver):
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < until
@@ -109,7 +109,8 @@ def test_a_run_that_is_still_being_measured_is_refused_by_the_process(tmp_path, 
         pass
 
 
-def test_a_process_that_is_about_to_end_is_waited_for(tmp_path, stranger):
+def test_a_process_that_is_about_to_end_is_waited_for(tmp_path, stranger, monkeypatch):
+    monkeypatch.setattr(store, "_STRANGER_S", 60.0)
     stop = subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {stranger.pid}"])
     with RunStore(tmp_path / "run", {}):
         stop.wait()

@@ -199,7 +199,7 @@ def test_the_first_error_in_the_order_of_batches_is_the_one_that_is_raised(fault
     generated = threading.Event()
 
     def late(images):
-        assert generated.wait(20)  # the next batch has failed by now
+        assert generated.wait(60)  # the next batch has failed by now
         raise RuntimeError("judging the first batch")
 
     judged_by(worker, Judge(late))
@@ -242,7 +242,7 @@ def test_a_worker_that_is_let_go_leaves_no_thread_and_no_models(faults):
     generator = weakref.ref(worker.generator)
     del worker
     assert generator() is None, "the models would stay on the GPU while costs are measured"
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -123,7 +123,7 @@ def test_training_processes_end_with_the_command(swept, tmp_path, family):
         [*command, "--out", str(tmp_path / "long"), *changes], env=family.environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while family.at_work(1) < 4:
         assert started.poll() is None
         assert time.monotonic() < until
