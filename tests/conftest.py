@@ -32,12 +32,15 @@ hypothesis.settings.load_profile("vhsbench")
 
 # the modules that take longest: begun first, so that of two workers none ends long after the other
 _LONGEST = (
-    "harness/test_ray.py", "harness/test_run.py", "harness/report/test_degenerate.py",
-    "generators/test_training.py", "benchmarks/test_multi_gpu.py", "benchmarks/test_full_size_training.py",
-    "test_docs.py", "verifiers/test_questions.py", "harness/training/test_verifier.py",
-    "test_tutorial.py", "harness/report/test_browser.py", "harness/test_untrusted.py", "harness/test_faults.py",
-    "harness/test_attack.py", "benchmarks/test_full_size.py", "verifiers/training/test_full_size.py",
-    "harness/cost/test_counting_full_size.py", "harness/cost/test_measure.py",
+    "harness/test_ray.py", "harness/training/test_nano.py", "harness/test_run.py", "benchmarks/test_multi_gpu.py",
+    "benchmarks/test_full_size_training.py", "harness/test_untrusted.py", "harness/report/test_browser.py",
+    "harness/test_faults.py", "harness/training/test_verifier.py", "test_docs.py", "harness/test_lifetimes.py",
+    "harness/report/test_degenerate.py", "benchmarks/test_full_size.py", "harness/test_labels.py",
+    "harness/test_attack.py", "verifiers/training/test_full_size.py", "harness/training/test_collection.py",
+    "verifiers/test_foreign.py", "harness/report/test_joined.py", "harness/cost/test_measure.py",
+    "harness/cost/test_counting_full_size.py", "generators/test_training.py", "verifiers/training/test_train.py",
+    "verifiers/training/test_engine.py", "verifiers/test_questions.py", "verifiers/test_checkpoint.py",
+    "test_tutorial.py", "harness/test_cli.py",
 )  # fmt: skip
 
 

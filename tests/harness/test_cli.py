@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from vhsbench import generators, verifiers
+from vhsbench.harness import judges
 from vhsbench.harness.cli import app, main
 from vhsbench.harness.common import exit_codes
 from vhsbench.harness.common.errors import VhsbenchError
@@ -87,17 +88,16 @@ def test_plugins_that_are_broken_are_listed_with_the_reason(monkeypatch, tmp_pat
     )
     config = tmp_path / "run.yaml"
     config.write_text("generators: [{name: nano}]\n", encoding="utf-8")
-    code = """if True:
-        import sys
-        from typer.testing import CliRunner
-        from vhsbench.harness.cli import app
-        for command in (["list"], ["doctor"], ["run", sys.argv[1], "--dry-run"]):
-            print(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout, end="\\0")
-    """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
-    command = [sys.executable, "-c", code, str(config)]
-    said = subprocess.run(command, capture_output=True, check=True, env=environment, text=True).stdout
-    found, doctor, plan = (json.loads(part) for part in said.split("\0")[:3])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for registry in (generators.REGISTRY, judges.REGISTRY, verifiers.REGISTRY):
+        monkeypatch.setattr(registry, "_targets", None)
+    for name in ("theirs", "raises"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    found, doctor, plan = (
+        json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
+        for command in (["list"], ["doctor"], ["run", str(config), "--dry-run"])
+    )
+    sys.modules.pop("theirs")
     broken = {e["name"]: e["error"] for entries in found.values() for e in entries if "error" in e}
     assert broken == {
         "raises": "generator 'raises' cannot be loaded from 'raises:create': OSError: no driver.",
