@@ -50,6 +50,12 @@ class AccuracyTable:
     groups: tuple[str, ...]
     published: str
 
+    @property
+    def naming(self) -> list[str]:
+        """The keys that say which row it is; the others say how many candidates it affords, what they cost and whose times."""
+        told = ("best_of_n", TIMES)
+        return [key for key in self.keys if key not in told and not key.startswith(("time_", "cost_"))]
+
 
 def main_comparison(budget_rows: pd.DataFrame, unit: str = "ms") -> AccuracyTable:
     """Lay out the paper's Table 1, every pipeline at every budget; also for budgets in another unit than time."""

@@ -46,10 +46,7 @@ def results(derived: Derived) -> str:
 def _tables(derived: Derived) -> Iterator[tuple[str, pd.DataFrame, list[str]]]:
     """Yield the name of each table, its rows, and the columns that say what a row is, in the order of names."""
     for table in derived.tables:
-        said = [
-            c for c in table.keys if c not in ("best_of_n", "times") and not c.startswith(("time_", "cost_"))
-        ]
-        yield table.name, table.rows, said
+        yield table.name, table.rows, table.naming
     at_budget = [*POOL, "budget", "unit"]
     yield "verdict", derived.standings.verdicts, at_budget
     yield "pairs", derived.standings.pairs, [*at_budget, "better", "other"]

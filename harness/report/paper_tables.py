@@ -201,9 +201,11 @@ def _float(
 def in_order(table: AccuracyTable, looks: Looks) -> pd.DataFrame:
     """Sort a table's rows by its keys, verifiers in the run's order, after one image without a choice."""
     place = {"none": -1} | {name: i for i, name in enumerate(looks) if name != "none"}
-    by = [key for key in table.keys if key not in ("best_of_n", "time_ms") and not key.startswith("cost_")]
     return table.rows.sort_values(
-        by, key=lambda c: c.map(place) if c.name == "verifier" else c, kind="stable", ignore_index=True
+        table.naming,
+        key=lambda c: c.map(place) if c.name == "verifier" else c,
+        kind="stable",
+        ignore_index=True,
     )
 
 
