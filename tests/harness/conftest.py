@@ -59,7 +59,7 @@ class Faults:
 
     def loads(self) -> list[str]:
         """name-pid-time of every load of a generator."""
-        return sorted(f.name for f in (self.folder / "loads").iterdir())
+        return sorted(f.name for f in self.folder.glob("loads/*"))
 
     def yaml(
         self,
