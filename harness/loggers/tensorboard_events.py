@@ -26,7 +26,7 @@ class TensorBoard(LoggerDefaults):
 
     def keep(self, folder: Path, files: Sequence[Path]) -> None:
         for file in files:
-            tag = file.relative_to(folder).with_suffix("").as_posix()
+            tag = file.relative_to(folder).as_posix().removesuffix(file.suffix)
             if file.suffix == ".png":
                 picture = np.asarray(read_image(file))
                 self._writer.add_image(tag, picture, dataformats="HWC")

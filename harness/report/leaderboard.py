@@ -17,7 +17,7 @@ from vhsbench.harness.cost.cost_model import TOLERANCE
 from vhsbench.harness.cost.plan import WHAT
 from vhsbench.harness.report.derived import Derived, derive
 from vhsbench.harness.report.page_candidates import Prompts
-from vhsbench.harness.report.recorded import machine
+from vhsbench.harness.report.recorded import machine, recorded
 from vhsbench.harness.report.side_by_side import (
     Budget,
     Pipeline,
@@ -68,13 +68,7 @@ class Entry:
 
     def recorded(self, *keys: str) -> str:
         """Return what the run's environments say under nested keys, each value once; "" if nothing."""
-        found = []
-        for environment in environments(self.run.run.info):
-            value: Any = environment
-            for key in keys:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            found += [printable(str(value))] if value else []
-        return "; ".join(dict.fromkeys(found))
+        return "; ".join(recorded(self.run.run.info, *keys))
 
     @property
     def machines(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +24,22 @@ def printable_run(run: Run) -> Run:
     return replace(run, prompts=prompts, candidates=run.candidates.assign(reason=reasons))
 
 
+def recorded(info: Mapping[str, Any], *keys: str) -> list[str]:
+    """List what the environments in a run.json say under nested keys, each value once, printable."""
+    found = []
+    for value in environments(info):
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        found += [printable(str(value))] if value else []
+    return list(dict.fromkeys(found))
+
+
 def recorded_needs(run: Run, config: RunConfig) -> dict[str, str | None]:
     """Look up what each verifier reads, as recorded in the run. Raises StoreError if it is not."""
-    recorded = run.info.get("needs", {})
-    if missing := [label for label in config.kinds if label not in recorded]:
+    needs = run.info.get("needs", {})
+    if missing := [label for label in config.kinds if label not in needs]:
         raise StoreError(f"the run in {run.path} does not say what '{missing[0]}' reads; run it again.")
-    return {label: recorded[label] for label in config.kinds}
+    return {label: needs[label] for label in config.kinds}
 
 
 def failed_prompts(run: Run) -> pd.DataFrame:

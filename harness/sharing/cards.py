@@ -16,9 +16,9 @@ from vhsbench.harness.regress.pool import Manifest, load_pool
 from vhsbench.harness.report import tables
 from vhsbench.harness.report.combine import load_runs
 from vhsbench.harness.report.derived import Derived, derive
+from vhsbench.harness.report.recorded import recorded
 from vhsbench.harness.sharing.kinds import Kind
 from vhsbench.harness.sharing.sums import CARD, SUMS, Sums
-from vhsbench.harness.store.tables import environments
 from vhsbench.verifiers.checkpoint import read_card
 from vhsbench.version import __version__
 
@@ -55,14 +55,16 @@ def _run(folder: Path, sums: Sums) -> tuple[dict[str, Any], str]:
         "candidates of each prompt and seed": config.pool,
         "seeds": ", ".join(map(str, config.seeds)),
         "device": ", ".join(devices),
-        **_made_with(info),
+        "vhsbench": "; ".join(recorded(info, "packages", "vhsbench")),
+        "commit": "; ".join(recorded(info, "git_commit")),
+        "command": "; ".join(recorded(info, "command")),
         "times": "; ".join(derived.unreliable) or "reliable",
     }
-    recorded = yaml.safe_dump(info["config"], sort_keys=False, allow_unicode=True)
+    configuration = yaml.safe_dump(info["config"], sort_keys=False, allow_unicode=True)
     text = (
         f"# {printable(str(config.name))}\n\n{results(derived)}\n## What was measured\n\n{_facts(facts)}\n"
         "Made again by `vhsbench run config.yaml`, with\n\n"
-        f"<details><summary>config.yaml</summary>\n\n```yaml\n{recorded}```\n\n</details>\n\n"
+        f"<details><summary>config.yaml</summary>\n\n```yaml\n{configuration}```\n\n</details>\n\n"
         "`vhsbench report FOLDER` makes all tables, figures and a page of the pulled tables.\n"
     )
     return metadata, text
@@ -77,16 +79,6 @@ def results(derived: Derived) -> str:
         if table.name == "budgets"
     )
     return f"{verdicts}{found}"
-
-
-def _made_with(info: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions and commits of this package that a run was made with."""
-    versions, commits = [], []
-    for environment in environments(info):
-        versions.append(str((environment.get("packages") or {}).get("vhsbench") or ""))
-        commits.append(str(environment.get("git_commit") or ""))
-    made = {"vhsbench": versions, "commit": commits}
-    return {key: ", ".join(dict.fromkeys(filter(None, values))) for key, values in made.items()}
 
 
 def _pool(folder: Path, sums: Sums) -> tuple[dict[str, Any], str]:

@@ -67,9 +67,14 @@ def test_a_pool_and_a_checkpoint_come_back(kind, pool, checkpoint, tmp_path):
     }
 
 
-def test_the_card_says_what_was_measured_on_what_and_by_which_configuration(finished, tmp_path):
-    made = push(str(finished), str(tmp_path / "there"), RUN)
+def test_the_card_says_what_was_measured_on_what_and_by_which_configuration(run, tmp_path):
+    info = json.loads((run / "run.json").read_text())
+    info["environments"] = [{"command": "vhsbench run a.yaml", "git_commit": "0123abc"}]
+    (run / "run.json").write_text(json.dumps(info))
+    made = push(str(run), str(tmp_path / "there"), RUN)
     _, head, text = (tmp_path / "there" / "README.md").read_text().split("---\n", 2)
+    assert "| commit | 0123abc |" in text
+    assert "| command | vhsbench run a.yaml |" in text
     configs = yaml.safe_load(head)["configs"]
     assert configs == [{"config_name": t, "data_files": f"{t}.parquet"} for t in TABLES]
     assert "| prompts | 8 |" in text
@@ -77,8 +82,8 @@ def test_the_card_says_what_was_measured_on_what_and_by_which_configuration(fini
     assert "| 140 | nano | 1 | VHS | 2+ | 91 |" in text
     assert f"run pull {tmp_path}/there run --sha256 {made.sha256}" in text
     config = text.split("```yaml\n")[1].split("```")[0]
-    assert f"with 95% intervals, protocol `{of_run(load_run(finished)).digest}`" in text
-    assert parse(config, "card") == kept_config(load_run(finished))
+    assert f"with 95% intervals, protocol `{of_run(load_run(run)).digest}`" in text
+    assert parse(config, "card") == kept_config(load_run(run))
 
 
 def test_a_checkpoints_own_card_is_kept_and_one_without_gets_one(checkpoint, tmp_path):
