@@ -77,13 +77,13 @@ def _shared(worker: Worker, shards: Sequence[Shard], processes: int) -> Iterator
         try:
             for child in children:
                 Thread(target=_feed, args=(child, left, done), daemon=True).start()
-            for _ in shards:
+            waiting = len(shards)
+            while waiting:
                 if (shard := _next(left)) is not None:
                     done.put(worker.work(shard))
-                made = done.get()
-                if isinstance(made, Exception):
-                    raise made
-                yield made
+                for made in _ready(done):
+                    waiting -= 1
+                    yield made
         except BaseException:
             for child in children:
                 child.kill()  # not waited for: it may be in the middle of a shard
@@ -108,6 +108,17 @@ def _feed(child: Child, left: SimpleQueue[Shard], done: SimpleQueue[Finished | E
         ))  # fmt: skip
     except Exception as error:
         done.put(error)
+
+
+def _ready(done: SimpleQueue[Finished | Exception]) -> Iterator[Finished]:
+    """Yield what is done, and wait for one if nothing is: what stays here is lost if this process is killed."""
+    while True:
+        made = done.get()
+        if isinstance(made, Exception):
+            raise made
+        yield made
+        if done.empty():
+            return
 
 
 def _next(left: SimpleQueue[Shard]) -> Shard | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from queue import SimpleQueue
+from threading import Semaphore
 from types import SimpleNamespace
 
 import pandas as pd
@@ -112,6 +114,36 @@ def test_every_shard_is_made_once_by_one_of_them(monkeypatch):
     assert sorted(text.rpartition(" ")[0] for text in done) == sorted(map(str, work))
     assert helper.ended == ["closed"]
     assert torch.get_num_threads() == threads
+
+
+def test_what_another_process_has_done_does_not_wait_for_this_ones_last_shard(monkeypatch):
+    """What is done is handed over to be written before this process begins another shard: else a kill loses it."""
+    handed, when_begun, permits = [], [], Semaphore(0)
+
+    class Paced(Helper):
+        """Answers twice for each shard that is made here."""
+
+        def receive(self):
+            if self.asked:
+                permits.acquire()
+            return super().receive()
+
+    def work(shard):
+        when_begun.append(len(handed))
+        permits.release(2)
+        while len(helper.asked) < min(
+            2 * len(when_begun) + 1, 6
+        ):  # its two answers are there once it is asked again
+            time.sleep(0.001)
+        return f"{shard} here"
+
+    helper = Paced()
+    monkeypatch.setattr(engine, "Child", lambda *given: helper)
+    here = SimpleNamespace(config=None, prompts=[], work=work)
+    for made in engine._shared(here, [SimpleNamespace(entry=0) for _ in range(9)], 2):
+        handed.append(made)
+    assert when_begun == [0, 3, 6]
+    assert len(handed) == 9
 
 
 @pytest.mark.parametrize(
