@@ -107,7 +107,9 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 for row in history.itertuples()
             ]
             axes.set_xticks(history["run"], labels, fontsize=5)
-            axes.set(title=title, ylim=(0, None))
+            axes.set(title=title)
+            axes.margins(y=0.15)
+            axes.set_ylim(bottom=0)
         handles, names = axes.get_legend_handles_labels()
         fig.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return fig, history[["started", "device", "generator", "variant", *columns]]

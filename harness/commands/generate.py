@@ -197,7 +197,7 @@ def best_of_n(
         print_json(found)
         return
     for i in drawn:
-        scores = "  ".join(f"{by[i]:+.4f}" if i in by else " " * 7 for by in picked.scores.values())
+        scores = "  ".join(f"{by[i]:+z.4f}" if i in by else " " * 7 for by in picked.scores.values())
         print(f"{i:3d}  {scores}{'  best' if i == picked.index else ''}")
     print(out)
 

@@ -81,7 +81,7 @@ def _against_whole_runs(costs: pd.DataFrame, verifier: str, model: CostModel, na
     off = [(float(row["error_percent"]), int(row["n"])) for _, row in checks.iterrows()]
     error, n = max(off, key=lambda each: abs(each[0]), default=(0.0, 0))
     return (
-        [f"T(N) of {name} is {error:+.0f}% off the whole runs of N = {n}"]
+        [f"T(N) of {name} is {error:+z.0f}% off the whole runs of N = {n}"]
         if abs(error) > MOST_PERCENT
         else []
     )

@@ -197,7 +197,7 @@ def _repeats(
     notes = [*passed.notes, *remarks]
     sound = [wall for _, r, wall, _ in timed if not r.taint]
     if (off := percentiles.drift(sound)) and abs(off) > percentiles.DRIFT:
-        notes.append(f"unstable: the later half's median is {100 * off:+.0f}% of the earlier's")
+        notes.append(f"unstable: the later half's median is {100 * off:+z.0f}% of the earlier's")
     rows = [
         shared | {
             "repeat": repeat, "visit": turn, "wall_ms": wall, "event_ms": event,

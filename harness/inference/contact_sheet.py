@@ -38,7 +38,7 @@ def contact_sheet(
         x, y = _GAP + i % columns * step, top + i // columns * (step + _LINE)
         scaling = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
         sheet.paste(image.convert("RGB").resize((_TILE, _TILE), scaling), (x, y))
-        label = f"{i}: {score:+.3f}" + ("  best" if i == winner else "")
+        label = f"{i}: {score:+z.3f}" + ("  best" if i == winner else "")
         draw.text((x, y + _TILE + 5), label, _WINNER if i == winner else _INK, small)
         if i == winner:
             draw.rectangle((x - 5, y - 5, x + _TILE + 4, y + _TILE + 4), outline=_WINNER, width=5)

@@ -88,7 +88,7 @@ def _accuracy(row: Difference, gate: GateConfig) -> Check:
         return Check(name, FAIL, (f"{where} is worse by {-row.difference:.2f} points {interval}.",), row)
     if not row.is_overall:
         return Check(name, PASS, (), row)
-    reason = f"{where} differs by {row.difference:+.2f} points {interval}{_too_few(row, gate)}."
+    reason = f"{where} differs by {row.difference:+z.2f} points {interval}{_too_few(row, gate)}."
     return Check(name, INCONCLUSIVE, (reason,), row)
 
 

@@ -62,7 +62,7 @@ _COLUMNS: tuple[_Column, ...] = (
     _Column("prompts", "their number", lambda row: str(row.n_prompts), narrow=False),
     _Column("base", "the baseline's exact best-of-N accuracy in percent", lambda row: f"{row.baseline:.2f}"),
     _Column("new", "the candidate's", lambda row: f"{row.candidate:.2f}"),
-    _Column("points", "new less base", lambda row: f"{round(row.difference, 2) + 0.0:+.2f}"),
+    _Column("points", "new less base", lambda row: f"{round(row.difference, 2) + 0.0:+z.2f}"),
     _Column(
         "95% interval", "of points, paired by prompt",
         lambda row: brackets(row.low, row.high, "+.2f").strip() or _UNKNOWN,
@@ -256,7 +256,7 @@ def _sides(pick: ChangedPick) -> list[tuple[int, bool, str]]:
         (pick.baseline_index, pick.baseline_correct, pick.baseline_score),
         (pick.candidate_index, pick.candidate_correct, pick.candidate_score),
     )
-    return [(i, right, f"{'right' if right else 'wrong'} ({score:+.3f})") for i, right, score in sides]
+    return [(i, right, f"{'right' if right else 'wrong'} ({score:+z.3f})") for i, right, score in sides]
 
 
 def junit(regression: Regression) -> bytes:

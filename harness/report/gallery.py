@@ -174,6 +174,6 @@ def _show(axes: Any, row: pd.Series, picture: Picture) -> None:
     """Draw a candidate with its score, framed and marked by GenEval's verdict."""
     _draw(axes, picture(row))
     mark, color = RIGHT if row["correct"] else WRONG
-    axes.set_xlabel(f"{mark} {row['score']:+.2f}", color=color, labelpad=2.5)
+    axes.set_xlabel(f"{mark} {row['score']:+z.2f}", color=color, labelpad=2.5)
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linewidth=1.5)

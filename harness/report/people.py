@@ -230,7 +230,7 @@ class People:
         return (
             f"By {judge}, {label(str(first['verifier']))} picks best of {self.drawn.best_of}{generator}: {first['judged']:.1f}% {how}, "
             f"{first['judged'] - second['judged']:.1f} points ahead of {label(str(second['verifier']))}. By people {first['accuracy']:.1f}%"
-            f"{brackets(first['low'], first['high'])} are right, {100 * lead.value:+.1f} points{brackets(100 * lead.low, 100 * lead.high)}: {said}."
+            f"{brackets(first['low'], first['high'])} are right, {100 * lead.value:+z.1f} points{brackets(100 * lead.low, 100 * lead.high)}: {said}."
         )
 
     @property

@@ -122,7 +122,7 @@ def sentence(verdict: Verdict | None, row: Mapping[str, Any]) -> str:
     pair = verdict.against
     if pair is None:
         return f"{names[0]} alone affords a candidate ({n}): {accuracy}."
-    points = f"{pair.difference:.1f} points{brackets(pair.low, pair.high)}"
+    points = f"{pair.difference:z.1f} points{brackets(pair.low, pair.high)}"
     p = f"p = {pair.p_holm:.2g}" if pair.p_holm >= _LEAST_P else f"p < {_LEAST_P:g}"
     if verdict.decided:
         return f"{names[0]} wins ({n}): {accuracy}, {points} ahead of {label(pair.other)} ({p})."
@@ -138,7 +138,7 @@ def _more(verdict: Verdict) -> str:
         for number, what in ((verdict.more_prompts, "prompt"), (verdict.more_seeds, "seed"))
         if number is not None
     ]
-    return f" Some {' or '.join(found)} would decide it, if that is the difference." if found else ""
+    return f" About {' or '.join(found)} would decide it, if that is the difference." if found else ""
 
 
 def _stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

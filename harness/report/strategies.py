@@ -257,7 +257,7 @@ def sentences(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
         ].iloc[0]
         sure = "ahead" if pair["beats"] else "ahead, not told apart,"
         found.append(
-            f"{where}: {first['setting']} {first['accuracy']:.1f}%, {pair['difference']:.1f} points"
+            f"{where}: {first['setting']} {first['accuracy']:.1f}%, {pair['difference']:z.1f} points"
             f"{brackets(pair['low'], pair['high'])} {sure} of {other['setting']} (p = {pair['p_holm']:.2g})."
         )
     return found

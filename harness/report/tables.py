@@ -160,7 +160,7 @@ def _cell(row: pd.Series, column: str, places: dict[int, int] | None, at: int, k
         return BELOW_ONE if column == "best_of_n" and row.get("below_one") is True else ""
     if places is not None or column in POINTS:
         signed = column in POINTS or row.get("source") == DIFFERENCE
-        text = kind.mark(f"{value:+.1f}" if signed else f"{value:.1f}", (places or {}).get(at, 0))
+        text = kind.mark(f"{value:+z.1f}" if signed else f"{value:z.1f}", (places or {}).get(at, 0))
         ends = (row.get(f"{column}_low"), row.get(f"{column}_high"))
         return text + (brackets(*ends) if column in WITH_INTERVAL else "")
     if column == "verifier":

@@ -138,7 +138,8 @@ def brackets(low: float | None, high: float | None, form: str = ".1f") -> str:
     """Format an interval as " [low, high]", or as "" where it is unknown (None or NaN)."""
     if low is None or high is None or np.isnan(low) or np.isnan(high):
         return ""
-    return f" [{low:{form}}, {high:{form}}]"
+    unsigned = form.replace(".", "z.", 1)  # what is rounded to zero has no sign
+    return f" [{low:{unsigned}}, {high:{unsigned}}]"
 
 
 def missed_share(prompts: int, level: float = LEVEL) -> float:

@@ -62,7 +62,7 @@ function picture(pool, cell, label) {
 }
 
 const mark = (right) => make("span", { class: "mark" }, right ? "✓ right" : "✗ wrong");
-const signed = (score) => (score < 0 ? "" : "+") + score.toFixed(3);
+const signed = (score) => (Number(score.toFixed(3)) < 0 ? "" : "+") + text(score, 3);
 
 // one candidate of a prompt's whole pool
 function candidate(pool, verifier, cell, share, n) {

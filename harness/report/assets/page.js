@@ -1,7 +1,7 @@
 // What all parts of the page share. The files of this folder are one script: no text becomes HTML anywhere.
 const data = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
-const text = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
+const text = (value, digits) => (value === null || value === undefined ? "" : (Number(value.toFixed(digits)) + 0).toFixed(digits)); // no "-0.0"
 const short = (value) => String(Number(value.toPrecision(4)));
 const taskName = (tag) => data.taskNames[tag] ?? tag;
 

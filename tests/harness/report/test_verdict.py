@@ -169,10 +169,12 @@ def test_words():
     assert sentence(decided, row) == (
         "VHS wins (best of 8, 7 to 9): 84.4% [81.6, 86.5], 4.3 points [0.5, 1.5] ahead of MLLM w/ CLIP (p = 0.0012)."
     )
+    alike = Verdict(["vhs", "mllm-ae"], pair("vhs", "mllm-ae", -0.01, p_holm=1), None, None)
+    assert ", 0.0 points [0.5, 1.5] ahead of MLLM w/ AE" in sentence(alike, row)
     level = Verdict(["vhs", "mllm-ae", "mllm-clip"], pair("vhs", "mllm-ae", 0.5, p_holm=0.48), 1234, 1)
     assert sentence(level, row | {"n_low": pd.NA, "n_high": pd.NA}) == (
         "VHS, MLLM w/ AE and MLLM w/ CLIP cannot be told apart: VHS 84.4% [81.6, 86.5], 0.5 points [0.5, 1.5] ahead "
-        "of MLLM w/ AE (p = 0.48). Some 1,234 more prompts or 1 more seed would decide it, if that is the difference."
+        "of MLLM w/ AE (p = 0.48). About 1,234 more prompts or 1 more seed would decide it, if that is the difference."
     )
     assert sentence(None, {}) == "no pipeline affords a candidate."
 

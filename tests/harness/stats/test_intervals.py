@@ -32,6 +32,11 @@ def test_prompt_and_task_means_by_hand():
     assert clustered_mean(values, tasks=tasks, by_task=True).mean[0] == 0.5
 
 
+def test_what_is_rounded_to_zero_has_no_sign():
+    assert brackets(-0.04, 0.04) == " [0.0, 0.0]"
+    assert brackets(-0.004, -0.006, "+.2f") == " [+0.00, -0.01]"
+
+
 def test_none_and_all_of_twenty_are_not_certain():
     """0.1684 = 1 - 0.025^(1/20), the exact limit of Clopper and Pearson; a bootstrap gives [0, 0]."""
     none, every = clustered_mean([0] * 20), clustered_mean([1] * 20)
