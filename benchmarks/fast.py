@@ -57,7 +57,7 @@ class Figures:
     def __init__(self, file: Path, settings: dict[str, Any], seconds: float) -> None:
         """Go on with a file, if there is one. Raises SystemExit if it is of other settings."""
         self.file, self._ends = file, time.monotonic() + seconds
-        self.known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        self.known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if self.known.setdefault("settings", settings) != settings:
             raise SystemExit(f"{file} was measured with {self.known['settings']}, not {settings}.")
         self.known.setdefault("started", datetime.now(UTC).isoformat(timespec="seconds"))

@@ -108,7 +108,7 @@ class Folder:
         with self._telling("written", name), room_on_disk(self, StorageError):
             if self.local is not None:
                 Path(at).parent.mkdir(parents=True, exist_ok=True)
-            with self.fs.open(at, "wb") as stream:
+            with self.fs.open(at, mode="wb") as stream:
                 for block in blocks:
                     stream.write(block)
 

@@ -33,8 +33,9 @@ def no_compiler(monkeypatch):
 @pytest.mark.parametrize("kind", ["vhs", "mllm-clip", "mllm-ae"])
 def test_fast_chooses_as_the_plain_pipeline_does(no_compiler, kind):
     generator, verifier = generators.create("nano"), verifiers.create(kind)
+    # in the same batches: of other sizes the plain pipeline's own rounding moves a pixel by a level
     plain = {
-        prompt: best_of_n(generator, verifier, prompt, range(6), 3) for prompt in (PROMPT, "two blue stars")
+        prompt: best_of_n(generator, verifier, prompt, range(6), 4) for prompt in (PROMPT, "two blue stars")
     }
     moved, remarks = variants.apply("fast", generator, verifier, PROMPT)
     assert moved["features_percent"] < 1e-3

@@ -282,7 +282,7 @@ def test_channels_last_changes_the_layout_and_not_the_image():
 
 def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or f)
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: compiled.append(f) or f)
     generator, verifier = generators.create("nano"), verifiers.create("vhs")
     # pytest's own patch would leave these settings hidden
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
