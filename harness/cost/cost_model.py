@@ -20,6 +20,11 @@ _UNITS = {"ms": ("ms", 1.0), "s": ("ms", 1e3), "tflop": ("TFLOP", 1.0), "gflop":
           "gb": ("GB", 1.0), "mb": ("GB", 1e-3), "j": ("J", 1.0)}  # fmt: skip
 
 
+def unit_of(column: str) -> str:
+    """Return the unit of a column of budgets: "TFLOP" of "budget_tflop"."""
+    return _UNITS[column.removeprefix("budget_")][0]
+
+
 class CostError(VhsbenchError):
     """Costs or a budget that cannot be compared; the message is one sentence for a user."""
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from vhsbench.harness.common.shown import one_line
+from vhsbench.harness.cost.cost_model import unit_of
 from vhsbench.harness.loggers import REGISTRY, Logger
 
 _EVERY_S = 1.0  # between two numbers of a group
@@ -20,7 +21,6 @@ LAST_S = 60.0  # that a logger has at the end to send what it has not sent
 _KEPT = ("tables/*.csv", "tables/*.md", "figures/*.png", "figures/*.pdf", "report.html")
 # of a budget's row, each with its ends
 _RESULTS = ("best_of_n", "n_", "overall", "geneval_overall", "time_", "tflop", "cost_")
-_UNITS = {"ms": "ms", "tflop": "TFLOP", "gb": "GB", "j": "J"}
 _log = logging.getLogger(__name__)
 
 
@@ -88,11 +88,11 @@ def results(summary: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, float]]
     """Yield groups of a report's numbers: of each pipeline at each budget, and the AUC of each verifier."""
     others = {name: rows for name, rows in summary["tables"].items() if name.startswith("budgets_")}
     for name, rows in {"budgets_ms": summary["budgets"], **others}.items():
-        unit = name.removeprefix("budgets_")
+        column = name.replace("budgets_", "budget_")
         for row in rows:
             found = {key: row[key] for key in row if key.startswith(_RESULTS) and row[key] is not None}
             if row["best_of_n"] is not None:
-                yield f"at {row[f'budget_{unit}']:g} {_UNITS[unit]}/{_pipeline(row)}", found
+                yield f"at {row[column]:g} {unit_of(column)}/{_pipeline(row)}", found
     for row in summary["auc"]:
         if row["auc"] is not None:
             yield f"AUC/{_pipeline(row)}", {key: row[key] for key in ("auc", "low", "high")}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from vhsbench.harness.cost.cost_model import unit_of
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.tables import latex_escape
@@ -87,7 +88,7 @@ class Facts:
         """Return the caption of a table of accuracies; `constants` are the columns that would not vary."""
         title = latex_escape(table.title.split(";")[0])
         own = ", ".join(dict.fromkeys(f"{b:g}" for b in table.rows[table.keys[0]]))
-        unit = {"ms": "ms", "tflop": "TFLOP", "gb": "GB", "j": "J"}[table.keys[0].removeprefix("budget_")]
+        unit = unit_of(table.keys[0])
         said = [
             f"{title}{f' ({latex_escape(constants)})' if constants else ''}.",
             f"Budgets are {own}\\,{unit}, up to {100 * self.derived.config.tolerance:g}\\% above them"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from vhsbench.harness.cost.cost_model import unit_of
 from vhsbench.harness.report import tables
 from vhsbench.harness.report.comparisons import AccuracyTable
 from vhsbench.harness.report.paper_venues import Venue, printed, widest
@@ -234,7 +235,7 @@ def accuracy_columns(
 def _key_column(rows: pd.DataFrame, key: str, starts: Sequence[bool] | None) -> Column:
     values = rows[key]
     if key.startswith("budget_"):
-        unit = {"ms": "ms", "tflop": "TFLOP", "gb": "GB", "j": "J"}[key.removeprefix("budget_")]
+        unit = unit_of(key)
         said = [f"{v:.4g} {unit}" for v in values]
         return Column("Budget", [s if i == 0 or (starts and starts[i]) else "" for i, s in enumerate(said)])
     if key == "best_of_n":
