@@ -56,9 +56,9 @@ def line(known: dict[str, Any]) -> dict[str, Any]:
     """Return a run's line; what was not measured is empty. `known` is the file that benchmarks/fast.py writes."""
     settings, env = known["settings"], known["environment"]
     found = {
-        "started": known["started"], "commit": env.get("git_commit"), "device": known["device"],
+        "started": known["started"], "commit": env.get("git_commit"),
         "versions": "; ".join(f"{k} {v}" for k, v in sorted(env.get("packages", {}).items())),
-        **settings, "matmul_tflops": known.get("matmul_tflops"),
+        **settings, "device": known["device"], "matmul_tflops": known.get("matmul_tflops"),
     }  # fmt: skip
     for kind in VERIFIERS:
         for name, (part, *inner) in FIGURES.items():
@@ -80,9 +80,13 @@ def record(history: Path, known: dict[str, Any]) -> None:
 
 
 def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Draw what each run reached, a panel a figure; runs of one device, generator and variant share a line."""
-    history = history.assign(run=range(len(history)))
+    """Draw what each run reached, a panel a figure; runs of one device, generator and variant share a line.
+
+    A run that reached none of these figures is left out.
+    """
     columns = [f"{kind}:{name}" for name in _PANELS for kind in VERIFIERS]
+    history = history[history[columns].notna().any(axis=1)]
+    history = history.assign(run=range(len(history)))
     with SCREEN.styled():
         fig = SCREEN.figure(SCREEN.text, 2.6)
         for axes, (name, title) in zip(fig.subplots(1, len(_PANELS)), _PANELS.items(), strict=True):
@@ -102,14 +106,19 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 axes.plot([], [], color=style.color, marker=style.marker, ms=3, lw=1, label=style.label)
             labels = [
                 "\n".join(
-                    [str(row.started)[:10], row.device.split(" CPU")[0][-18:], row.generator, row.variant]
+                    [
+                        str(row.started)[:10],
+                        row.device.split(" CPU")[0][-18:],
+                        row.generator,
+                        row.variant,
+                        row.shapes,
+                    ]
                 )
                 for row in history.itertuples()
             ]
             axes.set_xticks(history["run"], labels, fontsize=5)
             axes.set(title=title)
-            axes.margins(y=0.15)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * axes.dataLim.ymax)
         handles, names = axes.get_legend_handles_labels()
         fig.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return fig, history[["started", "device", "generator", "variant", *columns]]

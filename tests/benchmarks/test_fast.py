@@ -15,7 +15,7 @@ from vhsbench import generators, verifiers
 from vhsbench.harness.inference.best_of_n import best_of_n
 
 KNOWN = {
-    "settings": {"generator": "sana-sprint", "variant": "fast", "shapes": "static", "batch": 32},
+    "settings": {"generator": "sana-sprint", "device": "cuda", "variant": "fast", "shapes": "static", "batch": 32},
     "started": "2026-11-27T10:00:00+00:00", "device": "a GPU", "matmul_tflops": 780.0,
     "environment": {"git_commit": "abc", "packages": {"torch": "2.11"}},
     "vhs/candidate_fast": {"batch 1": 18.7, "batch 32": 4.6, "bound_ms": 2.7, "to_bound": 1.7},
@@ -64,11 +64,13 @@ def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
     record(file, KNOWN | {"started": "2026-11-28T10:00:00+00:00", "vhs/within": {"n": 128}})
     record(file, KNOWN | {"vhs/within": {"n": 64}})  # the first run, which went on
     history = pd.read_csv(file)
+    assert list(history["device"]) == ["a GPU", "a GPU"]
     assert list(history["vhs:n_within_550ms"]) == [128, 64]
     assert list(history["vhs:candidate_batch_ms"]) == [4.6, 4.6]
     assert list(history["vhs:first_batch_s"]) == [31.5, 31.5]
     assert history["mllm-ae:candidate_batch_ms"].isna().all()
-    figure, data = draw(history)
+    only_plain = history.iloc[:1].assign(**{c: None for c in history if c.startswith("vhs:")})
+    figure, data = draw(pd.concat([history, only_plain]))
     assert list(data["vhs:naive_to_fast"]) == [8.1, 8.1]
     ends = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
     assert ends == [[4.6, 4.6], [128, 64], [8.1, 8.1]]
