@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -13,6 +14,8 @@ from vhsbench.generators.protocol import NotFiniteError
 
 if TYPE_CHECKING:
     from vhsbench.generators.pipeline import StagedPipeline
+
+_THREADS = 4  # that draw noise
 
 
 class Pictures(Sequence[Image.Image]):
@@ -59,11 +62,13 @@ def without_waiting(generator: StagedPipeline) -> None:
 def _noise(generator: StagedPipeline) -> Callable[[Sequence[int]], torch.Tensor]:
     side = generator.resolution // generator.pipeline.vae_scale_factor
     shape = generator.latent_channels, side, side
+    threads = ThreadPoolExecutor(_THREADS)  # torch draws without Python's lock
 
     def noise(seeds: Sequence[int]) -> torch.Tensor:
-        drawn = gaussian(seeds, shape)
-        if generator.device.type == "cuda":  # from other memory a copy waits for all that is queued
-            drawn = drawn.pin_memory()
+        rows = list(threads.map(lambda seed: gaussian([seed], shape), seeds))
+        # from memory that is not pinned a copy waits for all that is queued
+        drawn = torch.empty(len(rows), *shape, pin_memory=generator.device.type == "cuda")
+        torch.cat(rows, out=drawn)
         return drawn.to(generator.device, non_blocking=True)
 
     return noise

@@ -78,10 +78,18 @@ class Conditioning:
 
     def select(self, rows: Sequence[int]) -> Conditioning:
         """Return the given rows; a row may be named many times (one prompt, N candidates)."""
-        index = list(rows)
-        return Conditioning(
-            tuple(self.prompts[i] for i in index), {k: v[index] for k, v in self.tensors.items()}
-        )
+        tensors = {k: _rows(v, rows) for k, v in self.tensors.items()}
+        return Conditioning(tuple(self.prompts[i] for i in rows), tensors)
+
+
+def _rows(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Return rows of a tensor. Does not wait for a GPU, as tensor[list] does for all that is queued."""
+    import torch
+
+    index = torch.tensor(list(rows), dtype=torch.long)
+    if tensor.is_cuda:
+        index = index.pin_memory().to(tensor.device, non_blocking=True)
+    return tensor[index]
 
 
 @dataclass(frozen=True)
@@ -107,14 +115,13 @@ class HiddenStates:
         return self.streams[self.image_stream] if self.mean is None else self.mean
 
     def select(self, rows: Sequence[int]) -> HiddenStates:
-        index = list(rows)
         return replace(
             self,
-            streams=tuple(s[index] for s in self.streams),
-            noise=self.noise[index],
-            cond=self.cond.select(index),
-            step_outputs=tuple(s[index] for s in self.step_outputs),
-            mean=None if self.mean is None else self.mean[index],
+            streams=tuple(_rows(s, rows) for s in self.streams),
+            noise=_rows(self.noise, rows),
+            cond=self.cond.select(rows),
+            step_outputs=tuple(_rows(s, rows) for s in self.step_outputs),
+            mean=None if self.mean is None else _rows(self.mean, rows),
         )
 
 

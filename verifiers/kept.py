@@ -1,18 +1,17 @@
 """A verifier that keeps what is the same for all candidates: for the variant `fast`.
 
-The text's ids of a prompt, keys and values of the question before the image, rotary tables and attention masks are
-computed once, and CLIP reads pictures where they are.
+The text's ids of a prompt, keys and values of the question before the image and rotary tables are computed once, and
+CLIP reads pictures where they are.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
 
 from vhsbench.generators.pictures import Pictures
 from vhsbench.verifiers.clip import ClipPatches, OpenClipPatches
@@ -44,81 +43,61 @@ def keep(verifier: MllmVerifier) -> None:
 class Prefixed:
     """Stands for `Mllm.read`, with the keys and values of the ids `before` the image computed once.
 
-    It returns the states after them alone, [B, T + a, H].
+    It returns the states after them alone, [B, T + a, H]. From then on the LLM reads everything as what follows them.
     """
 
     def __init__(self, model: Mllm, before: torch.Tensor, visual_tokens: int) -> None:
-        self._model, self._length = model, len(before)
+        from transformers import AttentionInterface
+
+        self._model = model
         llm: Any = model.llm.model
-        self._cache_name = (
-            "cache" if "cache" in inspect.signature(llm.forward).parameters else "past_key_values"
-        )
         with torch.inference_mode():
             embedded = model.llm.get_input_embeddings()(before)[None]
             output = llm(inputs_embeds=embedded, attention_mask={"full_attention": None}, use_cache=True)
-            self._layers = [(each.keys, each.values) for each in getattr(output, self._cache_name).layers]
+            cache = output.cache if "cache" in output else output.past_key_values
+            for layer, found in zip(llm.layers, cache.layers, strict=True):
+                layer.self_attn.keys_before, layer.self_attn.values_before = found.keys, found.values
             llm.rotary_emb = _Rotary(
-                llm.rotary_emb, embedded, self._length, self._length + visual_tokens + _ROOM
+                llm.rotary_emb, embedded, len(before), len(before) + visual_tokens + _ROOM
             )
-        self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        if _flash_fits(embedded, llm.config):
-            from transformers import AttentionInterface
-
-            AttentionInterface.register(_ATTENTION, _attend)
-            llm.set_attn_implementation(_ATTENTION)
+        AttentionInterface.register(_ATTENTION, _attend)
+        llm.set_attn_implementation(_ATTENTION)
 
     def __call__(self, before: torch.Tensor, projected: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         embed = self._model.llm.get_input_embeddings()
         sequence = torch.cat([projected, embed(after)], dim=1).to(projected.dtype)
-        return self.compute(sequence, *self._mask(sequence.shape[1], sequence.device))
+        return self.compute(sequence)
 
-    def compute(self, sequence: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def compute(self, sequence: torch.Tensor) -> torch.Tensor:
         """Compute the states of embeddings [B, S, H] that follow the question's beginning."""
-        from transformers import DynamicCache
-
-        rows = len(sequence)
-        cache = DynamicCache(
-            [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self._layers]
-        )
         output = self._model.llm.model(
-            inputs_embeds=sequence,
-            attention_mask={"full_attention": mask},
-            position_ids=positions,
-            use_cache=False,
-            **{self._cache_name: cache},
+            inputs_embeds=sequence, attention_mask={"full_attention": None}, use_cache=False
         )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
-    def _mask(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return who attends to whom [1, 1, S, b + S], and the positions [1, S]."""
-        if length not in self._masks:
-            whole = self._length + length
-            seen = torch.ones(length, whole, dtype=torch.bool, device=device).tril(self._length)
-            self._masks[length] = seen[None, None], torch.arange(self._length, whole, device=device)[None]
-        return self._masks[length]
-
-
-def _flash_fits(states: torch.Tensor, config: Any) -> bool:
-    """Return whether flash attention computes with such states: a mask would forbid it, at half its speed or less."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    half = states.dtype in (torch.bfloat16, torch.float16)
-    return states.device.type == "cuda" and half and head % 8 == 0 and head <= 256
-
 
 def _attend(
-    _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *__: Any, scaling: float, **___: Any
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *_: Any,
+    scaling: float,
+    **__: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend from the last S of L positions to all before them, as transformers asks of an attention."""
-    return _flash(query, key, value, scaling).transpose(1, 2), None
+    """Attend from the last S of L positions to all before them, as transformers asks of an attention.
 
-
-def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Compute [B, heads, S, D] of keys and values [B, fewer heads, L, D]; its causal mask ends at the last position."""
-    found: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, value, 0.0, True, scale=scaling
-    )[0]
-    return found
+    The queries of the positions before are zeros, whose result is dropped: a mask, or a causal one that is not
+    square, would keep torch from its fastest kernels.
+    """
+    rows, before = len(query), module.keys_before.shape[2]
+    key = torch.cat([module.keys_before.expand(rows, -1, -1, -1), key], dim=2)
+    value = torch.cat([module.values_before.expand(rows, -1, -1, -1), value], dim=2)
+    found = scaled_dot_product_attention(
+        pad(query, (0, 0, before, 0)), key, value, is_causal=True, scale=scaling, enable_gqa=True
+    )
+    return found[:, :, before:].transpose(1, 2), None
 
 
 class _Rotary(torch.nn.Module):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from vhsbench.generators.pictures import without_waiting
 from vhsbench.generators.pipeline import StagedPipeline
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
     from vhsbench.verifiers.protocol import Verifier
 
-PARTS = ("pictures", "kept", "compile", "graphs")
+PARTS = ("pictures", "kept", "compile", "tf32", "graphs", "encoder")
 BATCHES = (32, 16, 8, 4, 2)  # larger ones gain nothing on an H200
 GROUP = 8  # images that are decoded together, so that the decoder is compiled for two sizes only
 _GRAPHED_ROWS = 2  # beyond which copying a graph's inputs costs more than launching its kernels
@@ -31,9 +33,12 @@ def speed_up(
     """Change a pipeline in place; returns what could not be done here, a sentence each.
 
     pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. compile:
-    the DiT's blocks, the LLM and CLIP for one row and for any number, the decoder for one and GROUP. graphs: blocks and LLM of few rows.
+    the DiT's blocks and the layers of LLM and CLIP for one row and for any number, the decoder for one and GROUP. tf32:
+    what a half-precision DiT or decoder computes in float32. graphs: blocks and LLM of few rows, the decoder of one.
+    encoder: the text encoders' graph, without a cache that nothing reads.
     """
     remarks = []
+    on_gpu = generator.device.type == "cuda"
     if "pictures" in parts and isinstance(generator, StagedPipeline):
         without_waiting(generator)
     if "kept" in parts and isinstance(verifier, MllmVerifier):
@@ -42,18 +47,21 @@ def speed_up(
         if lacking := no_compiler(generator.device.type):
             remarks.append(f"fast without compiling: {lacking}")
         else:
-            compile_each(
-                [*calls_of_blocks(blocks), *calls_of_llm(verifier), *_call_of_clip(verifier)], len(blocks)
-            )
+            layers = [*_layers_of_llm(verifier), *_layers_of_clip(verifier)]
+            compile_each([*calls_of_blocks(blocks), *layers], max(len(blocks), len(layers)))
             # for any number of rows inductor would not lay out its convolutions with channels innermost
             compile_each(_call_of_decoder(generator), len(blocks), dynamic=False)
             if isinstance(generator, StagedPipeline):
                 decode_in_groups(generator)
-    if "graphs" in parts and generator.device.type == "cuda":
-        from vhsbench.harness.cost.graphs import Graphed
-
-        for owner, name in (*calls_of_blocks(blocks), *calls_of_llm(verifier)):
-            setattr(owner, name, Graphed(getattr(owner, name), _GRAPHED_ROWS))
+    if "tf32" in parts and on_gpu:
+        for owner, name in (*calls_of_blocks(blocks), *_call_of_decoder(generator)):
+            if next(owner.parameters()).dtype in (torch.bfloat16, torch.float16):
+                setattr(owner, name, with_tf32(getattr(owner, name)))
+    if "graphs" in parts and on_gpu:
+        _graph([*calls_of_blocks(blocks), *calls_of_llm(verifier)], _GRAPHED_ROWS)
+        _graph(_call_of_decoder(generator), 1)
+    if "encoder" in parts and on_gpu and (failed := _graph_encoders(generator)):
+        remarks.append(f"fast without a graph of the text encoders: {failed}")
     return remarks
 
 
@@ -73,22 +81,73 @@ def calls_of_llm(verifier: Verifier | None) -> Calls:
     return [(llm.model, "forward")] if llm else []
 
 
+def _layers_of_llm(verifier: Verifier | None) -> Calls:
+    """Return the LLM's layers: alike, they are compiled once, in a fraction of the time that the whole LLM takes."""
+    llm: Any = verifier and verifier.modules().get("llm")
+    layers = getattr(llm.model, "layers", [llm.model]) if llm else []
+    return [(layer, "forward") for layer in layers]
+
+
 def _call_of_decoder(generator: Generator) -> Calls:
     decoder = getattr(generator.modules().get("vae"), "decoder", None)
     return [(decoder, "forward")] if decoder is not None else []
 
 
-def _call_of_clip(verifier: Verifier | None) -> Calls:
+def _layers_of_clip(verifier: Verifier | None) -> Calls:
     tower = verifier.tokens if isinstance(verifier, MllmVerifier) else None
+    layers: Any = []
     if isinstance(tower, ClipPatches):
-        return [(tower.model, "forward")]
-    return [(tower.model, "forward_intermediates")] if isinstance(tower, OpenClipPatches) else []
+        layers = tower.model.encoder.layers
+    elif isinstance(tower, OpenClipPatches):
+        layers = tower.model.transformer.resblocks
+    return [(layer, "forward") for layer in layers]
+
+
+def with_tf32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that multiplies float32 matrices on tensor cores, and leaves torch's setting as it was.
+
+    A product's inputs keep 10 bits of mantissa: all that bfloat16 has, and its sum is in float32.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return call
+
+
+def _graph(calls: Calls, most_rows: int) -> None:
+    from vhsbench.harness.cost.graphs import Graphed
+
+    for owner, name in calls:
+        setattr(owner, name, Graphed(getattr(owner, name), most_rows))
+
+
+def _graph_encoders(generator: Generator) -> str:
+    """Replay the text encoders of few prompts as graphs; returns why they cannot be captured, or ""."""
+    calls: Calls = [(module, "forward") for name, module in generator.modules().items()
+             if name.startswith("text_encoder") and next(module.parameters()).is_cuda]  # fmt: skip
+    if not calls:
+        return ""
+    for encoder, _ in calls:
+        encoder.config.use_cache = False
+    before = [encoder.forward for encoder, _ in calls]
+    _graph(calls, _GRAPHED_ROWS)
+    try:
+        generator.encode(["a photo"])
+    except RuntimeError as error:  # the encoder looks at a value, or copies from the host, which no graph can
+        for (encoder, _), forward in zip(calls, before, strict=True):
+            encoder.forward = forward
+        return " ".join(str(error).split())
+    return ""
 
 
 def decode_in_groups(generator: StagedPipeline) -> None:
     """Decode images GROUP at a time; a rest of more than half a group is filled up, a smaller one goes one by one."""
-    import torch
-
     pixels, changed = generator.pixels, cast(Any, generator)
 
     def grouped(latents: torch.Tensor) -> torch.Tensor:
@@ -110,8 +169,6 @@ def compile_each(calls: Calls, blocks: int, dynamic: bool | None = None) -> None
 
     Their code is kept on disk between processes.
     """
-    import torch
-
     kept = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vhsbench" / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     # more blocks than torch's limit would silently run the rest uncompiled
@@ -137,8 +194,6 @@ def batches(generator: Generator, verifier: Verifier, prompt: str, ns: Iterable[
 
 def batch_by_memory(generator: Generator, verifier: Verifier, prompt: str) -> int:
     """Return the largest of BATCHES that is within memory, or 1."""
-    import torch
-
     from vhsbench.harness.inference.best_of_n import best_of_n
 
     for batch in BATCHES:

@@ -48,9 +48,7 @@ def best_of_n(
     if verifier is None:
         return BestOfN(route.start(generator, cond, seeds[:1])[0], 0, torch.zeros(1))
     scores, kept = [], []
-    same: dict[
-        int, Conditioning
-    ] = {}  # of batches of one size: on a GPU, choosing rows waits for all that is queued
+    same: dict[int, Conditioning] = {}  # of batches of one size
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
         if len(part) not in same:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vhsbench import generators
+from vhsbench.harness.cost import fast, meters
 from vhsbench.harness.cost import measure as measuring
-from vhsbench.harness.cost import meters
 from vhsbench.harness.cost.graphs import Graphed
 from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.rounds import measure, measure_in_turns
@@ -75,14 +79,29 @@ def test_a_graph_computes_what_the_function_does_for_every_shape():
         torch.testing.assert_close(kept, linear(first))  # not written over by later replays
 
 
-def test_flash_attention_after_a_beginning_is_causal_to_the_last_position():
-    query = torch.randn(2, 14, 37, 64, device="cuda", dtype=torch.bfloat16)
-    key, value = (torch.randn(2, 2, 50, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def test_attention_after_a_beginning_is_causal_and_no_slow_kernel_computes_it():
+    half = {"device": "cuda", "dtype": torch.bfloat16}
+    query = torch.randn(2, 14, 37, 64, **half)
+    key, value = (torch.randn(2, 2, 37, 64, **half) for _ in range(2))
+    keys, values = (torch.randn(1, 2, 13, 64, **half) for _ in range(2))
     seen = torch.ones(37, 50, dtype=torch.bool, device="cuda").tril(13)
-    grouped = (x.float().repeat_interleave(7, dim=1) for x in (key, value))
+    whole = (torch.cat([x.expand(2, -1, -1, -1), y], dim=2) for x, y in ((keys, key), (values, value)))
+    grouped = (x.float().repeat_interleave(7, dim=1) for x in whole)
     expected = torch.nn.functional.scaled_dot_product_attention(query.float(), *grouped, attn_mask=seen)
-    found = kept._flash(query, key, value, 64**-0.5)
-    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+    module = SimpleNamespace(keys_before=keys, values_before=values)
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):  # else an error
+        found, _ = kept._attend(module, query, key, value, scaling=64**-0.5)
+    torch.testing.assert_close(found.transpose(1, 2).float(), expected, rtol=0, atol=0.02)
+
+
+def test_a_text_encoder_is_a_graph_that_reads_every_prompt_as_before():
+    generator = generators.create("nano", device="cuda")
+    prompts = ("a photo of a red heart", "two blue stars")
+    expected = [generator.encode([prompt]).tensors for prompt in prompts]
+    assert fast._graph_encoders(generator) == ""
+    for prompt, plain in zip(prompts, expected, strict=True):
+        torch.testing.assert_close(dict(generator.encode([prompt]).tensors), dict(plain))
+    assert generator.pipeline.text_encoder.forward._graphs
 
 
 def test_the_cuda_graphs_variant_keeps_the_results():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vhsbench import generators, verifiers
-from vhsbench.generators.pictures import Pictures
+from vhsbench.generators.pictures import Pictures, without_waiting
 from vhsbench.generators.protocol import NotFiniteError
 from vhsbench.harness.cost import fast, variants
 from vhsbench.harness.cost.measure import Cell
@@ -52,28 +52,24 @@ def test_fast_chooses_as_the_plain_pipeline_does(no_compiler, kind):
     assert set(verifier.parts([PROMPT], verifier_reads(generator, verifier))) >= {"connector", "llm"}
 
 
-def test_attention_after_the_kept_beginning_is_causal_to_the_last_position(monkeypatch):
-    """What a GPU's flash attention computes there, in the place where it is called."""
+def test_attention_after_the_kept_beginning_is_causal_and_square(monkeypatch):
+    """As a GPU's fastest kernels want it: no mask, as many queries as keys."""
     plain, verifier = verifiers.create("vhs"), verifiers.create("vhs")
     shapes = []
 
-    def flash(query, key, value, scaling):
-        shapes.append((query.shape[2], key.shape[2]))
-        times = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
-        weights = query @ key.transpose(-1, -2) * scaling
-        ahead = torch.ones(weights.shape[-2:]).triu(1 + key.shape[2] - query.shape[2]).bool()
-        return weights.masked_fill(ahead, -torch.inf).softmax(-1) @ value
+    def attend(query, key, value, **options):
+        shapes.append((query.shape[2], key.shape[2], options["is_causal"], "attn_mask" in options))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
 
-    monkeypatch.setattr(kept, "_flash_fits", lambda states, config: True)
-    monkeypatch.setattr(kept, "_flash", flash)
+    monkeypatch.setattr(kept, "scaled_dot_product_attention", attend)
     kept.keep(verifier)
     features = torch.randn(2, plain.card.visual_tokens, plain.card.feature_width)
-    found, expected = (v.score([PROMPT, "two blue stars"], features).score for v in (verifier, plain))
+    prompts = [PROMPT, "two blue stars"]
+    found, expected = (v.score(prompts, features).score for v in (verifier, plain))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    beginning = len(plain.question.before_ids)
-    assert shapes
-    assert {keys - queries for queries, keys in shapes} == {beginning}
+    beginning, after = len(plain.question.before_ids), plain.question.after_ids(prompts)[0].shape[1]
+    length = beginning + plain.card.visual_tokens + after
+    assert shapes == [(length, length, True, False)] * len(plain.model.llm.model.layers)
 
 
 def verifier_reads(generator, verifier):
@@ -89,9 +85,32 @@ def test_all_that_is_worth_it_is_compiled(monkeypatch):
     generator, verifier = generators.create("nano"), verifiers.create("mllm-clip")
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):  # restores them
         assert variants.apply("fast", generator, verifier, PROMPT)[1] == []
-    assert len(compiled) == generator.blocks + 3
-    assert compiled[-1].__self__ is generator.pipeline.vae.decoder
-    assert {f.__name__ for f in compiled[-3:]} == {"compute", "forward", "forward_intermediates"}
+    layers = [*verifier.model.llm.model.layers, *verifier.tokens.model.transformer.resblocks]
+    assert [f.__self__ for f in compiled[generator.blocks :]] == [*layers, generator.pipeline.vae.decoder]
+    assert len(layers) > 2
+
+
+def test_noise_drawn_by_threads_is_the_plain_one_bit_for_bit():
+    generator = generators.create("nano")
+    plain = generator.noise(range(9))
+    without_waiting(generator)
+    assert generator.noise(range(9)).equal(plain)
+    with torch.inference_mode():
+        assert generator.noise([5]).equal(plain[5:6])
+
+
+def test_tf32_is_on_within_a_call_alone():
+    seen = []
+
+    def fails(x, *, by):
+        seen.append((torch.get_float32_matmul_precision(), x, by))
+        raise KeyError
+
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError):
+        fast.with_tf32(fails)(1, by=2)
+    assert seen == [("high", 1, 2)]
+    assert torch.get_float32_matmul_precision() == before == "highest"
 
 
 @pytest.mark.parametrize(("rows", "calls"), [(1, [1]), (5, [8]), (19, [8, 8, 1, 1, 1]), (16, [8, 8])])
