@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,37 @@ def measure_in_turns(
     measuring: a file that the processes hold as long as they live, each with a number added to its name.
     Raises what else went wrong in one of them.
     """
+    with opened_in_turns(cells, measuring, progress) as measure_them:
+        return measure_them()
+
+
+@contextmanager
+def opened_in_turns(
+    cells: Sequence[Cell],
+    measuring: Path | None = None,
+    progress: Progress = lambda *_: None,
+    passes: bool = True,
+) -> Iterator[Callable[[], list[Measured]]]:
+    """Open pipelines, and yield what measures them side by side, as often as it is called.
+
+    passes: whether FLOPs, memory, phases and energy are looked at too. See measure_in_turns for the rest.
+    """
     pipelines = [
         _Pipeline(cell, measuring and measuring.with_name(f"{measuring.name}-{number}"))
         for number, cell in enumerate(cells)
     ]
-    try:
-        alive = _open(pipelines, progress)
+
+    def measure_them() -> list[Measured]:
+        for pipeline in pipelines:
+            pipeline.rounds, pipeline.seconds = [], 0.0
         _take_turns(pipelines, alive, progress)
+        return [_measured(p) for p in pipelines]
+
+    try:
+        alive = _open(pipelines, progress, passes)
+        yield measure_them
     finally:
         _close(pipelines)
-    return [_measured(p) for p in pipelines]
 
 
 def measure(cell: Cell) -> Measured:
@@ -91,14 +113,14 @@ def measure(cell: Cell) -> Measured:
     return _measured(_Pipeline(cell, None, opened=opened, rounds=rounds))
 
 
-def _open(pipelines: Sequence[_Pipeline], progress: Progress) -> bool:
+def _open(pipelines: Sequence[_Pipeline], progress: Progress, passes: bool) -> bool:
     """Open every pipeline once; returns whether all of them stay alive, else none does."""
     largest_gb, alive = 0.0, True
     for done, pipeline in enumerate(pipelines):
         progress(done, len(pipelines) * (1 + _turns(pipelines, alive)))
         first = pipelines[:done]
         try:
-            pipeline.open(passes=True)
+            pipeline.open(passes)
         except Failure as failure:
             if not (alive and first and failure.status == "oom"):
                 pipeline.failure = failure
@@ -106,7 +128,7 @@ def _open(pipelines: Sequence[_Pipeline], progress: Progress) -> bool:
             alive = False
             _close(first)  # perhaps it was they that took the memory
             try:
-                pipeline.open(passes=True)
+                pipeline.open(passes)
             except Failure as again:
                 pipeline.failure = again
                 continue

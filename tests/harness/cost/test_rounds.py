@@ -12,7 +12,7 @@ import pytest
 from vhsbench.harness.cost import load, rounds
 from vhsbench.harness.cost.measure import GENERATORS_OWN, Cell, Opened, Passed, Round
 from vhsbench.harness.cost.process import Failure
-from vhsbench.harness.cost.rounds import VISITS, measure, measure_in_turns
+from vhsbench.harness.cost.rounds import VISITS, measure, measure_in_turns, opened_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
 
 KEY = ("end_to_end", 1, 1)
@@ -85,6 +85,16 @@ def test_processes_that_memory_does_not_hold_are_started_again_for_every_turn(wo
     assert len({row["visit"] for row in measured[0].rows}) == VISITS
     assert len(measured[0].rows) == 6
     assert not world.alive
+
+
+def test_pipelines_that_are_opened_once_are_measured_as_often_as_is_asked(world):
+    with opened_in_turns(cells("a", "b"), passes=False) as measure_them:
+        first, second = measure_them(), measure_them()
+        assert world.alive == {"a", "b"}
+    assert not world.alive
+    assert world.events[:2] == [("again", "a"), ("again", "b")]  # without the passes
+    for measured in (first, second):
+        assert [[row["visit"] for row in each.rows] for each in measured] == [list(range(6))] * 2
 
 
 def test_one_that_runs_out_of_memory_beside_others_is_measured_alone(world):
