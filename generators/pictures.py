@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,7 +19,7 @@ _THREADS = 4  # that draw noise
 
 
 class Pictures(Sequence[Image.Image]):
-    """B pictures as bytes [B, 3, H, W] on their device; one becomes a PIL image when it is asked for.
+    """B pictures as bytes [B, 3, H, W] on their device; they become PIL images when they are asked for.
 
     That raises NotFiniteError for a picture of NaN.
     """
@@ -49,7 +49,18 @@ class Pictures(Sequence[Image.Image]):
             return Pictures(self.levels[index], self._finite[index], self._name)
         if not bool(self._finite[index]):
             raise NotFiniteError(f"{self._name}: the pixels of row {index} of the batch are NaN.", [index])
-        return Image.fromarray(self.levels[index].permute(1, 2, 0).cpu().numpy())
+        return Image.fromarray(self.levels[index].permute(1, 2, 0).contiguous().cpu().numpy())
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        """Yield all images, copied from the device at once."""
+        self.check()
+        yield from map(Image.fromarray, self.levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    def check(self) -> None:
+        """Wait for the device; raise NotFiniteError if a picture is of NaN."""
+        for index, finite in enumerate(self._finite.tolist()):
+            if not finite:
+                self[index]
 
 
 def without_waiting(generator: StagedPipeline) -> None:

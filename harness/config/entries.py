@@ -48,7 +48,8 @@ class GeneratorConfig(NamedGenerator):
     `label` is its name in tables (the generator's own otherwise); `verifiers` names those that score it, by label
     (all otherwise); `pool` overrides the run's. `lora` is a folder or file of LoRA weights, or "bundled"
     (nano's), added to the generator's at `lora_strength`; `drift` says how far that moved it, as a
-    share of a LoRA epoch (the paper's Table 7), by default the strength.
+    share of a LoRA epoch (the paper's Table 7), by default the strength. `variant` is how the pool is made and scored;
+    its name is added to the entry's, so that its candidates are never mixed with plain ones.
     """
 
     elsewhere = {"device": "the run's own 'device'"}
@@ -63,6 +64,8 @@ class GeneratorConfig(NamedGenerator):
     """LoRA weights added to it: a file, a folder, or "bundled" (nano's)."""
     lora_strength: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """How strongly they are added."""
+    variant: Literal["fast"] | None = None
+    """How its candidates are made and scored, if not by the plain pipeline (docs/cost.md#variants); added to its name."""
     drift: Annotated[float, Field(ge=0, le=1000)] | None = None
     """How far that moved it, as a share of a LoRA epoch (the paper's Table 7); by default the strength."""
 
@@ -70,7 +73,7 @@ class GeneratorConfig(NamedGenerator):
     def shown(self) -> str:
         """Its name in the run's tables."""
         drifted = f"{self.name}+lora-{self.lora_strength:g}" if self.lora else self.name
-        return self.label or drifted
+        return "+".join(filter(None, (self.label or drifted, self.variant)))
 
     @property
     def build_options(self) -> dict[str, Any]:

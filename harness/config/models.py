@@ -11,6 +11,7 @@ from vhsbench.harness import judges
 from vhsbench.harness.common.registry import RegistryError
 from vhsbench.harness.config.entries import DetectorConfig, GeneratorConfig, JudgeConfig, VerifierConfig
 from vhsbench.harness.config.run import RunConfig
+from vhsbench.harness.cost.variants import apply_to_bench
 from vhsbench.harness.geneval.detector import classes_of
 from vhsbench.harness.inference.bench import Bench
 from vhsbench.harness.judges import Judge
@@ -61,7 +62,10 @@ def judge_options(
 def load_bench(
     config: RunConfig, entry: GeneratorConfig, prompts: Sequence[dict[str, Any]], judged_by: Sequence[Judge]
 ) -> Bench:
-    """Load a generator of the run with the verifiers that score its candidates, and what judges them."""
+    """Load a generator of the run with the verifiers that score its candidates, and what judges them; apply its variant.
+
+    Raises VariantError where that moves results too far.
+    """
     generator = generators.create(entry.name, **generator_options(entry, config.device))
     scored_by = [
         labelled(
@@ -70,7 +74,10 @@ def load_bench(
         )
         for wanted in config.verifiers_of(entry)
     ]  # fmt: skip
-    return Bench(generator, prompts, scored_by, judged_by, entry.shown)
+    bench = Bench(generator, prompts, scored_by, judged_by, entry.shown)
+    if entry.variant:
+        apply_to_bench(entry.variant, bench, config.batch_size)
+    return bench
 
 
 def labelled(made: Named, kind: str, entry: VerifierConfig | JudgeConfig) -> Named:

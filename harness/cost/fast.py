@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PARTS = ("pictures", "kept", "compile", "tf32", "graphs", "encoder")
 BATCHES = (32, 16, 8, 4, 2)  # larger ones gain nothing on an H200
 GROUP = 8  # images that are decoded together, so that the decoder is compiled for two sizes only
+_MOST_SIZES = 16  # of batches, a block each
 _GRAPHED_ROWS = 2  # beyond which copying a graph's inputs costs more than launching its kernels
 
 
@@ -63,6 +64,26 @@ def speed_up(
     if "encoder" in parts and on_gpu and (failed := _graph_encoders(generator)):
         remarks.append(f"fast without a graph of the text encoders: {failed}")
     return remarks
+
+
+def speed_up_pool(generator: Generator, verifiers: Sequence[Verifier], blocks: list[Any]) -> None:
+    """Change what makes and scores a sweep's candidates in place: their bytes follow from the size of the batch alone.
+
+    So there are no graphs, which other threads' work would break, and no TF32, which is a setting of all threads; the LLM
+    and CLIP are not compiled: lengths follow from prompts, and code for any length from the length that came first. On a
+    CPU nothing is compiled.
+    """
+    if isinstance(generator, StagedPipeline):
+        without_waiting(generator)
+    for verifier in verifiers:
+        if isinstance(verifier, MllmVerifier):
+            keep(verifier)
+    if generator.device.type == "cuda":
+        calls = [*calls_of_blocks(blocks), *_call_of_decoder(generator)]
+        # no kernels chosen by their times, which differ from process to process
+        compile_each(calls, len(blocks), dynamic=False, deterministic=True)
+        if isinstance(generator, StagedPipeline):
+            decode_in_groups(generator)
 
 
 Calls = list[tuple[Any, str]]  # an object, and the name of its function
@@ -164,18 +185,19 @@ def decode_in_groups(generator: StagedPipeline) -> None:
     changed.pixels = grouped
 
 
-def compile_each(calls: Calls, blocks: int, dynamic: bool | None = None) -> None:
+def compile_each(calls: Calls, blocks: int, dynamic: bool | None = None, **options: Any) -> None:
     """Compile functions in place, by default for one row and for any number; else for each number (`dynamic` False).
 
-    Their code is kept on disk between processes.
+    `options` are inductor's. Their code is kept on disk between processes.
     """
     kept = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vhsbench" / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     # more blocks than torch's limit would silently run the rest uncompiled
-    torch._dynamo.config.recompile_limit = 4 * max(1, blocks)
+    torch._dynamo.config.recompile_limit = _MOST_SIZES * max(1, blocks)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    given: dict[str, Any] = {"options": options} if options else {}
     for owner, name in calls:
-        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=dynamic))
+        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=dynamic, **given))
 
 
 def no_compiler(device: str) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from vhsbench.generators.protocol import Generator
+    from vhsbench.harness.inference.bench import Bench
     from vhsbench.verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
@@ -41,7 +42,37 @@ def apply(
         return {}, []
     before = _results(generator, verifier, prompt)
     remarks = VARIANTS[variant](generator, verifier) or []
-    after = _results(generator, verifier, prompt)
+    moved = _moved(before, _results(generator, verifier, prompt))
+    _check_bound(variant, generator, moved)
+    return moved, remarks
+
+
+def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> None:
+    """Change what a bench makes and scores candidates by, and fill its batches up to few sizes.
+
+    Raises VariantError as `apply` does, by a batch of its first prompt.
+    """
+    from vhsbench.harness.cost import fast
+
+    rows = min(batch_size, fast.GROUP)
+    before = _made(bench, rows)
+    fast.speed_up_pool(bench.generator, bench.verifiers, _blocks(bench.generator, variant))
+    bench.sizes = [batch_size >> times for times in range(batch_size.bit_length())]
+    _check_bound(variant, bench.generator, _moved(before, _made(bench, rows)))
+
+
+def _made(bench: Bench, rows: int) -> dict[str, torch.Tensor]:
+    """Return the images and all scores of some candidates, on the CPU."""
+    import numpy as np
+    import torch
+
+    made = bench.make([(0, 0, index) for index in range(rows)])
+    scores = [torch.tensor(frame["score"].to_numpy()) for frame in bench.score(made).values()]
+    images = torch.from_numpy(np.stack([np.array(image) for image in made.images])).float()
+    return {"image": images, **({"score": torch.cat(scores)} if scores else {})}
+
+
+def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> dict[str, float]:
     moved = {}
     for name, plain in before.items():
         off = after[name] - plain
@@ -49,8 +80,7 @@ def apply(
             moved[f"{name}_difference"] = float(off.abs().max())
         if name != "score":
             moved[f"{name}_percent"] = 100 * float(off.norm() / plain.norm().clamp(min=1e-12))
-    _check_bound(variant, generator, moved)
-    return moved, remarks
+    return moved
 
 
 def _check_bound(variant: str, generator: Generator, moved: dict[str, float]) -> None:

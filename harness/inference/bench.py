@@ -84,6 +84,7 @@ class Bench:
         self.generator, self.prompts, self.verifiers = generator, prompts, verifiers
         self.judges, self.shown = judges, shown or generator.name
         self._encode = PromptCache(generator).encode
+        self.sizes: Sequence[int] = ()  # of batches as they are made, in falling order; () is as they come
         for verifier in verifiers:
             verifier.check_host(generator)
             verifier.prepare(prompts)
@@ -91,11 +92,16 @@ class Bench:
     def make(self, keys: Sequence[tuple[int, int, int]], blocks: Iterable[Block] | None = None) -> Candidates:
         """Make candidates by prompt id, root seed and index, each prompt encoded once.
 
-        Hidden states of `blocks` are kept, by default those that the verifiers read. Raises CandidateError.
+        Hidden states of `blocks` are kept, by default those that the verifiers read. A batch is filled up to the next of
+        `sizes`, with its last candidate. Raises CandidateError.
         """
+        rows = len(keys)
+        size = min((size for size in self.sizes if size >= rows), default=rows)
+        keys = [*keys, *[keys[-1]] * (size - rows)]
         cond = encoded(self._encode, [str(self.prompts[prompt_id]["prompt"]) for prompt_id, _, _ in keys])
         wanted = blocks_read(self.verifiers) if blocks is None else blocks
-        return generate(self.generator, cond, Rows(self.shown, cond.prompts, keys), wanted)
+        made = generate(self.generator, cond, Rows(self.shown, cond.prompts, keys), wanted)
+        return made if size == rows else made.first(rows)
 
     def judge(self, made: Candidates) -> Judged:
         """Judge candidates by each judge."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.generators.noise import candidate_seed
-from vhsbench.generators.protocol import NotFiniteError, block_name
+from vhsbench.generators.protocol import HiddenStates, NotFiniteError, block_name
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.shown import printable
 from vhsbench.harness.inference.route import ROUTES
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from vhsbench.generators.protocol import Block, Conditioning, Generator, HiddenStates
+    from vhsbench.generators.protocol import Block, Conditioning, Generator
     from vhsbench.verifiers.protocol import Needs, Verifier
 
 _SHOWN = 60  # characters of a prompt
@@ -53,10 +54,15 @@ class Candidates:
     rows: Rows
     states: Mapping[tuple[Needs, Block | None], Any]
 
-    @property
+    @cached_property
     def images(self) -> Sequence[Image.Image]:
-        found: Sequence[Image.Image] = self.states["images", None]
-        return found
+        """The pictures as PIL images, from the device if they are there."""
+        return list(self.states["images", None])
+
+    def first(self, rows: int) -> Candidates:
+        """Return the first candidates of the batch."""
+        kept = replace(self.rows, prompts=self.rows.prompts[:rows], keys=self.rows.keys[:rows])
+        return Candidates(kept, {key: _first(state, rows) for key, state in self.states.items()})
 
     def read(self, needs: Needs, block: Block | None = None) -> Any:
         """Return what a verifier takes: see Verifier.score. Raises KeyError for hidden states that were not kept."""
@@ -70,6 +76,10 @@ class Candidates:
         prompts = list(self.rows.prompts)
         scores = verifier.score(prompts, self.read(verifier.needs, verifier.block))
         return marks(verifier, scores, len(prompts), self.rows.name)
+
+
+def _first(state: Any, rows: int) -> Any:
+    return state.select(range(rows)) if isinstance(state, HiddenStates) else state[:rows]
 
 
 def candidate(generator: str, prompt: str, seed: int, index: int, prompt_id: int | None = None) -> str:
@@ -127,9 +137,15 @@ def in_words(needs: Needs, block: Block | None) -> str:
     return needs if block is None else f"{needs} states of block {block_name(block)}"
 
 
-def _decoded(generator: Generator, latents: torch.Tensor, rows: Rows) -> list[Image.Image]:
+def _decoded(generator: Generator, latents: torch.Tensor, rows: Rows) -> Sequence[Image.Image]:
+    from vhsbench.generators.pictures import Pictures
+
     try:
-        images = list(generator.decode(latents))
+        images = generator.decode(latents)
+        if isinstance(images, Pictures):  # stay on the device, where a verifier may read them
+            images.check()
+        else:
+            images = list(images)
     except NotFiniteError as error:
         raise CandidateError(f"the pixels of {rows.name(error.rows[0])} {_ODD}") from error
     if len(images) != len(rows.keys):

@@ -303,7 +303,7 @@ class _Maker:
         made = self.bench.make(rows, self.blocks)
         for needs, block in made.states:
             if (needs, block) in self.kinds:
-                self._keep(needs, block, start, made.read(needs, block))
+                self._keep(needs, block, start, made.images if needs == "images" else made.read(needs, block))
         return self.bench.judge(made).decided().candidates
 
     def _keep(self, needs: Needs, block: Block | None, start: int, read: Any) -> None:

@@ -14,7 +14,7 @@ from vhsbench.harness.store.tables import first_difference
 # They decide which rows there are, or are known by their value alone: they stay as they were.
 SAME = {
     "generators.name", "generators.options", "generators.label", "generators.verifiers", "generators.pool",
-    "generators.lora_strength", "verifiers.name", "verifiers.label", "verifiers.options", "seeds", "pool", "batch_size",
+    "generators.lora_strength", "generators.variant", "verifiers.name", "verifiers.label", "verifiers.options", "seeds", "pool", "batch_size",
     "timing.best_of_n", "timing.batch_sizes", "timing.repeats", "timing.min_seconds", "timing.warm_up", "timing.visits",
     "timing.timeout_s", "timing.variants",
 }  # fmt: skip

@@ -75,6 +75,7 @@ def of_entry(config: RunConfig, prompts: Prompts, entry: GeneratorConfig) -> Ide
         "generator": {
             "key": entry.key,
             "shown": entry.shown,
+            **({"variant": entry.variant} if entry.variant else {}),
             **generators.REGISTRY.identity(entry.name, **generator_options(entry, kind)),
         },
         "verifiers": {

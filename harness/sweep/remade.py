@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-_SAME_TO_THE_EYE = ("devices", "dtype")  # of an identity: another device's picture differs in its last bits
+# of an identity: the picture of another device or variant differs in its last bits
+_SAME_TO_THE_EYE = ("devices", "dtype", "variant")
 
 
 class RemadeError(VhsbenchError):

@@ -100,7 +100,8 @@ class Worker:
     """One generator with everything that judges and scores its candidates, loaded once.
 
     A batch is judged and scored while the next is generated, if the configuration's `overlap` says so (by
-    default where generation is on a GPU). Never more than two batches are alive.
+    default where generation is on a GPU); with a variant on a CUDA stream of its own, so that judging does not wait for
+    what is queued of the next batch. Never more than two batches are alive.
     """
 
     def __init__(self, config: RunConfig, prompts: Sequence[dict[str, Any]], entry: int) -> None:
@@ -137,6 +138,8 @@ class Worker:
         if config.overlap or (config.overlap is None and not self.on_cpu):
             threads = torch.get_num_threads()  # bits may depend on it, and a new thread would not inherit it
             self.behind = ThreadPoolExecutor(1, "judge", torch.set_num_threads, (threads,))
+        apart = self.behind is not None and self.entry.variant and not self.on_cpu
+        self.stream = torch.cuda.Stream(self.generator.device) if apart else None
 
     def _loaded(self) -> dict[str, Any]:
         """Return what the models say of themselves; of another package's, nothing else is known."""
@@ -209,11 +212,22 @@ class Worker:
                 raise
             if judging is not None:
                 part.add(judging.result())  # no third batch before the first is done with
-            judging = self.behind.submit(self._judge, made)
+            if self.stream is not None:
+                self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
+            judging = self.behind.submit(self._judge_behind, made)
             del made
         if judging is not None:
             part.add(judging.result())
         return part
+
+    def _judge_behind(self, made: Candidates) -> _Part:
+        if self.stream is None:
+            return self._judge(made)
+        with torch.cuda.stream(self.stream):
+            try:
+                return self._judge(made)
+            finally:
+                self.stream.synchronize()  # the batch's memory is the other stream's, which may use it again at once
 
     def _judge(self, made: Candidates) -> _Part:
         """Make the verdicts, scores and the gallery's pictures of a batch."""
