@@ -16,7 +16,7 @@ from vhsbench.harness.geneval.detector import classes_of
 from vhsbench.harness.inference.bench import Bench
 from vhsbench.harness.judges import Judge
 from vhsbench.harness.judges.known import drawn_pairs, nano_pairs
-from vhsbench.harness.judges.self_test import self_test
+from vhsbench.harness.judges.self_test import check_reference, self_test
 from vhsbench.verifiers.protocol import Verifier
 
 Named = TypeVar("Named", Judge, Verifier)
@@ -41,6 +41,7 @@ def load_judges(config: RunConfig, prompts: Sequence[dict[str, Any]]) -> list[Ju
         loaded.append(labelled(made, "judge", entry))
         if entry.self_test and "random" not in made.info().values():
             self_test(made, pairs)
+            check_reference(made, pairs)
         for index, prompt in enumerate(prompts):
             made.check_prompt(prompt, f"prompt {index} of {config.prompt_suite.shown}")
     return loaded

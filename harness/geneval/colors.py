@@ -142,11 +142,14 @@ def weights_file(model: str, pretrained: str) -> Path:
 
 def crop(image: Image.Image, detection: Detection) -> Image.Image:
     """Cut out the object's box; what is outside its mask (if it has one) is grey."""
-    picture = image.convert("RGB")
-    if detection.mask is not None:
-        mask: Any = detection.mask
-        mask = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-        blank = Image.new("RGB", picture.size, BACKGROUND)
-        picture = Image.composite(picture, blank, Image.fromarray(mask))
     x1, y1, x2, y2 = (round(edge) for edge in detection.box)
-    return picture.crop((x1, y1, x2, y2))
+    picture = image.convert("RGB").crop((x1, y1, x2, y2))  # black beyond the image
+    left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height)
+    if detection.mask is None or left >= right or top >= bottom:
+        return picture
+    mask: Any = detection.mask[top:bottom, left:right]
+    mask = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    place = left - x1, top - y1
+    blank = Image.new("RGB", (right - left, bottom - top), BACKGROUND)
+    picture.paste(blank, place, Image.fromarray(~mask))
+    return picture

@@ -34,6 +34,11 @@ class GenevalJudge:
         """See Judge.check_prompt. Raises UnknownClass for an object that the detector cannot find."""
         detectors.check_classes(self.detector, prompt, where)
 
+    def reference(self) -> GenevalJudge:
+        """See Judge.reference: by the detector's own reference, if it has one."""
+        exact = getattr(self.detector, "reference", lambda: self.detector)()
+        return self if exact is self.detector else GenevalJudge(exact)
+
     def info(self) -> dict[str, Any]:
         """Return what the detector says of itself."""
         return self.detector.info()

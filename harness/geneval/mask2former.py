@@ -6,9 +6,10 @@ evaluator uses; `mmdet3` is mmdet 3.x's (resize in float32, normalise, then pad 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PIPELINES = ("geneval", "mmdet3")
+DTYPES = ("float32", "float16")
 SCALE = (1333, 800)  # the longest and the shortest side of a resized image, at most, in pixels
 MAX_DETECTIONS = 100
 _MULTIPLE = 32  # sides are padded to a multiple of it
 _MASKS_AT_ONCE = 25  # full-size float masks in memory at a time
 _MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)  # of RGB
 _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
+# normalised bytes [256, 3], with mmcv's rounding: statistics and difference in float32, the product in float64
+_NORMAL = ((np.arange(256, dtype=np.float32)[:, None] - _MEAN) * (1 / _STD.astype(np.float64))).astype(
+    np.float32
+)
 
 
 class Mask2FormerDetector:
@@ -41,6 +47,7 @@ class Mask2FormerDetector:
     checkpoint: mmdet's .pth of 2.x or 3.x, "random", or None for the published file from the hub.
     colors: a ColorNamer, or what ColorNamer.load takes; loaded when colours are first needed.
     scale: the longest and shortest side of a resized image; anything but 1333 and 800 is not GenEval.
+    dtype: float32, or float16 for the network alone, under autocast; GenEval's is float32.
     """
 
     name = "mask2former"
@@ -54,12 +61,16 @@ class Mask2FormerDetector:
         batch_size: int = 8,
         scale: tuple[int, int] = SCALE,
         seed: int = 0,
+        dtype: str = "float32",
     ) -> None:
+        if dtype not in DTYPES:
+            raise DetectorError(f"no detector dtype '{dtype}'; there are {' and '.join(DTYPES)}.")
         if pipeline not in PIPELINES:
             raise DetectorError(f"no detector pipeline '{pipeline}'; there are {' and '.join(PIPELINES)}.")
         _cv2()
         self.classes = coco_classes()
         self.pipeline, self.batch_size, self.scale = pipeline, batch_size, (max(scale), min(scale))
+        self.dtype = dtype
         model, self.checkpoint_sha256, self._ignored = mask2former_weights.load(checkpoint, seed)
         self.model: Any = model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides self
         self._colors = colors
@@ -77,7 +88,9 @@ class Mask2FormerDetector:
         """Return what decides its verdicts, files by content; load nothing. Raises DetectorWeightsError or ColorModelError."""
         defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
         given = {name: options.get(name, defaults[name]) for name in ("pipeline", "batch_size", "scale")}
+        half = {"dtype": dtype} if (dtype := options.get("dtype", "float32")) != "float32" else {}
         return given | {
+            **half,
             "device": str(options.get("device", "cpu")).partition(":")[0],
             "checkpoint": mask2former_weights.identity(checkpoint, seed),
             "colors": color_identity(colors),
@@ -93,23 +106,33 @@ class Mask2FormerDetector:
             "colors": colors,
             "scale": list(self.scale),
             **({"colors_sha256": file} if file else {}),
+            **({"dtype": self.dtype} if self.dtype != "float32" else {}),
         }
         return found | ({"ignored": self._ignored} if self._ignored else {})
+
+    def reference(self) -> Self:
+        """Return the detector whose verdicts this one's must equal: the same model in float32."""
+        if self.dtype == "float32":
+            return self
+        exact = copy.copy(self)
+        exact.dtype = "float32"
+        return exact
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
         """See Detector.detect. Boxes and masks are in the image's pixels.
 
         Masks stay on the device; a detection that is not above GenEval's threshold of 0.3 has none.
         """
-        prepared = [prepare(image, self.pipeline, self.scale) for image in images]
+        prepared = [_resized(image, self.pipeline, self.scale) for image in images]
         found: dict[int, Objects] = {}
         shapes = {pixels.shape for pixels, _ in prepared}
         for shape in shapes:
-            padded = shape[-2], shape[-1]
+            padded = shape[0], shape[1]
             alike = [i for i, (pixels, _) in enumerate(prepared) if pixels.shape == shape]
             for at in range(0, len(alike), self.batch_size):
                 part = alike[at : at + self.batch_size]
-                classes, masks = self.logits(torch.stack([prepared[i][0] for i in part]))
+                pixels = torch.stack([prepared[i][0] for i in part])
+                classes, masks = self.logits(_normalised(pixels.to(self.model.device)))
                 for row, i in enumerate(part):
                     height, width = images[i].height, images[i].width
                     found[i] = self._objects(
@@ -124,8 +147,10 @@ class Mask2FormerDetector:
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute class logits [B, 100, 81] and mask logits [B, 100, H/4, W/4] of the last layer for [B, 3, H, W]."""
-        out = self.model(pixels.to(self.model.device, self.model.dtype))
-        return out.class_queries_logits, out.masks_queries_logits
+        device, dtype = self.model.device, self.model.dtype
+        with torch.autocast(device.type, torch.float16, enabled=self.dtype == "float16"):
+            out = self.model(pixels.to(device, dtype))
+        return out.class_queries_logits.to(dtype), out.masks_queries_logits.to(dtype)
 
     def _objects(self, labels: Tensor, scores: Tensor, boxes: Tensor, masks: Tensor) -> Objects:
         rows: list[list[Detection]] = [[] for _ in self.classes]
@@ -141,6 +166,12 @@ def prepare(
     image: Image.Image, pipeline: str, scale: tuple[int, int] = SCALE
 ) -> tuple[Tensor, tuple[int, int]]:
     """Prepare an image as network input [3, H, W], H and W multiples of 32; also return (height, width) before padding."""
+    pixels, size = _resized(image, pipeline, scale)
+    return _normalised(pixels[None])[0].contiguous(), size
+
+
+def _resized(image: Image.Image, pipeline: str, scale: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Resize and pad an image to [H, W, 3]: bytes by `geneval`, normalised floats by `mmdet3`; also return its size before padding."""
     pixels: NDArray[Any] = np.asarray(image.convert("RGB"))
     if pipeline == "mmdet3":
         pixels = pixels.astype(np.float32)
@@ -153,13 +184,16 @@ def prepare(
     margin = ((0, down), (0, right), (0, 0))
     if pipeline == "mmdet3":
         scaled = (torch.from_numpy(resized) - torch.from_numpy(_MEAN)) / torch.from_numpy(_STD)
-        padded = F.pad(scaled, (0, 0, 0, right, 0, down))
-    else:
-        grey = np.pad(resized, margin, constant_values=128)
-        # mmcv's rounding: statistics and difference in float32, the product in float64
-        normal = (grey.astype(np.float32) - _MEAN) * (1 / _STD.astype(np.float64))
-        padded = torch.from_numpy(normal.astype(np.float32))
-    return padded.permute(2, 0, 1).contiguous(), size
+        return F.pad(scaled, (0, 0, 0, right, 0, down)), size
+    return torch.from_numpy(np.pad(resized, margin, constant_values=128)), size
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    """Return [B, H, W, 3] as network input [B, 3, H, W]: bytes are looked up where they are, floats are normalised."""
+    if pixels.dtype != torch.uint8:
+        return pixels.permute(0, 3, 1, 2)
+    levels, normal = pixels.permute(3, 0, 1, 2).int(), torch.from_numpy(_NORMAL.T.copy()).to(pixels.device)
+    return torch.stack([channel[each] for channel, each in zip(normal, levels, strict=True)], 1)
 
 
 def instances(

@@ -49,6 +49,10 @@ class Judge(Protocol):
         """Return what identifies it in records: its model, revision or digest. Plain JSON."""
         ...
 
+    def reference(self) -> Judge:
+        """Return the judge whose verdicts on known pictures its own must equal: itself, unless it is a faster form of one."""
+        ...
+
 
 class JudgeDefaults:
     """What a judge need not say. One that leaves a member out gets it from here when it is created."""
@@ -58,6 +62,10 @@ class JudgeDefaults:
 
     def check_prompt(self, prompt: Metadata, where: str) -> None:
         """Accept any prompt."""
+
+    def reference(self) -> Any:
+        """Return itself."""
+        return self
 
     def info(self) -> dict[str, Any]:
         """Return the name alone."""

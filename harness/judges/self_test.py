@@ -39,6 +39,23 @@ def self_test(judge: Judge, pairs: Sequence[Pair]) -> dict[str, float]:
     return found
 
 
+def check_reference(judge: Judge, pairs: Sequence[Pair]) -> None:
+    """Judge all known pictures as the judge's reference does too. Raises JudgeError for another verdict on any."""
+    exact = judge.reference()
+    if exact is judge:
+        return
+    mine = [pair for pair in pairs if _can_judge(judge, pair)]
+    prompts = [pair.prompt for pair in mine] * 2
+    images = [pair.right for pair in mine] + [pair.wrong for pair in mine]
+    verdicts = [[(v.value, v.correct, v.reason) for v in by.judge(images, prompts)] for by in (judge, exact)]
+    differ = [prompt for prompt, one, other in zip(prompts, *verdicts, strict=True) if one != other]
+    if differ:
+        raise JudgeError(
+            f"judge '{judge.name}' gives {len(differ)} of {len(images)} known pictures another verdict than in full precision "
+            f"(first '{differ[0]['prompt']}'); leave its 'dtype' out."
+        )
+
+
 def _can_judge(judge: Judge, pair: Pair) -> bool:
     try:
         judge.check_prompt(pair.prompt, "a known prompt")

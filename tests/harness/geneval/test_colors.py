@@ -8,6 +8,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -96,6 +98,24 @@ def test_a_crop_is_grey_outside_the_mask_and_its_edges_round_half_to_even():
     assert (pixels[2:4] == [255, 0, 0]).all()
     assert (pixels[:2] == 0x99).all()
     assert crop(image, Detection((0, 0, 3, 3), 0.9)).getpixel((0, 0)) == (255, 0, 0)
+
+
+@given(
+    corner=st.tuples(st.floats(-3, 11), st.floats(-3, 9)),
+    size=st.tuples(st.floats(0, 9), st.floats(0, 9)),
+    seed=st.integers(0, 99),
+)
+def test_a_crop_is_that_of_the_whole_image_masked(corner, size, seed):
+    random = np.random.default_rng(seed)
+    image = Image.fromarray(random.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+    mask = random.random((8, 10)) < 0.5
+    box = (*corner, corner[0] + size[0], corner[1] + size[1])
+    grey = Image.new("RGB", image.size, "#999")
+    whole = Image.composite(image, grey, Image.fromarray(mask)).crop(tuple(map(round, box)))
+    for each in (mask, torch.from_numpy(mask)):
+        cut = crop(image, Detection(box, 0.9, each))
+        assert cut.size == whole.size
+        assert cut.tobytes() == whole.tobytes()
 
 
 @pytest.fixture(scope="module")

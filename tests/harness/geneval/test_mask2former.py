@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 import types
@@ -14,7 +15,8 @@ from PIL import Image
 
 from vhsbench.harness.geneval import mask2former_weights as weights
 from vhsbench.harness.geneval.detector import DetectorError, judge
-from vhsbench.harness.geneval.mask2former import Mask2FormerDetector, instances, prepare
+from vhsbench.harness.geneval.judge import GenevalJudge
+from vhsbench.harness.geneval.mask2former import Mask2FormerDetector, _normalised, instances, prepare
 from vhsbench.harness.geneval.mask2former_weights import DetectorWeightsError
 from vhsbench.harness.geneval.prompts import single
 
@@ -196,6 +198,33 @@ def test_a_batch_of_several_sizes_is_each_image_alone(detector):
         assert {k: len(v) for k, v in alone.items()} == {k: len(v) for k, v in objects.items()}
         pairs = [(a, b) for k in alone for a, b in zip(alone[k], objects[k], strict=True)]
         assert np.allclose([a.score for a, _ in pairs], [b.score for _, b in pairs], atol=1e-4)
+
+
+def test_all_levels_are_normalised_as_mmcv_does():
+    levels = torch.arange(256, dtype=torch.uint8)[None, :, None, None].expand(1, 256, 1, 3)
+    mean, std = (np.array(v, np.float32) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    theirs = (np.arange(256, dtype=np.float32)[:, None] - mean) * (1 / std.astype(np.float64))
+    assert np.array_equal(_normalised(levels)[0, :, :, 0].numpy().T, theirs.astype(np.float32))
+
+
+def test_half_precision_is_near_says_so_and_has_full_precision_as_its_reference(detector):
+    pixels = prepare(picture(0), "geneval", (128, 64))[0][None]
+    half = copy.copy(detector)
+    half.dtype = "float16"
+    exact, near = detector.logits(pixels), half.logits(pixels)
+    for one, other in zip(exact, near, strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < (one - other).norm() / one.norm() < 0.01
+    back = GenevalJudge(half).reference().detector
+    assert all(torch.equal(*pair) for pair in zip(exact, back.logits(pixels), strict=True))
+    plain = GenevalJudge(detector)
+    assert plain.reference() is plain
+    assert half.info() == detector.info() | {"dtype": "float16"}
+    known = Mask2FormerDetector.identity("random")
+    assert Mask2FormerDetector.identity("random", dtype="float16") == known | {"dtype": "float16"}
+    assert "dtype" not in Mask2FormerDetector.identity("random", dtype="float32")
+    with pytest.raises(DetectorError, match="no detector dtype 'int8'; there are float32 and float16"):
+        Mask2FormerDetector("random", dtype="int8")
 
 
 def test_verdicts_come_out_of_it(detector):

@@ -20,7 +20,7 @@ from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.judges import JudgeDefaults, JudgeError, Verdict
 from vhsbench.harness.judges.known import drawn_pairs, nano_pairs
 from vhsbench.harness.judges.of_verifier import VerifierJudge
-from vhsbench.harness.judges.self_test import NEEDED, self_test
+from vhsbench.harness.judges.self_test import NEEDED, check_reference, self_test
 from vhsbench.verifiers.protocol import Scores, VerifierDefaults
 
 
@@ -37,6 +37,13 @@ class WrongColors(ShapeDetector):
 
     def detect(self, images):
         return super().detect([Image.fromarray(np.asarray(image)[..., ::-1].copy()) for image in images])
+
+
+class Half(ShapeDetector):
+    """Sees other colours than in full precision."""
+
+    def reference(self):
+        return WrongColors()
 
 
 class Untrained(ShapeDetector):
@@ -73,6 +80,30 @@ class Seer(JudgeDefaults):
             Verdict(float((id(image) in self.right) != (prompt["prompt"] in self.wrong)))
             for image, prompt in zip(images, prompts, strict=True)
         ]
+
+
+def test_a_faster_judge_must_give_its_references_verdict_on_every_known_picture():
+    pairs = nano_pairs()
+    fast, exact = (Seer(pairs, wrong=wrong) for wrong in ((), (pairs[3].prompt["prompt"],)))
+    check_reference(fast, pairs)  # is its own
+    fast.reference = lambda: Seer(pairs)
+    check_reference(fast, pairs)
+    fast.reference = lambda: exact
+    number = 2 * sum(pair.prompt["prompt"] == pairs[3].prompt["prompt"] for pair in pairs)
+    with pytest.raises(JudgeError) as error:
+        check_reference(fast, pairs)
+    assert str(error.value) == (
+        f"judge 'seer' gives {number} of {2 * len(pairs)} known pictures another verdict than in full precision "
+        f"(first '{pairs[3].prompt['prompt']}'); leave its 'dtype' out."
+    )
+
+
+def test_a_run_checks_a_judge_in_half_precision(monkeypatch):
+    monkeypatch.setitem(detector.REGISTRY._load(), "half", "half:Half")
+    monkeypatch.setitem(sys.modules, "half", sys.modules[__name__])
+    config = parse("{generators: [{name: nano}], detector: half}", "a test")
+    with pytest.raises(JudgeError, match="known pictures another verdict than in full precision"):
+        load_judges(config, [])
 
 
 def test_nanos_judge_tells_every_task_apart():
