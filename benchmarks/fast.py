@@ -1,7 +1,13 @@
 """The variant `fast` beside the naive loop, the plain pipeline and the FLOP bound, on one device.
 
-    python benchmarks/fast.py --out results/performance/NAME.json [--seconds 240] [--only vhs] [--variant fast-int8]
+    python benchmarks/fast.py --jobs --out results/performance/NAME.json --seconds 480
+    python benchmarks/fast.py --out FILE [--only vhs] [--generator sana-sprint] [--variant fast-int8] [--brief]
     python benchmarks/fast.py --out FILE --device cpu --generator nano --batch 4 --first 4      # a dry run
+
+`--jobs` does all that is in JOBS, in the order of what is missed most, each in a file of its own: NAME-JOB.json. Expected
+seconds on an H200 with an empty inductor cache (from the runs of 27 November 2026, docs/performance.md; not measured since):
+imports 20; sana 300 (VHS 140, MLLM w/ AE 60, MLLM w/ CLIP 100), int8 45, pixart 45, flux 70, sd3 60: 540 in all, a minute more than
+`--seconds 480`, after which nothing is started; given again, the rest is measured.
 
 Pipelines have random weights of the true architecture in bf16, built on the device (nano: its own weights). Every
 figure is written to FILE when it is known; started again with the same FILE, the rest is measured. `--seconds` starts
@@ -21,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -44,19 +50,46 @@ from vhsbench.harness.cost.measure import device_name
 from vhsbench.harness.inference.best_of_n import best_of_n
 from vhsbench.harness.inference.route import STAGES, route_of
 
+PROMPTS = (  # of one length in tokens, so that nothing is compiled for another
+    PROMPT,
+    "a photo of a blue circle above a red square",
+    "a photo of a green circle above a blue square",
+    "a photo of a red square above a blue circle",
+)
+# a candidate's, for PROMPT, as harness/cost/counting.py counts them on meta; others are counted here
+TFLOP = {
+    ("sana-sprint", "vhs"): 2.107686,
+    ("sana-sprint", "mllm-ae"): 3.879894,
+    ("sana-sprint", "mllm-clip"): 12.224997,
+    ("pixart-alpha-dmd", "vhs"): 1.269472,
+    ("flux-schnell", "mllm-clip"): 80.828544,
+    ("sd3.5-turbo", "mllm-clip"): 42.483033,
+}
+# by name, in order: options of this script
+JOBS = {
+    "sana": "",
+    "int8": "--only vhs --variant fast-int8 --skip candidate --skip whole --skip decode",
+    "pixart": "--generator pixart-alpha-dmd --only vhs --brief",
+    "flux": "--generator flux-schnell --only mllm-clip --brief",
+    "sd3": "--generator sd3.5-turbo --only mllm-clip --brief",
+}
+BRIEF = 8  # candidates, in one batch: all that --brief makes
 BUDGET_MS = 550.0
 NAIVE_N = 32
 MOST_N = 1024
 VERIFIERS = ("vhs", "mllm-clip", "mllm-ae")
+PARTS = ("candidate", "applied", "candidate_fast", "whole", "within", "decode", "profile")
 _TOP = 25  # kernels of a profile
 
 
 class Figures:
     """What is known so far of a run, in a file; every new figure is written at once."""
 
-    def __init__(self, file: Path, settings: dict[str, Any], seconds: float) -> None:
+    def __init__(
+        self, file: Path, settings: dict[str, Any], seconds: float, skipped: Collection[str] = ()
+    ) -> None:
         """Go on with a file, if there is one. Raises SystemExit if it is of other settings."""
-        self.file, self._ends = file, time.monotonic() + seconds
+        self.file, self._ends, self.skipped = file, time.monotonic() + seconds, frozenset(skipped)
         self.known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if self.known.setdefault("settings", settings) != settings:
             raise SystemExit(f"{file} was measured with {self.known['settings']}, not {settings}.")
@@ -68,7 +101,7 @@ class Figures:
 
     def lacks(self, key: str) -> bool:
         """Return whether a figure is to be measured now."""
-        return key not in self.known and not self.late
+        return key not in self.known and key.rpartition("/")[2] not in self.skipped and not self.late
 
     def note(self, key: str, value: Any) -> None:
         self.known[key] = value
@@ -78,12 +111,29 @@ class Figures:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if not options.jobs:
+        _measure(options)
+        return
+    ends = time.monotonic() + options.seconds
+    for name, job in JOBS.items():
+        out = options.out.with_name(f"{options.out.stem}-{name}.json")
+        each = _parser().parse_args(["--out", str(out), "--device", options.device, *job.split()])
+        each.seconds = ends - time.monotonic()
+        if each.seconds > 0:
+            _measure(each)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    """Measure all that the options ask for, and is not known yet."""
     if options.shapes == "static":
         torch._dynamo.config.automatic_dynamic_shapes = False
-    names = ("generator", "device", "variant", "shapes", "batch", "repeats", "first")
+    if options.brief:
+        options.batch = options.first = BRIEF
+        options.skip = [*options.skip, "within", "decode", "profile"]
+    names = ("generator", "device", "variant", "shapes", "batch", "repeats", "first", "brief")
     settings = {name: getattr(options, name) for name in names}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figures = Figures(options.out, settings, options.seconds)
+    figures = Figures(options.out, settings, options.seconds, options.skip)
     known_device = figures.known.setdefault("device", device_name(torch.device(options.device)))
     if known_device != device_name(torch.device(options.device)):
         raise SystemExit(f"{options.out} was measured on {known_device}; give another --out here.")
@@ -115,6 +165,13 @@ def _parser() -> argparse.ArgumentParser:
         help="static compiles for every batch size",
     )
     parser.add_argument("--only", action="append", choices=VERIFIERS, help="this verifier; may be repeated")
+    parser.add_argument("--jobs", action="store_true", help="all of JOBS, each in a file of its own")
+    parser.add_argument(
+        "--brief", action="store_true", help=f"one batch of {BRIEF} against the naive loop alone"
+    )
+    parser.add_argument(
+        "--skip", action="append", default=[], choices=PARTS, help="this part; may be repeated"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing after this long")
     parser.add_argument("--batch", type=int, default=32, help="candidates of a batch, at most")
     parser.add_argument("--repeats", type=int, default=3)
@@ -132,22 +189,38 @@ class Pair:
         self.generator = generators.create(options.generator, **for_generator)
         self.verifier = verifiers.create(kind, **for_verifier)
         self.fast_generator, self.fast_verifier = twin(self.generator, self.verifier)
-        self.device, self.variant = self.generator.device, options.variant
+        self.device, self.variant, self.brief = self.generator.device, options.variant, options.brief
+        # decoding more at once takes the memory of all, and no less time
+        self.plain_batch = (
+            min(options.batch, fast.GROUP) if self.verifier.needs == "images" else options.batch
+        )
 
-    def apply(self, failed: Callable[[str], None]) -> dict[str, Any]:
-        """Apply the variant; without graphs if it fails with them. Returns how far that moved results, and seconds."""
+    def apply(
+        self, size: int, before: dict[str, torch.Tensor] | None, failed: Callable[[str], None]
+    ) -> tuple[dict[str, Any], float]:
+        """Apply the variant; without graphs if it fails with them.
+
+        Returns how far that moved results, if those of `before` are given, and seconds; and those of the first batch.
+        """
         whole = fast.speed_up
-        for parts in (fast.PARTS, [part for part in fast.PARTS if part != "graphs"]):
+        for parts in (fast.PARTS, ("pictures", "kept", "compile")):
             started = time.perf_counter()
             fast.speed_up = partial(whole, parts=parts)
             try:
-                moved, remarks = variants.apply(self.variant, self.fast_generator, self.fast_verifier, PROMPT)
+                remarks = variants.make(self.variant, *self.of(quick=True))
+                if not self.brief:
+                    self.seconds(self.whole(1, 1))
+                seconds = round(time.perf_counter() - started, 1)
+                first_batch_s = self.seconds(self.batch(size))
+                about = {"compile_s": seconds, "parts": list(parts), "remarks": remarks}
+                if before is not None:
+                    after = variants.results(*self.of(quick=True), PROMPTS, min(size, variants.CANDIDATES))
+                    about |= variants.compare(self.variant, self.generator, before, after)
             except Exception:
                 failed(f"with {', '.join(parts)}: {traceback.format_exc()[-3000:]}")
                 self.fast_generator, self.fast_verifier = twin(self.generator, self.verifier)
             else:
-                seconds = round(time.perf_counter() - started, 1)
-                return moved | {"compile_s": seconds, "parts": list(parts), "remarks": remarks}
+                return about, first_batch_s
             finally:
                 fast.speed_up = whole
         raise RuntimeError(f"'{self.variant}' cannot be applied; 'failed' says why")
@@ -180,58 +253,58 @@ def twin(generator: Any, verifier: Any) -> tuple[Any, Any]:
     return copy.deepcopy((generator, verifier), memo)
 
 
-PARTS = ("candidate", "applied", "first_batch_s", "candidate_fast", "decode", "whole", "within", "profile")
-
-
 def _verifier(figures: Figures, kind: str, options: argparse.Namespace) -> None:
     """Measure all that is not known of one verifier."""
     started = time.perf_counter()
     pair = Pair(kind, options)
     size, repeats = options.batch, options.repeats
+    ones = {} if options.brief else {"batch 1": 1}
     key = f"{kind}/".__add__
     if figures.lacks(key("build_s")):
         figures.note(key("build_s"), round(time.perf_counter() - started, 1))
     if figures.lacks(key("tflop")):
-        plain = [count(pair.whole(n, 1, quick=False)).tflop for n in (1, 2)]
-        figures.note(key("tflop"), plain[1] - plain[0])
+        figures.note(key("tflop"), TFLOP.get((options.generator, kind)) or _tflop(pair))
     if figures.lacks(key("candidate")):
-        calls = {f"batch {n}": pair.batch(n, quick=False) for n in (1, size)}
-        figures.note(key("candidate"), each_ms(calls, (1, size), pair.device, repeats))
+        sizes = ones | {f"batch {pair.plain_batch}": pair.plain_batch}
+        figures.note(key("candidate"), each_ms(partial(pair.batch, quick=False), sizes, pair.device, repeats))
     if figures.late:
         return
-    applied = pair.apply(lambda failure: figures.note(key("failed"), failure))
-    if figures.lacks(key("applied")):  # at a second start the code comes from inductor's cache
+    before = variants.results(*pair.of(quick=False), PROMPTS) if figures.lacks(key("applied")) else None
+    applied, first_batch_s = pair.apply(size, before, lambda failure: figures.note(key("failed"), failure))
+    if before is not None:  # at a second start the code comes from inductor's cache
         figures.note(key("applied"), applied)
-    if figures.late:
-        return
-    quick = pair.batch(size)
-    first_batch_s = pair.seconds(quick)  # with what it compiles
-    if figures.lacks(key("first_batch_s")):
         figures.note(key("first_batch_s"), first_batch_s)
     if figures.lacks(key("candidate_fast")):
-        calls = {"batch 1": pair.batch(1), f"batch {size}": quick}
-        found = each_ms(calls, (1, size), pair.device, repeats)
+        found = each_ms(pair.batch, ones | {f"batch {size}": size}, pair.device, repeats)
         figures.note(key("candidate_fast"), found | bound(figures, key("tflop"), found[f"batch {size}"]))
     for part, measure in (("whole", _whole), ("within", _within), ("decode", _decode), ("profile", _profile)):
-        if figures.lacks(key(part)):
+        # the decoder is the generator's, whichever verifier reads
+        if figures.lacks(key(part)) and not (
+            part == "decode" and any(k.endswith("/decode") for k in figures.known)
+        ):
             figures.note(key(part), measure(pair, figures, options, kind))
     if pair.device.type == "cuda":
         figures.note(key("peak_gb"), torch.cuda.max_memory_allocated() / 1e9)
-    del pair, quick
+        torch.cuda.reset_peak_memory_stats()
+    del pair
     torch._dynamo.reset()
 
 
+def _tflop(pair: Pair) -> float:
+    """Count a candidate's TFLOP: what best of two takes more than one."""
+    one, two = (count(pair.whole(n, 1, quick=False)).tflop for n in (1, 2))
+    return two - one
+
+
 def each_ms(
-    calls: dict[str, Callable[[], object]], rows: Sequence[int], device: torch.device, repeats: int
+    call_of: Callable[[int], Callable[[], object]], sizes: dict[str, int], device: torch.device, repeats: int
 ) -> dict[str, float]:
-    """Return the median ms a row of each call, timed in turns after one round that does not count."""
+    """Return the median ms a row of a call of each size, timed in turns after one round that does not count."""
+    calls = {name: call_of(rows) for name, rows in sizes.items()}
     for call in calls.values():
         timed(call, device)
     found = interleaved(calls, device, repeats=repeats)
-    return {
-        name: statistics.median(times.wall_ms) / n
-        for (name, times), n in zip(found.items(), rows, strict=True)
-    }
+    return {name: statistics.median(found[name].wall_ms) / rows for name, rows in sizes.items()}
 
 
 def bound(figures: Figures, tflop: str, ms: float) -> dict[str, float]:
@@ -244,35 +317,48 @@ def bound(figures: Figures, tflop: str, ms: float) -> dict[str, float]:
 
 
 def _whole(pair: Pair, figures: Figures, options: argparse.Namespace, kind: str) -> dict[str, float]:
-    """Time best-of-N by the naive loop, staged, staged in batches, and fast, in turns."""
+    """Time best-of-N by the naive loop and staged, once; staged in batches, and fast, in turns."""
     n, size = options.first, min(options.first, options.batch)
-    calls = {
+    slow = {
         "naive": lambda: naive_best_of_n(pair.generator, pair.verifier, PROMPT, range(n)),
         "staged": pair.whole(n, 1, quick=False),
-        "batched": pair.whole(n, size, quick=False),
-        "fast": pair.whole(n, size),
-        "fast_one_at_a_time": pair.whole(n, 1),
     }
-    for name in ("batched", "fast", "fast_one_at_a_time"):  # the first two ran in parts before
-        timed(calls[name], pair.device)
+    calls = {"batched": pair.whole(n, min(size, pair.plain_batch), quick=False), "fast": pair.whole(n, size)}
+    if not options.brief:
+        calls["fast_one_at_a_time"] = pair.whole(n, 1)
+    ms = {
+        name: timed(call, pair.device)[0] for name, call in slow.items()
+    }  # of N candidates each, all run before
+    for call in calls.values():
+        timed(call, pair.device)
     found = interleaved(calls, pair.device, repeats=options.repeats)
-    ms = {name: statistics.median(times.wall_ms) for name, times in found.items()}
+    ms |= {name: statistics.median(times.wall_ms) for name, times in found.items()}
     return {"n": n, **ms, "naive_to_fast": ms["naive"] / ms["fast"]}
 
 
 def _within(pair: Pair, figures: Figures, options: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """Find the most candidates within BUDGET_MS, in whole batches, by whole runs; smaller ones if not one fits."""
+    """Find the most candidates within BUDGET_MS, in whole batches, by whole runs; smaller ones if not one fits.
+
+    Then time as many and one batch more in batches of twice the size, which could fill a GPU better.
+    """
+
+    def ms(n: int, size: int) -> float:
+        times = [timed(pair.whole(n, size), pair.device)[0] for _ in range(max(2, options.repeats))]
+        return statistics.median(times[1:])  # the first of a new size compiles
+
     tried: dict[int, float] = {}
     for size in dict.fromkeys((options.batch, min(8, options.batch), 1)):
 
-        def ms(n: int, size: int = size) -> float:
-            times = [timed(pair.whole(n, size), pair.device)[0] for _ in range(options.repeats + 2)]
-            tried[n] = statistics.median(times[1:])  # the first of a new size compiles
+        def kept(n: int, size: int = size) -> float:
+            tried[n] = ms(n, size)
             return tried[n]
 
-        if n := largest(ms, BUDGET_MS, size, MOST_N):
+        if n := largest(kept, BUDGET_MS, size, MOST_N):
             break
-    return {"n": n, "batch": size, "ms": dict(sorted(tried.items()))}
+    found = {"n": n, "batch": size, "ms": dict(sorted(tried.items()))}
+    if n >= 2 * size > 2 and options.shapes == "dynamic":  # else it would be compiled for this alone
+        found["twice_the_batch_ms"] = {m: ms(m, 2 * size) for m in (n, n + size)}
+    return found
 
 
 def largest(ms: Callable[[int], float], budget: float, step: int, most: int) -> int:
@@ -294,14 +380,18 @@ def _decode(pair: Pair, figures: Figures, options: argparse.Namespace, kind: str
         latents = pair.generator.denoise(
             cond.select([0] * fast.GROUP), pair.generator.noise(range(fast.GROUP))
         )
-    calls = {
-        f"{name} {rows}": lambda generator=generator, rows=rows: generator.decode(latents[:rows])
-        for name, generator in (("plain", pair.generator), ("fast", pair.fast_generator))
-        for rows in (1, fast.GROUP)
-    }
-    first_s = {f"first {name} s": pair.seconds(calls[name]) for name in calls if name.startswith("fast")}
-    rows = [1, fast.GROUP, 1, fast.GROUP]
-    return each_ms(calls, rows, pair.device, options.repeats) | first_s
+    sizes = {"1": 1, str(fast.GROUP): fast.GROUP}
+    found: dict[str, float] = {}
+    for name, generator in (("plain", pair.generator), ("fast", pair.fast_generator)):
+
+        def call_of(rows: int, decode: Callable[..., object] = generator.decode) -> Callable[[], object]:
+            return lambda: decode(latents[:rows])
+
+        if name == "fast":
+            found |= {f"first fast {rows} s": pair.seconds(call_of(size)) for rows, size in sizes.items()}
+        ms = each_ms(call_of, sizes, pair.device, options.repeats)
+        found |= {f"{name} {rows}": each for rows, each in ms.items()}
+    return found
 
 
 def _profile(pair: Pair, figures: Figures, options: argparse.Namespace, kind: str) -> dict[str, Any]:
@@ -312,34 +402,38 @@ def _profile(pair: Pair, figures: Figures, options: argparse.Namespace, kind: st
     order = "self_device_time_total" if cuda else "self_cpu_time_total"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     texts, stage_ms = [], {}
-    for stage, call in _stages(pair, options.batch).items():
+    for stage, (call, rows) in _stages(pair, options.batch).items():
         timed(call, pair.device)
-        stage_ms[stage] = timed(call, pair.device)[0] / options.batch
+        stage_ms[stage] = timed(call, pair.device)[0] / rows
         with profile(activities=activities) as seen:
             call()
             if cuda:
                 torch.cuda.synchronize()
         table = seen.key_averages().table(sort_by=order, row_limit=_TOP, max_name_column_width=90)
-        texts.append(f"{stage}, {options.batch} candidates, {stage_ms[stage]:.3f} ms each\n{table}")
+        table = "\n".join(line.rstrip() for line in table.splitlines())
+        texts.append(f"{stage}, {rows} candidates, {stage_ms[stage]:.3f} ms each\n{table}")
     waits = _waits(pair.whole(2 * options.batch, options.batch)) if cuda else Counter()
     texts.append("Waits of a run of two batches:\n" + "\n".join(f"{n} {at}" for at, n in waits.most_common()))
     write_output(options.out.with_name(f"{options.out.stem}-{kind}-profile.txt"), "\n\n".join(texts).encode())
     return {"stage_ms": stage_ms, "waits": sum(waits.values())}
 
 
-def _stages(pair: Pair, size: int) -> dict[str, Callable[[], object]]:
-    """Return the stages of a batch of fast candidates as calls."""
+def _stages(pair: Pair, size: int) -> dict[str, tuple[Callable[[], object], int]]:
+    """Return the stages of a batch of fast candidates as calls, and what is paid once: the text, and finishing one."""
     generator, verifier = pair.of(quick=True)
-    route, cond = route_of(verifier), generator.encode([PROMPT]).select([0] * size)
-    calls: dict[str, Callable[[], object]] = {}
+    route, alone = route_of(verifier), generator.encode([PROMPT])
+    cond = alone.select([0] * size)
+    calls: dict[str, tuple[Callable[[], object], int]] = {"encode": (lambda: generator.encode([PROMPT]), 1)}
     state: Any = range(size)
     for stage in route.per_candidate:
         if stage in STAGES:
             run = STAGES[stage]
-            calls[stage] = lambda run=run, state=state: run(generator, cond, route.block, state)
-            state = calls[stage]()
+            call = partial(run, generator, cond, route.block, state)
+            calls[stage] = call, size
+            state = call()
     read = route.reads(state)
-    calls["score"] = lambda: verifier.score([PROMPT] * size, read)
+    calls["score"] = (lambda: verifier.score([PROMPT] * size, read)), size
+    calls["finish"] = (lambda: route.finish(generator, alone, state, 0)), 1
     return calls
 
 
@@ -348,7 +442,13 @@ def _waits(call: Callable[[], object]) -> Counter[str]:
     with _sync_warnings(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
-    return Counter(f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
+    return Counter(f"{_short(Path(w.filename))}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
+
+
+def _short(file: Path) -> Path:
+    """Return a file's path within this repository or the folder of packages: no more concerns a reader."""
+    roots = [Path(__file__).parents[1], *map(Path, sys.path)]
+    return next((file.relative_to(root) for root in roots if file.is_relative_to(root)), file)
 
 
 @contextlib.contextmanager

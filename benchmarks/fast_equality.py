@@ -5,7 +5,8 @@
 Every prompt has a pool of candidates, scored by the plain pipeline one at a time, the paper's way, and by the variant
 in one batch. Then the plain pipeline's winner is decoded by both. Written is, of each variant and verifier, how far
 it moved what: quantiles over candidates (score: absolute; features: the norm of the difference in percent of the plain
-one's) and over images (levels: the largest difference, of 255), and the share of prompts whose winner changed.
+one's) and over images (levels: the largest difference, of 255), the share of candidates whose score changed (by more
+than variants.MOST_SCORE), and of prompts whose winner did.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def compared(
     verifier = verifiers.create(kind, device=device)
     changed = {name: twin(generator, verifier) for name in names}
     for name, pair in changed.items():
-        for remark in variants.apply(name, *pair, prompts[0])[1]:
+        for remark in variants.apply(name, *pair, prompts[:4])[1]:
             print(remark, flush=True)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number, prompt in enumerate(prompts):
@@ -81,8 +82,12 @@ def _rows(of: dict[str, str], found: Sequence[dict[str, Any]]) -> list[dict[str,
     for figure in ("score", "features percent", "image levels"):
         values = np.concatenate([each[figure] for each in found])
         rows.append({**of, "of": figure, "count": len(values), **_quantiles(values)})
-    share = 100 * float(np.mean([each["winner changed"] for each in found]))
-    return [*rows, {**of, "of": "winners changed percent", "count": len(found), "mean": share}]
+    scores = np.concatenate([each["score"] for each in found])
+    changed = {"scores": scores > variants.MOST_SCORE, "winners": [each["winner changed"] for each in found]}
+    return rows + [
+        {**of, "of": f"{name} changed percent", "count": len(each), "mean": 100 * float(np.mean(each))}
+        for name, each in changed.items()
+    ]
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

@@ -64,7 +64,8 @@ def line(known: dict[str, Any]) -> dict[str, Any]:
         for name, (part, *inner) in FIGURES.items():
             value = known.get(f"{kind}/{part}")
             if inner and isinstance(value, dict):
-                value = value.get(f"batch {settings['batch']}" if inner == ["batch"] else inner[0])
+                batch = next((name for name in value if name.startswith("batch ") and name != "batch 1"), "")
+                value = value.get(batch if inner == ["batch"] else inner[0])
             found[f"{kind}:{name}"] = value
     return found
 

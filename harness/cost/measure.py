@@ -48,7 +48,8 @@ class Cell:
 
     With `shares`, the stages that are its generator's own are left to the cell without a verifier. `label` is the
     verifier's name in tables, "" for that of its kind. `after` are verifiers that read hidden states of earlier
-    blocks, with these: going on from there to this one's block is timed too. `metadata` is the prompt's.
+    blocks, with these: going on from there to this one's block is timed too. `metadata` is the prompt's; `checked` is
+    that of further prompts, on which a variant is compared with the plain pipeline.
     """
 
     generator: str
@@ -63,6 +64,7 @@ class Cell:
     label: str = ""
     after: Mapping[str, Block] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    checked: Sequence[Mapping[str, Any]] = ()
 
     @property
     def shown(self) -> str:
@@ -132,7 +134,7 @@ class Measurement:
                 verifiers.create(cell.verifier, **cell.verifier_options) if cell.verifier else None
             )
         if self.verifier and cell.metadata:
-            self.verifier.prepare([cell.metadata])
+            self.verifier.prepare([cell.metadata, *cell.checked])
         self.device = self.generator.device
         self.gpu = Gpu.of(self.device)
         idle_w = idle_power(self.gpu) if passes else None
@@ -149,12 +151,7 @@ class Measurement:
         if passes:
             with self._taking("flops"):
                 self._count()
-        with self._taking("variant"):
-            moved, remarks = variants.apply(cell.variant, self.generator, self.verifier, cell.prompt)
-        self.remarks += remarks
-        if cell.variant:
-            with self._taking("variant_batches"):
-                self._first_batches()
+        moved = self._change() if cell.variant else {}
         if passes:
             self._look(idle_w)
         self.about = self._about(moved)
@@ -164,7 +161,23 @@ class Measurement:
     def _taking(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - started, 3)
+
+    def _change(self) -> dict[str, float]:
+        """Make the variant, and return how far that moved results; its first calls are timed apart."""
+        variant, pipeline = self.cell.variant, (self.generator, self.verifier)
+        prompts = [self.cell.prompt, *(each["prompt"] for each in self.cell.checked)]
+        largest = max(key[2] for key in self.work) if variant in variants.IN_BATCHES else 1
+        with self._taking("variant_check"):
+            before = variants.results(*pipeline, prompts)
+        with self._taking("variant"):
+            self.remarks += variants.make(variant, *pipeline)
+            self.first()
+        with self._taking("variant_batches"):
+            self._first_batches()
+        with self._taking("variant_check"):
+            after = variants.results(*pipeline, prompts, min(largest, variants.CANDIDATES))
+            return variants.compare(variant, self.generator, before, after)
 
     def _first_batches(self) -> None:
         """Make a run in batches of each size, so that what it compiles is in no pass."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vhsbench.harness.common.errors import VhsbenchError
@@ -24,27 +25,27 @@ class VariantError(VhsbenchError):
     """A variant that a pipeline cannot have; the message is one sentence for a user."""
 
 
-# how far a variant may move the results of one candidate
-MOST_PERCENT = 3.0  # of features and image, as the norm of the difference over that of the plain ones
-MOST_SCORE = 0.05
+# how far a variant may move the results of CANDIDATES of each prompt
+CANDIDATES = 8
+MOST_PERCENT = (
+    3.0  # of features and image, as the norm of the difference over that of the plain ones: of every one
+)
+MOST_SCORE = 0.05  # by which a score may move before it counts as changed
+MOST_CHANGED_PERCENT = 5.0  # of the candidates, whose scores changed
 
 
 def apply(
-    variant: str, generator: Generator, verifier: Verifier | None, prompt: str
+    variant: str, generator: Generator, verifier: Verifier | None, prompts: Sequence[str], batch: int = 1
 ) -> tuple[dict[str, float], list[str]]:
-    """Change the pipeline in place; return how far that moved its results for one candidate of `prompt`, and remarks.
+    """Change the pipeline in place; return how far that moved its results (see `compare`), and remarks.
 
-    `score_difference` and `image_difference` (levels of 255) are the largest; `features_percent` and `image_percent` are norms
-    relative to the plain ones. Raises VariantError if the pipeline lacks the part that the variant is of, or if results
-    moved by more than MOST_PERCENT or MOST_SCORE.
+    Raises VariantError if the pipeline lacks the part that the variant is of, or if results moved too far.
     """
     if not variant:
         return {}, []
-    before = _results(generator, verifier, prompt)
-    remarks = VARIANTS[variant](generator, verifier) or []
-    moved = _moved(before, _results(generator, verifier, prompt))
-    _check_bound(variant, generator, moved)
-    return moved, remarks
+    before = results(generator, verifier, prompts)
+    remarks = make(variant, generator, verifier)
+    return compare(variant, generator, before, results(generator, verifier, prompts, batch)), remarks
 
 
 def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> None:
@@ -58,7 +59,7 @@ def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> None:
     before = _made(bench, rows)
     fast.speed_up_pool(bench.generator, bench.verifiers, _blocks(bench.generator, variant))
     bench.sizes = [batch_size >> times for times in range(batch_size.bit_length())]
-    _check_bound(variant, bench.generator, _moved(before, _made(bench, rows)))
+    compare(variant, bench.generator, before, _made(bench, rows))
 
 
 def _made(bench: Bench, rows: int) -> dict[str, torch.Tensor]:
@@ -68,49 +69,88 @@ def _made(bench: Bench, rows: int) -> dict[str, torch.Tensor]:
 
     made = bench.make([(0, 0, index) for index in range(rows)])
     scores = [torch.tensor(frame["score"].to_numpy()) for frame in bench.score(made).values()]
-    images = torch.from_numpy(np.stack([np.array(image) for image in made.images])).float()
+    images = torch.from_numpy(np.stack([np.array(image) for image in made.images]))
     return {"image": images, **({"score": torch.cat(scores)} if scores else {})}
 
 
-def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> dict[str, float]:
+def make(variant: str, generator: Generator, verifier: Verifier | None) -> list[str]:
+    """Change the pipeline in place; return remarks. Raises VariantError if it lacks the part that the variant is of."""
+    return VARIANTS[variant](generator, verifier) or []
+
+
+def results(
+    generator: Generator, verifier: Verifier | None, prompts: Sequence[str], batch: int = 1
+) -> dict[str, torch.Tensor]:
+    """Return what a variant may move, on the CPU.
+
+    Of CANDIDATES of each prompt the scores [P * C] and what the verifier reads, of each prompt's first one the image
+    [P, H, W, 3]; without a verifier images alone.
+    """
+    import numpy as np
+    import torch
+
+    from vhsbench.harness.inference.route import route_of
+    from vhsbench.verifiers.checks import check_form
+
+    route, found = route_of(verifier), defaultdict(list)
+    for prompt in prompts:
+        cond, seeds = generator.encode([prompt]), range(CANDIDATES if verifier else 1)
+        for start in range(0, len(seeds), batch):
+            part = seeds[start : start + batch]
+            asked = [prompt] * len(part)
+            state = route.start(generator, cond.select([0] * len(part)), part)
+            if start == 0:
+                image = route.finish(generator, cond, state, 0)[0]
+                found["image"].append(torch.from_numpy(np.array(image))[None])
+            if verifier is None:
+                continue
+            read = route.reads(state)
+            found["score"].append(check_form(verifier, verifier.score(asked, read), len(part)).score.cpu())
+            if hasattr(verifier, "visual"):
+                with torch.inference_mode():
+                    found["features"].append(verifier.visual(asked, read).cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def compare(
+    variant: str, generator: Generator, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    """Return how far results moved.
+
+    `score_difference` and `image_difference` (levels of 255), the largest; `scores_changed_percent`, the share of candidates whose score moved by more than MOST_SCORE; `features_percent` and
+    `image_percent`, the largest norm of a difference relative to the plain one's.
+
+    Raises VariantError beyond MOST_PERCENT or MOST_CHANGED_PERCENT.
+    """
+    import torch
+
     moved = {}
     for name, plain in before.items():
-        off = after[name] - plain
+        pairs = [(a.float(), b.float()) for a, b in zip(plain, after[name], strict=True)]
+        most = torch.stack([(b - a).abs().max() for a, b in pairs])
+        if name == "score":
+            moved["scores_changed_percent"] = 100 * float((~(most <= MOST_SCORE)).float().mean())
+        else:
+            norms = [(b - a).norm() / a.norm().clamp(min=1e-12) for a, b in pairs]
+            moved[f"{name}_percent"] = 100 * float(torch.stack(norms).max())
         if name != "features":
-            moved[f"{name}_difference"] = float(off.abs().max())
-        if name != "score":
-            moved[f"{name}_percent"] = 100 * float(off.norm() / plain.norm().clamp(min=1e-12))
+            moved[f"{name}_difference"] = float(most.max())
+    _check_bound(variant, generator, moved)
     return moved
 
 
 def _check_bound(variant: str, generator: Generator, moved: dict[str, float]) -> None:
     for name, by in moved.items():
-        most = (
-            MOST_SCORE if name == "score_difference" else MOST_PERCENT if name.endswith("percent") else None
-        )
-        if most is not None and not by <= most:
+        if name == "scores_changed_percent" and not by <= MOST_CHANGED_PERCENT:
+            raise VariantError(
+                f"variant '{variant}' moves the scores of {by:.3g}% of the candidates of '{generator.name}' by more "
+                f"than {MOST_SCORE:g}; of {MOST_CHANGED_PERCENT:g}% it may."
+            )
+        if name in ("features_percent", "image_percent") and not by <= MOST_PERCENT:
             raise VariantError(
                 f"variant '{variant}' moves {name} of '{generator.name}' by {by:.3g}, "
-                f"more than the {most:g} that a variant may."
+                f"more than the {MOST_PERCENT:g} that a variant may."
             )
-
-
-def _results(generator: Generator, verifier: Verifier | None, prompt: str) -> dict[str, torch.Tensor]:
-    """Return the score, the image and what the verifier reads of one candidate, on the CPU."""
-    import numpy as np
-    import torch
-
-    from vhsbench.harness.inference.best_of_n import best_of_n
-    from vhsbench.harness.inference.route import route_of
-
-    best = best_of_n(generator, verifier, prompt, [0])
-    found = {"score": best.scores, "image": torch.from_numpy(np.array(best.image)).float()}
-    if verifier is not None and hasattr(verifier, "visual"):
-        route = route_of(verifier)
-        state = route.start(generator, generator.encode([prompt]), [0])
-        with torch.inference_mode():
-            found["features"] = verifier.visual([prompt], route.reads(state)).float().cpu()
-    return found
 
 
 def _compile(generator: Generator, verifier: Verifier | None) -> None:

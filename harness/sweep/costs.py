@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from vhsbench.harness.sweep.memory import measure_memory
 from vhsbench.harness.sweep.progress import Journal
 from vhsbench.harness.sweep.run_log import EVENTS, run_log
 from vhsbench.harness.sweep.survey import Expected, Pipeline
+
+_CHECKED = 4  # prompts that a variant is compared on
 
 
 def measure_again(
@@ -121,4 +123,11 @@ def _cell(expected: Expected, pipeline: Pipeline, blocks: Mapping[str, Any]) -> 
         label=verifier.shown if verifier else "",
         after=earlier,
         metadata=expected.prompts[0],
+        checked=_further(expected.prompts) if pipeline.variant else (),
     )
+
+
+def _further(prompts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return prompts beside the first, spread over all, on which a variant is compared with the plain pipeline."""
+    few = min(_CHECKED, len(prompts))
+    return [prompts[i * len(prompts) // few] for i in range(1, few)]

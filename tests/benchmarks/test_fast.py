@@ -20,7 +20,7 @@ KNOWN = {
     "environment": {"git_commit": "abc", "packages": {"torch": "2.11"}},
     "vhs/candidate_fast": {"batch 1": 18.7, "batch 32": 4.6, "bound_ms": 2.7, "to_bound": 1.7},
     "vhs/whole": {"naive": 2200.0, "fast": 270.0, "naive_to_fast": 8.1}, "vhs/within": {"n": 96},
-    "vhs/first_batch_s": 31.5,
+    "vhs/first_batch_s": 31.5, "vhs/candidate": {"batch 1": 36.0, "batch 8": 9.7},
 }  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
     assert list(history["vhs:n_within_550ms"]) == [128, 64]
     assert list(history["vhs:candidate_batch_ms"]) == [4.6, 4.6]
     assert list(history["vhs:first_batch_s"]) == [31.5, 31.5]
+    assert list(history["vhs:candidate_plain_batch_ms"]) == [9.7, 9.7]  # whatever the batch
     assert history["mllm-ae:candidate_batch_ms"].isna().all()
     only_plain = history.iloc[:1].assign(**{c: None for c in history if c.startswith("vhs:")})
     figure, data = draw(pd.concat([history, only_plain]))
@@ -79,6 +80,8 @@ def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
 def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(script, "BUDGET_MS", 0.0)
+    monkeypatch.setattr(script, "PROMPTS", script.PROMPTS[:1])
+    monkeypatch.setattr(script.variants, "CANDIDATES", 2)
     file = tmp_path / "nano.json"
     arguments = ["--out", str(file), "--device", "cpu", "--generator", "nano", "--only", "vhs"]
     arguments += ["--batch", "2", "--first", "2", "--repeats", "1"]
@@ -86,6 +89,9 @@ def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_
     known = json.loads(file.read_text())
     assert known["vhs/tflop"] > 0
     assert known["vhs/candidate_fast"].keys() == {"batch 1", "batch 2"}  # no bound without a measured peak
+    assert known["vhs/applied"]["score_difference"] < 1e-4
+    assert known["vhs/applied"].keys() >= {"scores_changed_percent", "compile_s", "parts", "remarks"}
+    assert known["vhs/profile"]["stage_ms"].keys() == {"encode", "noise", "head", "score", "finish"}
     assert known["vhs/whole"]["naive_to_fast"] > 0
     assert known["vhs/within"]["n"] == 0
     assert "aten::" in (tmp_path / "nano-vhs-profile.txt").read_text()
@@ -94,6 +100,30 @@ def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_
     script.main(arguments)
     assert capsys.readouterr().out == ""
     assert json.loads(file.read_text()) == known
+
+
+def test_all_jobs_are_done_in_order_while_there_is_time(script, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(script, "_measure", lambda options: done.append(vars(options)))
+    arguments = ["--jobs", "--out", str(tmp_path / "h200.json"), "--device", "cpu"]
+    script.main([*arguments, "--seconds", "0"])
+    assert done == []
+    script.main([*arguments, "--seconds", "60"])
+    assert [each["out"].name for each in done] == [f"h200-{name}.json" for name in script.JOBS]
+    assert {(each["generator"], each["variant"], each["brief"]) for each in done} == {
+        ("sana-sprint", "fast", False), ("sana-sprint", "fast-int8", False), ("pixart-alpha-dmd", "fast", True),
+        ("flux-schnell", "fast", True), ("sd3.5-turbo", "fast", True),
+    }  # fmt: skip
+    assert all(50 < each["seconds"] <= 60 for each in done)
+
+
+def test_the_known_flops_are_those_that_a_gpu_counted(script):
+    folder = Path(__file__).parents[2] / "results" / "performance"
+    static, dynamic = (
+        json.loads((folder / f"h200-{name}.json").read_text()) for name in ("static", "dynamic")
+    )
+    for kind, run in (("vhs", static), ("mllm-ae", dynamic), ("mllm-clip", dynamic)):
+        assert script.TFLOP["sana-sprint", kind] == pytest.approx(run[f"{kind}/tflop"], rel=1e-6)
 
 
 def test_a_twin_shares_all_weights_and_is_changed_alone(script):

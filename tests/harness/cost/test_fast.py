@@ -37,7 +37,7 @@ def test_fast_chooses_as_the_plain_pipeline_does(no_compiler, kind):
     plain = {
         prompt: best_of_n(generator, verifier, prompt, range(6), 4) for prompt in (PROMPT, "two blue stars")
     }
-    moved, remarks = variants.apply("fast", generator, verifier, PROMPT)
+    moved, remarks = variants.apply("fast", generator, verifier, [PROMPT])
     assert moved["features_percent"] < 1e-3
     assert remarks == [
         "fast without compiling: torch.compile needs a C++ compiler on a CPU, and there is no 'no-such-compiler' "
@@ -84,7 +84,7 @@ def test_all_that_is_worth_it_is_compiled(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     generator, verifier = generators.create("nano"), verifiers.create("mllm-clip")
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):  # restores them
-        assert variants.apply("fast", generator, verifier, PROMPT)[1] == []
+        assert variants.apply("fast", generator, verifier, [PROMPT])[1] == []
     layers = [*verifier.model.llm.model.layers, *verifier.tokens.model.transformer.resblocks]
     assert [f.__self__ for f in compiled[generator.blocks :]] == [*layers, generator.pipeline.vae.decoder]
     assert len(layers) > 2
@@ -156,7 +156,45 @@ def test_a_variant_that_moves_results_too_far_is_refused(monkeypatch):
     with pytest.raises(
         variants.VariantError, match=r"moves image_percent of 'nano' by .*, more than the 3 that"
     ):
-        variants.apply("channels-last", generators.create("nano"), None, PROMPT)
+        variants.apply("channels-last", generators.create("nano"), None, [PROMPT])
+
+
+def test_a_variant_is_compared_on_several_candidates_of_several_prompts(monkeypatch):
+    def spoil(generator, verifier):
+        read = verifier.tokens
+        verifier.tokens = lambda x: read(x) * torch.where(torch.arange(len(x)) == 5, 1.5, 1.0)[:, None, None]
+
+    seen = []
+    generator, verifier = generators.create("nano"), verifiers.create("vhs")
+    visual = verifier.visual
+    verifier.visual = lambda prompts, x: seen.append((prompts[0], len(x))) or visual(prompts, x)
+    monkeypatch.setitem(variants.VARIANTS, "fast", spoil)
+    with pytest.raises(
+        variants.VariantError, match="moves features_percent of 'nano' by 50, more than the 3 that"
+    ):
+        variants.apply("fast", generator, verifier, [PROMPT, "two blue stars"], batch=variants.CANDIDATES)
+    assert [seen.count((PROMPT, n)) for n in (1, 8)] == [seen.count(("two blue stars", n)) for n in (1, 8)]
+    assert set(seen) == {(p, n) for p in (PROMPT, "two blue stars") for n in (1, 8)}
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2, 32])
+def test_few_scores_may_change_and_no_more(changed):
+    before = {"score": torch.linspace(-1, 1, 32)}
+    after = {"score": before["score"] + torch.where(torch.arange(32) < changed, 1.01, 0.04)}
+    generator = SimpleNamespace(name="nano")
+    if changed > 1:  # of 32: 6.25%
+        message = (
+            f"moves the scores of {changed / 0.32:.3g}% of the candidates of 'nano' by more than 0.05; of 5%"
+        )
+        with pytest.raises(variants.VariantError, match=message):
+            variants.compare("fast-int8", generator, before, after)
+    else:
+        moved = variants.compare("fast-int8", generator, before, after)
+        assert moved["scores_changed_percent"] == pytest.approx(changed / 0.32)
+        assert moved["score_difference"] == pytest.approx(1.01 if changed else 0.04)
+    after["score"][:2] = torch.nan  # as far off as can be
+    with pytest.raises(variants.VariantError, match="moves the scores"):
+        variants.compare("fast-int8", generator, before, after)
 
 
 def test_pictures_are_rounded_as_diffusers_does_and_nan_is_refused():

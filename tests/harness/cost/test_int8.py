@@ -37,7 +37,7 @@ def test_fast_int8_scores_near_the_plain_pipeline_and_leaves_features_and_images
     monkeypatch.setenv("CXX", "no-such-compiler")
     generator, verifier = generators.create("nano"), verifiers.create("vhs")
     plain = best_of_n(generator, verifier, "a photo of a red heart", range(4), 4).scores
-    moved, _ = variants.apply("fast-int8", generator, verifier, "a photo of a red heart")
+    moved, _ = variants.apply("fast-int8", generator, verifier, ["a photo of a red heart"])
     assert moved["features_percent"] < 1e-3
     assert moved["image_difference"] <= 1
     found = best_of_n(generator, verifier, "a photo of a red heart", range(4), 4).scores

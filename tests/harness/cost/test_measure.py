@@ -270,7 +270,7 @@ def test_energy_of_a_card_that_others_use_is_not_this_process_own(monkeypatch, f
 
 def test_channels_last_changes_the_layout_and_not_the_image():
     generator, plain = generators.create("nano"), generators.create("nano")
-    moved, _ = variants.apply("channels-last", generator, None, "a photo of a red heart")
+    moved, _ = variants.apply("channels-last", generator, None, ["a photo of a red heart"])
     assert 0 <= moved["image_difference"] <= 1
     kernel = next(p for p in generator.pipeline.vae.decoder.parameters() if p.dim() == 4 and p.shape[-1] > 1)
     assert kernel.is_contiguous(memory_format=torch.channels_last)
@@ -286,8 +286,14 @@ def test_torch_compile_wraps_every_block_and_the_llm(monkeypatch):
     generator, verifier = generators.create("nano"), verifiers.create("vhs")
     # pytest's own patch would leave these settings hidden
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
-        moved, _ = variants.apply("torch-compile", generator, verifier, "a photo of a red heart")
-    nothing = ("score_difference", "image_difference", "image_percent", "features_percent")
+        moved, _ = variants.apply("torch-compile", generator, verifier, ["a photo of a red heart"])
+    nothing = (
+        "score_difference",
+        "scores_changed_percent",
+        "image_difference",
+        "image_percent",
+        "features_percent",
+    )
     assert moved == dict.fromkeys(nothing, 0.0)
     assert len(compiled) == generator.blocks + 1
     with pytest.raises(variants.VariantError, match="shows none"):
