@@ -18,6 +18,7 @@ from vhsbench.harness.report import comparisons, scaling
 from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
+from vhsbench.harness.report.diversity import COLUMNS as DIVERSITY
 from vhsbench.harness.report.diversity import clip_of, diversity
 from vhsbench.harness.report.judged import judged
 from vhsbench.harness.report.over_optimisation import OverOptimisation, over_optimisation
@@ -237,8 +238,9 @@ class Derived:
     @cached_property
     def diversity(self) -> pd.DataFrame:
         """How different winners are; no rows unless asked for."""
-        run = self.run if self.with_diversity else replace(self.run, candidates=self.run.candidates.head(0))
-        return diversity(run, self.pictures, lambda shown: clip_of(self.names[shown]))
+        if not self.with_diversity:
+            return pd.DataFrame(columns=DIVERSITY)
+        return diversity(self.run, self.pictures, lambda shown: clip_of(self.names[shown]))
 
     @cached_property
     def area(self) -> pd.DataFrame:

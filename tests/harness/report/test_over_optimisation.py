@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from vhsbench.harness.config.run import kept_config
-from vhsbench.harness.report import over_figure
-from vhsbench.harness.report.diversity import diversity
+from vhsbench.harness.report import derived, over_figure
+from vhsbench.harness.report.diversity import COLUMNS, diversity
 from vhsbench.harness.report.over_optimisation import over_optimisation
 from vhsbench.harness.report.style import drawn
 from vhsbench.harness.stats.diversity import distance, vendi
@@ -150,3 +150,18 @@ def test_diversity_is_empty_where_no_pictures_were_kept(run, tmp_path):
     found = diversity(bare, Pictures(bare), {}.__getitem__)  # no CLIP is asked for
     assert found[["vendi", "distance"]].isna().all(axis=None)
     assert list(found["prompts"]) == [0, 0, 0, 0]
+
+
+def test_diversity_is_looked_at_where_it_is_asked_for_alone(made, monkeypatch):
+    asked = []
+
+    def seen(run, pictures, embedder):
+        asked.append(len(run.candidates))
+        return pd.DataFrame(columns=COLUMNS)
+
+    monkeypatch.setattr(derived, "diversity", seen)
+    run = load_run(made)
+    assert derived.derive(run).diversity.empty
+    assert not asked
+    assert derived.derive(run, with_diversity=True).diversity.empty
+    assert asked == [len(run.candidates)]
