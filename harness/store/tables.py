@@ -70,19 +70,23 @@ class RunStore:
         config: Mapping[str, Any],
         resume: bool = True,
         difference: Difference = lambda old, new: first_difference(old, new),
+        beside: Sequence[str] = (),
     ) -> None:
         """Open a run (a directory or an fsspec URL), or resume it.
 
         Raises StoreError and changes nothing if another process holds the directory, if it has a run and `resume`
         is false, or if `difference` (of the old and the new config) names a key. A resumed run's config is written
-        with the next `update`. An error before the first `update` of a new run leaves nothing of it behind.
+        with the next `update`. Of a new run, an error before the first `update`, or a VhsbenchError before the first
+        shard or picture, leaves nothing behind, nor the files `beside` it, by name.
         """
         self.path = path
         self.damaged: list[str] = []
         self.digests: dict[str, str] = {}  # of what was written whole, for run.json at the end
         self.folder = Folder(path)
         self.folder.check_writable()
-        self._new = False  # and nothing but run.json is written
+        self._new = False  # and neither shard nor picture is written
+        self._begun = False  # by an update
+        self._beside = beside
         self._made: list[Path] = []
         self._lock = _lock(self.folder.local, self._made) if self.folder.local else None
         try:
@@ -103,13 +107,14 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(refused=error is not None)
+        self.close(refused=isinstance(error, VhsbenchError) or (error is not None and not self._begun))
 
     def close(self, refused: bool = False) -> None:
         """Release the directory; of a new run that is `refused` nothing stays."""
         if refused and self._new:
-            with suppress(VhsbenchError, FileNotFoundError):  # what was refused is said
-                self.folder.remove(INFO)
+            for name in (INFO, PROMPTS, *self._beside):
+                with suppress(VhsbenchError, FileNotFoundError):  # what was refused is said
+                    self.folder.remove(name)
             for made in self._made:
                 with suppress(OSError):  # not empty, or on Windows, where no open file is removed
                     made.rmdir() if made.is_dir() else made.unlink()
@@ -124,7 +129,7 @@ class RunStore:
     def update(self, **info: Any) -> None:
         """Merge `info` into run.json."""
         self.info |= info
-        self._new = False
+        self._begun = True
         self._write_info()
 
     def write_prompts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
@@ -164,9 +169,14 @@ class RunStore:
         """Write one shard atomically, with `about` as its provenance. Raises StoreError if the rows do not fit SCHEMAS."""
         file = _shard(table, key)
         data = parquet.encode(rows, table, {**(about or {}), "shard": f"{table}/{key}"})
+        self._new = False
         # the digest first: a shard without its own digest never counts
         self.folder.write(file.removesuffix(".parquet") + ".sha256", sha256(data).encode())
         self.folder.write(file, data)
+
+    def write_picture(self, name: str, png: bytes) -> None:
+        self._new = False
+        self.folder.write(name, png)
 
     def read_shards(self, table: str, keys: Iterable[str]) -> pd.DataFrame:
         """Read the rows of whole shards, in the order of `keys`."""

@@ -26,8 +26,10 @@ from vhsbench.harness.sweep.config_changes import difference
 from vhsbench.harness.sweep.costs import measure_costs, opened_here
 from vhsbench.harness.sweep.disk import check_room, run_gb
 from vhsbench.harness.sweep.local import local as local
+from vhsbench.harness.sweep.progress import NAME as PROGRESS
 from vhsbench.harness.sweep.progress import Journal
 from vhsbench.harness.sweep.run_log import EVENTS, run_log
+from vhsbench.harness.sweep.run_log import NAME as LOG
 from vhsbench.harness.sweep.shards import FAILED, TABLES, Finished
 from vhsbench.harness.sweep.survey import Expected, Found, check, is_whole, survey, verdicts_key
 from vhsbench.harness.sweep.verdicts import Engine, judge_rest, note_models, write_verdicts
@@ -55,7 +57,8 @@ def run(
         if entry.lora is not None:
             find_lora(entry.name, entry.lora)  # now, not when hours of other generators are done
     prompts = load_prompts(config)
-    with RunStore(out, config.model_dump(mode="json"), difference=_none if redo else difference) as store:
+    known = _none if redo else difference
+    with RunStore(out, config.model_dump(mode="json"), difference=known, beside=(PROGRESS, LOG)) as store:
         expected = Expected(config, prompts)
         if not redo and is_whole(store, expected):
             if store.reconfigured:  # in what no row depends on
@@ -158,7 +161,7 @@ def _write(expected: Expected, store: RunStore, finished: Finished) -> dict[str,
     """Write a shard's pictures and tables, each with what made it; returns the pictures' digests."""
     images = {name: sha256(png) for name, png in finished.images.items()}
     for name, png in finished.images.items():
-        store.folder.write(name, png)
+        store.write_picture(name, png)
     # so that tables of two doings of a shard are never taken for one
     parts = [parquet.encode(finished.tables[table], table) for table in TABLES]
     about = {

@@ -250,6 +250,32 @@ def test_a_new_run_that_is_refused_leaves_nothing(tmp_path, monkeypatch, place):
         assert read_info(Folder(place)) == {"status": "running", "config": CONFIG}
 
 
+@pytest.mark.parametrize("place", ["above/run", "memory://refused-later/run"])
+@pytest.mark.parametrize("written", ["", "shard", "picture"])
+def test_a_new_run_that_is_refused_before_its_first_shard_leaves_nothing(
+    tmp_path, monkeypatch, place, written
+):
+    monkeypatch.chdir(tmp_path)
+    place = f"{place}-{written}"
+
+    def refused():
+        with RunStore(place, CONFIG, beside=["log"]) as store:
+            store.folder.write("log", b"")
+            store.write_prompts([{"prompt": "a star"}])
+            store.update(status="running")
+            if written == "shard":
+                store.write_shard("candidates", "000000", candidates(0))
+            elif written == "picture":
+                store.write_picture("images/a.png", b"")
+            raise StoreError("no such judge.")
+
+    with pytest.raises(StoreError, match="no such judge"):
+        refused()
+    there = [name for name in ("run.json", "prompts.jsonl", "log") if Folder(place).exists(name)]
+    assert there == (["run.json", "prompts.jsonl", "log"] if written else [])
+    assert (tmp_path / "above").exists() == (bool(written) and "memory" not in place)
+
+
 def test_run_json_keeps_the_configuration(tmp_path):
     with RunStore(tmp_path, CONFIG):
         assert json.loads((tmp_path / "run.json").read_text())["config"] == CONFIG

@@ -188,6 +188,7 @@ def test_the_first_judge_says_what_is_right(faults, runs, tmp_path):
     assert "judge" in runs.refused(faults.config(**SMALL, judges=["fake-judge"]), out)
     with pytest.raises(JudgeError, match="judge 'fake-judge' has no threshold"):
         run(faults.config(**SMALL, judges=["fake-judge", "geneval"]), tmp_path / "other")
+    assert not (tmp_path / "other").exists()  # although it was begun: models were opened
 
 
 def test_a_prompt_that_failed_has_no_verdicts(faults, tmp_path):
