@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from vhsbench.generators.pictures import Pictures
 from vhsbench.verifiers.clip import ClipPatches, OpenClipPatches
@@ -91,13 +91,23 @@ def _attend(
     The queries of the positions before are zeros, whose result is dropped: a mask, or a causal one that is not
     square, would keep torch from its fastest kernels.
     """
-    rows, before = len(query), module.keys_before.shape[2]
-    key = torch.cat([module.keys_before.expand(rows, -1, -1, -1), key], dim=2)
-    value = torch.cat([module.values_before.expand(rows, -1, -1, -1), value], dim=2)
+    before = module.keys_before.shape[2]
+    zeros = query.new_zeros(1, query.shape[1], before, query.shape[3])
     found = scaled_dot_product_attention(
-        pad(query, (0, 0, before, 0)), key, value, is_causal=True, scale=scaling, enable_gqa=True
+        _after(zeros, query),
+        _after(module.keys_before, key),
+        _after(module.values_before, value),
+        is_causal=True,
+        scale=scaling,
+        enable_gqa=True,
     )
     return found[:, :, before:].transpose(1, 2), None
+
+
+def _after(before: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Return [1, heads, b, D] and [B, heads, S, D] as one, with a position's heads side by side as kernels want them."""
+    every = before.expand(len(states), -1, -1, -1)
+    return torch.cat([every.transpose(1, 2), states.transpose(1, 2)], dim=1).transpose(1, 2)
 
 
 class _Rotary(torch.nn.Module):

@@ -47,9 +47,12 @@ class Graphed:
             for _ in range(_WARM_UPS):
                 self._function(*args, **kwargs)
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = self._function(*args, **kwargs)
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = self._function(*args, **kwargs)
+        finally:  # a capture that fails leaves its own stream behind
+            torch.cuda.set_stream(current)
         self._pool = self._pool or graph.pool()
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
         return graph, inputs, outputs
