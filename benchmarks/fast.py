@@ -6,7 +6,7 @@
 
 `--jobs` does all that is in JOBS, in the order of what is missed most, each in a file of its own: NAME-JOB.json. Expected
 seconds on an H200 with an empty inductor cache (from the runs of 27 November 2026, docs/performance.md; not measured since):
-imports 20; sana 300 (VHS 140, MLLM w/ AE 60, MLLM w/ CLIP 100), int8 45, pixart 45, flux 70, sd3 60: 540 in all, a minute more than
+imports 20; sana 300 (VHS 140, MLLM w/ CLIP 100, MLLM w/ AE 60), int8 45, pixart 45, flux 70, sd3 60: 540 in all, a minute more than
 `--seconds 480`, after which nothing is started; given again, the rest is measured.
 
 Pipelines have random weights of the true architecture in bf16, built on the device (nano: its own weights). Every
