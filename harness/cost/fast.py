@@ -200,6 +200,13 @@ def compile_each(calls: Calls, blocks: int, dynamic: bool | None = None, **optio
         setattr(owner, name, torch.compile(getattr(owner, name), dynamic=dynamic, **given))
 
 
+def compiles_alike() -> bool:
+    """Return whether this torch can compile without choosing kernels by their times."""
+    import torch._inductor.config as inductor
+
+    return hasattr(inductor, "deterministic")
+
+
 def no_compiler(device: str) -> str:
     """Say what torch.compile lacks to make code for a device; "" if nothing."""
     wanted = os.environ.get("CXX", "g++")

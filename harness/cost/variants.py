@@ -55,6 +55,10 @@ def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> None:
     """
     from vhsbench.harness.cost import fast
 
+    if bench.generator.device.type == "cuda" and not fast.compiles_alike():
+        raise VariantError(
+            f"a pool by variant '{variant}' needs torch 2.10 or later: code that an older one compiles differs from worker to worker."
+        )
     rows = min(batch_size, fast.GROUP)
     before = _made(bench, rows)
     fast.speed_up_pool(bench.generator, bench.verifiers, _blocks(bench.generator, variant))

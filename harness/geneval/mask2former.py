@@ -167,7 +167,7 @@ def prepare(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Prepare an image as network input [3, H, W], H and W multiples of 32; also return (height, width) before padding."""
     pixels, size = _resized(image, pipeline, scale)
-    return _normalised(pixels[None])[0].contiguous(), size
+    return _normalised(pixels[None])[0], size
 
 
 def _resized(image: Image.Image, pipeline: str, scale: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -191,7 +191,7 @@ def _resized(image: Image.Image, pipeline: str, scale: tuple[int, int]) -> tuple
 def _normalised(pixels: Tensor) -> Tensor:
     """Return [B, H, W, 3] as network input [B, 3, H, W]: bytes are looked up where they are, floats are normalised."""
     if pixels.dtype != torch.uint8:
-        return pixels.permute(0, 3, 1, 2)
+        return pixels.permute(0, 3, 1, 2).contiguous()
     levels, normal = pixels.permute(3, 0, 1, 2).int(), torch.from_numpy(_NORMAL.T.copy()).to(pixels.device)
     return torch.stack([channel[each] for channel, each in zip(normal, levels, strict=True)], 1)
 

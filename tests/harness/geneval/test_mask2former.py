@@ -205,6 +205,8 @@ def test_all_levels_are_normalised_as_mmcv_does():
     mean, std = (np.array(v, np.float32) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     theirs = (np.arange(256, dtype=np.float32)[:, None] - mean) * (1 / std.astype(np.float64))
     assert np.array_equal(_normalised(levels)[0, :, :, 0].numpy().T, theirs.astype(np.float32))
+    for pixels in (levels, levels.float()):  # in another layout a GPU would compute with other kernels
+        assert _normalised(pixels.contiguous()).is_contiguous()
 
 
 def test_half_precision_is_near_says_so_and_has_full_precision_as_its_reference(detector):

@@ -102,6 +102,30 @@ def test_on_a_gpu_blocks_and_decoder_are_compiled_for_each_size_and_without_timi
     assert compiled == (generator.blocks + 1) * [{"dynamic": False, "options": {"deterministic": True}}]
 
 
+def test_a_torch_whose_code_differs_from_worker_to_worker_is_refused(both, monkeypatch):
+    monkeypatch.setattr(fast, "compiles_alike", lambda: False)
+    monkeypatch.setattr(type(both[0].generator), "device", torch.device("cuda"))
+    with pytest.raises(VariantError, match=r"a pool by variant 'fast' needs torch 2\.10 or later"):
+        variants.apply_to_bench("fast", both[0].bench, 8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_two_workers_compile_to_the_same_bytes_in_any_order():
+    config = configured("{name: nano, variant: fast}", "batch_size: 8, device: cuda")
+    from torch._inductor import config as inductor
+
+    found = []
+    for order in (((0, 4), (4, 8)), ((4, 8), (0, 4))):
+        torch._dynamo.reset()
+        with inductor.patch(force_disable_caches=True):  # compiled anew
+            worker = Worker(config, load_prompts(config), 0)
+            found.append({part: tables(worker, 0, *part) for part in order})
+    assert worker.stream is not None
+    for part, made in found[0].items():
+        for name in ("candidates", "scores", "verdicts"):
+            pd.testing.assert_frame_equal(made[name], found[1][part][name], check_exact=True)
+
+
 def test_judging_on_a_stream_of_its_own_begins_after_generation_and_ends_before_the_batch_is_freed(
     both, monkeypatch
 ):
