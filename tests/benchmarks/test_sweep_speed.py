@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from vhsbench.harness.config.run import parse
 from vhsbench.harness.sweep.shards import SMALLEST_SHARD
 
 
@@ -22,6 +23,15 @@ def test_every_shard_has_prompts_of_all_tasks_and_no_prompt_comes_twice(script):
         each = script.shard(number)
         assert each.stop - each.start == SMALLEST_SHARD
         assert len({p["tag"] for p in spread[each.start : each.stop]}) == SMALLEST_SHARD
+
+
+@pytest.mark.parametrize("way", ["after", "plain", "fast"])
+def test_ways_differ_in_what_they_say_alone(script, way):
+    config = parse(script.FULL.format(**script.WAYS[way]), way)
+    assert config.generators[0].variant == ("fast" if way == "fast" else None)
+    assert config.detector.options["dtype"] == ("float16" if way == "fast" else "float32")
+    assert config.overlap is (way != "after")
+    assert (config.pool, config.batch_size, config.generators[0].key.split("+")[0]) == (8, 8, "sana-sprint")
 
 
 def test_the_sum_of_rounds_is_a_median_with_its_range(script):
