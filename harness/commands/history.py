@@ -23,7 +23,7 @@ def history(
     quiet(models=False)
     from vhsbench.harness.regress import history_page
     from vhsbench.harness.regress.history import history as collect
-    from vhsbench.harness.report.derived import records
+    from vhsbench.harness.report.tables import records
 
     rows = collect(places)
     if out is not None:

@@ -137,7 +137,7 @@ def _import(run: Run, files: list[Path], as_json: bool) -> None:
 
 
 def _summary(people: People | None) -> dict[str, Any]:
-    from vhsbench.harness.report.derived import records
+    from vhsbench.harness.report.tables import records
 
     if people is None:
         return {

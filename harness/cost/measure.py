@@ -16,7 +16,7 @@ from vhsbench.harness.cost import clocks, variants
 from vhsbench.harness.cost.load import OthersLoad
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.harness.cost.meters import energy_per_call, footprint_gb, idle_power, peak_memory, room_gb
-from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
+from vhsbench.harness.cost.nvml import THROTTLED, Gpu, others_on, remarks
 from vhsbench.harness.cost.stages import Call, end_to_end, question_tokens, stages
 from vhsbench.harness.cost.timing import TimingConfig
 from vhsbench.harness.inference.route import advance_from
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int, int]  # stage, n, batch
 END_TO_END = "end_to_end"
-_OTHERS = "other processes on the GPU"
 GENERATORS_OWN = ("encode", "noise", "denoise", "decode")  # the same calls whichever verifier follows
 _PHASE_TRIES = 3
 SAMPLES = 3  # of a stage in a round
@@ -361,27 +360,6 @@ def extended(one: Cost, two: Cost, n: int, batch: int) -> Cost:
     more = two.less(one)
     weight_bytes = one.weight_bytes + (math.ceil(n / batch) - 1) * more.weight_bytes
     return replace(one.plus(more, n - 1), weight_bytes=weight_bytes)
-
-
-def taints(gpu: Gpu) -> list[str]:
-    """Return what spoils a measurement on this GPU just now, in words."""
-    others = gpu.others()
-    return [*gpu.reasons(THROTTLED), *([f"{_OTHERS}: {', '.join(map(str, others))}"] if others else [])]
-
-
-def others_on(gpu: Gpu, since_s: float) -> str:
-    """Return which other processes computed on this GPU since a time of the clock, in words; "" for none."""
-    others = gpu.others_at_work(since_s)
-    return f"{_OTHERS}: {', '.join(map(str, others))}" if others else ""
-
-
-def remarks(gpu: Gpu) -> list[str]:
-    """Return what is only said of a round: a power cap, or work on the machine's other cards.
-
-    A busy card works at its cap; others' work costs time where a pipeline waits for the host.
-    """
-    beside = [f"GPU {i} of this machine was at work too" for i in gpu.neighbours()]
-    return [*gpu.reasons(POWER_CAP), *beside]
 
 
 def describe(generator: Generator, verifier: Verifier | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ THROTTLED = {
     "HwPowerBrakeSlowdown": "power brake",
 }
 POWER_CAP = {"SwPowerCap": "power cap"}
+_OTHERS = "other processes on the GPU"
 AT_WORK_PERCENT = 10  # of the time that NVML looks back on
 
 
@@ -183,6 +184,27 @@ class Gpu:
             return question(self._nvml, self._handle)
         except self._nvml.NVMLError:
             return None
+
+
+def taints(gpu: Gpu) -> list[str]:
+    """Return what spoils a measurement on this GPU just now, in words."""
+    others = gpu.others()
+    return [*gpu.reasons(THROTTLED), *([f"{_OTHERS}: {', '.join(map(str, others))}"] if others else [])]
+
+
+def others_on(gpu: Gpu, since_s: float) -> str:
+    """Return which other processes computed on this GPU since a time of the clock, in words; "" for none."""
+    others = gpu.others_at_work(since_s)
+    return f"{_OTHERS}: {', '.join(map(str, others))}" if others else ""
+
+
+def remarks(gpu: Gpu) -> list[str]:
+    """Return what is only said of a round: a power cap, or work on the machine's other cards.
+
+    A busy card works at its cap; others' work costs time where a pipeline waits for the host.
+    """
+    beside = [f"GPU {i} of this machine was at work too" for i in gpu.neighbours()]
+    return [*gpu.reasons(POWER_CAP), *beside]
 
 
 def _parent(pid: int) -> int | None:

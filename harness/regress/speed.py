@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vhsbench.harness.cost.nvml import Gpu
+from vhsbench.harness.cost.nvml import Gpu, taints
 from vhsbench.harness.cost.percentiles import median_interval
 from vhsbench.harness.regress.pool import Pool
 from vhsbench.harness.stats.intervals import brackets
@@ -54,7 +54,7 @@ def side_by_side(
     baseline: Verifier, candidate: Verifier, pool: Pool, batch: int, repeats: int, warm_up: int
 ) -> Speed:
     """Time both on the pool's first candidates: once each a round, in alternating order."""
-    from vhsbench.harness.cost.measure import device_name, taints
+    from vhsbench.harness.cost.measure import device_name
 
     gpus = _gpus(baseline, candidate)
     calls = [scoring(v, pool, batch) for v in (baseline, candidate)]

@@ -16,7 +16,7 @@ from vhsbench.harness.report import comparisons, figures, gallery, over_figure, 
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.combine import load_runs
-from vhsbench.harness.report.derived import Derived, derive, records
+from vhsbench.harness.report.derived import Derived, derive
 from vhsbench.harness.report.page import write_page
 from vhsbench.harness.report.page_candidates import PAGE_MB
 from vhsbench.harness.report.paper import Drawn, write_paper
@@ -374,15 +374,15 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         "pool": derived.config.pool,
         "seeds": derived.config.seeds,
         "protocol": derived.protocol.record,
-        "verdict": records(derived.standings.verdicts),
-        "strategies": records(derived.strategies[0]),
+        "verdict": tables.records(derived.standings.verdicts),
+        "strategies": tables.records(derived.strategies[0]),
         "strategy_verdict": derived.strategy_sentences,
-        "budgets": records(_with_tflop(derived)),
-        "tables": {table.name: records(table.rows) for table in derived.tables},
-        "headline": records(derived.headline),
-        "latency": records(derived.latency),
-        "auc": records(derived.auc),
-        "at_n": records(at[keep]),
+        "budgets": tables.records(_with_tflop(derived)),
+        "tables": {table.name: tables.records(table.rows) for table in derived.tables},
+        "headline": tables.records(derived.headline),
+        "latency": tables.records(derived.latency),
+        "auc": tables.records(derived.auc),
+        "at_n": tables.records(at[keep]),
         "times": derived.clock.label or None,
         "timing": _timing(derived),
         "timing_reasons": derived.unreliable,
@@ -390,7 +390,7 @@ def _summary(derived: Derived, out: Path) -> dict[str, Any]:
         + [why for rivals in derived.rivals.values() for why in rivals.unpriced],
         "notes": derived.notes,
         "left_out": derived.left_out,
-        "failed_prompts": records(derived.failed),
+        "failed_prompts": tables.records(derived.failed),
         "overall_columns": [OVERALL, GENEVAL_OVERALL],
         "report": str(out / "report.html"),
     }

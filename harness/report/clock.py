@@ -15,7 +15,7 @@ from vhsbench.harness.cost.cost_model import CostError, CostModel
 from vhsbench.harness.cost.plan import PAPER, WHAT, Priced, from_device
 from vhsbench.harness.cost.rounds import cell_name
 from vhsbench.harness.cost.sound import sound
-from vhsbench.harness.report.comparisons import Pipeline
+from vhsbench.harness.report.comparisons import CLIP, Pipeline
 from vhsbench.harness.store.keys import CELL, PIPELINE, POOL, RUN, distinct, measured_with, of_pool
 from vhsbench.harness.store.tables import Run, StoreError, load_costs
 
@@ -207,3 +207,20 @@ def _listed(pipelines: set[Pipeline]) -> str:
     for generator, steps, verifier in sorted(pipelines):
         pools.setdefault((generator, steps), []).append(verifier)
     return ", ".join(f"{g} ({s} step{'s' if s > 1 else ''}: {', '.join(v)})" for (g, s), v in pools.items())
+
+
+def as_unmoved(models: Models, config: RunConfig) -> Models:
+    """Price a generator that a LoRA moved like the same one unmoved.
+
+    A measured difference is noise, and would give a verifier another N, which is not drift.
+    """
+    of = {entry.shown: entry for entry in config.generators}
+    unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
+    pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}
+    return {key: models[plain] for key, plain in pairs.items() if plain in models}
+
+
+def default_budgets(models: Models, config: RunConfig) -> list[float]:
+    """Take CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the slowest pipeline's."""
+    pool = {k: m for k, m in models.items() if config.kinds.get(k[2]) == CLIP} or models
+    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), config.tolerance)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
@@ -15,7 +14,7 @@ from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.cost.reliability import unreliable
 from vhsbench.harness.cost.sound import left_out
 from vhsbench.harness.report import comparisons, scaling
-from vhsbench.harness.report.clock import COLUMNS, Clock, Models, read_clock
+from vhsbench.harness.report.clock import COLUMNS, Clock, Models, as_unmoved, default_budgets, read_clock
 from vhsbench.harness.report.comparisons import TIMES, AccuracyTable
 from vhsbench.harness.report.costs import cost_table, with_first_use
 from vhsbench.harness.report.diversity import COLUMNS as DIVERSITY
@@ -378,8 +377,8 @@ def derive(
     # the paper's comparison has no named speed-ups
     run = replace(run, costs=clock.costs[clock.costs["variant"] == ""])
     times = clock.models["wall_ms"]
-    priced = times | _as_unmoved(times, config)
-    budgets = config.budgets_by_unit.get("ms") or _default_budgets(priced, config)
+    priced = times | as_unmoved(times, config)
+    budgets = config.budgets_by_unit.get("ms") or default_budgets(priced, config)
     rows = budgeting.budget_table(curves, priced, budgets, config.tolerance)
     templates = tuple(parse(text) for text in dict.fromkeys((*config.strategies, *strategies)))
     return Derived(
@@ -402,33 +401,7 @@ def _labelled(frame: pd.DataFrame, clock: Clock) -> pd.DataFrame:
     return frame.assign(**{TIMES: clock.label}) if clock.label else frame
 
 
-def _as_unmoved(models: Models, config: RunConfig) -> Models:
-    """Price a generator that a LoRA moved like the same one unmoved.
-
-    A measured difference is noise, and would give a verifier another N, which is not drift.
-    """
-    of = {entry.shown: entry for entry in config.generators}
-    unmoved = {entry.name: entry.shown for entry in config.generators if not entry.moved}
-    pairs = {key: (unmoved.get(of[key[0]].name, ""), *key[1:]) for key in models if of[key[0]].moved}
-    return {key: models[plain] for key, plain in pairs.items() if plain in models}
-
-
-def _default_budgets(models: Models, config: RunConfig) -> list[float]:
-    """Take CLIP's T(2), T(4), T(6), as in the paper; without CLIP, the slowest pipeline's."""
-    pool = {k: m for k, m in models.items() if config.kinds.get(k[2]) == comparisons.CLIP} or models
-    return budgeting.default_budgets(max(pool.values(), key=lambda m: m.predict(4)), config.tolerance)
-
-
 def _drifts(config: RunConfig) -> dict[str, float]:
     """Map the entries of every generator that drifts to how far each was moved."""
     drifting = {entry.name for entry in config.generators if entry.moved or entry.drift is not None}
     return {entry.shown: entry.moved for entry in config.generators if entry.name in drifting}
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Convert rows to plain Python, None where unknown."""
-    objects = frame.astype(object).where(frame.notna(), None)
-    return [
-        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
-        for row in objects.to_dict("records")
-    ]

@@ -10,10 +10,10 @@ import yaml
 
 from vhsbench.harness.common.atomic import write_output
 from vhsbench.harness.common.shown import csv_bytes
-from vhsbench.harness.report.derived import records
 from vhsbench.harness.report.leaderboard import Board, Entry, Leaderboard
 from vhsbench.harness.report.page_file import render
 from vhsbench.harness.report.style import label
+from vhsbench.harness.report.tables import records
 from vhsbench.harness.stats.curves import OVERALL
 from vhsbench.harness.stats.intervals import brackets
 

@@ -10,7 +10,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from vhsbench.harness.report import charts, page_budgets, page_candidates, page_file, tables
-from vhsbench.harness.report.derived import records
 from vhsbench.harness.report.page import facts, warnings
 from vhsbench.harness.report.page_candidates import PAGE_MB, Album, Pool
 from vhsbench.harness.report.side_by_side import SideBySide
@@ -83,7 +82,7 @@ def summary(found: SideBySide) -> dict[str, Any]:
             for name, run in runs
         ],
         "budgets": [{"budget": amount, "unit": unit} for amount, unit in found.budgets],
-        "rows": records(found.rows),
+        "rows": tables.records(found.rows),
         "notes": found.notes,
         "protocols": found.protocols,
     }  # fmt: skip

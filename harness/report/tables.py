@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape as html_escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -222,3 +223,12 @@ _LATEX = _Format(".tex", latex_escape, r"\textbf{%s}", r"\underline{%s}", _latex
 _HTML = _Format(
     ".html", html_escape, "<strong>%s</strong>", "<u>%s</u>", _html, "<p>Protocol: <code>%s</code></p>\n"
 )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Convert rows to plain Python, None where unknown."""
+    objects = frame.astype(object).where(frame.notna(), None)
+    return [
+        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
+        for row in objects.to_dict("records")
+    ]

@@ -12,8 +12,7 @@ import torch
 
 from vhsbench.harness.cost import nvml
 from vhsbench.harness.cost.environment import environment, gpus
-from vhsbench.harness.cost.measure import remarks, taints
-from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu
+from vhsbench.harness.cost.nvml import POWER_CAP, THROTTLED, Gpu, remarks, taints
 
 
 class NVMLError(Exception):

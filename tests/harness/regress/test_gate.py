@@ -14,7 +14,6 @@ from scipy.stats import norm
 
 from vhsbench.harness.common.tasks import TAGS
 from vhsbench.harness.config.run import ConfigError
-from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.regress import speed as speeds
 from vhsbench.harness.regress.compare import (
     Difference,
@@ -337,7 +336,7 @@ def test_tainted_rounds_are_left_out_of_the_time_ratio(monkeypatch, fake_time, s
         return lambda: fake_time.sleep(seconds * (50 if seconds == 0.02 and done % 2 else 1))
 
     side = SimpleNamespace(device=torch.device("cpu"))
-    monkeypatch.setattr(measuring, "taints", taints)
+    monkeypatch.setattr(speeds, "taints", taints)
     monkeypatch.setattr(speeds, "time", fake_time)
     monkeypatch.setattr(speeds, "_peak_gb", lambda *_: 1.0)
     calls = iter([scoring(0.01), scoring(0.02)])
