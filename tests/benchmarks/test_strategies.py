@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,3 +72,22 @@ def test_weights_that_two_parts_share_are_counted_once(bench):
     one = torch.nn.Linear(1000, 250, bias=False)
     judge = SimpleNamespace(modules=lambda: {"llm": one, "head": torch.nn.Sequential(one)})
     assert bench.gigabytes(judge) == pytest.approx(1e-3)
+
+
+def test_a_peak_is_also_given_without_verifiers_that_a_strategy_has_no_use_for(bench, monkeypatch):
+    loaded = bench.Bench.__new__(bench.Bench)
+    judges = {
+        "vhs": torch.nn.Linear(1000, 250, bias=False),
+        "mllm-ae": torch.nn.Linear(1000, 500, bias=False),
+    }
+    loaded.judges = {
+        name: SimpleNamespace(modules=lambda part=part: {"llm": part}) for name, part in judges.items()
+    }
+    loaded.whole = {"best-of-n:vhs,n=1": SimpleNamespace(verifiers=("vhs",))}
+    loaded.work, loaded.runs = {}, {("best-of-n:vhs,n=1", "end_to_end", 1): lambda: None}
+    loaded.on = loaded.gpu = None
+    monkeypatch.setattr(bench, "peak_memory", lambda *_: {"peak_vram_gb": 1.0})
+    (found,) = loaded.facts(count_runs=False).to_dict("records")
+    assert found["peak_vram_gb"] == 1.0
+    assert found["own_vram_gb"] == pytest.approx(1.0 - 2e-3)
+    assert math.isnan(found["tflop"])
