@@ -193,7 +193,8 @@ def compile_each(calls: Calls, blocks: int, dynamic: bool | None = None, **optio
     kept = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vhsbench" / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     # more blocks than torch's limit would silently run the rest uncompiled
-    torch._dynamo.config.recompile_limit = _MOST_SIZES * max(1, blocks)
+    limit = _MOST_SIZES * max(1, blocks)
+    torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     given: dict[str, Any] = {"options": options} if options else {}
     for owner, name in calls:

@@ -51,8 +51,16 @@ class Graphed:
         try:
             with torch.cuda.graph(graph, pool=self._pool):
                 outputs = self._function(*args, **kwargs)
-        finally:  # a capture that fails leaves its own stream behind
-            torch.cuda.set_stream(current)
+        except BaseException:
+            _leave_failed(current)
+            raise
         self._pool = self._pool or graph.pool()
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
         return graph, inputs, outputs
+
+
+def _leave_failed(stream: torch.cuda.Stream) -> None:
+    """Undo what torch leaves of a capture that failed: its stream, and random numbers that wait for its end."""
+    torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[stream.device_index]
+    generator.graphsafe_set_state(generator.clone_state())  # a copy does not capture

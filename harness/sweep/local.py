@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
@@ -33,14 +34,16 @@ def local(config: RunConfig, prompts: Prompts, todo: Sequence[Shard]) -> Iterato
 
     Models too small to gain from several CPU threads are given as many processes, of one thread each.
     """
-    for entry, group in groupby(todo, lambda shard: shard.entry):
+    for number, (entry, group) in enumerate(groupby(todo, lambda shard: shard.entry)):
+        if number:
+            gc.collect()  # free the last models before the next are loaded: a generator's parts hold each other
         worker, shards = Worker(config, prompts, entry), list(group)
         with kept_heap() if worker.on_cpu else nullcontext():
             if (processes := _processes(worker, len(shards))) > 1:
                 yield from _shared(worker, shards, processes)
             else:
                 yield from map(worker.work, shards)
-        del worker  # free these models before the next are loaded
+        del worker
 
 
 def _processes(worker: Worker, shards: int) -> int:

@@ -79,6 +79,19 @@ def test_a_graph_computes_what_the_function_does_for_every_shape():
         torch.testing.assert_close(kept, linear(first))  # not written over by later replays
 
 
+def test_a_capture_that_fails_leaves_the_stream_and_random_numbers_as_they_were():
+    looks = Graphed(lambda x: x if x.sum().item() else -x)  # at a value, which no graph can
+    before = torch.cuda.current_stream()
+    torch.cuda.manual_seed(3)
+    expected = torch.randn(4, device="cuda")
+    torch.cuda.manual_seed(3)
+    with pytest.raises(RuntimeError):
+        looks(torch.ones(3, device="cuda"))
+    assert torch.cuda.current_stream() == before
+    assert torch.randn(4, device="cuda").equal(expected)
+    assert Graphed(lambda x: 2 * x)(torch.ones(3, device="cuda")).tolist() == [2, 2, 2]
+
+
 def test_attention_after_a_beginning_is_causal_and_no_slow_kernel_computes_it():
     half = {"device": "cuda", "dtype": torch.bfloat16}
     query = torch.randn(2, 14, 37, 64, **half)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from vhsbench import generators, verifiers
 from vhsbench.generators.pictures import Pictures, without_waiting
 from vhsbench.generators.protocol import NotFiniteError
 from vhsbench.harness.cost import fast, variants
+from vhsbench.harness.cost.graphs import Graphed
 from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.rounds import measure
 from vhsbench.harness.cost.timing import TimingConfig
@@ -88,6 +90,34 @@ def test_all_that_is_worth_it_is_compiled(monkeypatch):
     layers = [*verifier.model.llm.model.layers, *verifier.tokens.model.transformer.resblocks]
     assert [f.__self__ for f in compiled[generator.blocks :]] == [*layers, generator.pipeline.vae.decoder]
     assert len(layers) > 2
+
+
+def test_compiling_what_is_fewer_leaves_the_limit_of_what_is_more(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        for blocks in (48, 20):
+            fast.compile_each([], blocks)
+        assert torch._dynamo.config.recompile_limit == 48 * fast._MOST_SIZES
+
+
+def test_a_capture_that_fails_leaves_the_stream_and_no_generator_that_captures(monkeypatch):
+    done = []
+    state = SimpleNamespace(clone_state=lambda: "a copy", graphsafe_set_state=done.append)
+    current = SimpleNamespace(wait_stream=lambda other: None, device_index=1)
+
+    @contextmanager
+    def capturing(graph, pool):
+        yield
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    for name, value in {
+        "Stream": lambda: current, "current_stream": lambda: current, "stream": lambda stream: nullcontext(),
+        "CUDAGraph": object, "graph": capturing, "set_stream": done.append, "default_generators": (None, state),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(RuntimeError, match="during capture"):
+        Graphed(lambda x: x)(torch.ones(2))
+    assert done == [current, "a copy"]
 
 
 def test_noise_drawn_by_threads_is_the_plain_one_bit_for_bit():

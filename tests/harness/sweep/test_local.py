@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from queue import SimpleQueue
 from threading import Semaphore
 from types import SimpleNamespace
@@ -77,6 +79,33 @@ def test_other_models_stay_in_one_process(worker, changed):
     )
     with engine._threads(2):
         assert engine._processes(other, 25) == 1
+
+
+def test_models_are_freed_before_the_next_are_loaded(monkeypatch):
+    loaded, left = [], []
+
+    class Holding:
+        """A worker whose parts hold each other."""
+
+        on_cpu = False
+
+        def __init__(self, config, prompts, entry):
+            left.append([each() is not None for each in loaded])
+            loaded.append(weakref.ref(self))
+            self.me = self
+
+        def work(self, shard):
+            return shard.entry
+
+    monkeypatch.setattr(engine, "Worker", Holding)
+    monkeypatch.setattr(engine, "_processes", lambda worker, count: 1)
+    todo = [SimpleNamespace(entry=entry) for entry in (0, 0, 1)]
+    gc.disable()
+    try:
+        assert list(engine.local(None, [], todo)) == [0, 0, 1]
+    finally:
+        gc.enable()
+    assert left == [[], [False]]
 
 
 class Helper:
