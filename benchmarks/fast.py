@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gc
 import json
 import statistics
 import sys
@@ -148,7 +149,8 @@ def _measure(options: argparse.Namespace) -> None:
             figures.note(f"{kind}/failed", f"{type(error).__name__}: {error}")
             if options.device == "cpu":
                 raise
-            torch.cuda.empty_cache()
+        gc.collect()  # a pipeline's parts hold each other, and the next one wants their memory
+        torch.cuda.empty_cache()
     record(options.out.parent / "history.csv", figures.known)
 
 

@@ -272,6 +272,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     t4 = ["t4_ms", "t4_copy_ms"]
     found = found.assign(
         same_n=found["n"] == found["n_copy"],
+        **{name: found[name] == True for name in ("agree", "n_agree")},  # noqa: E712  # unknown is None
         t4_off_percent=100 * (found[t4].max(axis=1) / found[t4].min(axis=1) - 1),
     )
     return found.groupby([column for column in SAMPLE if column in found]).agg(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +56,27 @@ def test_a_second_start_measures_only_what_is_missing_and_none_goes_on_with_othe
     assert not script.Figures(file, {"batch": 32}, -1).lacks("vhs/whole")  # too late to start
     with pytest.raises(SystemExit, match="'batch': 32"):
         script.Figures(file, {"batch": 8}, 60)
+
+
+def test_a_pipeline_is_freed_before_the_next_is_built(script, tmp_path, monkeypatch):
+    built, left = [], []
+
+    class Holding:
+        """A pipeline whose parts hold each other."""
+
+    def measured(figures, kind, options):
+        left.append([each() is not None for each in built])
+        pair = Holding()
+        pair.me = pair
+        built.append(weakref.ref(pair))
+
+    monkeypatch.setattr(script, "_verifier", measured)
+    gc.disable()
+    try:
+        script.main(["--out", str(tmp_path / "run.json"), "--device", "cpu", "--generator", "nano"])
+    finally:
+        gc.enable()
+    assert left == [[], [False], [False, False]]
 
 
 def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
