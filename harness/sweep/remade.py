@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# of an identity: the picture of another device or variant differs in its last bits
+# of an identity: by another device or variant the picture differs too little to see
 _SAME_TO_THE_EYE = ("devices", "dtype", "variant")
 
 
