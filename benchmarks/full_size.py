@@ -209,8 +209,8 @@ def naive_rows(
     from naive import naive_best_of_n
 
     from vhsbench import generators, verifiers
-    from vhsbench.harness.cost.measure import device_name, taints
-    from vhsbench.harness.cost.nvml import Gpu
+    from vhsbench.harness.cost.measure import device_name
+    from vhsbench.harness.cost.nvml import Gpu, taints
     from vhsbench.harness.inference.best_of_n import best_of_n
     from vhsbench.harness.store.tables import SCHEMAS
 

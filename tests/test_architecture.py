@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -76,6 +77,27 @@ def test_every_room_has_its_layer():
     }
     others = {f"vhsbench.{name}" for name in PACKAGES if name != "harness"}
     assert named == rooms | modules | others
+
+
+def test_every_name_that_a_script_imports_exists():
+    """Scripts import some names only where they are needed, so that a name that moved is not missed at their start."""
+    wanted = {
+        (str(file.relative_to(ROOT)), node.module, name.name)
+        for folder in ("benchmarks", ".ci")
+        for file in (ROOT / folder).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vhsbench")
+        for name in node.names
+    }
+    assert len(wanted) > 100
+    assert [row for row in sorted(wanted) if not _exists(*row[1:])] == []
+
+
+def _exists(module: str, name: str) -> bool:
+    found = importlib.import_module(module)
+    return hasattr(found, name) or (
+        hasattr(found, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None
+    )
 
 
 def test_every_package_of_the_tree_is_in_the_wheel():

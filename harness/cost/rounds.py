@@ -48,7 +48,7 @@ class _Pipeline:
     failure: Failure | None = None
     seconds: float = 0.0  # of timed rounds
 
-    def open(self, passes: bool) -> None:
+    def start(self, passes: bool) -> None:
         left = self.process.seconds_left if self.process else None
         self.process = MeasuringProcess(self.cell, self.place, left, passes)
         self.opened = self.opened or self.process.opened
@@ -120,7 +120,7 @@ def _open(pipelines: Sequence[_Pipeline], progress: Progress, passes: bool) -> b
         progress(done, len(pipelines) * (1 + _turns(pipelines, alive)))
         first = pipelines[:done]
         try:
-            pipeline.open(passes)
+            pipeline.start(passes)
         except Failure as failure:
             if not (alive and first and failure.status == "oom"):
                 pipeline.failure = failure
@@ -128,7 +128,7 @@ def _open(pipelines: Sequence[_Pipeline], progress: Progress, passes: bool) -> b
             alive = False
             _close(first)  # perhaps it was they that took the memory
             try:
-                pipeline.open(passes)
+                pipeline.start(passes)
             except Failure as again:
                 pipeline.failure = again
                 continue
@@ -170,7 +170,7 @@ def _take_turns(pipelines: Sequence[_Pipeline], alive: bool, progress: Progress)
 def _take_turn(pipeline: _Pipeline, turn: int, rounds: int, alive: bool) -> None:
     try:
         if not alive:
-            pipeline.open(passes=False)
+            pipeline.start(passes=False)
         assert pipeline.process is not None
         started = time.monotonic()
         done = pipeline.process.turn(turn * rounds, rounds)

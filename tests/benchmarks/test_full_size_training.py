@@ -1,4 +1,4 @@
-"""Dry runs of the benchmarks of training and of judging behind generation."""
+"""Dry runs of the benchmark of training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,3 @@ def test_every_way_to_fit_a_training_in_memory_is_timed(benchmark_script, tmp_pa
     assert list(gemma["task"]) == ["caption", "tag"]
     assert (gemma["per_input_s"] > 0).all()
     assert json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"]
-
-
-def test_overlap_is_measured_both_ways_on_the_same_shards(benchmark_script, tmp_path):
-    table = tmp_path / "overlap.csv"
-    benchmark_script("overlap").main(["--out", str(table), "--tiny", "--rounds", "2"])
-    rows = pd.read_csv(table)
-    assert [(r.round, r.overlap) for r in rows.itertuples()] == [(1, False), (1, True), (2, True), (2, False)]
-    assert set(rows["candidates"]) == {16}
-    assert (rows["wall_s"] > 0).all()
