@@ -19,13 +19,12 @@ sys.path.insert(0, str(ROOT))
 
 from vhsbench.harness.common.atomic import write_output  # noqa: E402
 from vhsbench.harness.common.shown import markdown_table  # noqa: E402
+from vhsbench.harness.report.style import label  # noqa: E402
+from vhsbench.harness.stats.intervals import brackets  # noqa: E402
 from vhsbench.harness.training.nano_profile import PROFILE  # noqa: E402
 
-PAGE, STUDY = ROOT / "docs/nano.md", ROOT / "results/nano"
-LABELS = {
-    "vhs": "VHS", "mllm-clip": "MLLM w/ CLIP", "mllm-ae": "MLLM w/ AE", "vhs-early": "VHS, block 3",
-    "oracle": "oracle", "prompt_alone": "the prompt alone",
-}  # fmt: skip
+PAGE = ROOT / "docs/nano.md"
+_OWN = {"vhs-early": "VHS, block 3", "prompt_alone": "the prompt alone"}  # names of this study alone
 TASKS = {
     "single_object": "single", "two_object": "two", "counting": "counting", "colors": "colors",
     "position": "position", "color_attr": "attribution",
@@ -52,7 +51,7 @@ def equal_time(folder: Path) -> str:
         for (_, a, b), part in rows.groupby(["budget", "a", "b"], sort=False):
             by_name = part.set_index("training")
             yield [
-                f"{part['n_a'].iloc[0]} and {part['n_b'].iloc[0]}", f"{LABELS[a]} - {LABELS[b]}",
+                f"{part['n_a'].iloc[0]} and {part['n_b'].iloc[0]}", f"{_label(a)} - {_label(b)}",
                 *(_difference(by_name.loc[n]) for n in names),
             ]  # fmt: skip
 
@@ -62,15 +61,14 @@ def equal_time(folder: Path) -> str:
 def best_of_n(folder: Path) -> str:
     """Return best-of-N in percent: a row for each verifier of each training, a column for each N."""
     rows = _read(folder, "best_of_n")
-    several = rows["training"].nunique() > 1
     wide = rows.pivot(index=["verifier", "training"], columns="n", values="percent")
     lines = (
-        [LABELS[v], _named(t).removeprefix("seed "), *(f"{value:.1f}" for value in wide.loc[(v, t)])]
+        [_label(v), t.removeprefix("nano-"), *(f"{value:.1f}" for value in wide.loc[(v, t)])]
         for v in dict.fromkeys(rows["verifier"])
         for t in _names(rows)
         if (v, t) in wide.index
     )
-    return _table(["best of (percent)", "seed" if several else "", *map(str, wide.columns)], lines)
+    return _table(["best of (percent)", "seed", *map(str, wide.columns)], lines)
 
 
 def auc(folder: Path) -> str:
@@ -79,7 +77,7 @@ def auc(folder: Path) -> str:
     rows = rows[rows["task"] == "all"].set_index(["verifier", "training"])
     names = _names(rows.reset_index())
     lines = (
-        [LABELS[v], *("{pooled:.3f} / {within_prompts:.3f}".format(**rows.loc[(v, n)]) for n in names)]
+        [_label(v), *("{pooled:.3f} / {within_prompts:.3f}".format(**rows.loc[(v, n)]) for n in names)]
         for v in dict.fromkeys(rows.index.get_level_values("verifier"))
     )
     return _table(["AUC, pooled / within prompts", *(_named(n) for n in names)], lines)
@@ -103,8 +101,8 @@ def arms(folder: Path) -> str:
     within = within[within["task"] == "all"].set_index(["training", "verifier"])["within_prompts"]
     overall = _read(folder, "profile").query("task == 'overall'").set_index("training")["percent"]
     pairs = list(dict.fromkeys(zip(found["a"], found["b"], strict=True)))
-    heads = ["arm", "one image %", *(f"AUC {LABELS[v]}" for v in ("vhs", "mllm-clip", "mllm-ae"))]
-    heads += [f"{LABELS[a]} - {LABELS[b]}, budgets 1 / 2 / 3" for a, b in pairs]
+    heads = ["arm", "one image %", *(f"AUC {_label(v)}" for v in ("vhs", "mllm-clip", "mllm-ae"))]
+    heads += [f"{_label(a)} - {_label(b)}, budgets 1 / 2 / 3" for a, b in pairs]
 
     def lines() -> Iterator[list[str]]:
         for name in dict.fromkeys(n for n in found["training"] if n != "all"):
@@ -132,12 +130,16 @@ def _names(rows: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(rows["training"]))
 
 
+def _label(verifier: str) -> str:
+    return _OWN.get(verifier) or label(verifier)
+
+
 def _named(training: str) -> str:
     return "all three" if training == "all" else training.replace("nano-", "seed ")
 
 
 def _difference(row: pd.Series) -> str:
-    return f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return f"{row['difference']:+z.1f}{brackets(row['low'], row['high'])}"
 
 
 def _table(heads: list[str], lines: Iterator[list[str]]) -> str:

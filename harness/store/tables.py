@@ -175,6 +175,7 @@ class RunStore:
         self.folder.write(file, data)
 
     def write_picture(self, name: str, png: bytes) -> None:
+        """Write a picture, by its name within the run."""
         self._new = False
         self.folder.write(name, png)
 
