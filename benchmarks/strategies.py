@@ -39,6 +39,7 @@ from vhsbench.harness.cost.stage_costs import StageCosts  # noqa: E402
 from vhsbench.harness.cost.stages import stages  # noqa: E402
 from vhsbench.harness.cost.turns import FEWEST, quantiles  # noqa: E402
 from vhsbench.harness.inference.route import advance_from, denoise_with  # noqa: E402
+from vhsbench.harness.regress.speed import weights_bytes  # noqa: E402
 from vhsbench.harness.strategies.base import Strategy  # noqa: E402
 from vhsbench.harness.strategies.prices import Prices  # noqa: E402
 from vhsbench.harness.strategies.registry import parse  # noqa: E402
@@ -188,10 +189,7 @@ class Bench:
 
 def gigabytes(judge: Any) -> float:
     """Return what a verifier's weights take."""
-    parts = [
-        part for module in judge.modules().values() for part in (*module.parameters(), *module.buffers())
-    ]
-    return sum({p.data_ptr(): p.nbytes for p in parts}.values()) / 1e9
+    return weights_bytes(judge) / 1e9
 
 
 def result(text: str, strategy: Strategy, costs: pd.DataFrame) -> dict[str, Any]:

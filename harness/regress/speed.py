@@ -143,8 +143,8 @@ def _peak_gb(verifier: Verifier, call: Call) -> float:
         before = torch.cuda.memory_allocated(device)
         call()
         torch.cuda.synchronize(device)
-        return (_weights_bytes(verifier) + torch.cuda.max_memory_allocated(device) - before) / 1e9
-    return (_weights_bytes(verifier) + _allocated_bytes(call)) / 1e9
+        return (weights_bytes(verifier) + torch.cuda.max_memory_allocated(device) - before) / 1e9
+    return (weights_bytes(verifier) + _allocated_bytes(call)) / 1e9
 
 
 def _allocated_bytes(call: Call) -> int:
@@ -159,7 +159,7 @@ def _allocated_bytes(call: Call) -> int:
     return int(np.cumsum([0, *steps]).max())
 
 
-def _weights_bytes(verifier: Verifier) -> int:
+def weights_bytes(verifier: Verifier) -> int:
     """Count the bytes of all parameters and buffers that the verifier keeps loaded, each once."""
     tensors = {
         t.data_ptr(): t.nbytes
