@@ -4,10 +4,9 @@
     python benchmarks/fast.py --out FILE [--only vhs] [--generator sana-sprint] [--variant fast-int8] [--brief]
     python benchmarks/fast.py --out FILE --device cpu --generator nano --batch 4 --first 4      # a dry run
 
-`--jobs` does all that is in JOBS, in the order of what is missed most, each in a file of its own: NAME-JOB.json. Expected
-seconds on an H200 with an empty inductor cache (from the runs of 27 November 2026, docs/performance.md; not measured since):
-imports 20; sana 300 (VHS 140, MLLM w/ CLIP 100, MLLM w/ AE 60), int8 45, pixart 45, flux 70, sd3 60: 540 in all, a minute more than
-`--seconds 480`, after which nothing is started; given again, the rest is measured.
+`--jobs` does all that is in JOBS, in the order of what is missed most, each in a file of its own: NAME-JOB.json. On an H200
+(27 November 2026, an empty inductor cache at the start) sana took 295 s for VHS and MLLM w/ CLIP, pixart 68, int8 77, flux 127; sd3
+and MLLM w/ AE, not reached then, may take 60 each: some 690 s in all. `--seconds` starts nothing later; given again, the rest is measured.
 
 Pipelines have random weights of the true architecture in bf16, built on the device (nano: its own weights). Every
 figure is written to FILE when it is known; started again with the same FILE, the rest is measured. `--seconds` starts
@@ -18,7 +17,6 @@ nothing new after that long. Each start ends with this run's line in history.csv
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import gc
 import json
@@ -26,9 +24,7 @@ import statistics
 import sys
 import time
 import traceback
-import warnings
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from fast_history import record
+from fast_profile import profiled
 from full_size import PROMPT, matmul_tflops, options_of
 from naive import naive_best_of_n
 
@@ -49,7 +46,7 @@ from vhsbench.harness.cost.environment import environment
 from vhsbench.harness.cost.flops import count
 from vhsbench.harness.cost.measure import device_name
 from vhsbench.harness.inference.best_of_n import best_of_n
-from vhsbench.harness.inference.route import STAGES, route_of
+from vhsbench.harness.inference.route import route_of
 
 PROMPTS = (  # of one length in tokens, so that nothing is compiled for another
     PROMPT,
@@ -68,11 +65,11 @@ TFLOP = {
 }
 # by name, in order: options of this script
 JOBS = {
-    "sana": "",
-    "int8": "--only vhs --variant fast-int8 --skip candidate --skip whole --skip decode",
-    "pixart": "--generator pixart-alpha-dmd --only vhs --brief",
-    "flux": "--generator flux-schnell --only mllm-clip --brief",
     "sd3": "--generator sd3.5-turbo --only mllm-clip --brief",
+    "sana": "--only mllm-ae --only vhs --only mllm-clip",
+    "pixart": "--generator pixart-alpha-dmd --only vhs --brief",
+    "int8": "--only vhs --variant fast-int8 --skip candidate --skip whole --skip decode",
+    "flux": "--generator flux-schnell --only mllm-clip --brief",
 }
 BRIEF = 8  # candidates, in one batch: all that --brief makes
 BUDGET_MS = 550.0
@@ -80,7 +77,6 @@ NAIVE_N = 32
 MOST_N = 1024
 VERIFIERS = ("vhs", "mllm-clip", "mllm-ae")
 PARTS = ("candidate", "applied", "candidate_fast", "whole", "within", "decode", "profile")
-_TOP = 25  # kernels of a profile
 
 
 class Figures:
@@ -131,7 +127,7 @@ def _measure(options: argparse.Namespace) -> None:
         torch._dynamo.config.automatic_dynamic_shapes = False
     if options.brief:
         options.batch = options.first = BRIEF
-        options.skip = [*options.skip, "within", "decode", "profile"]
+        options.skip = [*options.skip, "within", "decode"]
     names = ("generator", "device", "variant", "shapes", "batch", "repeats", "first", "brief")
     settings = {name: getattr(options, name) for name in names}
     figures = Figures(options.out, settings, options.seconds, options.skip)
@@ -151,7 +147,8 @@ def _measure(options: argparse.Namespace) -> None:
                 raise
         gc.collect()  # a pipeline's parts hold each other, and the next one wants their memory
         torch.cuda.empty_cache()
-    record(options.out.parent / "history.csv", figures.known)
+    if any("/" in name for name in figures.known):  # else there was no time for any figure
+        record(options.out.parent / "history.csv", figures.known)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", choices=VERIFIERS, help="this verifier; may be repeated")
     parser.add_argument("--jobs", action="store_true", help="all of JOBS, each in a file of its own")
     parser.add_argument(
-        "--brief", action="store_true", help=f"one batch of {BRIEF} against the naive loop alone"
+        "--brief", action="store_true", help=f"one batch of {BRIEF} against the naive loop, and its profile"
     )
     parser.add_argument(
         "--skip", action="append", default=[], choices=PARTS, help="this part; may be repeated"
@@ -260,15 +257,16 @@ def _verifier(figures: Figures, kind: str, options: argparse.Namespace) -> None:
     started = time.perf_counter()
     pair = Pair(kind, options)
     size, repeats = options.batch, options.repeats
-    ones = {} if options.brief else {"batch 1": 1}
+    ones = () if options.brief else (1,)
     key = f"{kind}/".__add__
     if figures.lacks(key("build_s")):
         figures.note(key("build_s"), round(time.perf_counter() - started, 1))
     if figures.lacks(key("tflop")):
         figures.note(key("tflop"), TFLOP.get((options.generator, kind)) or _tflop(pair))
     if figures.lacks(key("candidate")):
-        sizes = ones | {f"batch {pair.plain_batch}": pair.plain_batch}
-        figures.note(key("candidate"), each_ms(partial(pair.batch, quick=False), sizes, pair.device, repeats))
+        sizes = dict.fromkeys((*ones, pair.plain_batch))
+        calls = {f"batch {rows}": (pair.batch(rows, quick=False), rows) for rows in sizes}
+        figures.note(key("candidate"), each_ms(calls, pair.device, repeats))
     if figures.late:
         return
     before = variants.results(*pair.of(quick=False), PROMPTS) if figures.lacks(key("applied")) else None
@@ -277,7 +275,11 @@ def _verifier(figures: Figures, kind: str, options: argparse.Namespace) -> None:
         figures.note(key("applied"), applied)
         figures.note(key("first_batch_s"), first_batch_s)
     if figures.lacks(key("candidate_fast")):
-        found = each_ms(pair.batch, ones | {f"batch {size}": size}, pair.device, repeats)
+        calls = {f"batch {rows}": (pair.batch(rows), rows) for rows in dict.fromkeys((*ones, size))}
+        # the plain batch in the same turns: at another minute the machine may be slower
+        again = pair.plain_batch
+        calls[f"plain batch {again}"] = pair.batch(again, quick=False), again
+        found = each_ms(calls, pair.device, repeats)
         figures.note(key("candidate_fast"), found | bound(figures, key("tflop"), found[f"batch {size}"]))
     for part, measure in (("whole", _whole), ("within", _within), ("decode", _decode), ("profile", _profile)):
         # the decoder is the generator's, whichever verifier reads
@@ -299,14 +301,13 @@ def _tflop(pair: Pair) -> float:
 
 
 def each_ms(
-    call_of: Callable[[int], Callable[[], object]], sizes: dict[str, int], device: torch.device, repeats: int
+    calls: Mapping[str, tuple[Callable[[], object], int]], device: torch.device, repeats: int
 ) -> dict[str, float]:
-    """Return the median ms a row of a call of each size, timed in turns after one round that does not count."""
-    calls = {name: call_of(rows) for name, rows in sizes.items()}
-    for call in calls.values():
+    """Return the median ms a row of calls, each given with its rows, timed in turns after one round that does not count."""
+    for call, _ in calls.values():
         timed(call, device)
-    found = interleaved(calls, device, repeats=repeats)
-    return {name: statistics.median(found[name].wall_ms) / rows for name, rows in sizes.items()}
+    found = interleaved({name: call for name, (call, _) in calls.items()}, device, repeats=repeats)
+    return {name: statistics.median(found[name].wall_ms) / rows for name, (_, rows) in calls.items()}
 
 
 def bound(figures: Figures, tflop: str, ms: float) -> dict[str, float]:
@@ -382,84 +383,17 @@ def _decode(pair: Pair, figures: Figures, options: argparse.Namespace, kind: str
         latents = pair.generator.denoise(
             cond.select([0] * fast.GROUP), pair.generator.noise(range(fast.GROUP))
         )
-    sizes = {"1": 1, str(fast.GROUP): fast.GROUP}
-    found: dict[str, float] = {}
-    for name, generator in (("plain", pair.generator), ("fast", pair.fast_generator)):
-
-        def call_of(rows: int, decode: Callable[..., object] = generator.decode) -> Callable[[], object]:
-            return lambda: decode(latents[:rows])
-
-        if name == "fast":
-            found |= {f"first fast {rows} s": pair.seconds(call_of(size)) for rows, size in sizes.items()}
-        ms = each_ms(call_of, sizes, pair.device, options.repeats)
-        found |= {f"{name} {rows}": each for rows, each in ms.items()}
-    return found
+    calls = {
+        f"{name} {rows}": (partial(generator.decode, latents[:rows]), rows)
+        for name, generator in (("plain", pair.generator), ("fast", pair.fast_generator))
+        for rows in (1, fast.GROUP)
+    }
+    first = {f"first {name} s": pair.seconds(calls[name][0]) for name in ("fast 1", f"fast {fast.GROUP}")}
+    return first | each_ms(calls, pair.device, options.repeats)
 
 
 def _profile(pair: Pair, figures: Figures, options: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """Write which kernels take the time of a batch, by stage, and where a whole run waits for the GPU."""
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = pair.device.type == "cuda"
-    order = "self_device_time_total" if cuda else "self_cpu_time_total"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    texts, stage_ms = [], {}
-    for stage, (call, rows) in _stages(pair, options.batch).items():
-        timed(call, pair.device)
-        stage_ms[stage] = timed(call, pair.device)[0] / rows
-        with profile(activities=activities) as seen:
-            call()
-            if cuda:
-                torch.cuda.synchronize()
-        table = seen.key_averages().table(sort_by=order, row_limit=_TOP, max_name_column_width=90)
-        table = "\n".join(line.rstrip() for line in table.splitlines())
-        texts.append(f"{stage}, {rows} candidates, {stage_ms[stage]:.3f} ms each\n{table}")
-    waits = _waits(pair.whole(2 * options.batch, options.batch)) if cuda else Counter()
-    texts.append("Waits of a run of two batches:\n" + "\n".join(f"{n} {at}" for at, n in waits.most_common()))
-    write_output(options.out.with_name(f"{options.out.stem}-{kind}-profile.txt"), "\n\n".join(texts).encode())
-    return {"stage_ms": stage_ms, "waits": sum(waits.values())}
-
-
-def _stages(pair: Pair, size: int) -> dict[str, tuple[Callable[[], object], int]]:
-    """Return the stages of a batch of fast candidates as calls, and what is paid once: the text, and finishing one."""
-    generator, verifier = pair.of(quick=True)
-    route, alone = route_of(verifier), generator.encode([PROMPT])
-    cond = alone.select([0] * size)
-    calls: dict[str, tuple[Callable[[], object], int]] = {"encode": (lambda: generator.encode([PROMPT]), 1)}
-    state: Any = range(size)
-    for stage in route.per_candidate:
-        if stage in STAGES:
-            run = STAGES[stage]
-            call = partial(run, generator, cond, route.block, state)
-            calls[stage] = call, size
-            state = call()
-    read = route.reads(state)
-    calls["score"] = (lambda: verifier.score([PROMPT] * size, read)), size
-    calls["finish"] = (lambda: route.finish(generator, alone, state, 0)), 1
-    return calls
-
-
-def _waits(call: Callable[[], object]) -> Counter[str]:
-    """Count the lines of Python at which a call waits for the GPU."""
-    with _sync_warnings(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        call()
-    return Counter(f"{_short(Path(w.filename))}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
-
-
-def _short(file: Path) -> Path:
-    """Return a file's path within this repository or the folder of packages: no more concerns a reader."""
-    roots = [Path(__file__).parents[1], *map(Path, sys.path)]
-    return next((file.relative_to(root) for root in roots if file.is_relative_to(root)), file)
-
-
-@contextlib.contextmanager
-def _sync_warnings() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    return profiled(pair, options.batch, options.out.with_name(f"{options.out.stem}-{kind}-profile.txt"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -33,12 +33,12 @@ _PLACE = re.compile(r"(<!-- (\w+): (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def main() -> None:
-    write_output(PAGE, renewed(PAGE.read_text(encoding="utf-8"), ROOT).encode())
+    write_output(PAGE, renewed(PAGE.read_text(encoding="utf-8"), ROOT, TABLES).encode())
 
 
-def renewed(page: str, root: Path) -> str:
+def renewed(page: str, root: Path, tables: Mapping[str, Callable[[Path], str]]) -> str:
     """Return a page with each of its tables made again from the folder that its mark names, below `root`."""
-    return _PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]](root / found[3])}\n{found[4]}", page)
+    return _PLACE.sub(lambda found: f"{found[1]}{tables[found[2]](root / found[3])}\n{found[4]}", page)
 
 
 def equal_time(folder: Path) -> str:

@@ -156,11 +156,13 @@ def _graph_encoders(generator: Generator) -> str:
         return ""
     for encoder, _ in calls:
         encoder.config.use_cache = False
+    from vhsbench.harness.cost.graphs import CaptureError
+
     before = [encoder.forward for encoder, _ in calls]
     _graph(calls, _GRAPHED_ROWS)
     try:
         generator.encode(["a photo"])
-    except RuntimeError as error:  # the encoder looks at a value, or copies from the host, which no graph can
+    except CaptureError as error:
         for (encoder, _), forward in zip(calls, before, strict=True):
             encoder.forward = forward
         return " ".join(str(error).split())

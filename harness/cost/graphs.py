@@ -8,14 +8,21 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from vhsbench.harness.cost.memory import is_out_of_memory
+
 _WARM_UPS = 2  # libraries choose kernels and workspaces on first calls, which a graph must not hold
+
+
+class CaptureError(RuntimeError):
+    """A function that runs does something that no graph can: it looks at a value, or copies from the host."""
 
 
 class Graphed:
     """Calls of `function` by a CUDA graph for every shape of its arguments, captured at the first.
 
     Whatever is no tensor is part of the shape. Results are copies: the next replay writes over the graph's own.
-    With `most_rows`, calls whose first tensor has more rows are made as they are.
+    With `most_rows`, calls whose first tensor has more rows are made as they are. Raises CaptureError; what the function
+    itself raises, and no memory left, come as they are.
     """
 
     def __init__(self, function: Callable[..., Any], most_rows: int | None = None) -> None:
@@ -51,8 +58,11 @@ class Graphed:
         try:
             with torch.cuda.graph(graph, pool=self._pool):
                 outputs = self._function(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             _leave_failed(current)
+            # the function ran before, outside a graph
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise CaptureError(str(error)) from error
             raise
         self._pool = self._pool or graph.pool()
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]

@@ -7,6 +7,7 @@ import json
 import math
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -111,7 +112,12 @@ def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_
     script.main(arguments)
     known = json.loads(file.read_text())
     assert known["vhs/tflop"] > 0
-    assert known["vhs/candidate_fast"].keys() == {"batch 1", "batch 2"}  # no bound without a measured peak
+    # in turns with the plain batch; no bound without a measured peak
+    assert known["vhs/candidate_fast"].keys() == {"batch 1", "batch 2", "plain batch 2"}
+    assert known["vhs/candidate"].keys() == {"batch 1", "batch 2"}
+    assert known["vhs/decode"].keys() == {
+        "first fast 1 s", "first fast 8 s", "plain 1", "plain 8", "fast 1", "fast 8",
+    }  # fmt: skip
     assert known["vhs/applied"]["score_difference"] < 1e-4
     assert known["vhs/applied"].keys() >= {"scores_changed_percent", "compile_s", "parts", "remarks"}
     assert known["vhs/profile"]["stage_ms"].keys() == {"encode", "noise", "head", "score", "finish"}
@@ -131,6 +137,7 @@ def test_all_jobs_are_done_in_order_while_there_is_time(script, tmp_path, monkey
     arguments = ["--jobs", "--out", str(tmp_path / "h200.json"), "--device", "cpu"]
     script.main([*arguments, "--seconds", "0"])
     assert done == []
+    assert next(iter(script.JOBS)) == "sd3"
     script.main([*arguments, "--seconds", "60"])
     assert [each["out"].name for each in done] == [f"h200-{name}.json" for name in script.JOBS]
     assert {(each["generator"], each["variant"], each["brief"]) for each in done} == {
@@ -138,6 +145,27 @@ def test_all_jobs_are_done_in_order_while_there_is_time(script, tmp_path, monkey
         ("flux-schnell", "fast", True), ("sd3.5-turbo", "fast", True),
     }  # fmt: skip
     assert all(50 < each["seconds"] <= 60 for each in done)
+
+
+def test_a_job_that_no_time_is_left_for_has_no_line_in_the_history(script, tmp_path):
+    script.main(
+        ["--out", str(tmp_path / "late.json"), "--device", "cpu", "--generator", "nano", "--seconds", "-1"]
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calls_are_timed_in_turns_by_the_row(script, monkeypatch):
+    made = []
+    monkeypatch.setattr(script, "timed", lambda call, device: call())
+    monkeypatch.setattr(
+        script, "interleaved",
+        lambda calls, device, repeats: {n: SimpleNamespace(wall_ms=[c(), 8.0, 8.0]) for n, c in calls.items()},
+    )  # fmt: skip
+    calls = {
+        name: (lambda name=name: made.append(name) or 1.0, rows) for name, rows in (("plain", 2), ("fast", 4))
+    }
+    assert script.each_ms(calls, "a device", 3) == {"plain": 4.0, "fast": 2.0}
+    assert made == 2 * ["plain", "fast"]
 
 
 def test_the_known_flops_are_those_that_a_gpu_counted(script):

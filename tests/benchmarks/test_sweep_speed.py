@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,3 +73,9 @@ def test_a_dry_run_measures_both_ways_and_a_second_start_only_what_is_missing(sc
     assert json.loads(file.read_text())["round 1"] == first["round 1"]
     with pytest.raises(SystemExit, match="was measured with"):
         script.main(["--out", str(file), "--tiny", "--way", "after", "--way", "plain"])
+    monkeypatch.setattr(script, "Worker", lambda *given: SimpleNamespace(work=lambda shard: None))
+    monkeypatch.setattr(script, "compared", lambda workers, number: first["round 1"])
+    script.main(["--out", str(file), "--tiny", "--rounds", "2"])
+    second = json.loads(file.read_text())
+    assert second["summary"]["rounds"] == 2
+    assert second["began"] == first["began"]  # of the start that compiled

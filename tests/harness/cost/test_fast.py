@@ -15,7 +15,7 @@ from vhsbench import generators, verifiers
 from vhsbench.generators.pictures import Pictures, without_waiting
 from vhsbench.generators.protocol import NotFiniteError
 from vhsbench.harness.cost import fast, variants
-from vhsbench.harness.cost.graphs import Graphed
+from vhsbench.harness.cost.graphs import CaptureError, Graphed
 from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.rounds import measure
 from vhsbench.harness.cost.timing import TimingConfig
@@ -100,7 +100,38 @@ def test_compiling_what_is_fewer_leaves_the_limit_of_what_is_more(monkeypatch):
         assert torch._dynamo.config.recompile_limit == 48 * fast._MOST_SIZES
 
 
-def test_a_capture_that_fails_leaves_the_stream_and_no_generator_that_captures(monkeypatch):
+def test_a_text_encoder_that_cannot_be_captured_stays_as_it_was_and_other_failures_are_raised(monkeypatch):
+    generator = SimpleNamespace(modules=lambda: {"text_encoder": encoder})
+    encoder = SimpleNamespace(forward=len, config=SimpleNamespace(use_cache=True))
+    encoder.parameters = lambda: iter([SimpleNamespace(is_cuda=True)])
+    for error, found in (
+        (CaptureError("not\n permitted"), "not permitted"),
+        (RuntimeError("shapes differ"), None),
+        (torch.OutOfMemoryError("CUDA out of memory"), None),
+    ):
+
+        def encode(prompts, error=error):
+            raise error
+
+        generator.encode, encoder.forward = encode, len
+        if found is None:
+            with pytest.raises(RuntimeError, match=str(error)):
+                fast._graph_encoders(generator)
+        else:
+            assert fast._graph_encoders(generator) == found
+            assert encoder.forward is len
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("operation failed due to a previous error during capture"), CaptureError),
+        (torch.OutOfMemoryError("out of memory during capture"), torch.OutOfMemoryError),
+        (KeyboardInterrupt("during capture"), KeyboardInterrupt),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_capture_that_fails_leaves_the_stream_and_no_generator_that_captures(monkeypatch, error, raised):
     done = []
     state = SimpleNamespace(clone_state=lambda: "a copy", graphsafe_set_state=done.append)
     current = SimpleNamespace(wait_stream=lambda other: None, device_index=1)
@@ -108,15 +139,16 @@ def test_a_capture_that_fails_leaves_the_stream_and_no_generator_that_captures(m
     @contextmanager
     def capturing(graph, pool):
         yield
-        raise RuntimeError("operation failed due to a previous error during capture")
+        raise error
 
     for name, value in {
         "Stream": lambda: current, "current_stream": lambda: current, "stream": lambda stream: nullcontext(),
         "CUDAGraph": object, "graph": capturing, "set_stream": done.append, "default_generators": (None, state),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
-    with pytest.raises(RuntimeError, match="during capture"):
+    with pytest.raises(raised, match="during capture") as caught:
         Graphed(lambda x: x)(torch.ones(2))
+    assert caught.type is raised
     assert done == [current, "a copy"]
 
 

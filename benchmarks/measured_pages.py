@@ -1,0 +1,210 @@
+"""Write tables of docs/performance.md and docs/strategies.md again, from what was measured on a GPU.
+
+    python benchmarks/measured_pages.py
+
+A table stands between a line `<!-- TABLE: FOLDER -->` and one `<!-- end -->`, as in docs/nano.md (benchmarks/nano_page.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from nano_page import renewed  # noqa: E402
+
+from vhsbench.harness.common.atomic import write_output  # noqa: E402
+from vhsbench.harness.common.shown import markdown_table  # noqa: E402
+from vhsbench.harness.report.style import label  # noqa: E402
+from vhsbench.harness.stats.intervals import brackets  # noqa: E402
+
+PAGES = [ROOT / "docs" / name for name in ("performance.md", "strategies.md")]
+COLUMNS = [  # of `fast`: a verifier, and the run that measured it
+    ("vhs", "h200-static"), ("vhs", "h200b-sana"), ("mllm-clip", "h200b-sana"), ("mllm-ae", "h200-dynamic"),
+]  # fmt: skip
+GOALS = {  # for VHS, by row
+    "ms a candidate, `fast`": "3.5", "times the bound": "1.3", "naive : `fast`": "12", "N within": "128",
+    "decode, ms an image, `fast`": "20 in batches",
+}  # fmt: skip
+SHORT = {  # of `fast_others`: what ran, its verifier, and the run
+    "PixArt-\N{GREEK SMALL LETTER ALPHA}-DMD, VHS": ("vhs", "h200b-pixart"),
+    "FLUX-Schnell, MLLM w/ CLIP": ("mllm-clip", "h200b-flux"),
+    "`fast-int8`: SANA-Sprint, VHS": ("vhs", "h200b-int8"),
+}
+Run = dict[str, Any]
+
+
+def main() -> None:
+    for page in PAGES:
+        write_output(page, renewed(page.read_text(encoding="utf-8"), ROOT, TABLES).encode())
+
+
+def strategies(folder: Path) -> str:
+    """Return what stages of each strategy add up to beside whole runs, its FLOPs and peak memory: a row for each."""
+    rows = pd.read_csv(folder / "strategies.csv")
+    heads = [
+        "strategy", "stages, ms [95%]", "whole runs, ms", "stages are off by", "TFLOP", "peak VRAM, GB",
+    ]  # fmt: skip
+    lines = (
+        [f"`{r.strategy}`", f"{r.predicted_ms:.1f}{brackets(r.low, r.high)}", f"{r.measured_ms:.1f}",
+         f"{r.off_percent:+.1f}%", f"{r.tflop:.1f}", f"{r.own_vram_gb:.1f}"]
+        for r in rows.itertuples()
+    )  # fmt: skip
+    return _table(heads, lines)
+
+
+def fast(folder: Path) -> str:
+    """Return what `fast` reached with SANA-Sprint: a column for each verifier and run, and one of goals."""
+    columns = [(verifier, _read(folder, run)) for verifier, run in COLUMNS]
+    named = [f"{label(v)}, {run['environment']['git_commit'][:7]}" for v, run in columns]
+    heads = ["", *named[:2], "goal for VHS", *named[2:]]
+
+    def lines() -> Iterator[list[str]]:
+        for name, cell in ROWS.items():
+            cells = [cell(partial(_part, run, verifier)) for verifier, run in columns]
+            goal = next((goal for start, goal in GOALS.items() if name.startswith(start)), "")
+            yield [name, *cells[:2], goal, *cells[2:]]
+
+    return _table(heads, lines())
+
+
+def fast_others(folder: Path) -> str:
+    """Return what other pipelines reached: a row for each, with what was measured of it."""
+    heads = [
+        "pipeline", "batch", "ms a candidate: plain, `fast`", "times the bound",
+        "naive, staged, staged in a batch, `fast`, ms", "naive : `fast`", "score, features, image moved by at most",
+    ]  # fmt: skip
+
+    def lines() -> Iterator[list[str]]:
+        for name, (verifier, run) in SHORT.items():
+            known = _read(folder, run)
+            of = partial(_part, known, verifier)
+            batch = f"batch {known['settings']['batch']}"
+            candidates = " / ".join(
+                f"{of(part)[batch]:.2f}" if of(part) else "not measured"
+                for part in ("candidate", "candidate_fast")
+            )
+            whole = of("whole")
+            yield [
+                name, str(known["settings"]["batch"]), candidates, f"{of('candidate_fast')['to_bound']:.2f}",
+                _whole(of), f"{whole['naive_to_fast']:.1f}" if whole else "", _moved(of),
+            ]  # fmt: skip
+
+    return _table(heads, lines())
+
+
+def sweep(folder: Path) -> str:
+    """Return ms an image of a shard's stages, plain and by `fast`: a row for each, the longest first."""
+    ways = _read(folder, "h200-sweep")["stages"]
+    plain, quick = ways.values()
+    order = sorted(plain, key=plain.get, reverse=True)
+    lines = ([_STAGES.get(s, s), f"{plain[s]:.1f}", f"{quick[s]:.1f}", f"{100 * quick[s] / quick['all']:.0f}%"]
+             for s in order)  # fmt: skip
+    return _table(["ms an image", "plain", "`fast`", "share of `fast`"], lines)
+
+
+_STAGES = {
+    "all": "all, one after another", "logits": "the detector's network (part of detect)", "rest": "the rest",
+    "score:vhs": "score: VHS", "score:mllm-clip": "score: MLLM w/ CLIP", "name_colors": "colours",
+    "pictures": "pictures to the host",
+}  # fmt: skip
+
+Of = Callable[[str], Any]  # a part of a run, of one verifier
+
+
+def _candidate(part: str) -> Callable[[Of], str]:
+    def cell(of: Of) -> str:
+        one, batch = (of(part)[name] for name in _sizes(of(part)))
+        return f"{one:.1f} / {batch:.2f}"
+
+    return cell
+
+
+def _plain(of: Of) -> str:
+    batch = _sizes(of("candidate"))[1]
+    return _candidate("candidate")(of) + ("" if batch == "batch 32" else f" ({batch})")
+
+
+def _sizes(candidate: Run) -> list[str]:
+    return [name for name in candidate if name.startswith("batch ")]
+
+
+def _bound(of: Of) -> str:
+    return "{to_bound:.2f} ({bound_ms:.2f})".format(**of("candidate_fast"))
+
+
+def _whole(of: Of) -> str:
+    ways = ("naive", "staged", "batched", "fast")
+    return ", ".join(f"{of('whole')[way]:.0f}" for way in ways) if of("whole") else ""
+
+
+def _within(of: Of) -> str:
+    found = of("within")
+    ms = {int(n): each for n, each in found["ms"].items()}
+    above = min(n for n in ms if n > found["n"])
+    batches = "" if found["batch"] == 32 else f", in batches of {found['batch']}"
+    return f"{found['n']} ({ms[found['n']]:.0f}; {above}: {ms[above]:.0f}{batches})"
+
+
+def _decode(way: str) -> Callable[[Of], str]:
+    def cell(of: Of) -> str:
+        found = of("decode")
+        return f"{found[f'{way} 1']:.1f} / {found[f'{way} 8']:.1f}" if found else "the same decoder"
+
+    return cell
+
+
+def _moved(of: Of) -> str:
+    found = of("applied")
+    return (
+        f"{found['score_difference']:.0e}, {found['features_percent']:.2f}%, {found['image_percent']:.2f}%"
+    ).replace("e-0", "e-")
+
+
+def _seconds(of: Of) -> str:
+    eight = (of("decode") or {}).get("first fast 8 s")
+    return f"{of('applied')['compile_s']:.0f}, {of('first_batch_s'):.0f}" + (
+        f", {eight:.0f}" if eight else ""
+    )
+
+
+ROWS: dict[str, Callable[[Of], str]] = {
+    "ms a candidate, plain: one at a time / batch of 32": _plain,
+    "ms a candidate, `fast`: one at a time / batch of 32": _candidate("candidate_fast"),
+    "times the bound (the bound, ms), batch of 32": _bound,
+    "N = 32, ms: naive, staged, staged in batches, `fast`": _whole,
+    "naive : `fast`": lambda of: f"{of('whole')['naive_to_fast']:.1f}",
+    "N within 550 ms, in batches of 32 (ms; the next: ms)": _within,
+    "decode, ms an image, plain: one / eight at once": _decode("plain"),
+    "decode, ms an image, `fast`: one / eight at once": _decode("fast"),
+    "score, features, image moved by at most": _moved,
+    "seconds: first call, first batch, first eight images": _seconds,
+}
+
+TABLES: dict[str, Callable[[Path], str]] = {f.__name__: f for f in (strategies, fast, fast_others, sweep)}
+
+
+def _part(run: Run, verifier: str, part: str) -> Any:
+    """Return what a run knows of a verifier's part; None if that was not measured."""
+    return run.get(f"{verifier}/{part}")
+
+
+def _read(folder: Path, name: str) -> Run:
+    known: Run = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return known
+
+
+def _table(heads: list[str], lines: Iterator[list[str]]) -> str:
+    return markdown_table(heads, lines).rstrip("\n")
+
+
+if __name__ == "__main__":
+    main()
