@@ -46,7 +46,7 @@ FIGURES = {
     "peak_gb": ("peak_gb",),
 }
 _PANELS = {
-    "candidate_batch_ms": "ms a candidate, in batches",
+    "to_bound": "a candidate's time over its bound",
     "n_within_550ms": "N within 550 ms",
     "naive_to_fast": "times the naive loop",
 }
@@ -89,7 +89,7 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     history = history[history[columns].notna().any(axis=1)]
     history = history.assign(run=range(len(history)))
     with SCREEN.styled():
-        fig = SCREEN.figure(SCREEN.text, 2.6)
+        fig = SCREEN.figure(SCREEN.text, 3.0)
         for axes, (name, title) in zip(fig.subplots(1, len(_PANELS)), _PANELS.items(), strict=True):
             for kind in VERIFIERS:
                 style = USUAL[kind]
@@ -102,27 +102,20 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                         ms=3,
                         lw=1,
                     )
-                if name == "candidate_batch_ms":
-                    axes.plot(history["run"], history[f"{kind}:bound_ms"], "_", color=style.color, ms=9)
                 axes.plot([], [], color=style.color, marker=style.marker, ms=3, lw=1, label=style.label)
-            labels = [
-                "\n".join(
-                    [
-                        str(row.started)[:10],
-                        row.device.split(" CPU")[0][-18:],
-                        row.generator,
-                        row.variant,
-                        row.shapes,
-                    ]
-                )
-                for row in history.itertuples()
-            ]
-            axes.set_xticks(history["run"], labels, fontsize=5)
+            axes.set_xticks(
+                history["run"], [_named(row) for row in history.itertuples()], fontsize=5, rotation=90
+            )
             axes.set(title=title)
             axes.set_ylim(0, 1.15 * axes.dataLim.ymax)
         handles, names = axes.get_legend_handles_labels()
         fig.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return fig, history[["started", "device", "generator", "variant", *columns]]
+
+
+def _named(run: Any) -> str:
+    device = run.device.split(" CPU")[0].removeprefix("NVIDIA ")[-18:]
+    return f"{run.generator}, {run.variant}, {run.shapes}\n{str(run.started)[:10]}, {device}"
 
 
 def main(history: Path, out: Path) -> None:

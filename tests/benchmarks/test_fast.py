@@ -98,7 +98,12 @@ def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
     figure, data = draw(pd.concat([history, only_plain]))
     assert list(data["vhs:naive_to_fast"]) == [8.1, 8.1]
     ends = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
-    assert ends == [[4.6, 4.6], [128, 64], [8.1, 8.1]]
+    assert ends == [[1.7, 1.7], [128, 64], [8.1, 8.1]]
+    names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert names == [
+        "sana-sprint, fast, static\n2026-11-28, a GPU",
+        "sana-sprint, fast, static\n2026-11-27, a GPU",
+    ]
 
 
 def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_path, monkeypatch, capsys):

@@ -60,3 +60,9 @@ def test_the_history_has_the_line_of_every_run(benchmark_script, file):
             assert pd.isna(found[name])
         else:
             assert found[name] == pytest.approx(value) if isinstance(value, float) else found[name] == value
+
+
+def test_the_pages_figure_is_of_the_whole_history(benchmark_script):
+    _, data = benchmark_script("fast_history").draw(pd.read_csv(RESULTS / "performance/history.csv"))
+    drawn = pd.read_csv(ROOT / "docs/images/performance/fast.csv")
+    pd.testing.assert_frame_equal(data.reset_index(drop=True), drawn, rtol=1e-6, check_dtype=False)
