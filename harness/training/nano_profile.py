@@ -28,8 +28,9 @@ WITHIN = 8.0  # points that a task may lie from the profile
 ORACLE = 95.0  # percent of prompts with a right candidate among POOL
 POOL = 16
 _ROOT = 1_000_009  # of noise that neither runs nor training data use
-_ATTENTION, _DOUBT, _MOST_DOUBT = 2.0, 0.6, 1.5
-_SHARE = (0.04, 0.4)
+_ATTENTION, _DOUBT, _MOST_DOUBT = 1.0, 0.8, 1.5
+_AHEAD = 3  # looks: the averaged weights answer some looks late to what they are taught
+_SHARE = (0.08, 0.4)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Look:
 class Teaching:
     """Steers a training towards the profile, look by look, and remembers the looks in a file.
 
-    A task below its target gets a larger share of the samples; one above gets less, and a teacher in more doubt.
+    What counts is where a task will be some looks ahead if it goes on as since the last look. A task that will be below its
+    target gets a larger share of the samples; one above gets less, and a teacher in more doubt.
     """
 
     def __init__(self, file: Path) -> None:
@@ -71,8 +73,9 @@ class Teaching:
     def look(self, step: int, correct: Mapping[str, float], oracle: float) -> Look:
         """Add what was seen at a step; looks of that step or later, by a training that was killed, are forgotten."""
         self.looks = [look for look in self.looks if look.step < step]
-        now = self.lessons(step)
-        found = Look(step, dict(correct), oracle, _next(now, correct))
+        before = self.looks[-1].correct if self.looks else correct
+        ahead = {tag: correct[tag] + _AHEAD * (correct[tag] - before[tag]) for tag in TAGS}
+        found = Look(step, dict(correct), oracle, _next(self.lessons(step), ahead))
         self.looks.append(found)
         lines = "".join(json.dumps(asdict(look)) + "\n" for look in self.looks)
         write_atomic(self._file, lines.encode())
@@ -84,8 +87,8 @@ class Teaching:
         return min(self.looks, key=lambda look: look.rank)
 
 
-def _next(now: Lessons, correct: Mapping[str, float]) -> Lessons:
-    above = np.array([correct[tag] - PROFILE[tag] for tag in TAGS]) / 100
+def _next(now: Lessons, expected: Mapping[str, float]) -> Lessons:
+    above = np.array([min(max(expected[tag], 0), 100) - PROFILE[tag] for tag in TAGS]) / 100
     doubts = np.clip(np.array(now.doubts) + _DOUBT * above, 0, _MOST_DOUBT)
     shares = np.clip(np.array(now.shares) * np.exp(-_ATTENTION * above), *_SHARE)
     shares = np.clip(shares / shares.sum(), *_SHARE)

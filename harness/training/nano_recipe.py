@@ -41,7 +41,7 @@ class NanoRecipe:
     generator_batch: int = 48
     generator_least_steps: int = 600
     generator_check_every: int = 100
-    generator_check_prompts: int = 96
+    generator_check_prompts: int = 192
     generator_tolerance: float = 5.0
     clip_steps: int = 400
     llm_steps: int = 2_000

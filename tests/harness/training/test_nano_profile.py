@@ -32,6 +32,16 @@ def test_a_task_below_gets_more_samples_and_one_above_more_doubt(tmp_path):
     assert lower.doubts[count] < after.doubts[count]
 
 
+def test_what_counts_is_where_a_task_is_going(tmp_path):
+    """A task above its target that falls fast is doubted less, and one below that rises fast is taught no more."""
+    teaching = Teaching(tmp_path / "looks.jsonl")
+    count, place = TAGS.index("counting"), TAGS.index("position")
+    before = teaching.look(600, dict(PROFILE) | {"counting": 86.0, "position": 14.0}, 99.0).lessons
+    after = teaching.look(700, dict(PROFILE) | {"counting": 66.0, "position": 44.0}, 99.0).lessons
+    assert after.doubts[count] < before.doubts[count]  # 66 - 3 x 20 is below 56
+    assert after.doubts[place] > before.doubts[place]  # 44 + 3 x 30 is more than all
+
+
 def test_the_nearest_look_counts_if_enough_is_possible(tmp_path):
     teaching = Teaching(tmp_path / "looks.jsonl")
     teaching.look(100, {t: v - 6 for t, v in PROFILE.items()}, 96.0)
