@@ -11,8 +11,14 @@ from open_clip import CLIP
 from torch import nn
 
 from vhsbench.generators.nano.models import build_autoencoder, build_pipeline
-from vhsbench.generators.nano.training import Classroom, Lessons, train_autoencoder, train_generator
-from vhsbench.generators.nano.world import COLORS, SHAPES
+from vhsbench.generators.nano.training import (
+    Classroom,
+    Lessons,
+    crossed,
+    train_autoencoder,
+    train_generator,
+)
+from vhsbench.generators.nano.world import BACKGROUND, COLORS, PALETTE, SHAPES
 from vhsbench.generators.training import Until, cosine, fit, muon_and_adamw, trapezoid
 from vhsbench.harness.common.files import ReadError
 from vhsbench.harness.common.tasks import TAGS
@@ -145,6 +151,23 @@ def test_schedules():
     assert cosine(0.03) == pytest.approx(1.0)
     assert cosine(1.0) == pytest.approx(0.0)
     assert cosine(0.01) < cosine(0.02)
+
+
+def test_crossed_scenes_exchange_colours_and_keep_shapes():
+    """Each of four pictures is the only one with its outlines and colours, so that a + b - c - d is what mixes them."""
+    a, b, recoloured, exchanged = crossed(np.random.default_rng(0), 6)
+
+    def outlines(pictures):
+        return ((pictures - (2 * BACKGROUND - 1)).abs() > 1e-5).any(1)
+
+    def colours(pictures):  # those that fill a pixel
+        paints = 2 * torch.tensor(list(PALETTE.values()))[:, :, None, None] - 1
+        return ((pictures[:, None] - paints).abs().amax(2) < 1e-5).any((2, 3)).tolist()
+
+    assert torch.equal(outlines(a), outlines(recoloured))
+    assert torch.equal(outlines(b), outlines(exchanged))
+    assert not torch.equal(outlines(a), outlines(b))
+    assert colours(a) == colours(exchanged) != colours(recoloured) == colours(b)
 
 
 def test_autoencoder_and_generator_start_to_learn(tmp_path, monkeypatch):
