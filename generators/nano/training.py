@@ -26,7 +26,8 @@ Report = Callable[[Progress], None]
 
 _HELD_OUT = 256  # pictures that the autoencoder is measured on
 _AE_NOISE = 0.1  # std of the noise on latents, so that the decoder forgives the generator's errors
-_AE_MIXED = 0.1  # weight of shape and colour changing latents together instead of each for itself
+_LEAST = 1e-6  # of a variance that is divided by: a few scenes may happen to be of the same shapes
+_AE_MIXED = 0.05  # weight of what shape and colour change in latents together, instead of each for itself
 
 
 def pictures(rng: np.random.Generator, count: int, device: str = "cpu") -> torch.Tensor:
@@ -80,7 +81,7 @@ def train_autoencoder(
         latents = latents.float()
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         spread = mean.square().mean() + (std - 1).square().mean()
-        mixed = _mixed(both[batch:].float().unflatten(0, (4, -1)))[0]
+        mixed = _mixed(both[batch:].float().unflatten(0, (4, -1)))
         painted = F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
         return painted + 0.01 * spread + _AE_MIXED * mixed
 
@@ -94,17 +95,22 @@ def train_autoencoder(
         latents = vae.encode(pixels).latent
         error = F.mse_loss(vae.decode(latents).sample.clamp(-1, 1), pixels).item()
         four = crossed(np.random.default_rng((seed, 1 << 41)), _HELD_OUT // 4, device)
-        mixed, changed = _mixed(vae.encode(four.flatten(0, 1)).latent.unflatten(0, (4, -1)))
+        mixed = _mixed(vae.encode(four.flatten(0, 1)).latent.unflatten(0, (4, -1))).item()
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.to("cpu", memory_format=torch.contiguous_format)
-    quality = {"psnr_db": 10 * float(np.log10(4 / error)), "mixed_percent": 100 * (mixed / changed).item()}
+    quality = {"psnr_db": 10 * float(np.log10(4 / error)), "mixed_percent": 100 * mixed}
     return vae, quality | {"seconds": seconds}
 
 
-def _mixed(four: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the variance of `crossed` pictures' latents [4, B, ...] that shape and colour cause together, and all of it."""
+def _mixed(four: torch.Tensor) -> torch.Tensor:
+    """Return the share of what a shape, and of what a colour, changes in `crossed` latents [4, B, ...] that hangs on the other.
+
+    It is the mean of both shares, in 0..1, and the same for latents of any scale.
+    """
     a, b, recoloured, exchanged = four
-    return (a + b - recoloured - exchanged).square().mean() / 4, (a - b).square().mean() / 2
+    mixed = (a + b - recoloured - exchanged).square().mean() / 4
+    colour, shape = ((a - other).square().mean() / 2 + _LEAST for other in (recoloured, exchanged))
+    return (mixed / colour + mixed / shape) / 2
 
 
 @dataclass(frozen=True)
