@@ -78,7 +78,7 @@ def evaluate(
 ) -> None:
     """Score the evaluation prompts' candidates of each training, and write the tables of all of them."""
     found = {t.name: scored(t, device, processes, pool, per_task) for t in trainings}
-    write_tables(found, out)
+    write_tables(found, out, together=len(found) > 1)
 
 
 @app.command()
@@ -191,8 +191,8 @@ def _of_task(tag: str, most: int) -> list[dict[str, Any]]:
 # tables
 
 
-def write_tables(found: Mapping[str, pd.DataFrame], out: Path) -> None:
-    """Write profile.csv, auc.csv, best_of_n.csv and equal_time.csv of trainings by name."""
+def write_tables(found: Mapping[str, pd.DataFrame], out: Path, together: bool = False) -> None:
+    """Write profile.csv, auc.csv, best_of_n.csv and equal_time.csv of trainings by name, and `together` as one."""
     out.mkdir(parents=True, exist_ok=True)
     tables = {
         "profile": [r for name, f in found.items() for r in profile(name, f)],
@@ -200,7 +200,7 @@ def write_tables(found: Mapping[str, pd.DataFrame], out: Path) -> None:
         "best_of_n": [r for name, f in found.items() for r in best_of_n(name, f)],
         "equal_time": [r for name, f in found.items() for r in equal_time(name, [f])],
     }
-    if len(found) > 1:
+    if together:
         tables["equal_time"] += equal_time("all", list(found.values()))
     for name, rows in tables.items():
         pd.DataFrame(rows).round(4).to_csv(out / f"{name}.csv", index=False)

@@ -78,7 +78,7 @@ def test_equal_time_of_one_and_of_several_trainings():
 
 
 def test_tables_are_written(tmp_path):
-    write_tables({"a": frame(0), "b": frame(1)}, tmp_path)
+    write_tables({"a": frame(0), "b": frame(1)}, tmp_path, together=True)
     assert {f.name for f in tmp_path.iterdir()} == {
         "profile.csv", "auc.csv", "best_of_n.csv", "equal_time.csv",
     }  # fmt: skip
