@@ -41,12 +41,12 @@ NS = (1, 4, 16)
 RATES, ICCS = (0.5, 0.7, 0.9, 0.99), (0.0, 0.3, 0.8, 1.0)
 NEW = "new"
 TASKS = np.array([1.5, 0.7, 0.3, 0.0, -0.6, -1.4])  # how much easier or harder six tasks are, in logits
-NANO, GENEVAL = (4, 14, 12, 40, 64, 64), (80, 99, 80, 94, 100, 100)
+UNEVEN, GENEVAL = (4, 14, 12, 40, 64, 64), (80, 99, 80, 94, 100, 100)
 # name -> prompts of each task, and whether tasks count alike
 DESIGNS: dict[str, tuple[tuple[int, ...], bool]] = {
     **{str(n): ((n,), False) for n in (2, 4, 8, 24, 60, 198, 553)},
     **{f"{6 * k} in 6 tasks": ((k,) * 6, False) for k in (1, 2, 4, 10)},
-    "198 in nano's tasks": (NANO, False), "198 in nano's tasks, mean of tasks": (NANO, True),
+    "198 in uneven tasks": (UNEVEN, False), "198 in uneven tasks, mean of tasks": (UNEVEN, True),
     "553 in GenEval's tasks": (GENEVAL, False), "553 in GenEval's tasks, mean of tasks": (GENEVAL, True),
     "24 in 1, 1, 2, 4, 8, 8": ((1, 1, 2, 4, 8, 8), False),
     "24 in 1, 1, 2, 4, 8, 8, mean of tasks": ((1, 1, 2, 4, 8, 8), True),
@@ -157,7 +157,7 @@ def exact(numbers: Sequence[int] = (2, 3, 4, 8, 12, 24, 60, 198, 553)) -> Iterat
 def differences(trials: int) -> Iterator[Row]:
     """Cover paired differences of best-of-4 and best-of-16, old and new: alike, better and nearly alike verifiers."""
     pairs = {"alike": (1.5, 1.5, 0.5), "better": (1.5, 2.5, 0.5), "nearly alike": (3.0, 3.3, 0.9)}
-    names = ["2", "4", "8", "24", "60", "198", "553", "12 in 6 tasks", "24 in 6 tasks", "198 in nano's tasks"]
+    names = ["2", "4", "8", "24", "60", "198", "553", "12 in 6 tasks", "24 in 6 tasks", "198 in uneven tasks"]
     cell = 0
     for rate, icc in ((r, i) for r in (0.5, 0.9, 0.99) for i in (0.0, 0.3, 0.8)):
         for pair, (skill, other, shared) in pairs.items():

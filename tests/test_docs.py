@@ -19,6 +19,8 @@ from vhsbench import verifiers
 from vhsbench.generators.rules import RULES as generator_rules
 from vhsbench.harness.cli import app
 from vhsbench.harness.common.shown import markdown_table
+from vhsbench.verifiers.checkpoint import read_card
+from vhsbench.verifiers.nano import EARLY, WEIGHTS
 from vhsbench.verifiers.rules import RULES as verifier_rules
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +129,14 @@ def test_what_a_page_must_not_name_is_seen():
     ]
     page = "`vhsbench walk nano`, `vhsbench run nano`\n```\nvhsbench train nano\nvhsbench train moon\n```\n"
     assert unknown_commands(page) == ["train moon", "walk nano"]
+
+
+def test_the_pages_name_the_blocks_that_nanos_vhs_read():
+    late, early = (read_card(WEIGHTS / folder).block for folder in ("vhs", EARLY))
+    page = (ROOT / "docs" / "verifiers.md").read_text(encoding="utf-8")
+    assert f"that of its bundled VHS, {late})" in page
+    assert f"{early} is the early one's" in page
+    assert f"output of block {late} of 8" in (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
