@@ -192,8 +192,7 @@ class _Figures:
         self.pool = int(self.curves["n"].max())
         several = len({g for g, _ in derived.pools}) != len(derived.pools)
         self.name = f"{generator}_{steps}steps" if several else generator
-        twice = sum(g == generator for g, _ in derived.pools) > 1
-        self.title = f"{generator}, {steps} step{'s' if steps > 1 else ''}" if twice else generator
+        self.title = style.pool_title((generator, steps), derived.pools)
         self.pool_name = self.title if len(derived.pools) > 1 else ""
         if self.for_paper:  # captions say it
             self.title = ""

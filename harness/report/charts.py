@@ -14,7 +14,7 @@ from vhsbench.harness.common.tasks import TAGS, in_order
 from vhsbench.harness.report.calibration import reliability
 from vhsbench.harness.report.derived import Derived
 from vhsbench.harness.report.figures import SCORE_BINS, score_range
-from vhsbench.harness.report.style import STAGE_COLORS, label, names_in, task_name
+from vhsbench.harness.report.style import STAGE_COLORS, label, names_in, pool_title, task_name
 from vhsbench.harness.stats.curves import GENEVAL_OVERALL, OVERALL
 from vhsbench.harness.stats.intervals import brackets
 from vhsbench.harness.store.keys import PIPELINE
@@ -167,8 +167,7 @@ def pipeline_name(derived: Derived, generator: str, steps: int, verifier: str) -
     """Name a pipeline for readers: by its verifier alone if there is one pool."""
     if len(derived.pools) == 1:
         return label(verifier)
-    several = len({g for g, _ in derived.pools}) != len(derived.pools)
-    return f"{generator}{f', {steps} steps' if several else ''}: {label(verifier)}"
+    return f"{pool_title((generator, steps), derived.pools)}: {label(verifier)}"
 
 
 def timed(title: str, times: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vhsbench.harness.common.images import encode_image
 from vhsbench.harness.report.captions_csv import read_captions
 from vhsbench.harness.report.derived import Derived
-from vhsbench.harness.report.style import label
+from vhsbench.harness.report.style import label, pool_title
 from vhsbench.harness.store.keys import CANDIDATE, DRAW, IN_POOL, distinct, of_pool
 from vhsbench.harness.sweep.kept_images import Pictures
 
@@ -121,9 +121,8 @@ def _pool(
         str(verifier): part.set_index(IN_POOL)["score"].reindex(keys).to_numpy(float).reshape(-1, size)
         for verifier, part in scored.groupby("verifier", sort=True)
     }
-    several = len({g for g, _ in derived.pools}) != len(derived.pools)
     data = {
-        "name": f"{run}{generator}" + (f", {steps} steps" if several else ""),
+        "name": run + pool_title((generator, steps), derived.pools),
         "size": size,
         "rows": [[places[prompt], seed] for prompt, seed in draws],
         "right": "".join("1" if right else "0" for right in rows["correct"]),

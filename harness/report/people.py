@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vhsbench.harness.common.tasks import in_order
 from vhsbench.harness.report.people_answers import UNSURE, VALUES, Answer, stored_answers
 from vhsbench.harness.report.people_sample import NONE, Drawn, is_of, picks, read_sample, verdicts
-from vhsbench.harness.report.style import label, task_name
+from vhsbench.harness.report.style import label, pool_title, task_name
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.stats.agreement import agreement
 from vhsbench.harness.stats.curves import OVERALL
@@ -226,7 +226,8 @@ class People:
         said = "people confirm that" if lead.low > 0 else "people's answers do not decide it"
         said = "people contradict that" if lead.high < 0 else said
         how = "are right" if self._decides(judge) else "is their mean value"
-        generator = f" of {pool[0]}" if len(distinct(self.accuracies, POOL)) > 1 else ""
+        pools = distinct(self.accuracies, POOL)
+        generator = f" of {pool_title(pool, pools)}" if len(pools) > 1 else ""
         return (
             f"By {judge}, {label(str(first['verifier']))} picks best of {self.drawn.best_of}{generator}: {first['judged']:.1f}% {how}, "
             f"{first['judged'] - second['judged']:.1f} points ahead of {label(str(second['verifier']))}. By people {first['accuracy']:.1f}%"

@@ -165,6 +165,13 @@ def names_in(frame: pd.DataFrame, looks: Looks) -> list[str]:
     return sorted(map(str, frame["verifier"].unique()), key=lambda name: (place.get(name, len(place)), name))
 
 
+def pool_title(pool: tuple[str, int], pools: Iterable[tuple[str, int]]) -> str:
+    """Name a pool (generator, steps) among pools: with its steps where its generator has several."""
+    generator, steps = pool
+    several = sum(g == generator for g, _ in pools) > 1
+    return f"{generator}, {steps} step{'s' if steps > 1 else ''}" if several else generator
+
+
 def label(verifier: str) -> str:
     """Return the name that readers see: a label as it was given, a kind's or the like in words."""
     known = (_KINDS | _OTHERS).get(verifier)

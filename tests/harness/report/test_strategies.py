@@ -115,6 +115,11 @@ def test_drafts_are_scored_and_what_is_made_again_is_judged(refined):
     assert free["worst_cost"] <= 350 * 1.05
 
 
+def test_sentences_name_the_steps_of_pools_of_one_generator(refined):
+    said = [*refined.standings.sentences, *refined.strategy_sentences]
+    assert {line.partition(", 350 ms")[0] for line in said} == {"nano, 1 step", "nano, 2 steps"}
+
+
 def test_best_of_n_costs_the_same_beside_refinements(refined):
     rows, table = refined.strategies[0], refined.budget_rows
     mine = rows[(rows["strategy"] == "best-of-n:vhs") & (rows["meaning"] == "hard")].iloc[0]

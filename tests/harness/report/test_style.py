@@ -11,7 +11,7 @@ from matplotlib.markers import MarkerStyle
 
 from vhsbench.harness.report.charts import SYMBOLS
 from vhsbench.harness.report.colors import oklab
-from vhsbench.harness.report.style import label, looks
+from vhsbench.harness.report.style import label, looks, pool_title
 from vhsbench.verifiers import KINDS
 
 TODAY = {"vhs": ("#D55E00", "o"), "mllm-clip": ("#0072B2", "s"), "mllm-ae": ("#009E73", "^")}
@@ -78,3 +78,8 @@ def test_adding_a_verifier_changes_no_look():
     names = {"vhs": "vhs", "a": "vhs", "mllm-clip": "mllm-clip", "b": "mllm-clip"}
     before, after = looks(names), looks(names | {"c": "vhs", "d": "mllm-ae"})
     assert {name: before[name] for name in names} == {name: after[name] for name in names}
+
+
+def test_a_pool_is_named_with_its_steps_where_its_generator_has_several():
+    pools = [("nano", 1), ("nano", 2), ("flux", 4)]
+    assert [pool_title(pool, pools) for pool in pools] == ["nano, 1 step", "nano, 2 steps", "flux"]
