@@ -1,4 +1,4 @@
-"""Write tables of docs/performance.md and docs/strategies.md again, from what was measured on a GPU.
+"""Write tables of docs/performance.md and docs/strategies.md again, from what was measured.
 
     python benchmarks/measured_pages.py
 
@@ -59,6 +59,35 @@ def strategies(folder: Path) -> str:
         for r in rows.itertuples()
     )  # fmt: skip
     return _table(heads, lines)
+
+
+def strategies_of_nano(folder: Path) -> str:
+    """Return each strategy of the bundled training at each budget, less best-of-N by VHS and by MLLM w/ CLIP."""
+    of_seed = [pd.read_csv(folder / f"{name}.csv") for name in ("nano_seeds", "nano_seed_pairs")]
+    rows, pairs = (frame[frame["training_seed"] == 0] for frame in of_seed)
+    heads = ["budget", "meaning", "setting chosen most", "overall % [95%]", "less VHS", "less MLLM w/ CLIP"]
+
+    def less(row: Any, other: str) -> str:
+        if row.strategy == other:
+            return ""
+        here = pairs[(pairs["budget"] == row.budget) & (pairs["meaning"] == row.meaning)]
+        for a, b, sign in ((row.strategy, other, 1), (other, row.strategy, -1)):
+            for pair in here[(here["better"] == a) & (here["other"] == b)].itertuples():
+                ends = sorted((sign * pair.low, sign * pair.high))
+                told = "**" if pair.beats else ""
+                return f"{told}{sign * pair.difference:+z.1f}{brackets(*ends)}{told}"
+        return "not compared"
+
+    def lines() -> Iterator[list[str]]:
+        for row in rows.itertuples():
+            if row.meaning == "hard" or row.strategy.startswith("stop:"):  # the others' cost does not vary
+                yield [
+                    f"{row.budget:g} ms", "every prompt" if row.meaning == "hard" else "on average", f"`{row.setting}`",
+                    f"{row.accuracy:.1f}{brackets(row.low, row.high)}",
+                    less(row, "best-of-n:vhs"), less(row, "best-of-n:mllm-clip"),
+                ]  # fmt: skip
+
+    return _table(heads, lines())
 
 
 def fast(folder: Path) -> str:
@@ -189,7 +218,9 @@ ROWS: dict[str, Callable[[Of], str]] = {
     "seconds: first call, first batch, first eight images": _seconds,
 }
 
-TABLES: dict[str, Callable[[Path], str]] = {f.__name__: f for f in (strategies, fast, fast_others, sweep)}
+TABLES: dict[str, Callable[[Path], str]] = {
+    f.__name__: f for f in (strategies, strategies_of_nano, fast, fast_others, sweep)
+}
 
 
 def _part(run: Run, verifier: str, part: str) -> Any:
