@@ -52,8 +52,8 @@ def _prompt_tokenizer() -> PreTrainedTokenizerFast:
 def build_autoencoder(channels: int = LATENT_CHANNELS) -> AutoencoderDC:
     """Build an autoencoder: 8x smaller, 4 channels (48 to 1).
 
-    Its decoder has the share of a candidate's FLOPs and of its time that DC-AE's has at full size: many thin blocks at
-    full resolution.
+    Its decoder has about the share of a candidate's FLOPs that DC-AE's has at full size, and nearly that of its time on a CPU:
+    many thin blocks at full resolution.
     """
     from diffusers import AutoencoderDC
 

@@ -174,7 +174,7 @@ class Rivals:
 
     def _pairs(self, held: Sequence[tuple[_Priced, Held]]) -> list[_Pair]:
         pairs = [
-            ((a.template.text, x.accuracy), (b.template.text, y.accuracy))
+            ((a.template.text, x.accuracy), (b.template.text, _or_equal(y.accuracy, x.accuracy)))
             for (a, x), (b, y) in combinations(held, 2)
         ]
         if not pairs:
@@ -182,7 +182,7 @@ class Rivals:
         found = []
         tested = family([x - y for (_, x), (_, y) in pairs])
         for ((a, x), (b, y)), alone, corrected in zip(pairs, *tested, strict=True):
-            largest = 0.0 if np.array_equal(x, y) else 1.0
+            largest = 0.0 if x is y else 1.0
             gap = paired_difference(x, y, largest=largest, tasks=self._contest.tags)
             mean, low, high = gap.percent
             beats = bool(corrected < ALPHA and low > 0)
@@ -236,6 +236,11 @@ def tabulate(
         return pd.DataFrame(), pd.DataFrame()
     rows, pairs = (pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True))
     return rows, pairs
+
+
+def _or_equal(values: Floats, others: Floats) -> Floats:
+    """Return `others` in place of values that differ from them by rounding alone, as those of one setting in two strategies."""
+    return others if np.allclose(values, others, rtol=0, atol=1e-9) else values
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

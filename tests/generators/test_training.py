@@ -15,6 +15,7 @@ from vhsbench.generators.nano.training import (
     Classroom,
     Lessons,
     crossed,
+    mixed_share,
     train_autoencoder,
     train_generator,
 )
@@ -151,6 +152,25 @@ def test_schedules():
     assert cosine(0.03) == pytest.approx(1.0)
     assert cosine(1.0) == pytest.approx(0.0)
     assert cosine(0.01) < cosine(0.02)
+
+
+def test_what_shape_and_colour_add_together_is_a_share_of_each():
+    """Latents of crossed scenes: shapes s, t and colours p, q as sp, tq, sq, tp."""
+    rng = np.random.default_rng(0)
+    shapes, colours = rng.standard_normal((2, 2, 60, 4, 8, 8))
+    pairs = rng.standard_normal((2, 2, 60, 4, 8, 8))
+
+    def latents(apart: float, together: float) -> torch.Tensor:
+        cells = [(0, 0), (1, 1), (0, 1), (1, 0)]  # of shape and colour
+        return torch.tensor(
+            np.stack([apart * (shapes[s] + colours[c]) + together * pairs[s, c] for s, c in cells])
+        )
+
+    assert mixed_share(latents(1.0, 0.0)).item() == pytest.approx(0.0, abs=1e-9)
+    assert mixed_share(latents(0.0, 1.0)).item() == pytest.approx(1.0, rel=0.05)
+    some = mixed_share(latents(1.0, 0.5)).item()
+    assert some == pytest.approx(0.25 / (1 + 0.25), rel=0.05)
+    assert mixed_share(1000 * latents(1.0, 0.5)).item() == pytest.approx(some, rel=1e-4)
 
 
 def test_crossed_scenes_exchange_colours_and_keep_shapes():

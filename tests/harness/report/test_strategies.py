@@ -54,6 +54,19 @@ def test_best_of_n_is_that_of_the_budget_table(derived):
         assert row.median_cost == row.p90_cost == row.worst_cost == pytest.approx(row.cost)
 
 
+def test_one_setting_in_two_strategies_does_not_differ_from_itself(derived):
+    """Keeping one candidate is best-of-N by the filter: the same sums, in another order."""
+    rows, _ = derived.strategies
+    setting = rows[rows["strategy"] == "best-of-n:vhs"].iloc[0]["setting"]
+    kept = setting.replace("best-of-n:vhs", "cascade:vhs>mllm-clip") + ",k=1"
+    _, pairs = derive(derived.run, strategies=[kept]).strategies
+    both = pairs[
+        (pairs["better"].isin([kept, "best-of-n:vhs"])) & (pairs["other"].isin([kept, "best-of-n:vhs"]))
+    ]
+    assert len(both) > 0
+    assert (both.iloc[0][["difference", "low", "high"]] == 0).all()
+
+
 def test_budgets_hold(derived):
     rows, _ = derived.strategies
     within = rows["budget"] * (1 + derived.config.tolerance) * (1 + 1e-9)
