@@ -18,7 +18,7 @@ from vhsbench.harness.cost.turns import quantiles
 from vhsbench.harness.report.recorded import peak_gb
 from vhsbench.harness.report.verdict import ALPHA, Contest
 from vhsbench.harness.stats.intervals import Floats, brackets, clustered_mean, paired_difference
-from vhsbench.harness.stats.paired import family
+from vhsbench.harness.stats.paired import ROUNDING, family
 from vhsbench.harness.store.keys import of_pipeline, sessions
 from vhsbench.harness.strategies.base import Pools, Strategy
 from vhsbench.harness.strategies.choose import Evaluated, Held, Meaning, choose, evaluate, folds
@@ -240,7 +240,7 @@ def tabulate(
 
 def _or_equal(values: Floats, others: Floats) -> Floats:
     """Return `others` in place of values that differ from them by rounding alone, as those of one setting in two strategies."""
-    return others if np.allclose(values, others, rtol=0, atol=1e-9) else values
+    return others if np.allclose(values, others, rtol=0, atol=ROUNDING) else values
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ PERMUTATIONS = 9999
 _PERMUTATIONS_EACH = (
     50  # of a family: more than 2 / 0.05, as the smallest two-sided p-value is 2 / (permutations + 1)
 )
-_ROUNDING = 1e-9  # two sums of the same accuracies in another order differ by less: no difference
+ROUNDING = 1e-9  # two sums of the same accuracies in another order differ by less: no difference
 
 
 def sign_flip(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: int = 0) -> Floats:
@@ -33,7 +33,7 @@ def sign_flip(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: in
 def _sign_flips(differences: ArrayLike, permutations: int, seed: int) -> tuple[Floats, Floats]:
     """Return the one-sided p-values [K] of `sign_flip` for these differences, and for their opposites."""
     d = np.asarray(differences, dtype=np.float64)
-    d = np.where(np.abs(d) < _ROUNDING, 0.0, d)
+    d = np.where(np.abs(d) < ROUNDING, 0.0, d)
     observed = d.sum(0)
     rng = np.random.default_rng(seed)
     below, above = np.ones(d.shape[1]), np.ones(d.shape[1])
@@ -122,7 +122,7 @@ def detectable(error: float, alpha: float) -> float:
 
 def prompts_needed(prompts: int, error: float, margin: float, alpha: float) -> int | None:
     """Compute how many such prompts detect a difference of `margin` with 80% power; None if unknown."""
-    if not error > 0 or not margin > 0:
+    if not error > ROUNDING or not margin > ROUNDING:
         return None
     return math.ceil(prompts * (detectable(error, alpha) / margin) ** 2)
 
@@ -155,7 +155,7 @@ def seeds_needed(by_seed: ArrayLike, error: float, margin: float, alpha: float) 
     """
     d = np.asarray(by_seed, dtype=np.float64)
     prompts, seeds = d.shape
-    if seeds < 2 or not error > 0 or not margin > 0:
+    if seeds < 2 or not error > ROUNDING or not margin > ROUNDING:
         return None
     of_seeds = float(d.var(axis=1, ddof=1).mean()) / prompts  # the part of error^2 that one seed a prompt has
     wanted = (error * margin / detectable(error, alpha)) ** 2

@@ -147,6 +147,9 @@ def test_prompts_needed_brings_the_detectable_down_to_the_margin():
     assert needed is not None
     assert detectable(2.0 * math.sqrt(100 / needed), 0.025) == pytest.approx(1.0, rel=1e-2)
     assert prompts_needed(100, 0.0, 1.0, 0.025) is None
+    assert (
+        prompts_needed(100, 1e-14, 2e-14, 0.025) is None
+    )  # the same sums in another order: nothing to decide
     assert norm.isf(0.025) == pytest.approx(1.96, abs=1e-2)
 
 
@@ -177,6 +180,7 @@ def test_seeds_needed_scales_as_the_variance_of_the_mean_does():
     prompts = np.repeat(rng.normal(0, 1, (4000, 1)), 2, 1)  # only prompts vary: no number of seeds helps
     error = prompts.mean(1).std(ddof=1) / math.sqrt(4000)
     assert seeds_needed(prompts, error, detectable(error, 0.025) / 2, 0.025) is None
+    assert seeds_needed(1e-14 * noise, 1e-14 * error, 1e-14 * margin, 0.025) is None
     assert seeds_needed(noise[:, :1], error, margin, 0.025) is None  # one seed says nothing of seeds
 
 
