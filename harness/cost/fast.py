@@ -165,7 +165,7 @@ def _graph_encoders(generator: Generator) -> str:
     except CaptureError as error:
         for (encoder, _), forward in zip(calls, before, strict=True):
             encoder.forward = forward
-        return " ".join(str(error).split())
+        return str(error)
     return ""
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.cost.memory import is_out_of_memory
 
 _WARM_UPS = 2  # libraries choose kernels and workspaces on first calls, which a graph must not hold
 
 
-class CaptureError(RuntimeError):
-    """A function that runs does something that no graph can: it looks at a value, or copies from the host."""
+class CaptureError(VhsbenchError):
+    """A model does something that no CUDA graph can: it looks at a value, or copies from the host."""
 
 
 class Graphed:
@@ -62,7 +63,10 @@ class Graphed:
             _leave_failed(current)
             # the function ran before, outside a graph
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-                raise CaptureError(str(error)) from error
+                why = " ".join(str(error).split())
+                raise CaptureError(
+                    f"no CUDA graph can be made of this model ({why}); leave out the variant."
+                ) from error
             raise
         self._pool = self._pool or graph.pool()
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]

@@ -168,7 +168,7 @@ def test_a_picture_scores_the_same_in_every_depth_and_orientation(tmp_path, made
     made["images"][1].save(tmp_path / "images" / "2.png")
     turned = made["images"][1].transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "images" / "3.png", exif=exif)
-    (tmp_path / "prompts.txt").write_text("a photo of a star\n" * 4, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("a photo of two rings\n" * 4, encoding="utf-8")
     out = tmp_path / "scores.csv"
     done = invoke(
         "mllm-clip", "--images", tmp_path / "images", "--prompts", tmp_path / "prompts.txt", "--out", out
