@@ -253,7 +253,7 @@ def sentences(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
         if plain.empty:
             continue
         other = plain.iloc[0]
-        if first["accuracy"] <= other["accuracy"]:
+        if first["accuracy"] - other["accuracy"] <= 100 * ROUNDING:
             found.append(f"{where}: no strategy is ahead of {other['setting']} ({other['accuracy']:.1f}%).")
             continue
         key = (pairs[KEYS] == [budget, unit, meaning]).all(axis=1)

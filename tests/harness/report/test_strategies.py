@@ -205,3 +205,12 @@ def test_words_say_whether_best_of_n_is_beaten():
             f"76 ms on average: stop:vhs,n=8,tau=0.5 90.0%, 5.6 points [4.1, 7.0] {words} best-of-n:vhs,n=3 (p = 0.01).",
             "76 ms for every prompt: no strategy is ahead of best-of-n:vhs,n=3 (84.4%).",
         ]
+    cascade = {
+        "meaning": "hard",
+        "strategy": "cascade:vhs>mllm-clip",
+        "setting": "cascade:vhs>mllm-clip,n=3,k=1",
+    }
+    alike = pd.DataFrame([keys | cascade | {"accuracy": 84.4 + 1e-12}, rows.iloc[2].to_dict()])
+    assert sentences(alike, pairs) == [
+        "76 ms for every prompt: no strategy is ahead of best-of-n:vhs,n=3 (84.4%)."
+    ]
