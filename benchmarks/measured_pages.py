@@ -19,10 +19,9 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from nano_page import renewed  # noqa: E402
+from nano_page import renewed, table  # noqa: E402
 
 from vhsbench.harness.common.atomic import write_output  # noqa: E402
-from vhsbench.harness.common.shown import markdown_table  # noqa: E402
 from vhsbench.harness.report.style import label  # noqa: E402
 from vhsbench.harness.stats.intervals import brackets  # noqa: E402
 
@@ -58,7 +57,7 @@ def strategies(folder: Path) -> str:
          f"{r.off_percent:+.1f}%", f"{r.tflop:.1f}", f"{r.own_vram_gb:.1f}"]
         for r in rows.itertuples()
     )  # fmt: skip
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def strategies_of_nano(folder: Path) -> str:
@@ -87,7 +86,7 @@ def strategies_of_nano(folder: Path) -> str:
                     less(row, "best-of-n:vhs"), less(row, "best-of-n:mllm-clip"),
                 ]  # fmt: skip
 
-    return _table(heads, lines())
+    return table(heads, lines())
 
 
 def fast(folder: Path) -> str:
@@ -102,7 +101,7 @@ def fast(folder: Path) -> str:
             goal = next((goal for start, goal in GOALS.items() if name.startswith(start)), "")
             yield [name, *cells[:2], goal, *cells[2:]]
 
-    return _table(heads, lines())
+    return table(heads, lines())
 
 
 def fast_others(folder: Path) -> str:
@@ -127,7 +126,7 @@ def fast_others(folder: Path) -> str:
                 _whole(of), f"{whole['naive_to_fast']:.1f}" if whole else "", _moved(of),
             ]  # fmt: skip
 
-    return _table(heads, lines())
+    return table(heads, lines())
 
 
 def sweep(folder: Path) -> str:
@@ -137,7 +136,7 @@ def sweep(folder: Path) -> str:
     order = sorted(plain, key=plain.get, reverse=True)
     lines = ([_STAGES.get(s, s), f"{plain[s]:.1f}", f"{quick[s]:.1f}", f"{100 * quick[s] / quick['all']:.0f}%"]
              for s in order)  # fmt: skip
-    return _table(["ms an image", "plain", "`fast`", "share of `fast`"], lines)
+    return table(["ms an image", "plain", "`fast`", "share of `fast`"], lines)
 
 
 _STAGES = {
@@ -231,10 +230,6 @@ def _part(run: Run, verifier: str, part: str) -> Any:
 def _read(folder: Path, name: str) -> Run:
     known: Run = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return known
-
-
-def _table(heads: list[str], lines: Iterator[list[str]]) -> str:
-    return markdown_table(heads, lines).rstrip("\n")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def equal_time(folder: Path) -> str:
                 *(_difference(by_name.loc[n]) for n in names),
             ]  # fmt: skip
 
-    return _table(heads, lines())
+    return table(heads, lines())
 
 
 def best_of_n(folder: Path) -> str:
@@ -68,7 +68,7 @@ def best_of_n(folder: Path) -> str:
         for t in _names(rows)
         if (v, t) in wide.index
     )
-    return _table(["best of (percent)", "seed", *map(str, wide.columns)], lines)
+    return table(["best of (percent)", "seed", *map(str, wide.columns)], lines)
 
 
 def auc(folder: Path) -> str:
@@ -80,7 +80,7 @@ def auc(folder: Path) -> str:
         [_label(v), *("{pooled:.3f} / {within_prompts:.3f}".format(**rows.loc[(v, n)]) for n in names)]
         for v in dict.fromkeys(rows.index.get_level_values("verifier"))
     )
-    return _table(["AUC, pooled / within prompts", *(_named(n) for n in names)], lines)
+    return table(["AUC, pooled / within prompts", *(_named(n) for n in names)], lines)
 
 
 def profile(folder: Path) -> str:
@@ -92,7 +92,7 @@ def profile(folder: Path) -> str:
         [_named(name), *(f"{wide.loc[name, c]:.1f}" for c in (*TASKS, "overall", "oracle_16"))]
         for name in _names(rows)
     )
-    return _table(["training", *heads, "overall 71.6", "oracle of 16"], lines)
+    return table(["training", *heads, "overall 71.6", "oracle of 16"], lines)
 
 
 def arms(folder: Path) -> str:
@@ -105,7 +105,7 @@ def arms(folder: Path) -> str:
     heads += [f"{_label(a)} - {_label(b)}, budgets 1 / 2 / 3" for a, b in pairs]
 
     def lines() -> Iterator[list[str]]:
-        for name in dict.fromkeys(n for n in found["training"] if n != "all"):
+        for name in _names(found):
             of = found[found["training"] == name].set_index(["a", "b", "budget"])
             marks = [within.get((name, v)) for v in ("vhs", "mllm-clip", "mllm-ae")]
             yield [
@@ -114,7 +114,7 @@ def arms(folder: Path) -> str:
                   for a, b in pairs),
             ]  # fmt: skip
 
-    return _table(heads, lines())
+    return table(heads, lines())
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -142,7 +142,8 @@ def _difference(row: pd.Series) -> str:
     return f"{row['difference']:+z.1f}{brackets(row['low'], row['high'])}"
 
 
-def _table(heads: list[str], lines: Iterator[list[str]]) -> str:
+def table(heads: list[str], lines: Iterator[list[str]]) -> str:
+    """Return a table in Markdown, without the end of its last line."""
     return markdown_table(heads, lines).rstrip("\n")
 
 

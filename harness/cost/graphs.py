@@ -65,7 +65,7 @@ class Graphed:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 why = " ".join(str(error).split())
                 raise CaptureError(
-                    f"no CUDA graph can be made of this model ({why}); leave out the variant."
+                    f"no CUDA graph can be made of this model ({why}); it runs without one."
                 ) from error
             raise
         self._pool = self._pool or graph.pool()

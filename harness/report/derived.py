@@ -31,7 +31,7 @@ from vhsbench.harness.report.recorded import (
 )
 from vhsbench.harness.report.standings import Standings, shown, standings
 from vhsbench.harness.report.strategies import Rivals, rivals, sentences, tabulate
-from vhsbench.harness.report.style import Looks, looks, pool_title
+from vhsbench.harness.report.style import Looks, looks, pool_prefix
 from vhsbench.harness.report.tables import LaidOut
 from vhsbench.harness.report.verdict import Contest
 from vhsbench.harness.stats.curves import OVERALL, accuracy_curves, separation
@@ -284,12 +284,7 @@ class Derived:
         """Whether a strategy is ahead of best-of-N, at every budget of every pool."""
         rows, pairs = self.strategies
         said = {pool: sentences(of_pool(rows, *pool), of_pool(pairs, *pool)) for pool in self.rivals}
-        several = len(self.pools) > 1
-        return [
-            (f"{pool_title(pool, self.pools)}, " if several else "") + line
-            for pool, lines in said.items()
-            for line in lines
-        ]
+        return [pool_prefix(pool, self.pools) + line for pool, lines in said.items() for line in lines]
 
     def _by_pool(
         self, derive_one: Callable[[tuple[str, int], dict[str, CostModel]], pd.DataFrame]

@@ -12,7 +12,7 @@ from vhsbench.harness.cost.budgets import columns_of
 from vhsbench.harness.cost.cost_model import CostModel
 from vhsbench.harness.report import scaling
 from vhsbench.harness.report.style import label as style_label
-from vhsbench.harness.report.style import pool_title
+from vhsbench.harness.report.style import pool_prefix
 from vhsbench.harness.report.verdict import (
     ONE_IMAGE,
     Contest,
@@ -69,9 +69,8 @@ def standings(
         compared = compare_all(contest, ordered)
         verdict = decide(ordered, compared)
         where: dict[str, Any] = dict(zip(KEYS, (*pool, budget, unit), strict=True))
-        at = f"{pool_title(pool, contests)}, " if len(contests) > 1 else ""
         row = _row(rows, verdict)
-        said = f"{at}{budget:.4g} {unit}: {sentence(verdict, row)}"
+        said = f"{pool_prefix(pool, contests)}{budget:.4g} {unit}: {sentence(verdict, row)}"
         verdicts.append(where | row | {"sentence": said})
         pairs.append(pair_rows(compared).assign(**where))
         rooms.append(scaling.headroom(contest, rows).assign(**where))

@@ -7,7 +7,7 @@ import logging
 import math
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,6 +170,11 @@ def pool_title(pool: tuple[str, int], pools: Iterable[tuple[str, int]]) -> str:
     generator, steps = pool
     several = sum(g == generator for g, _ in pools) > 1
     return f"{generator}, {steps} step{'s' if steps > 1 else ''}" if several else generator
+
+
+def pool_prefix(pool: tuple[str, int], pools: Collection[tuple[str, int]]) -> str:
+    """Return how a sentence on a pool begins: with its name, or with nothing if it is the only one."""
+    return f"{pool_title(pool, pools)}, " if len(pools) > 1 else ""
 
 
 def label(verifier: str) -> str:
