@@ -4,9 +4,9 @@
     python benchmarks/fast.py --out FILE [--only vhs] [--generator sana-sprint] [--variant fast-int8] [--brief]
     python benchmarks/fast.py --out FILE --device cpu --generator nano --batch 4 --first 4      # a dry run
 
-`--jobs` does all that is in JOBS, in the order of what is missed most, each in a file of its own: NAME-JOB.json. On an H200
-(27 November 2026, an empty inductor cache at the start) sana took 295 s for VHS and MLLM w/ CLIP, pixart 68, int8 77, flux 127; sd3
-and MLLM w/ AE, not reached then, may take 60 each: some 690 s in all. `--seconds` starts nothing later; given again, the rest is measured.
+`--jobs` does all that is in JOBS, in their order, each in a file of its own: NAME-JOB.json. On an H200 (27 November 2026, an empty
+inductor cache at the start) sana took 350 s, sd3 123, pixart 72, int8 80, flux 110. `--seconds` starts nothing later; given again, the rest is
+measured.
 
 Pipelines have random weights of the true architecture in bf16, built on the device (nano: its own weights). Every
 figure is written to FILE when it is known; started again with the same FILE, the rest is measured. `--seconds` starts

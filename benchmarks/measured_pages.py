@@ -27,16 +27,18 @@ from vhsbench.harness.stats.intervals import brackets  # noqa: E402
 
 PAGES = [ROOT / "docs" / name for name in ("performance.md", "strategies.md")]
 COLUMNS = [  # of `fast`: a verifier, and the run that measured it
-    ("vhs", "h200-static"), ("vhs", "h200b-sana"), ("mllm-clip", "h200b-sana"), ("mllm-ae", "h200-dynamic"),
+    ("vhs", "h200-static"), ("vhs", "h200b-sana"), ("vhs", "h200c-sana"), ("mllm-clip", "h200c-sana"),
+    ("mllm-ae", "h200c-sana"),
 ]  # fmt: skip
 GOALS = {  # for VHS, by row
     "ms a candidate, `fast`": "3.5", "times the bound": "1.3", "naive : `fast`": "12", "N within": "128",
     "decode, ms an image, `fast`": "20 in batches",
 }  # fmt: skip
 SHORT = {  # of `fast_others`: what ran, its verifier, and the run
-    "PixArt-\N{GREEK SMALL LETTER ALPHA}-DMD, VHS": ("vhs", "h200b-pixart"),
-    "FLUX-Schnell, MLLM w/ CLIP": ("mllm-clip", "h200b-flux"),
-    "`fast-int8`: SANA-Sprint, VHS": ("vhs", "h200b-int8"),
+    "PixArt-\N{GREEK SMALL LETTER ALPHA}-DMD, VHS": ("vhs", "h200c-pixart"),
+    "FLUX-Schnell, MLLM w/ CLIP": ("mllm-clip", "h200c-flux"),
+    "SD3.5-Turbo, MLLM w/ CLIP": ("mllm-clip", "h200c-sd3"),
+    "`fast-int8`: SANA-Sprint, VHS": ("vhs", "h200c-int8"),
 }
 Run = dict[str, Any]
 
@@ -93,13 +95,14 @@ def fast(folder: Path) -> str:
     """Return what `fast` reached with SANA-Sprint: a column for each verifier and run, and one of goals."""
     columns = [(verifier, _read(folder, run)) for verifier, run in COLUMNS]
     named = [f"{label(v)}, {run['environment']['git_commit'][:7]}" for v, run in columns]
-    heads = ["", *named[:2], "goal for VHS", *named[2:]]
+    of_vhs = [verifier for verifier, _ in COLUMNS].count("vhs")
+    heads = ["", *named[:of_vhs], "goal for VHS", *named[of_vhs:]]
 
     def lines() -> Iterator[list[str]]:
         for name, cell in ROWS.items():
             cells = [cell(partial(_part, run, verifier)) for verifier, run in columns]
             goal = next((goal for start, goal in GOALS.items() if name.startswith(start)), "")
-            yield [name, *cells[:2], goal, *cells[2:]]
+            yield [name, *cells[:of_vhs], goal, *cells[of_vhs:]]
 
     return table(heads, lines())
 
@@ -116,11 +119,8 @@ def fast_others(folder: Path) -> str:
             known = _read(folder, run)
             of = partial(_part, known, verifier)
             batch = f"batch {known['settings']['batch']}"
-            candidates = " / ".join(
-                f"{of(part)[batch]:.2f}" if of(part) else "not measured"
-                for part in ("candidate", "candidate_fast")
-            )
-            whole = of("whole")
+            turns, whole = of("candidate_fast"), of("whole")  # plain and fast were timed in the same turns
+            candidates = f"{turns[f'plain {batch}']:.2f} / {turns[batch]:.2f}"
             yield [
                 name, str(known["settings"]["batch"]), candidates, f"{of('candidate_fast')['to_bound']:.2f}",
                 _whole(of), f"{whole['naive_to_fast']:.1f}" if whole else "", _moved(of),

@@ -272,8 +272,8 @@ def known_sum(values: pd.Series) -> Any:
 def summary(found: pd.DataFrame) -> pd.DataFrame:
     """Return how often both copies got the same N, and by how much the larger T(4) exceeds the smaller.
 
-    `agree` counts runs in which the copies' intervals of T(4) meet, `n_agree` those in which the 95% ranges of N do; empty
-    where no run of a group knows.
+    `agree` counts runs in which the copies' intervals of T(4) meet, `n_agree` those in which the 95% ranges of N do, of
+    `known` runs that have both; empty where none has.
     """
     t4 = ["t4_ms", "t4_copy_ms"]
     found = found.assign(
@@ -282,7 +282,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
         t4_off_percent=100 * (found[t4].max(axis=1) / found[t4].min(axis=1) - 1),
     )
     return found.groupby([column for column in SAMPLE if column in found]).agg(
-        runs=("run", "size"), same_n=("same_n", "sum"), n_agree=("n_agree", known_sum), agree=("agree", known_sum), reliable=("reliable", "sum"),
+        runs=("run", "size"), same_n=("same_n", "sum"), known=("agree", "count"), n_agree=("n_agree", known_sum), agree=("agree", known_sum), reliable=("reliable", "sum"),
         t4_off_percent=("t4_off_percent", "median"), t4_off_most=("t4_off_percent", "max"),
         vhs_to_clip=("vhs_to_clip", "median"), vhs_to_clip_low=("vhs_to_clip", "min"),
         vhs_to_clip_high=("vhs_to_clip", "max"), took_s=("took_s", "median"),

@@ -20,6 +20,7 @@ from vhsbench.harness.cost import percentiles, variants
 from vhsbench.harness.cost.load import LOADED_PERCENT
 from vhsbench.harness.cost.measure import END_TO_END, Cell, Key, Measurement, Opened, Passed, Round
 from vhsbench.harness.cost.process import Failure, MeasuringProcess
+from vhsbench.harness.inference.route import PARTS
 
 Progress = Callable[[int, int], None]  # turns done, of how many
 
@@ -201,7 +202,8 @@ def _measured(pipeline: _Pipeline) -> Measured:
         shared = row(
             pipeline.cell, opened.generator, opened.steps, key, device=opened.device,
             tflop=passed.tflop, moved_gb=passed.moved_gb, energy_j=passed.energy_j,
-            phases_percent=passed.phases_percent, **passed.memory,
+            phases_percent=passed.phases_percent, block=opened.block if key[0] in PARTS else None,
+            **passed.memory,
         )  # fmt: skip
         rows += _repeats(shared, key, passed, pipeline.rounds, list(remarks))
     return Measured(rows, opened.about)
@@ -256,7 +258,7 @@ def row(cell: Cell, generator: str, steps: int, key: Key, **known: Any) -> dict[
     stage, n, batch = key
     empty = dict.fromkeys(
         ("wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb", "peak_vram_gb", "peak_reserved_gb",
-         "nvml_gb", "peak_rss_gb", "energy_j", "device", "others_percent")
+         "nvml_gb", "peak_rss_gb", "energy_j", "device", "others_percent", "block")
     )  # fmt: skip
     labels = [cell.variant, *([variants.BATCHED] if batch > 1 else [])]
     return empty | {

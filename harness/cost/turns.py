@@ -4,6 +4,7 @@ The time of a call in a turn, the lower quartile of its repeats there, is taken 
 that turn was for every call alike: log(ms) = call + turn, fitted by medians (Tukey's median polish), so that neither
 a slow minute nor an outlier moves one pipeline against another. Times are those of a good turn, the lower quartile.
 Turns are resampled for intervals, the same ones for all pipelines: what varies between turns enters every interval.
+Pipelines that read the same block share its head and tail, each measured with all of them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
     """Fit the sound rows of a generator's pipelines; None for fewer than three turns, or rows that know of none."""
     if "visit" not in rows:
         return None
-    rows = rows[rows["visit"].notna() & rows["wall_ms"].notna()]
+    rows = _pooled(rows[rows["visit"].notna() & rows["wall_ms"].notna()])
     times = rows.groupby(["verifier", "stage", "n", "visit"])["wall_ms"].quantile(GOOD).unstack("visit")
     if len(times.columns) < FEWEST:
         return None
@@ -65,6 +66,16 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
         turn = np.nanmedian(logs - call[:, None], axis=0)
         call = np.nanmedian(logs - turn, axis=1)
     return Turns(dict(zip(times.index, logs - turn, strict=True)), turn)
+
+
+def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give every pipeline the times of head and tail of all that read the same block: whoever reads, the call is the same."""
+    if "block" not in rows or rows["block"].isna().all():
+        return rows
+    parts = rows[rows["block"].notna()]
+    readers = parts[["verifier", "block"]].drop_duplicates()
+    everyones = parts.drop(columns="verifier").merge(readers, on="block")
+    return pd.concat([rows[rows["block"].isna()], everyones], ignore_index=True)
 
 
 def interval(model: CostModel, n: float) -> tuple[float, float] | None:

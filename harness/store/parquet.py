@@ -67,7 +67,7 @@ SCHEMAS: dict[str, pa.Schema] = {
          *_unknown(pa.float64(), "wall_ms", "event_ms", "phases_percent", "tflop", "moved_gb",
                    "peak_vram_gb", "peak_reserved_gb", "nvml_gb", "peak_rss_gb", "energy_j"),
          *_unknown(_S, "device"), *_known(_S, "status", "note"),
-         *_later(_I, "visit"), *_later(pa.float64(), "others_percent")]
+         *_later(_I, "visit"), *_later(pa.float64(), "others_percent"), *_later(_S, "block")]
     ),
 }  # fmt: skip
 ORDER = {

@@ -87,6 +87,7 @@ def test_summary_counts_runs_by_method(noisy):
     turns, alone = summary.loc["in turns"], summary.loc["one after another"]
     assert (turns["runs"], turns["same_n"], turns["agree"], turns["reliable"]) == (2, 1, 2, 1)
     assert (turns["n_agree"], alone["n_agree"]) == (2, 0)
+    assert (turns["known"], alone["known"]) == (2, 0)  # of the one after another, no interval of T(4)
     assert (turns["t4_off_percent"], turns["t4_off_most"]) == pytest.approx(((1 + 100 / 19) / 2, 100 / 19))
     assert (turns["vhs_to_clip_low"], turns["vhs_to_clip_high"]) == (0.4, 0.5)
     assert (alone["same_n"], alone["t4_off_most"]) == (0, pytest.approx(50.0))

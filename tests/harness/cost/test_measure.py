@@ -85,6 +85,9 @@ def test_a_pipeline_is_measured_stage_by_stage_and_whole():
     whole = rows[rows["stage"] == "end_to_end"]
     assert whole["phases_percent"].between(50, 100.01).all()
     one = rows.drop_duplicates(["stage", "n", "batch"]).set_index(["stage", "n", "batch"])["tflop"]
+    assert dict(rows.dropna(subset=["block"])[["stage", "block"]].itertuples(index=False)) == {
+        "head": "6", "tail": "6"
+    }  # fmt: skip
     fixed = sum(one[s, 1, 1] for s in ("encode", "tail", "decode"))
     assert one["end_to_end", 2, 1] == pytest.approx(fixed + 2 * (one["head", 1, 1] + one["score", 1, 1]))
 

@@ -53,6 +53,24 @@ def test_a_slow_minute_of_one_call_does_not_make_it_slow():
     assert turns.typical_ms(("copy", "head", 1)) == pytest.approx(12.0)
 
 
+def test_pipelines_that_read_one_block_share_its_head_and_tail():
+    times = {
+        ("vhs", "head", 1): 12.0, ("copy", "head", 1): 14.0, ("early", "head", 1): 6.0,
+        ("vhs", "score", 1): 20.0, ("copy", "score", 1): 22.0,
+    }  # fmt: skip
+    found = rows([1.0] * 5, times=times)
+    blocks = {"vhs": "6", "copy": "6", "early": "3"}
+    found["block"] = found["verifier"].map(blocks).where(found["stage"] == "head")
+    turns = fit_turns(found)
+    ms = {key: turns.typical_ms(key) for key in times}
+    assert ms["vhs", "head", 1] == ms["copy", "head", 1] == pytest.approx(12.5)  # the good quarter of both
+    assert ms["early", "head", 1] == pytest.approx(6.0)
+    assert (ms["vhs", "score", 1], ms["copy", "score", 1]) == pytest.approx((20.0, 22.0))
+    assert np.array_equal(turns.draws_ms(("vhs", "head", 1)), turns.draws_ms(("copy", "head", 1)))
+    before = fit_turns(found.assign(block=None))  # rows of a version that kept no block
+    assert before.typical_ms(("copy", "head", 1)) == pytest.approx(14.0)
+
+
 def test_an_outlier_within_a_turn_does_not_count():
     slow = rows([1.0] * 4).assign(wall_ms=lambda r: 5 * r["wall_ms"])
     turns = fit_turns(pd.concat([rows([1.0] * 4), rows([1.0] * 4), slow]))
