@@ -20,7 +20,7 @@ from vhsbench.harness.cost import percentiles, variants
 from vhsbench.harness.cost.load import LOADED_PERCENT
 from vhsbench.harness.cost.measure import END_TO_END, Cell, Key, Measurement, Opened, Passed, Round
 from vhsbench.harness.cost.process import Failure, MeasuringProcess
-from vhsbench.harness.inference.route import PARTS
+from vhsbench.harness.inference.route import HALVES
 
 Progress = Callable[[int, int], None]  # turns done, of how many
 
@@ -202,7 +202,7 @@ def _measured(pipeline: _Pipeline) -> Measured:
         shared = row(
             pipeline.cell, opened.generator, opened.steps, key, device=opened.device,
             tflop=passed.tflop, moved_gb=passed.moved_gb, energy_j=passed.energy_j,
-            phases_percent=passed.phases_percent, block=opened.block if key[0] in PARTS else None,
+            phases_percent=passed.phases_percent, block=opened.block if key[0] in HALVES else None,
             **passed.memory,
         )  # fmt: skip
         rows += _repeats(shared, key, passed, pipeline.rounds, list(remarks))

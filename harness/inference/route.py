@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Verifier
 
 ENCODE, SCORE = "encode", "score"  # once for the prompt; the verifier's own
-PARTS = ("head", "tail")  # of a forward, on both sides of the block that is read
+HALVES = ("head", "tail")  # of a forward, on both sides of the block that is read
 
 _Run = Callable[["Generator", "Conditioning", Any, Any], Any]
 # What each stage of a generator makes of what the one before it returned, the first one of the seeds.

@@ -76,12 +76,13 @@ class Plan:
     shared: bool = False  # several processes can do parts of it
 
 
+# in the order they begin: the longest chain first, since with two processes the others run beside it
 PLANS: dict[str, Plan] = {
-    "llm": Plan((), ("seed", "llm_steps", "llm_batch"), ("weights/llm",)),
-    "clip": Plan((), ("seed", "clip_steps"), ("weights/clip",)),
     "autoencoder": Plan(
         (), ("seed", "channels", "autoencoder_steps", "autoencoder_batch"), ("autoencoder",)
     ),
+    "llm": Plan((), ("seed", "llm_steps", "llm_batch"), ("weights/llm",)),
+    "clip": Plan((), ("seed", "clip_steps"), ("weights/clip",)),
     "generator": Plan(
         ("autoencoder",),
         ("generator_steps", "generator_batch", "generator_least_steps", "generator_check_every",
