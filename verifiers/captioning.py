@@ -33,7 +33,8 @@ def captions(verifier: MllmVerifier, features: Any, longest: int = LONGEST) -> l
     template = CAPTION_TEMPLATE if "{prompt}" in question.template else question.template
     ask = Question(tokenizer, template)
     visual = verifier.visual([""] * len(features), features)
-    model, llm = verifier.model, verifier.model.llm
+    model = verifier.model
+    llm: Any = model.llm  # some releases of transformers type `generate` for a class of theirs alone
     embed = llm.get_input_embeddings()
     before = torch.tensor(ask.before_ids, device=verifier.device)
     after = ask.after_ids([""])[0].to(verifier.device)
