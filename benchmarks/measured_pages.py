@@ -157,8 +157,11 @@ def _candidate(part: str) -> Callable[[Of], str]:
 
 
 def _plain(of: Of) -> str:
-    batch = _sizes(of("candidate"))[1]
-    return _candidate("candidate")(of) + ("" if batch == "batch 32" else f" ({batch})")
+    one, batch = _sizes(of("candidate"))
+    turns = of("candidate_fast").get(
+        f"plain {batch}", of("candidate")[batch]
+    )  # the same as fast's, since 51004aa
+    return f"{of('candidate')[one]:.1f} / {turns:.2f}" + ("" if batch == "batch 32" else f" ({batch})")
 
 
 def _sizes(candidate: Run) -> list[str]:

@@ -93,7 +93,7 @@ def _uncertain(model: CostModel, name: str) -> list[str]:
         return []
     time_ms = model.predict(1)
     off = 100 * max(ends[1] - time_ms, time_ms - ends[0]) / time_ms
-    return [f"T(1) of {name} is known to ±{off:.0f}% alone"] if off > MOST_PERCENT else []
+    return [f"T(1) of {name} is known only to ±{off:.0f}%"] if off > MOST_PERCENT else []
 
 
 def _drift(turns: Turns, verifier: str, reads: str | None, model: CostModel, name: str) -> list[str]:

@@ -4,7 +4,7 @@ The time of a call in a turn, the lower quartile of its repeats there, is taken 
 that turn was for every call alike: log(ms) = call + turn, fitted by medians (Tukey's median polish), so that neither
 a slow minute nor an outlier moves one pipeline against another. Times are those of a good turn, the lower quartile.
 Turns are resampled for intervals, the same ones for all pipelines: what varies between turns enters every interval.
-Pipelines that read the same block share its head and tail, each measured with all of them.
+Pipelines that read the same block share the times of its head and tail, which are measured in each of them.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
     """Fit the sound rows of a generator's pipelines; None for fewer than three turns, or rows that know of none."""
     if "visit" not in rows:
         return None
-    rows = _pooled(rows[rows["visit"].notna() & rows["wall_ms"].notna()])
+    rows = rows[rows["visit"].notna() & rows["wall_ms"].notna()]
     times = rows.groupby(["verifier", "stage", "n", "visit"])["wall_ms"].quantile(GOOD).unstack("visit")
     if len(times.columns) < FEWEST:
         return None
-    logs = np.log(times.to_numpy(float))
+    logs = _shared(np.log(times.astype(float)), rows).to_numpy()
     call, turn = np.nanmedian(logs, axis=1), np.zeros(logs.shape[1])
     for _ in range(_POLISH):
         turn = np.nanmedian(logs - call[:, None], axis=0)
@@ -68,14 +68,15 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
     return Turns(dict(zip(times.index, logs - turn, strict=True)), turn)
 
 
-def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give every pipeline the times of head and tail of all that read the same block: whoever reads, the call is the same."""
-    if "block" not in rows or rows["block"].isna().all():
-        return rows
-    parts = rows[rows["block"].notna()]
-    readers = parts[["verifier", "block"]].drop_duplicates()
-    everyones = parts.drop(columns="verifier").merge(readers, on="block")
-    return pd.concat([rows[rows["block"].isna()], everyones], ignore_index=True)
+def _shared(logs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Give pipelines that read the same block one time of its head and tail in each turn, the mean of theirs: the calls are the same."""
+    if "block" not in rows:
+        return logs
+    halves = rows.dropna(subset=["block"])[["verifier", "stage", "n", "block"]].drop_duplicates()
+    for _, alike in halves.groupby(["stage", "n", "block"]):
+        keys = pd.MultiIndex.from_frame(alike[["verifier", "stage", "n"]])
+        logs.loc[keys] = logs.loc[keys].mean().to_numpy()
+    return logs
 
 
 def interval(model: CostModel, n: float) -> tuple[float, float] | None:

@@ -46,7 +46,7 @@ def test_a_quiet_machine_is_reliable():
         (costs({**TIMES, ("vhs", "head", 1): 36.0}), "the head of nano with vhs took 20% more time than the whole forward"),
         (costs({**TIMES, ("vhs", "tail", 1): 2.0}), "head and tail of nano with vhs took 13% less time than the whole"),
         (costs(vhs_head=lambda turn: 1.0 if turn < 6 else 1.3), "head of nano with vhs became 30% slower than other stages"),
-        (costs(noise=0.5, turns=4), "T(1) of nano with vhs is known to ±"),
+        (costs(noise=0.5, turns=4), "T(1) of nano with vhs is known only to ±"),
     ],
     ids=["load", "T(N)", "head", "halves", "drift", "interval"],
 )  # fmt: skip
