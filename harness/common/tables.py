@@ -24,15 +24,16 @@ def read_table(data: bytes, name: str, kind: str, schema: pa.Schema) -> pa.Table
     Columns marked LATER may be missing. `name` names the file in errors, `kind` the table. Raises ReadError: damaged,
     too large, or other columns or types.
     """
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
     source = pa.BufferReader(data)
     try:
         with pq.ParquetFile(source) as file:
             _check_size(file.metadata, name)
             _check_columns(file.schema_arrow, schema, f"{name} is no {kind} table of this version")
+            here = [field for field in schema if field.name in file.schema_arrow.names]
+        texts = [field.name for field in here if pa.types.is_string(field.type)]
         # text stays a dictionary until its size is known: a few bytes can encode a long text in every row
         with pq.ParquetFile(source, read_dictionary=texts) as file:
-            rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
+            rows = file.read([field.name for field in here])
         _check_text(rows, texts, name)
     except ReadError:
         raise

@@ -39,6 +39,14 @@ def test_what_was_written_is_read_in_its_types(found, dictionary):
     assert read.schema == SCHEMA
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.int32()])
+def test_a_column_that_came_later_is_empty_where_a_file_lacks_it(kind):
+    field = pa.field("more", kind, metadata={tables.LATER: b"yes"})
+    read = read_table(saved(rows(2)), "x", "words", SCHEMA.append(field))
+    assert read.schema.names == ["word", "count", "more"]
+    assert read["more"].to_pylist() == [None, None]
+
+
 def test_a_small_file_of_many_rows_is_refused_unread():
     part = rows(1_000_000)
     data = saved(*[part] * 34)
