@@ -60,7 +60,8 @@ def fit_turns(rows: pd.DataFrame) -> Turns | None:
     times = rows.groupby(["verifier", "stage", "n", "visit"])["wall_ms"].quantile(GOOD).unstack("visit")
     if len(times.columns) < FEWEST:
         return None
-    logs = _shared(np.log(times.astype(float)), rows).to_numpy()
+    known = pd.DataFrame(np.log(times.to_numpy(float)), times.index, times.columns)
+    logs = _shared(known, rows).to_numpy()
     call, turn = np.nanmedian(logs, axis=1), np.zeros(logs.shape[1])
     for _ in range(_POLISH):
         turn = np.nanmedian(logs - call[:, None], axis=0)
