@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vhsbench import generators
-from vhsbench.generators.protocol import blocks_of
+from vhsbench.generators.protocol import block_name
 from vhsbench.harness.common.errors import VhsbenchError
 from vhsbench.harness.common.shown import first_line
 from vhsbench.harness.cost import clocks, variants
@@ -101,7 +101,7 @@ class Opened:
     remarks: list[str]  # on all of it
     footprint_gb: float  # what the process takes of the device's memory, and what is left there
     room_gb: float
-    block: str | None = None  # between head and tail, 0-based; of several, with spaces
+    block: str | None = None  # between head and tail, as generators.protocol.block_name writes it
 
 
 @dataclass
@@ -278,14 +278,11 @@ class Measurement:
         }
 
     def opened(self) -> Opened:
+        block = self.verifier.block if self.verifier else None
         return Opened(
             self.generator.name, self.generator.steps, device_name(self.device), self.calls, self.about,
-            self.remarks, footprint_gb(self.device), room_gb(self.device), self._block(),
+            self.remarks, footprint_gb(self.device), room_gb(self.device), None if block is None else block_name(block),
         )  # fmt: skip
-
-    def _block(self) -> str | None:
-        block = self.verifier.block if self.verifier else None
-        return None if block is None else " ".join(map(str, blocks_of(block)))
 
     def warm_up(self) -> None:
         """Run rounds that do not count, until `warm_up` in a row no longer beat the fastest by 5%."""
