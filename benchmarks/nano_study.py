@@ -1,9 +1,10 @@
 """Study nano's trainings: profile, AUC, best-of-N, equal time, and the arms that show which ingredient does what.
 
     python benchmarks/nano_study.py evaluate runs/nano-0 runs/nano-1 runs/nano-2 --out results/nano
-    python benchmarks/nano_study.py arms --base runs/nano-0 --out runs/nano-arms --device cuda --processes 4
+    python benchmarks/nano_study.py arms runs/nano-0 runs/nano-arms --device cuda --processes 4
     python benchmarks/nano_study.py pack runs/nano-0 nano-0.tar
     python benchmarks/nano_study.py bundle runs/nano-0
+    python benchmarks/nano_study.py unbundle runs/nano-0
 
 Everything can be repeated: what is there already is not made again.
 """
@@ -34,13 +35,15 @@ from vhsbench.harness.geneval.shapes import ShapeDetector
 from vhsbench.harness.inference.candidates import Rows, encoded, generate
 from vhsbench.harness.stats.expected import expected_accuracy, largest_difference, oracle
 from vhsbench.harness.stats.intervals import clustered_mean, paired_difference
-from vhsbench.harness.training.nano import train
+from vhsbench.harness.training.nano import keep_recipe, train
 from vhsbench.harness.training.nano_profile import PROFILE
-from vhsbench.harness.training.nano_recipe import VERIFIERS, NanoRecipe
+from vhsbench.harness.training.nano_recipe import VERIFIERS, NanoRecipe, identity
 from vhsbench.verifiers.metrics import auc, auc_within
+from vhsbench.verifiers.training.train import TOWER
 
 app = typer.Typer(no_args_is_help=True)
 
+PACKAGES = Path(__file__).parents[1]
 ROOT = 0  # of the noise, a run's own default seed
 BATCH = 128
 EQUAL_TIME = {"vhs": (4, 9, 15), "mllm-clip": (2, 4, 6), "mllm-ae": (3, 7, 11), "vhs-early": (4, 9, 15)}
@@ -116,18 +119,43 @@ def pack(training: Path, file: Path) -> None:
 
 
 @app.command()
-def bundle(training: Path, into: Path = Path(__file__).parents[1]) -> None:
+def bundle(training: Path, into: Path = PACKAGES) -> None:
     """Copy a training's weights into the packages; MLLM with CLIP shares the bundled CLIP there."""
-    weights = training / "weights"
-    places = {"generator": into / "generators/nano/weights"}
-    places |= {name: into / "verifiers/nano/weights" / name for name in ("llm", "clip", *VERIFIERS)}
+    places = bundled_folders(into)
     for name, folder in places.items():
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(weights / name, folder, ignore=shutil.ignore_patterns("*.pt", "clip"))
+        shutil.copytree(training / "weights" / name, folder, ignore=shutil.ignore_patterns("*.pt", TOWER))
     card = places["mllm-clip"] / "verifier.json"
     told = json.loads(card.read_text(encoding="utf-8"))
     told.pop("vision_tower")
     card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def unbundle(training: Path) -> None:
+    """Lay the bundled weights out as a training of seed 0, which lacks its autoencoder and data."""
+    if training.exists() and (training.is_file() or any(training.iterdir())):
+        raise typer.BadParameter(f"{training} is not an empty folder; choose another.")
+    weights, recipe, places = training / "weights", NanoRecipe(), bundled_folders(PACKAGES)
+    for name, folder in places.items():
+        shutil.copytree(folder, weights / name)
+    reader = weights / "mllm-clip"  # as a training leaves it: with its own CLIP
+    shutil.copytree(places["clip"], reader / TOWER)
+    card = reader / "verifier.json"
+    told = json.loads(card.read_text(encoding="utf-8")) | {"vision_tower": TOWER}
+    card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    keep_recipe(training, recipe)
+    for stage in places:  # last: a stage with a record is not done again
+        record = json.dumps({"identity": identity(stage, recipe)}, indent=1) + "\n"
+        (training / f"{stage}.json").write_text(record, encoding="utf-8")
+
+
+def bundled_folders(packages: Path) -> dict[str, Path]:
+    """Return where the packages keep what each stage writes below weights/."""
+    readers = packages / "verifiers/nano/weights"
+    return {"generator": packages / "generators/nano/weights"} | {
+        name: readers / name for name in ("llm", "clip", *VERIFIERS)
+    }
 
 
 def _kept(training: Path) -> Iterator[Path]:

@@ -45,7 +45,7 @@ def train(
     as_device(device)  # fails before anything is done
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    _same_recipe(out, recipe)
+    keep_recipe(out, recipe)
     needed = [s for s in PLANS if s in _closure(kinds)]
     if base is not None:
         for stage in needed:
@@ -66,7 +66,8 @@ def _closure(stages: Sequence[str]) -> set[str]:
     return found
 
 
-def _same_recipe(out: Path, recipe: NanoRecipe) -> None:
+def keep_recipe(out: Path, recipe: NanoRecipe) -> None:
+    """Write recipe.json. Raises TrainingError if `out` has that of another recipe."""
     file = out / "recipe.json"
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if file.exists() and file.read_text(encoding="utf-8") != text:
@@ -82,6 +83,8 @@ def _take_over(stage: str, base: Path, out: Path, recipe: NanoRecipe) -> None:
     if json.loads(record.read_text(encoding="utf-8"))["identity"] != identity(stage, recipe):
         return
     for name in PLANS[stage].writes:
+        if not (base / name).exists():  # weights alone, unbundled: without looks and losses
+            continue
         link = out / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():

@@ -1,21 +1,40 @@
-"""The tables of nano's study, from frames whose answers are known, and its arms."""
+"""The tables of nano's study, from frames whose answers are known, its arms, and bundled weights as a training."""
 
 from __future__ import annotations
 
+import json
 import sys
 import tarfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
+from vhsbench.harness.common.shown import markdown_table
 from vhsbench.harness.common.tasks import TAGS
+from vhsbench.harness.training.nano import train
 from vhsbench.harness.training.nano_recipe import VERIFIERS, NanoRecipe
+from vhsbench.harness.training.nano_stages import Stages
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from nano_study import ARMS, EQUAL_TIME, aucs, best_of_n, equal_time, pack, profile, write_tables
+from nano_study import (
+    ARMS,
+    EQUAL_TIME,
+    PACKAGES,
+    aucs,
+    best_of_n,
+    bundle,
+    bundled_folders,
+    equal_time,
+    pack,
+    profile,
+    scored,
+    unbundle,
+    write_tables,
+)
 
 sys.path.pop(0)
 POOL = 16
@@ -107,3 +126,54 @@ def test_packing_leaves_the_data_behind(tmp_path):
         assert sorted(tar.getnames()) == [
             "nano-0/train.log", "nano-0/vhs/statistics.csv", "nano-0/weights/vhs/model.safetensors",
         ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbundled(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unbundled") / "nano-0"
+    unbundle(folder)
+    return folder
+
+
+def test_unbundled_verifiers_score_as_the_bundled_ones(unbundled, tmp_path):
+    bundled = tmp_path / "bundled" / "weights"
+    bundled.mkdir(parents=True)
+    for name, folder in bundled_folders(PACKAGES).items():
+        (bundled / name).symlink_to(folder)
+    found, expected = (scored(f, "cpu", 1, pool=2, per_task=1) for f in (unbundled, bundled.parent))
+    assert set(VERIFIERS) < set(found)
+    card = json.loads((unbundled / "weights/mllm-clip/verifier.json").read_text(encoding="utf-8"))
+    assert card["vision_tower"] == "clip"  # its own, not the package's
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+def test_bundling_again_gives_the_same_files(unbundled, tmp_path):
+    bundle(unbundled, tmp_path)
+    for old, new in zip(bundled_folders(PACKAGES).values(), bundled_folders(tmp_path).values(), strict=True):
+        assert contents(new) == contents(old)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_an_unbundled_training_does_only_what_the_weights_lack(unbundled, tmp_path, monkeypatch):
+    table = markdown_table(["recipe", ""], asdict(NanoRecipe()).items())
+    assert table in (unbundled / "weights/generator/README.md").read_text(encoding="utf-8")
+    done: list[str] = []
+    monkeypatch.setattr(Stages, "run", lambda _, name: done.append(name) or {})
+    arm = tmp_path / "arm"
+    train(arm, replace(NanoRecipe(), finetune_rate=1e-4), threads=1, base=unbundled, kinds=("vhs",))
+    assert done == ["autoencoder", "candidates", "vhs"]
+    assert all(f.exists() for f in arm.rglob("*"))  # no link to what the weights lack
+    done.clear()
+    train(unbundled, NanoRecipe(), threads=1)
+    assert done == ["autoencoder", "candidates", "early"]
+    assert json.loads((unbundled / "recipe.json").read_text(encoding="utf-8")) == asdict(NanoRecipe())
+
+
+def test_unbundling_into_a_folder_with_something_is_refused(tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(typer.BadParameter, match="not an empty folder"):
+        unbundle(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["mine"]
