@@ -1,11 +1,11 @@
 """The variant `fast` beside the naive loop, the plain pipeline and the FLOP bound, on one device.
 
     python benchmarks/fast.py --jobs --out results/performance/NAME.json --seconds 480
-    python benchmarks/fast.py --out FILE [--only vhs] [--generator sana-sprint] [--variant fast-int8] [--brief]
+    python benchmarks/fast.py --out FILE [--only vhs] [--generator sana-sprint] [--variant fast-fp8] [--brief]
     python benchmarks/fast.py --out FILE --device cpu --generator nano --batch 4 --first 4      # a dry run
 
 `--jobs` does all that is in JOBS, in their order, each in a file of its own: NAME-JOB.json. On an H200 (27 November 2026, an empty
-inductor cache at the start) sana took 350 s, sd3 123, pixart 72, int8 80, flux 110. `--seconds` starts nothing later; given again, the rest is
+inductor cache at the start) sana took 350 s, sd3 123, pixart 72, flux 110. `--seconds` starts nothing later; given again, the rest is
 measured.
 
 Pipelines have random weights of the true architecture in bf16, built on the device (nano: its own weights). Every
@@ -68,7 +68,7 @@ JOBS = {
     "sd3": "--generator sd3.5-turbo --only mllm-clip --brief",
     "sana": "--only mllm-ae --only vhs --only mllm-clip",
     "pixart": "--generator pixart-alpha-dmd --only vhs --brief",
-    "int8": "--only vhs --variant fast-int8 --skip candidate --skip whole --skip decode",
+    "fp8": "--only vhs --variant fast-fp8 --skip candidate --skip whole --skip decode",
     "flux": "--generator flux-schnell --only mllm-clip --brief",
 }
 BRIEF = 8  # candidates, in one batch: all that --brief makes

@@ -1,6 +1,6 @@
 """How far variants move scores, features, images and winners: on nano, with its bundled weights.
 
-    python benchmarks/fast_equality.py --out results/performance/equality.csv [--variants fast,fast-int8]
+    python benchmarks/fast_equality.py --out results/performance/equality.csv [--variants fast,fast-fp8]
 
 Every prompt has a pool of candidates, scored by the plain pipeline one at a time, the paper's way, and by the variant
 in one batch. Then the plain pipeline's winner is decoded by both. Written is, of each variant and verifier, how far
@@ -39,7 +39,7 @@ QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default="fast,fast-int8")
+    parser.add_argument("--variants", default="fast,fast-fp8")
     parser.add_argument("--verifiers", default=",".join(VERIFIERS))
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--candidates", type=int, default=16)

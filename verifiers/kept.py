@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
 
 from vhsbench.generators.pictures import Pictures
 from vhsbench.verifiers.clip import ClipPatches, OpenClipPatches
@@ -28,7 +28,9 @@ _ATTENTION = "vhsbench-after-the-beginning"
 
 
 def keep(verifier: MllmVerifier) -> None:
-    """Change a verifier in place. Its scores stay the same up to rounding."""
+    """Change a verifier in place, once. Its scores stay the same up to rounding."""
+    if isinstance(verifier.model.read, Prefixed):
+        return
     changed: Any = verifier
     text = lru_cache(_PROMPTS)(verifier.text)
     changed.text = lambda prompts: text(tuple(prompts))
@@ -43,13 +45,16 @@ def keep(verifier: MllmVerifier) -> None:
 class Prefixed:
     """Stands for `Mllm.read`, with the keys and values of the ids `before` the image computed once.
 
-    It returns the states after them alone, [B, T + a, H]. From then on the LLM reads everything as what follows them.
+    It returns the states after them alone, [B, T + a, H], of which those from the image's last on are whole: the last
+    layer's MLP leaves the others out, since no answer comes there. From then on the LLM reads everything as what follows
+    the ids before the image.
     """
 
     def __init__(self, model: Mllm, before: torch.Tensor, visual_tokens: int) -> None:
         from transformers import AttentionInterface
 
         self._model = model
+        self.whole = 1  # of the last positions, whose states are computed to the end
         llm: Any = model.llm.model
         with torch.inference_mode():
             embedded = model.llm.get_input_embeddings()(before)[None]
@@ -62,11 +67,22 @@ class Prefixed:
             )
         AttentionInterface.register(_ATTENTION, _attend)
         llm.set_attn_implementation(_ATTENTION)
+        llm.layers[-1].mlp.forward = self._at_the_end(llm.layers[-1].mlp.forward)
 
     def __call__(self, before: torch.Tensor, projected: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        self.whole = after.shape[1] + 1
         embed = self._model.llm.get_input_embeddings()
         sequence = torch.cat([projected, embed(after)], dim=1).to(projected.dtype)
         return self.compute(sequence)
+
+    def _at_the_end(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        """Return what computes `function` at the last `whole` positions of states [B, S, H], and is zero elsewhere."""
+
+        def forward(states: torch.Tensor) -> torch.Tensor:
+            end = function(states[:, -self.whole :])
+            return pad(end, (0, 0, states.shape[1] - end.shape[1], 0))
+
+        return forward
 
     def compute(self, sequence: torch.Tensor) -> torch.Tensor:
         """Compute the states of embeddings [B, S, H] that follow the question's beginning."""

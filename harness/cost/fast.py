@@ -12,6 +12,8 @@ import torch
 
 from vhsbench.generators.pictures import without_waiting
 from vhsbench.generators.pipeline import StagedPipeline
+from vhsbench.generators.texts import without_padding
+from vhsbench.harness.cost.convolutions import rewrite
 from vhsbench.harness.cost.memory import is_out_of_memory
 from vhsbench.verifiers.clip import ClipPatches, OpenClipPatches
 from vhsbench.verifiers.kept import Prefixed, keep
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from vhsbench.generators.protocol import Generator
     from vhsbench.verifiers.protocol import Verifier
 
-PARTS = ("pictures", "kept", "compile", "tf32", "graphs", "encoder")
+PARTS = ("pictures", "kept", "texts", "compile", "tf32", "graphs", "encoder")
 BATCHES = (32, 16, 8, 4, 2)  # larger ones gain nothing on an H200
 GROUP = 8  # images that are decoded together, so that the decoder is compiled for two sizes only
 _MOST_SIZES = 16  # of batches, a block each
@@ -33,8 +35,8 @@ def speed_up(
 ) -> list[str]:
     """Change a pipeline in place; returns what could not be done here, a sentence each.
 
-    pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. compile:
-    the DiT's blocks and the layers of LLM and CLIP for one row and for any number, the decoder for one and GROUP. tf32:
+    pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. texts: the
+    DiT reads no padding. compile: the DiT's blocks and the layers of LLM and CLIP for one row and for any number, the decoder for one and GROUP. tf32:
     what a half-precision DiT or decoder computes in float32. graphs: blocks and LLM of few rows, the decoder of one.
     encoder: the text encoders' graph, without a cache that nothing reads.
     """
@@ -44,10 +46,14 @@ def speed_up(
         without_waiting(generator)
     if "kept" in parts and isinstance(verifier, MllmVerifier):
         keep(verifier)
+    if "texts" in parts and isinstance(generator, StagedPipeline):
+        without_padding(generator)
     if "compile" in parts:
         if lacking := no_compiler(generator.device.type):
             remarks.append(f"fast without compiling: {lacking}")
         else:
+            if on_gpu:
+                _rewrite(generator, blocks)
             layers = [*_layers_of_llm(verifier), *_layers_of_clip(verifier)]
             compile_each([*calls_of_blocks(blocks), *layers], max(len(blocks), len(layers)))
             # for any number of rows inductor would not lay out its convolutions with channels innermost
@@ -79,6 +85,7 @@ def speed_up_pool(generator: Generator, verifiers: Sequence[Verifier], blocks: l
         if isinstance(verifier, MllmVerifier):
             keep(verifier)
     if generator.device.type == "cuda":
+        _rewrite(generator, blocks)
         calls = [*calls_of_blocks(blocks), *_call_of_decoder(generator)]
         # no kernels chosen by their times, which differ from process to process
         compile_each(calls, len(blocks), dynamic=False, deterministic=True)
@@ -112,6 +119,11 @@ def _layers_of_llm(verifier: Verifier | None) -> Calls:
 def _call_of_decoder(generator: Generator) -> Calls:
     decoder = getattr(generator.modules().get("vae"), "decoder", None)
     return [(decoder, "forward")] if decoder is not None else []
+
+
+def _rewrite(generator: Generator, blocks: list[Any]) -> None:
+    for model in (*blocks, *(decoder for decoder, _ in _call_of_decoder(generator))):
+        rewrite(model)
 
 
 def _layers_of_clip(verifier: Verifier | None) -> Calls:

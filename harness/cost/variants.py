@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from vhsbench.verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
-FAST, FAST_INT8 = "fast", "fast-int8"
-IN_BATCHES = (FAST, FAST_INT8)  # variants whose whole runs are timed in batches that memory allows
+FAST, FAST_FP8 = "fast", "fast-fp8"
+IN_BATCHES = (FAST, FAST_FP8)  # variants whose whole runs are timed in batches that memory allows
 LOOPS = ("naive", "staged")  # labels of whole loops measured against each other: no pipelines of stages
 
 
@@ -174,13 +174,22 @@ def _fast(generator: Generator, verifier: Verifier | None) -> list[str]:
     return fast.speed_up(generator, verifier, _blocks(generator, FAST))
 
 
-def _fast_int8(generator: Generator, verifier: Verifier | None) -> list[str]:
-    """Do the same with the LLM's linear layers in 8 bits; without a verifier there is none."""
-    from vhsbench.harness.cost.int8 import quantize
+def _fast_fp8(generator: Generator, verifier: Verifier | None) -> list[str]:
+    """Do the same with the LLM's MLPs in 8-bit floats; without a verifier there is no LLM."""
+    import torch
 
-    llm: Any = verifier and verifier.modules().get("llm")
-    if llm is not None:
-        quantize(llm.model)
+    from vhsbench.harness.cost import fp8
+    from vhsbench.verifiers.kept import keep
+    from vhsbench.verifiers.verifier import MllmVerifier
+
+    device = generator.device
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < fp8.CAPABILITY:
+        raise VariantError(
+            f"variant '{FAST_FP8}' needs a GPU of compute capability {'.'.join(map(str, fp8.CAPABILITY))} or later, which multiplies 8-bit floats."
+        )
+    if isinstance(verifier, MllmVerifier):
+        keep(verifier)  # first: the text before the image, whose values are largest, is read exactly
+        fp8.quantize(verifier.model.llm.model)
     return _fast(generator, verifier)
 
 
@@ -231,5 +240,5 @@ VARIANTS: dict[str, Callable[[Generator, Verifier | None], list[str] | None]] = 
     "channels-last": _channels_last,
     "cuda-graphs": _cuda_graphs,
     FAST: _fast,
-    FAST_INT8: _fast_int8,
+    FAST_FP8: _fast_fp8,
 }

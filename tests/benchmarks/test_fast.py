@@ -146,7 +146,7 @@ def test_all_jobs_are_done_in_order_while_there_is_time(script, tmp_path, monkey
     script.main([*arguments, "--seconds", "60"])
     assert [each["out"].name for each in done] == [f"h200-{name}.json" for name in script.JOBS]
     assert {(each["generator"], each["variant"], each["brief"]) for each in done} == {
-        ("sana-sprint", "fast", False), ("sana-sprint", "fast-int8", False), ("pixart-alpha-dmd", "fast", True),
+        ("sana-sprint", "fast", False), ("sana-sprint", "fast-fp8", False), ("pixart-alpha-dmd", "fast", True),
         ("flux-schnell", "fast", True), ("sd3.5-turbo", "fast", True),
     }  # fmt: skip
     assert all(50 < each["seconds"] <= 60 for each in done)

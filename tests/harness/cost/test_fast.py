@@ -74,6 +74,25 @@ def test_attention_after_the_kept_beginning_is_causal_and_square(monkeypatch):
     assert shapes == [(length, length, True, False)] * len(plain.model.llm.model.layers)
 
 
+def test_the_last_layer_computes_where_an_answer_can_be_and_no_further():
+    plain, verifier = verifiers.create("vhs"), verifiers.create("vhs")
+    kept.keep(verifier)
+    read = verifier.model.read
+    kept.keep(verifier)
+    assert verifier.model.read is read  # once is enough
+    rows = []
+    mlp = verifier.model.llm.model.layers[-1].mlp
+    mlp.down_proj.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
+    features = torch.randn(2, plain.card.visual_tokens, plain.card.feature_width)
+    for prompts in (
+        [PROMPT, "two blue stars"],
+        ["a star", "two blue stars and a red heart"],
+    ):  # lengths differ
+        found, expected = (v.score(prompts, features).score for v in (verifier, plain))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert rows.pop() == plain.question.after_ids(prompts)[0].shape[1] + 1
+
+
 def verifier_reads(generator, verifier):
     route = loop.route_of(verifier)
     return route.reads(route.start(generator, generator.encode([PROMPT]), [0]))
@@ -249,14 +268,14 @@ def test_few_scores_may_change_and_no_more(changed):
             f"moves the scores of {changed / 0.32:.3g}% of the candidates of 'nano' by more than 0.05; of 5%"
         )
         with pytest.raises(variants.VariantError, match=message):
-            variants.compare("fast-int8", generator, before, after)
+            variants.compare("fast-fp8", generator, before, after)
     else:
-        moved = variants.compare("fast-int8", generator, before, after)
+        moved = variants.compare("fast-fp8", generator, before, after)
         assert moved["scores_changed_percent"] == pytest.approx(changed / 0.32)
         assert moved["score_difference"] == pytest.approx(1.01 if changed else 0.04)
     after["score"][:2] = torch.nan  # as far off as can be
     with pytest.raises(variants.VariantError, match="moves the scores"):
-        variants.compare("fast-int8", generator, before, after)
+        variants.compare("fast-fp8", generator, before, after)
 
 
 def test_pictures_are_rounded_as_diffusers_does_and_nan_is_refused():
