@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vhsbench import generators
-from vhsbench.harness.cost import fast, meters
+from vhsbench.harness.cost import fast, fp8, meters
 from vhsbench.harness.cost import measure as measuring
 from vhsbench.harness.cost.graphs import Graphed
 from vhsbench.harness.cost.measure import Cell
@@ -121,3 +121,18 @@ def test_the_cuda_graphs_variant_keeps_the_results():
     measured = measure(cell(variant="cuda-graphs"))
     assert measured.about["image_difference"] <= 1
     assert measured.about["score_difference"] < 1e-3
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < fp8.CAPABILITY,
+    reason="needs 8-bit floats",
+)
+@pytest.mark.parametrize("by_token", [True, False])
+def test_8_bit_products_are_those_that_are_computed_without_such_a_gpu(by_token):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(896, 256, dtype=torch.bfloat16)
+    x = torch.randn(3, 50, 896, dtype=torch.bfloat16)
+    expected = fp8.Fp8Linear(layer, by_token)(x)
+    found = fp8.Fp8Linear(layer.cuda(), by_token)(x.cuda()).cpu()
+    assert found.dtype == torch.bfloat16
+    assert float((found - expected).float().norm() / expected.float().norm()) < 0.005
