@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -39,6 +40,12 @@ _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 _NORMAL = ((np.arange(256, dtype=np.float32)[:, None] - _MEAN) * (1 / _STD.astype(np.float64))).astype(
     np.float32
 )
+# the parts that take most of the network's time and are alike but for a few kinds, in transformers' names
+_HEAVY = re.compile(
+    r".*(\.layers\.\d+\.(blocks\.\d+|downsample)"  # Swin
+    r"|\.decoder\.(encoder\.)?layers\.\d+|\.mask_predictor)"  # pixel decoder, masked attention
+)
+Calls = list[tuple[Any, str]]  # an object, and the name of its function
 
 
 class Mask2FormerDetector:
@@ -73,7 +80,14 @@ class Mask2FormerDetector:
         self.dtype = dtype
         model, self.checkpoint_sha256, self._ignored = mask2former_weights.load(checkpoint, seed)
         self.model: Any = model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides self
+        self._exact = self.model
+        self.sizes: Sequence[int] = ()  # of batches of the network, in falling order; () is as they come
         self._colors = colors
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.model.device
+        return found
 
     @property
     def colors(self) -> ColorNamer:
@@ -111,12 +125,26 @@ class Mask2FormerDetector:
         return found | ({"ignored": self._ignored} if self._ignored else {})
 
     def reference(self) -> Self:
-        """Return the detector whose verdicts this one's must equal: the same model in float32."""
-        if self.dtype == "float32":
+        """Return the detector whose verdicts this one's must equal: the same weights in float32, not compiled."""
+        if self.dtype == "float32" and self.model is self._exact:
             return self
         exact = copy.copy(self)
-        exact.dtype = "float32"
+        exact.dtype, exact.model, exact.sizes = "float32", self._exact, ()
         return exact
+
+    def calls(self) -> Calls:
+        """Return the network's functions that are worth compiling."""
+        return [(part, "forward") for name, part in self.model.named_modules() if _HEAVY.fullmatch(name)]
+
+    def compile_by(self, compile_each: Callable[[Calls], None]) -> None:
+        """Let `compile_each` replace the network's heavy functions; `reference` keeps the network as it was.
+
+        Each size of batch is compiled by itself: from now on batches are filled up to the next of few sizes.
+        """
+        weights = {id(tensor): tensor for tensor in (*self._exact.parameters(), *self._exact.buffers())}
+        self.model = copy.deepcopy(self._exact, weights)  # of the same weights
+        compile_each(self.calls())
+        self.sizes = [self.batch_size >> times for times in range(self.batch_size.bit_length())]
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
         """See Detector.detect. Boxes and masks are in the image's pixels.
@@ -131,7 +159,9 @@ class Mask2FormerDetector:
             alike = [i for i, (pixels, _) in enumerate(prepared) if pixels.shape == shape]
             for at in range(0, len(alike), self.batch_size):
                 part = alike[at : at + self.batch_size]
-                pixels = torch.stack([prepared[i][0] for i in part])
+                rows = min((size for size in self.sizes if size >= len(part)), default=len(part))
+                filled = [*part, *part[-1:] * (rows - len(part))]
+                pixels = torch.stack([prepared[i][0] for i in filled])
                 classes, masks = self.logits(_normalised(pixels.to(self.model.device)))
                 for row, i in enumerate(part):
                     height, width = images[i].height, images[i].width

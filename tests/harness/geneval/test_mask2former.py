@@ -231,6 +231,42 @@ def test_half_precision_is_near_says_so_and_has_full_precision_as_its_reference(
         Mask2FormerDetector("random", dtype="int8")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_compiled_detector_fills_its_batches_and_has_what_it_was_as_its_reference(detector, dtype):
+    quick, kinds, ran, rows = copy.copy(detector), set(), [], []
+    quick.dtype = dtype
+
+    def compile_each(calls):
+        for owner, name in calls:
+            kinds.add(type(owner).__name__)
+            plain = getattr(owner, name)
+            setattr(owner, name, lambda *a, f=plain, **given: ran.append(f) or f(*a, **given))
+
+    quick.compile_by(compile_each)
+    assert len(kinds) == 5  # Swin's blocks and what joins their patches, layers of both decoders, the masks
+    memory = [{t.data_ptr() for t in (*d.model.parameters(), *d.model.buffers())} for d in (quick, detector)]
+    assert memory[0] == memory[1]
+    assert quick.info() == copy.copy(detector).info() | ({"dtype": dtype} if dtype != "float32" else {})
+
+    images = [picture(0), picture(1, 96, 64), picture(2), picture(3)]
+    exact = GenevalJudge(quick).reference().detector
+    expected = [detector.detect([image])[0] for image in images]
+    assert exact.dtype == "float32"
+    assert [exact.detect([image])[0] for image in images] == expected
+    assert not ran
+    assert GenevalJudge(exact).reference().detector is exact
+
+    logits = quick.logits
+    quick.logits = lambda pixels: rows.append(len(pixels)) or logits(pixels)
+    found = quick.detect(images)
+    assert sorted(rows) == [1, 4]  # three of one size are filled up
+    assert len(ran) == 2 * len(quick.calls()) + 2 * 9  # masks are predicted ten times
+    if dtype == "float32":
+        for one, other in zip(found, expected, strict=True):
+            scores = [[d.score for row in objects.values() for d in row] for objects in (one, other)]
+            assert np.allclose(*map(sorted, scores), atol=1e-4)
+
+
 def test_verdicts_come_out_of_it(detector):
     (objects,) = detector.detect([picture(0)])
     best = max(objects, key=lambda name: max(d.score for d in objects[name]))
