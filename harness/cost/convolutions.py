@@ -17,9 +17,7 @@ def rewrite(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and _keeps_size(module):
             changed: Any = module
-            if module.groups == module.in_channels == module.out_channels:
-                changed.forward = depthwise_sum(module)
-            elif module.groups > 1 and module.kernel_size == (1, 1):
+            if module.groups > 1 and module.kernel_size == (1, 1):
                 changed.forward = grouped_product(module)
     norm: Any = getattr(model, "norm_out", None)
     if isinstance(norm, nn.Module):

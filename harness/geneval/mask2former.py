@@ -43,7 +43,7 @@ _NORMAL = ((np.arange(256, dtype=np.float32)[:, None] - _MEAN) * (1 / _STD.astyp
 # the parts that take most of the network's time and are alike but for a few kinds, in transformers' names
 _HEAVY = re.compile(
     r".*(\.layers\.\d+\.(blocks\.\d+|downsample)"  # Swin
-    r"|\.decoder\.(encoder\.)?layers\.\d+|\.mask_predictor)"  # pixel decoder, masked attention
+    r"|\.transformer_module\.decoder\.layers\.\d+|\.mask_predictor)"  # pixel decoder, masked attention
 )
 Calls = list[tuple[Any, str]]  # an object, and the name of its function
 
