@@ -49,18 +49,16 @@ def muon_and_adamw(
     modules: Iterable[nn.Module], muon_lr: float = 2e-3, adamw_lr: float = 1e-3
 ) -> list[torch.optim.Optimizer]:
     """Use Muon for the hidden matrices of at least 32x32, and AdamW for all else."""
-    parameters = {n: p for m in modules for n, p in m.named_parameters() if p.requires_grad}
+    # modules may use the same names
+    parameters = [(n, p) for m in modules for n, p in m.named_parameters() if p.requires_grad]
     outer = ("embed", "proj_out", "scale_shift_table", "norm", "lm_head", "logit_scale")
-    hidden = [
-        name
-        for name, p in parameters.items()
-        if p.ndim == 2 and min(p.shape) >= 32 and not any(part in name for part in outer)
-    ]
+    hidden, rest = list[nn.Parameter](), list[nn.Parameter]()
+    for name, p in parameters:
+        inner = p.ndim == 2 and min(p.shape) >= 32 and not any(part in name for part in outer)
+        (hidden if inner else rest).append(p)
     return [
-        StackedMuon([parameters[n] for n in hidden], lr=muon_lr, weight_decay=0.0, adjust_lr_fn="original"),
-        torch.optim.AdamW(
-            [p for n, p in parameters.items() if n not in hidden], lr=adamw_lr, weight_decay=0.0
-        ),
+        StackedMuon(hidden, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0),
     ]
 
 

@@ -185,13 +185,15 @@ class _Glance(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dit.config.num_attention_heads * dit.config.attention_head_dim)
         self.proj_out = nn.Linear(self.norm.normalized_shape[0], dit.config.out_channels)
-        self._seen: list[torch.Tensor] = []
-        dit.transformer_blocks[block].register_forward_hook(lambda _, __, out: self._seen.append(out))
+        self._seen: torch.Tensor | None = None  # the last forward's alone: others draw, too
+        dit.transformer_blocks[block].register_forward_hook(self._see)
+
+    def _see(self, _block: nn.Module, _args: Any, output: torch.Tensor) -> None:
+        self._seen = output
 
     def forward(self) -> torch.Tensor:
         """Return the output [B, C, 8, 8] that these hidden states already tell."""
-        hidden = self._seen.pop()
-        found: torch.Tensor = self.proj_out(self.norm(hidden))
+        found: torch.Tensor = self.proj_out(self.norm(self._seen))
         return found.transpose(1, 2).unflatten(2, (LATENT_SIZE, LATENT_SIZE))
 
 

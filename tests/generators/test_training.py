@@ -211,8 +211,17 @@ def test_an_auxiliary_head_learns_too_and_leaves_the_generator_as_it_is(tmp_path
         vae, every(SHAPES), 6, 0, tmp_path, lambda p: losses.append(p.loss), batch=4, glance=5
     )
     plain = build_pipeline(vae, 0)
-    assert made.transformer.state_dict().keys() == plain.transformer.state_dict().keys()
+    before, after = plain.transformer.state_dict(), made.transformer.state_dict()
+    assert after.keys() == before.keys()
+    assert not torch.equal(after["proj_out.weight"], before["proj_out.weight"])  # a name that the head has, too
     assert losses[-1] < losses[0]
+
+
+def test_modules_with_the_same_names_are_all_trained():
+    models = [nn.Sequential(nn.Linear(40, 40)) for _ in range(2)]
+    held = [p for o in muon_and_adamw(models) for group in o.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for m in models for p in m.parameters()}
+    assert len(held) == 4
 
 
 def test_a_class_is_taught_in_the_shares_of_its_lessons():
