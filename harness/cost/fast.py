@@ -13,8 +13,8 @@ import torch
 from vhsbench.generators.pictures import without_waiting
 from vhsbench.generators.pipeline import StagedPipeline
 from vhsbench.generators.texts import without_padding
-from vhsbench.harness.cost.convolutions import rewrite
 from vhsbench.harness.cost.memory import is_out_of_memory
+from vhsbench.harness.cost.rewritten import rewrite
 from vhsbench.verifiers.clip import ClipPatches, OpenClipPatches
 from vhsbench.verifiers.kept import Prefixed, keep
 from vhsbench.verifiers.verifier import MllmVerifier
@@ -36,9 +36,9 @@ def speed_up(
     """Change a pipeline in place; returns what could not be done here, a sentence each.
 
     pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. texts: the
-    DiT reads no padding. compile: the DiT's blocks and the layers of LLM and CLIP for one row and for any number, the decoder for one and GROUP. tf32:
-    what a half-precision DiT or decoder computes in float32. graphs: blocks and LLM of few rows, the decoder of one.
-    encoder: the text encoders' graph, without a cache that nothing reads.
+    DiT reads no padding. compile: the DiT's blocks and the layers of LLM and CLIP for one row and for any number, the
+    decoder for one and GROUP. tf32: what a half-precision DiT or decoder computes in float32. graphs: blocks and LLM of
+    few rows, the decoder of one. encoder: the text encoders' graph, without a cache that nothing reads.
     """
     remarks = []
     on_gpu = generator.device.type == "cuda"
@@ -53,7 +53,7 @@ def speed_up(
             remarks.append(f"fast without compiling: {lacking}")
         else:
             if on_gpu:
-                _rewrite(generator, blocks)
+                _rewrite_decoder(generator)
             layers = [*_layers_of_llm(verifier), *_layers_of_clip(verifier)]
             compile_each([*calls_of_blocks(blocks), *layers], max(len(blocks), len(layers)))
             # for any number of rows inductor would not lay out its convolutions with channels innermost
@@ -85,7 +85,7 @@ def speed_up_pool(generator: Generator, verifiers: Sequence[Verifier], blocks: l
         if isinstance(verifier, MllmVerifier):
             keep(verifier)
     if generator.device.type == "cuda":
-        _rewrite(generator, blocks)
+        _rewrite_decoder(generator)
         calls = [*calls_of_blocks(blocks), *_call_of_decoder(generator)]
         # no kernels chosen by their times, which differ from process to process
         compile_each(calls, len(blocks), dynamic=False, deterministic=True)
@@ -121,9 +121,9 @@ def _call_of_decoder(generator: Generator) -> Calls:
     return [(decoder, "forward")] if decoder is not None else []
 
 
-def _rewrite(generator: Generator, blocks: list[Any]) -> None:
-    for model in (*blocks, *(decoder for decoder, _ in _call_of_decoder(generator))):
-        rewrite(model)
+def _rewrite_decoder(generator: Generator) -> None:
+    for decoder, _ in _call_of_decoder(generator):
+        rewrite(decoder)
 
 
 def _layers_of_clip(verifier: Verifier | None) -> Calls:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from vhsbench.generators.protocol import Generator
     from vhsbench.harness.inference.bench import Bench
-    from vhsbench.harness.judges import Judge
     from vhsbench.verifiers.protocol import Verifier
 
 BATCHED = "batched"  # the label of rows whose candidates run several at a time
@@ -49,10 +48,10 @@ def apply(
     return compare(variant, generator, before, results(generator, verifier, prompts, batch)), remarks
 
 
-def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> list[Judge]:
-    """Change what a bench makes, scores and judges candidates by, and fill its batches up to few sizes.
+def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> None:
+    """Change what a bench makes and scores candidates by, and fill its batches up to few sizes.
 
-    Returns the judges that it changed. Raises VariantError as `apply` does, by a batch of its first prompt.
+    Raises VariantError as `apply` does, by a batch of its first prompt.
     """
     from vhsbench.harness.cost import fast
 
@@ -65,23 +64,6 @@ def apply_to_bench(variant: str, bench: Bench, batch_size: int) -> list[Judge]:
     fast.speed_up_pool(bench.generator, bench.verifiers, _blocks(bench.generator, variant))
     bench.sizes = [batch_size >> times for times in range(batch_size.bit_length())]
     compare(variant, bench.generator, before, _made(bench, rows))
-    return _compile_detectors(bench.judges)
-
-
-def _compile_detectors(judges: Sequence[Judge]) -> list[Judge]:
-    """Compile the detectors on CUDA that offer it, as `speed_up_pool` does; returns their judges."""
-    from vhsbench.harness.cost import fast
-
-    def compile_each(calls: list[tuple[Any, str]]) -> None:
-        fast.compile_each(calls, len(calls), dynamic=False, deterministic=True)
-
-    changed = []
-    for judge in judges:
-        detector: Any = getattr(judge, "detector", None)
-        if hasattr(detector, "compile_by") and detector.device.type == "cuda":
-            detector.compile_by(compile_each)
-            changed.append(judge)
-    return changed
 
 
 def _made(bench: Bench, rows: int) -> dict[str, torch.Tensor]:

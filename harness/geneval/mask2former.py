@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -40,12 +39,6 @@ _STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 _NORMAL = ((np.arange(256, dtype=np.float32)[:, None] - _MEAN) * (1 / _STD.astype(np.float64))).astype(
     np.float32
 )
-# the parts that take most of the network's time and are alike but for a few kinds, in transformers' names
-_HEAVY = re.compile(
-    r".*(\.layers\.\d+\.(blocks\.\d+|downsample)"  # Swin
-    r"|\.transformer_module\.decoder\.layers\.\d+|\.mask_predictor)"  # pixel decoder, masked attention
-)
-Calls = list[tuple[Any, str]]  # an object, and the name of its function
 
 
 class Mask2FormerDetector:
@@ -80,14 +73,7 @@ class Mask2FormerDetector:
         self.dtype = dtype
         model, self.checkpoint_sha256, self._ignored = mask2former_weights.load(checkpoint, seed)
         self.model: Any = model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides self
-        self._exact = self.model
-        self.sizes: Sequence[int] = ()  # of batches of the network, in falling order; () is as they come
         self._colors = colors
-
-    @property
-    def device(self) -> torch.device:
-        found: torch.device = self.model.device
-        return found
 
     @property
     def colors(self) -> ColorNamer:
@@ -125,26 +111,12 @@ class Mask2FormerDetector:
         return found | ({"ignored": self._ignored} if self._ignored else {})
 
     def reference(self) -> Self:
-        """Return the detector whose verdicts this one's must equal: the same weights in float32, not compiled."""
-        if self.dtype == "float32" and self.model is self._exact:
+        """Return the detector whose verdicts this one's must equal: the same model in float32."""
+        if self.dtype == "float32":
             return self
         exact = copy.copy(self)
-        exact.dtype, exact.model, exact.sizes = "float32", self._exact, ()
+        exact.dtype = "float32"
         return exact
-
-    def calls(self) -> Calls:
-        """Return the network's functions that are worth compiling."""
-        return [(part, "forward") for name, part in self.model.named_modules() if _HEAVY.fullmatch(name)]
-
-    def compile_by(self, compile_each: Callable[[Calls], None]) -> None:
-        """Let `compile_each` replace the network's heavy functions; `reference` keeps the network as it was.
-
-        Each size of batch is compiled by itself: from now on batches are filled up to the next of few sizes.
-        """
-        weights = {id(tensor): tensor for tensor in (*self._exact.parameters(), *self._exact.buffers())}
-        self.model = copy.deepcopy(self._exact, weights)  # of the same weights
-        compile_each(self.calls())
-        self.sizes = [self.batch_size >> times for times in range(self.batch_size.bit_length())]
 
     def detect(self, images: Sequence[Image.Image]) -> list[Objects]:
         """See Detector.detect. Boxes and masks are in the image's pixels.
@@ -159,9 +131,7 @@ class Mask2FormerDetector:
             alike = [i for i, (pixels, _) in enumerate(prepared) if pixels.shape == shape]
             for at in range(0, len(alike), self.batch_size):
                 part = alike[at : at + self.batch_size]
-                rows = min((size for size in self.sizes if size >= len(part)), default=len(part))
-                filled = [*part, *part[-1:] * (rows - len(part))]
-                pixels = torch.stack([prepared[i][0] for i in filled])
+                pixels = torch.stack([prepared[i][0] for i in part])
                 classes, masks = self.logits(_normalised(pixels.to(self.model.device)))
                 for row, i in enumerate(part):
                     height, width = images[i].height, images[i].width
@@ -184,12 +154,11 @@ class Mask2FormerDetector:
 
     def _objects(self, labels: Tensor, scores: Tensor, boxes: Tensor, masks: Tensor) -> Objects:
         rows: list[list[Detection]] = [[] for _ in self.classes]
-        # in one tensor: each copy to the host would wait for the device
-        plain = torch.cat([labels[:, None].to(boxes), boxes, scores[:, None]], 1).tolist()
-        for row, (label, x1, y1, x2, y2, score) in enumerate(plain):
+        plain = zip(labels.tolist(), boxes.tolist(), scores.tolist(), masks, strict=True)
+        for label, (x1, y1, x2, y2), score, mask in plain:
             # the other masks, which no rule reads, would fill the device
-            kept = masks[row].clone() if score > THRESHOLD else None
-            rows[int(label)].append(Detection((x1, y1, x2, y2), score, kept))
+            kept = mask.clone() if score > THRESHOLD else None
+            rows[label].append(Detection((x1, y1, x2, y2), score, kept))
         return {name: found for name, found in zip(self.classes, rows, strict=True) if found}
 
 
@@ -203,8 +172,7 @@ def prepare(
 
 def _resized(image: Image.Image, pipeline: str, scale: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
     """Resize and pad an image to [H, W, 3]: bytes by `geneval`, normalised floats by `mmdet3`; also return its size before padding."""
-    # without a copy of what is RGB already
-    pixels: NDArray[Any] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels: NDArray[Any] = np.asarray(image.convert("RGB"))
     if pipeline == "mmdet3":
         pixels = pixels.astype(np.float32)
     height, width = pixels.shape[:2]
@@ -243,32 +211,31 @@ def instances(
     scores, index = probabilities.flatten().topk(min(MAX_DETECTIONS, probabilities.numel()), sorted=False)
     labels, queries = index % probabilities.shape[1], index // probabilities.shape[1]
     used, which = queries.unique(return_inverse=True)
-    masks = torch.empty((len(used), *original), dtype=torch.bool, device=used.device)
-    certainty, boxes = [], []
-    for part, mask in zip(used.split(_MASKS_AT_ONCE), masks.split(_MASKS_AT_ONCE), strict=True):
+    masks, certainty = [], []
+    for part in used.split(_MASKS_AT_ONCE):
         logits = _resize(mask_logits[part], padded)[:, : resized[0], : resized[1]]
         logits = _resize(logits, original)
-        torch.gt(logits, 0, out=mask)
-        rows = mask.sum(2, dtype=torch.int32)  # the one look at whole masks for both area and height
-        area = rows.sum(1).float()  # in float32, as in mmdet, whatever the logits are
-        # a product, by which NaN outside the mask is seen in the score; in the order of mmdet's sum
-        certainty.append(logits.sigmoid_().mul_(mask).flatten(1).sum(1) / (area + 1e-6))
-        boxes.append(_boxes(mask.any(1), rows > 0))
-    box = torch.cat(boxes).to(scores.dtype)
-    return labels, scores * torch.cat(certainty)[which], box[which], masks[which]
+        mask = logits > 0
+        area = mask.flatten(1).sum(1).float()  # in float32, as in mmdet, whatever the logits are
+        certainty.append((logits.sigmoid() * mask).flatten(1).sum(1) / (area + 1e-6))
+        masks.append(mask)
+    mask = torch.cat(masks)
+    boxes = _boxes(mask).to(scores.dtype)
+    return labels, scores * torch.cat(certainty)[which], boxes[which], mask[which]
 
 
 def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _boxes(columns: Tensor, rows: Tensor) -> Tensor:
-    """Return boxes [K, 4] (x1, y1, x2 + 1, y2 + 1) of masks by their occupied columns [K, W] and rows [K, H]; zeros for an empty one."""
+def _boxes(masks: Tensor) -> Tensor:
+    """Return boxes [K, 4] (x1, y1, x2 + 1, y2 + 1) around bool masks [K, H, W]; zeros for an empty one."""
     ends = []
-    for occupied in (columns.int(), rows.int()):
+    for axis in (1, 2):  # columns, then rows
+        occupied = masks.any(axis).int()
         ends.append((occupied.argmax(1), occupied.shape[1] - occupied.flip(1).argmax(1)))
     (x1, x2), (y1, y2) = ends
-    return torch.stack([x1, y1, x2, y2], 1) * rows.any(1)[:, None]
+    return torch.stack([x1, y1, x2, y2], 1) * masks.flatten(1).any(1)[:, None]
 
 
 def _cv2() -> Any:

@@ -39,8 +39,8 @@ def self_test(judge: Judge, pairs: Sequence[Pair]) -> dict[str, float]:
     return found
 
 
-def check_reference(judge: Judge, pairs: Sequence[Pair], remedy: str = "leave its 'dtype' out") -> None:
-    """Judge all known pictures as the judge's reference does too. Raises JudgeError, with the remedy, for another verdict on any."""
+def check_reference(judge: Judge, pairs: Sequence[Pair]) -> None:
+    """Judge all known pictures as the judge's reference does too. Raises JudgeError for another verdict on any."""
     exact = judge.reference()
     if exact is judge:
         return
@@ -52,7 +52,7 @@ def check_reference(judge: Judge, pairs: Sequence[Pair], remedy: str = "leave it
     if differ:
         raise JudgeError(
             f"judge '{judge.name}' gives {len(differ)} of {len(images)} known pictures another verdict than in full precision "
-            f"(first '{differ[0]['prompt']}'); {remedy}."
+            f"(first '{differ[0]['prompt']}'); leave its 'dtype' out."
         )
 
 

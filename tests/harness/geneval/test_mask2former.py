@@ -11,8 +11,6 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from vhsbench.harness.geneval import mask2former_weights as weights
@@ -231,42 +229,6 @@ def test_half_precision_is_near_says_so_and_has_full_precision_as_its_reference(
         Mask2FormerDetector("random", dtype="int8")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_compiled_detector_fills_its_batches_and_has_what_it_was_as_its_reference(detector, dtype):
-    quick, kinds, ran, rows = copy.copy(detector), set(), [], []
-    quick.dtype = dtype
-
-    def compile_each(calls):
-        for owner, name in calls:
-            kinds.add(type(owner).__name__)
-            plain = getattr(owner, name)
-            setattr(owner, name, lambda *a, f=plain, **given: ran.append(f) or f(*a, **given))
-
-    quick.compile_by(compile_each)
-    assert len(kinds) == 5  # Swin's blocks and what joins their patches, layers of both decoders, the masks
-    memory = [{t.data_ptr() for t in (*d.model.parameters(), *d.model.buffers())} for d in (quick, detector)]
-    assert memory[0] == memory[1]
-    assert quick.info() == copy.copy(detector).info() | ({"dtype": dtype} if dtype != "float32" else {})
-
-    images = [picture(0), picture(1, 96, 64), picture(2), picture(3)]
-    exact = GenevalJudge(quick).reference().detector
-    expected = [detector.detect([image])[0] for image in images]
-    assert exact.dtype == "float32"
-    assert [exact.detect([image])[0] for image in images] == expected
-    assert not ran
-    assert GenevalJudge(exact).reference().detector is exact
-
-    logits = quick.logits
-    quick.logits = lambda pixels: rows.append(len(pixels)) or logits(pixels)
-    found = quick.detect(images)
-    assert sorted(rows) == [1, 4]  # three of one size are filled up
-    assert len(ran) == 2 * len(quick.calls()) + 2 * 9  # masks are predicted ten times
-    if dtype == "float32":
-        for one, other in zip(found, expected, strict=True):
-            scores = [[d.score for row in objects.values() for d in row] for objects in (one, other)]
-            assert np.allclose(*map(sorted, scores), atol=1e-4)
-
-
 def test_verdicts_come_out_of_it(detector):
     (objects,) = detector.detect([picture(0)])
     best = max(objects, key=lambda name: max(d.score for d in objects[name]))
@@ -339,80 +301,6 @@ def test_masks_are_resized_through_the_padded_size():
     _, _, boxes, binary = instances(classes, masks, (16, 16), (16, 12), (8, 6))
     assert binary.shape == (1, 8, 6)
     assert boxes.tolist() == [[0, 0, 4, 4]]
-
-
-def as_mmdet_does(class_logits, mask_logits, padded, resized, original):
-    """`instances`, step by step: each figure by a look of its own at all masks."""
-    probabilities = class_logits.softmax(-1)[:, :-1]
-    scores, index = probabilities.flatten().topk(min(100, probabilities.numel()), sorted=False)
-    labels, queries = index % probabilities.shape[1], index // probabilities.shape[1]
-    used, which = queries.unique(return_inverse=True)
-    masks, certainty = [], []
-    for part in used.split(25):
-        logits = torch.nn.functional.interpolate(mask_logits[part][:, None], padded, mode="bilinear")[:, 0]
-        logits = logits[:, : resized[0], : resized[1]]
-        logits = torch.nn.functional.interpolate(logits[:, None], original, mode="bilinear")[:, 0]
-        mask = logits > 0
-        area = mask.flatten(1).sum(1).float()
-        certainty.append((logits.sigmoid() * mask).flatten(1).sum(1) / (area + 1e-6))
-        masks.append(mask)
-    mask, boxes = torch.cat(masks), []
-    for axis in (1, 2):
-        occupied = mask.any(axis).int()
-        boxes.append((occupied.argmax(1), occupied.shape[1] - occupied.flip(1).argmax(1)))
-    (x1, x2), (y1, y2) = boxes
-    box = torch.stack([x1, y1, x2, y2], 1) * mask.flatten(1).any(1)[:, None]
-    return labels, scores * torch.cat(certainty)[which], box.to(scores.dtype)[which], mask[which]
-
-
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    queries=st.integers(1, 60),
-    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-    levels=st.sampled_from([1, 2, 1000]),  # of few, many are equal or 0
-    empty=st.sampled_from([0.0, 0.5, 1.0]),  # share of masks
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-)
-def test_instances_are_those_of_each_step_by_itself_bit_for_bit(seed, queries, size, levels, empty, dtype):
-    draw = torch.Generator().manual_seed(seed)
-    classes = (torch.randn(queries, 5, generator=draw, dtype=dtype) * levels).round() / levels
-    masks = (torch.randn(queries, 8, 12, generator=draw, dtype=dtype) * levels).round() / levels
-    masks[torch.rand(queries, generator=draw) < empty] -= 100
-    masks[0, 0, 0] = torch.inf
-    asked = (classes, masks.clone(), (32, 48), (29, 48), size)
-    found, expected = instances(*asked), as_mmdet_does(*asked)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)  # a weight of 0 makes inf NaN
-    assert masks.equal(asked[1])
-
-
-def test_nan_in_a_mask_is_seen_in_its_score():
-    masks = torch.full((1, 8, 8), -1.0)
-    masks[0, 7, 7] = torch.nan
-    assert instances(torch.zeros(1, 2), masks, (8, 8), (8, 8), (8, 8))[1].isnan()
-
-
-def test_objects_are_as_each_tensor_says_and_the_device_is_waited_for_once(detector, monkeypatch):
-    count = 40
-    draw = torch.Generator().manual_seed(0)
-    labels, scores = torch.randint(80, (count,), generator=draw), torch.rand(count, generator=draw)
-    scores[:2] = torch.tensor([0.3, 0.2999999])  # of which float32's nearest is above 0.3
-    boxes = torch.randint(1334, (count, 4), generator=draw).float()
-    masks = torch.rand(count, 3, 4, generator=draw) > 0.5
-    expected = {name: [] for name in detector.classes}
-    for label, box, score, mask in zip(labels.tolist(), boxes.tolist(), scores.tolist(), masks, strict=True):
-        expected[detector.classes[label]].append((tuple(box), score, mask.tolist() if score > 0.3 else None))
-    waits, tolist = [], torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: waits.append(self) or tolist(self))
-    found = detector._objects(labels, scores, boxes, masks)
-    assert len(waits) == 1
-    monkeypatch.undo()
-    plain = {
-        n: [(d.box, d.score, d.mask if d.mask is None else d.mask.tolist()) for d in rows]
-        for n, rows in found.items()
-    }
-    assert plain == {name: rows for name, rows in expected.items() if rows}
-    kept = [d.mask for rows in found.values() for d in rows if d.mask is not None]
-    assert all(mask.untyped_storage().nbytes() == 12 for mask in kept)  # not those of all masks
 
 
 def test_weights_from_the_hub_are_asked_for_as_it_answers(monkeypatch, tmp_path):

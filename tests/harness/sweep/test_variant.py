@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -17,9 +16,6 @@ from vhsbench.generators.protocol import NotFiniteError
 from vhsbench.harness.config.run import ConfigError, parse
 from vhsbench.harness.cost import fast, variants
 from vhsbench.harness.cost.variants import VariantError
-from vhsbench.harness.geneval import detector as detectors
-from vhsbench.harness.geneval.shapes import ShapeDetector
-from vhsbench.harness.judges import JudgeError
 from vhsbench.harness.sweep.config_changes import difference
 from vhsbench.harness.sweep.remade import RemadeError, _check_same
 from vhsbench.harness.sweep.run import load_prompts
@@ -111,53 +107,6 @@ def test_a_torch_whose_code_differs_from_worker_to_worker_is_refused(both, monke
     monkeypatch.setattr(type(both[0].generator), "device", torch.device("cuda"))
     with pytest.raises(VariantError, match=r"a pool by variant 'fast' needs torch 2\.10 or later"):
         variants.apply_to_bench("fast", both[0].bench, 8)
-
-
-class Compiled(ShapeDetector):
-    """A detector that can be compiled, and then may see otherwise."""
-
-    device, blind, ways = torch.device("cuda"), False, []
-
-    def detect(self, images):
-        return [{} for _ in images] if self.blind and self.ways else super().detect(images)
-
-    def compile_by(self, compile_each):
-        self.ways = self.ways or [compile_each]
-
-    def reference(self):
-        return ShapeDetector() if self.ways else self
-
-
-@pytest.fixture
-def compiled(monkeypatch):
-    """The detector by its name; the calls that it is compiled by."""
-    monkeypatch.setitem(detectors.REGISTRY._load(), "compiled", "compiled:Compiled")
-    monkeypatch.setitem(sys.modules, "compiled", sys.modules[__name__])
-    config = configured("{name: nano, variant: fast}", "batch_size: 8, detector: compiled")
-    return lambda more=config: Worker(more, load_prompts(more), 0)
-
-
-def test_on_a_gpu_a_detector_that_offers_it_is_compiled_alike_in_every_worker(compiled, monkeypatch):
-    (way,) = compiled().bench.judges[0].detector.ways
-    given, call = [], SimpleNamespace(forward=len)
-    monkeypatch.setattr(torch, "compile", lambda call, **options: given.append(options) or call)
-    way([(call, "forward")])
-    assert given == [{"dynamic": False, "options": {"deterministic": True}}]
-    monkeypatch.setattr(Compiled, "device", torch.device("cpu"))
-    assert not compiled().bench.judges[0].detector.ways
-    plain = configured("{name: nano}", "batch_size: 8, detector: compiled")
-    monkeypatch.setattr(Compiled, "device", torch.device("cuda"))
-    assert not compiled(plain).bench.judges[0].detector.ways
-
-
-def test_a_detector_that_sees_otherwise_once_compiled_is_refused(compiled, monkeypatch):
-    monkeypatch.setattr(Compiled, "blind", True)
-    with pytest.raises(
-        JudgeError, match=r"known pictures another verdict .* leave out the variant of 'nano\+fast'\.$"
-    ):
-        compiled()
-    monkeypatch.setattr(Compiled, "info", lambda self: {"name": "shapes", "checkpoint_sha256": "random"})
-    assert compiled().bench.judges[0].detector.ways  # random weights are not asked
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,4 +1,4 @@
-"""Rewritten convolutions compute what torch's do."""
+"""Rewritten parts compute what torch's do."""
 
 from __future__ import annotations
 
@@ -9,45 +9,30 @@ import torch
 from torch import nn
 
 from vhsbench import generators
-from vhsbench.harness.cost import convolutions, fast
+from vhsbench.harness.cost import fast, rewritten
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    ("channels", "options"),
-    [(12, {"kernel_size": 3, "padding": 1, "groups": 12}), (6, {"kernel_size": 5, "padding": 2, "groups": 6}),
-     (12, {"kernel_size": (1, 3), "padding": (0, 1), "groups": 12}), (12, {"kernel_size": 1, "groups": 4})],
-)  # fmt: skip
-def test_a_rewritten_convolution_computes_the_same(channels, options, bias):
+@pytest.mark.parametrize(("groups", "out"), [(4, 12), (12, 12), (2, 8)])
+def test_a_rewritten_convolution_computes_the_same(groups, out, bias):
     torch.manual_seed(0)
-    layer = nn.Conv2d(channels, channels, bias=bias, **options)
-    x = torch.randn(2, channels, 7, 5)
+    layer = nn.Conv2d(12, out, 1, groups=groups, bias=bias)
+    x = torch.randn(2, 12, 7, 5)
     for like in (x, x.to(memory_format=torch.channels_last)):
         expected = nn.Conv2d.forward(layer, like)
-        convolutions.rewrite(layer)
+        rewritten.rewrite(layer)
         assert "forward" in vars(layer)
         found = layer(like)
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_sum_of_halves_is_rounded_once():
-    torch.manual_seed(0)
-    layer = nn.Conv2d(8, 8, 3, padding=1, groups=8).to(torch.bfloat16)
-    x = torch.randn(1, 8, 6, 6).to(torch.bfloat16)
-    exact = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1, groups=8)
-    convolutions.rewrite(layer)
-    assert torch.equal(layer(x), exact.to(torch.bfloat16))
-
-
 @pytest.mark.parametrize(
     "layer",
-    [nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, padding=1, stride=2, groups=4),
-     nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4), nn.Conv2d(4, 8, 3, padding=1, groups=4),
-     nn.Conv2d(4, 4, 3, padding=1, groups=4, padding_mode="reflect"), nn.Conv2d(4, 4, 1)],
-)  # fmt: skip
+    [nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, stride=2, groups=2)],
+)
 def test_other_convolutions_stay_as_they_are(layer):
-    convolutions.rewrite(layer)
+    rewritten.rewrite(layer)
     assert "forward" not in vars(layer)
 
 
@@ -64,7 +49,7 @@ def test_a_decoders_last_norm_is_compiled_by_itself(nano):
         expected = decoder(latents)
         before = decoder.norm_out.forward
         try:
-            decoder.norm_out.forward = convolutions.apart(before)
+            decoder.norm_out.forward = rewritten.apart(before)
             found = torch.compile(decoder, backend=backend)(latents)
         finally:
             del decoder.norm_out.forward
@@ -75,7 +60,7 @@ def test_a_decoders_last_norm_is_compiled_by_itself(nano):
     ]  # fmt: skip
 
 
-def test_on_a_gpu_blocks_and_decoder_are_rewritten_before_they_are_compiled(monkeypatch):
+def test_on_a_gpu_the_decoder_is_rewritten_before_it_is_compiled(monkeypatch):
     """A stand-in for a GPU: the order of calls is all that is looked at."""
     done = []
     monkeypatch.setattr(fast, "rewrite", lambda model: done.append(("rewritten", model)))
@@ -92,7 +77,6 @@ def test_on_a_gpu_blocks_and_decoder_are_rewritten_before_they_are_compiled(monk
     ):
         done.clear()
         speed_up()
-        models = [*blocks, decoder]
-        assert [m for what, m in done if what == "rewritten"] == models
-        assert [m for what, m in done if what == "compiled"] == models
-        assert [what for what, _ in done] == ["rewritten"] * len(models) + ["compiled"] * len(models)
+        assert [m for what, m in done if what == "rewritten"] == [decoder]
+        assert [m for what, m in done if what == "compiled"] == [*blocks, decoder]
+        assert done.index(("rewritten", decoder)) < done.index(("compiled", decoder))
