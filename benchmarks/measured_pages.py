@@ -27,18 +27,17 @@ from vhsbench.harness.stats.intervals import brackets  # noqa: E402
 
 PAGES = [ROOT / "docs" / name for name in ("performance.md", "strategies.md")]
 COLUMNS = [  # of `fast`: a verifier, and the run that measured it
-    ("vhs", "h200-static"), ("vhs", "h200b-sana"), ("vhs", "h200c-sana"), ("mllm-clip", "h200c-sana"),
-    ("mllm-ae", "h200c-sana"),
+    ("vhs", "h200b-sana"), ("vhs", "h200c-sana"), ("vhs", "h200d-sana"), ("vhs", "h200d-fp8"),
+    ("mllm-clip", "h200d-sana"), ("mllm-ae", "h200d-sana"),
 ]  # fmt: skip
 GOALS = {  # for VHS, by row
     "ms a candidate, `fast`": "3.5", "times the bound": "1.3", "naive : `fast`": "12", "N within": "128",
     "decode, ms an image, `fast`": "20 in batches",
 }  # fmt: skip
 SHORT = {  # of `fast_others`: what ran, its verifier, and the run
-    "PixArt-\N{GREEK SMALL LETTER ALPHA}-DMD, VHS": ("vhs", "h200c-pixart"),
+    "PixArt-\N{GREEK SMALL LETTER ALPHA}-DMD, VHS": ("vhs", "h200d-pixart"),
     "FLUX-Schnell, MLLM w/ CLIP": ("mllm-clip", "h200c-flux"),
     "SD3.5-Turbo, MLLM w/ CLIP": ("mllm-clip", "h200c-sd3"),
-    "`fast-int8`: SANA-Sprint, VHS": ("vhs", "h200c-int8"),
 }
 Run = dict[str, Any]
 
@@ -94,8 +93,8 @@ def strategies_of_nano(folder: Path) -> str:
 def fast(folder: Path) -> str:
     """Return what `fast` reached with SANA-Sprint: a column for each verifier and run, and one of goals."""
     columns = [(verifier, _read(folder, run)) for verifier, run in COLUMNS]
-    named = [f"{label(v)}, {run['environment']['git_commit'][:7]}" for v, run in columns]
-    of_vhs = [verifier for verifier, _ in COLUMNS].count("vhs")
+    named = [_column(v, run) for v, run in columns]
+    of_vhs = [run["settings"]["variant"] for _, run in columns].index("fast-fp8")
     heads = ["", *named[:of_vhs], "goal for VHS", *named[of_vhs:]]
 
     def lines() -> Iterator[list[str]]:
@@ -105,6 +104,11 @@ def fast(folder: Path) -> str:
             yield [name, *cells[:of_vhs], goal, *cells[of_vhs:]]
 
     return table(heads, lines())
+
+
+def _column(verifier: str, run: Run) -> str:
+    variant, commit = run["settings"]["variant"], run["environment"]["git_commit"][:7]
+    return f"{label(verifier)}, " + (commit if variant == "fast" else f"`{variant}`, {commit}")
 
 
 def fast_others(folder: Path) -> str:
@@ -131,12 +135,12 @@ def fast_others(folder: Path) -> str:
 
 def sweep(folder: Path) -> str:
     """Return ms an image of a shard's stages, plain and by `fast`: a row for each, the longest first."""
-    ways = _read(folder, "h200-sweep")["stages"]
-    plain, quick = ways.values()
-    order = sorted(plain, key=plain.get, reverse=True)
-    lines = ([_STAGES.get(s, s), f"{plain[s]:.1f}", f"{quick[s]:.1f}", f"{100 * quick[s] / quick['all']:.0f}%"]
+    before, now = (list(_read(folder, name)["stages"].values()) for name in ("h200-sweep", "h200-sweep-f92ac4e"))
+    order = sorted(now[0], key=now[0].get, reverse=True)
+    lines = ([_STAGES.get(s, s), *(f"{way[s]:.1f}" for way in (*before, *now)), f"{100 * now[1][s] / now[1]['all']:.0f}%"]
              for s in order)  # fmt: skip
-    return table(["ms an image", "plain", "`fast`", "share of `fast`"], lines)
+    heads = ["ms an image", "plain, 13c04d7", "`fast`, 13c04d7", "plain, f92ac4e", "`fast`, f92ac4e"]
+    return table([*heads, "share of the last"], lines)
 
 
 _STAGES = {
@@ -157,11 +161,12 @@ def _candidate(part: str) -> Callable[[Of], str]:
 
 
 def _plain(of: Of) -> str:
-    one, batch = _sizes(of("candidate"))
-    turns = of("candidate_fast").get(
-        f"plain {batch}", of("candidate")[batch]
-    )  # the same as fast's, since 51004aa
-    return f"{of('candidate')[one]:.1f} / {turns:.2f}" + ("" if batch == "batch 32" else f" ({batch})")
+    alone = of("candidate")
+    if alone is None:
+        return f"the same / {of('candidate_fast')['plain batch 32']:.2f}"
+    one, batch = _sizes(alone)
+    turns = of("candidate_fast").get(f"plain {batch}", alone[batch])  # the same as fast's, since 51004aa
+    return f"{alone[one]:.1f} / {turns:.2f}" + ("" if batch == "batch 32" else f" ({batch})")
 
 
 def _sizes(candidate: Run) -> list[str]:
@@ -212,7 +217,7 @@ ROWS: dict[str, Callable[[Of], str]] = {
     "ms a candidate, `fast`: one at a time / batch of 32": _candidate("candidate_fast"),
     "times the bound (the bound, ms), batch of 32": _bound,
     "N = 32, ms: naive, staged, staged in batches, `fast`": _whole,
-    "naive : `fast`": lambda of: f"{of('whole')['naive_to_fast']:.1f}",
+    "naive : `fast`": lambda of: f"{of('whole')['naive_to_fast']:.1f}" if of("whole") else "",
     "N within 550 ms, in batches of 32 (ms; the next: ms)": _within,
     "decode, ms an image, plain: one / eight at once": _decode("plain"),
     "decode, ms an image, `fast`: one / eight at once": _decode("fast"),

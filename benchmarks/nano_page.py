@@ -25,6 +25,7 @@ from vhsbench.harness.training.nano_profile import PROFILE  # noqa: E402
 
 PAGE = ROOT / "docs/nano.md"
 _OWN = {"vhs-early": "VHS, block 3", "prompt_alone": "the prompt alone"}  # names of this study alone
+_OF_BASE = {3: ("base", "vhs-early"), 6: ("base", "vhs")}  # blocks that the base's own VHS read
 TASKS = {
     "single_object": "single", "two_object": "two", "counting": "counting", "colors": "colors",
     "position": "position", "color_attr": "attribution",
@@ -117,8 +118,24 @@ def arms(folder: Path) -> str:
     return table(heads, lines())
 
 
+def depth(folder: Path) -> str:
+    """Return how well VHS reads each block: AUC, and best-of-N in percent."""
+    aucs, best = _read(folder, "auc"), _read(folder, "best_of_n")
+    aucs = aucs[aucs["task"] == "all"].set_index(["training", "verifier"])
+    numbers = sorted(set(best["n"]) - {1})
+    best = best.set_index(["training", "verifier", "n"])["percent"]
+
+    def lines() -> Iterator[list[str]]:
+        for block in range(1, 8):
+            of = _OF_BASE.get(block, (f"block-{block}", "vhs-early"))
+            marks = "{pooled:.3f} / {within_prompts:.3f}".format(**aucs.loc[of])
+            yield [str(block), marks, *(f"{best[(*of, n)]:.1f}" for n in numbers)]
+
+    return table(["block", "AUC pooled / within prompts", *(f"best of {n}" for n in numbers)], lines())
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
-    f.__name__: f for f in (equal_time, best_of_n, auc, profile, arms)
+    f.__name__: f for f in (equal_time, best_of_n, auc, profile, arms, depth)
 }
 
 
