@@ -104,7 +104,10 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                     )
                 axes.plot([], [], color=style.color, marker=style.marker, ms=3, lw=1, label=style.label)
             axes.set_xticks(
-                history["run"], [_named(row) for row in history.itertuples()], fontsize=5, rotation=90
+                history["run"],
+                [_named(row, history) for row in history.itertuples()],
+                fontsize=5,
+                rotation=90,
             )
             axes.set(title=title)
             axes.set_ylim(0, 1.15 * axes.dataLim.ymax)
@@ -113,9 +116,17 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return fig, history[["started", "device", "generator", "variant", *columns]]
 
 
-def _named(run: Any) -> str:
+def _named(run: Any, every: pd.DataFrame) -> str:
+    """Name a run in one line, by what tells it from others."""
+    variant = run.variant if run.shapes == "dynamic" else f"{run.variant} ({run.shapes})"
     device = run.device.split(" CPU")[0].removeprefix("NVIDIA ")[-18:]
-    return f"{run.generator}, {run.variant}, {run.shapes}\n{str(run.started)[:10]}, {device}"
+    parts = [
+        run.generator,
+        variant,
+        str(run.commit)[:7],
+        *([device] if every["device"].nunique() > 1 else []),
+    ]
+    return ", ".join(parts)
 
 
 def main(history: Path, out: Path) -> None:

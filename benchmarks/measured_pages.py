@@ -135,7 +135,9 @@ def fast_others(folder: Path) -> str:
 
 def sweep(folder: Path) -> str:
     """Return ms an image of a shard's stages, plain and by `fast`: a row for each, the longest first."""
-    before, now = (list(_read(folder, name)["stages"].values()) for name in ("h200-sweep", "h200-sweep-f92ac4e"))
+    before, now = (
+        list(_read(folder, name)["stages"].values()) for name in ("h200-sweep", "h200-sweep-f92ac4e")
+    )
     order = sorted(now[0], key=now[0].get, reverse=True)
     lines = ([_STAGES.get(s, s), *(f"{way[s]:.1f}" for way in (*before, *now)), f"{100 * now[1][s] / now[1]['all']:.0f}%"]
              for s in order)  # fmt: skip

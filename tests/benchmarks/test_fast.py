@@ -100,10 +100,10 @@ def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
     ends = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
     assert ends == [[1.7, 1.7], [128, 64], [8.1, 8.1]]
     names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert names == [
-        "sana-sprint, fast, static\n2026-11-28, a GPU",
-        "sana-sprint, fast, static\n2026-11-27, a GPU",
-    ]
+    assert names == ["sana-sprint, fast (static), abc"] * 2
+    others = history.assign(device=["a GPU", "another GPU"], shapes="dynamic")
+    names = [label.get_text() for label in draw(others)[0].axes[0].get_xticklabels()]
+    assert names == ["sana-sprint, fast, abc, a GPU", "sana-sprint, fast, abc, another GPU"]
 
 
 def test_a_dry_run_measures_every_figure_and_a_second_start_nothing(script, tmp_path, monkeypatch, capsys):
