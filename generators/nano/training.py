@@ -186,10 +186,11 @@ class _Glance(nn.Module):
         self.norm = nn.LayerNorm(dit.config.num_attention_heads * dit.config.attention_head_dim)
         self.proj_out = nn.Linear(self.norm.normalized_shape[0], dit.config.out_channels)
         self._seen: torch.Tensor | None = None  # the last forward's alone: others draw, too
-        dit.transformer_blocks[block].register_forward_hook(self._see)
 
-    def _see(self, _block: nn.Module, _args: Any, output: torch.Tensor) -> None:
-        self._seen = output
+        def see(_block: nn.Module, _args: Any, output: torch.Tensor) -> None:  # no method: the DiT is copied
+            self._seen = output
+
+        dit.transformer_blocks[block].register_forward_hook(see)
 
     def forward(self) -> torch.Tensor:
         """Return the output [B, C, 8, 8] that these hidden states already tell."""

@@ -15,6 +15,7 @@ from vhsbench.generators.nano.training import (
     Classroom,
     Lessons,
     crossed,
+    halved,
     mixed_share,
     train_autoencoder,
     train_generator,
@@ -208,8 +209,9 @@ def test_an_auxiliary_head_learns_too_and_leaves_the_generator_as_it_is(tmp_path
     vae = train_autoencoder(2, 0, tmp_path, lambda _: None, batch=2)[0].requires_grad_(False)
     losses: list[float] = []
     made, _ = train_generator(
-        vae, every(SHAPES), 6, 0, tmp_path, lambda p: losses.append(p.loss), batch=4, glance=5
-    )
+        vae, every(SHAPES), 6, 0, tmp_path, lambda p: losses.append(p.loss),
+        lambda pipeline: Until(lambda: halved(pipeline) is None, 2, 2), batch=4, glance=5,
+    )  # fmt: skip
     plain = build_pipeline(vae, 0)
     before, after = plain.transformer.state_dict(), made.transformer.state_dict()
     assert after.keys() == before.keys()
