@@ -52,11 +52,16 @@ _PANELS = {
 }
 
 
+def code_of(known: dict[str, Any]) -> str:
+    """Return the commit of the code that ran: `code_commit` where someone noted that the checkout's was another."""
+    return str(known.get("code_commit") or known["environment"].get("git_commit"))
+
+
 def line(known: dict[str, Any]) -> dict[str, Any]:
     """Return a run's line; what was not measured is empty. `known` is the file that benchmarks/fast.py writes."""
     settings, env = known["settings"], known["environment"]
     found = {
-        "started": known["started"], "commit": env.get("git_commit"),
+        "started": known["started"], "commit": code_of(known),
         "versions": "; ".join(f"{k} {v}" for k, v in sorted(env.get("packages", {}).items())),
         **settings, "device": known["device"], "matmul_tflops": known.get("matmul_tflops"),
     }  # fmt: skip

@@ -19,6 +19,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+from fast_history import code_of  # noqa: E402
 from nano_page import renewed, table  # noqa: E402
 
 from vhsbench.harness.common.atomic import write_output  # noqa: E402
@@ -94,20 +95,20 @@ def fast(folder: Path) -> str:
     """Return what `fast` reached with SANA-Sprint: a column for each verifier and run, and one of goals."""
     columns = [(verifier, _read(folder, run)) for verifier, run in COLUMNS]
     named = [_column(v, run) for v, run in columns]
-    of_vhs = [run["settings"]["variant"] for _, run in columns].index("fast-fp8")
-    heads = ["", *named[:of_vhs], "goal for VHS", *named[of_vhs:]]
+    goals_at = [run["settings"]["variant"] for _, run in columns].index("fast-fp8")
+    heads = ["", *named[:goals_at], "goal for VHS", *named[goals_at:]]
 
     def lines() -> Iterator[list[str]]:
         for name, cell in ROWS.items():
             cells = [cell(partial(_part, run, verifier)) for verifier, run in columns]
             goal = next((goal for start, goal in GOALS.items() if name.startswith(start)), "")
-            yield [name, *cells[:of_vhs], goal, *cells[of_vhs:]]
+            yield [name, *cells[:goals_at], goal, *cells[goals_at:]]
 
     return table(heads, lines())
 
 
 def _column(verifier: str, run: Run) -> str:
-    variant, commit = run["settings"]["variant"], run["environment"]["git_commit"][:7]
+    variant, commit = run["settings"]["variant"], code_of(run)[:7]
     return f"{label(verifier)}, " + (commit if variant == "fast" else f"`{variant}`, {commit}")
 
 

@@ -6,7 +6,7 @@
     python benchmarks/nano_study.py bundle runs/nano-0
     python benchmarks/nano_study.py unbundle runs/nano-0
 
-Everything can be repeated: what is there already is not made again.
+All but `unbundle` can be repeated: what is there already is not made again.
 """
 
 from __future__ import annotations
@@ -136,6 +136,8 @@ def unbundle(training: Path) -> None:
     """Lay the bundled weights out as a training of seed 0, which lacks its autoencoder and data."""
     if training.exists() and (training.is_file() or any(training.iterdir())):
         raise typer.BadParameter(f"{training} is not an empty folder; choose another.")
+    final, training = training, training.with_name(f".{training.name}.tmp")  # whole, or not there
+    shutil.rmtree(training, ignore_errors=True)
     weights, recipe, places = training / "weights", NanoRecipe(), bundled_folders(PACKAGES)
     for name, folder in places.items():
         shutil.copytree(folder, weights / name)
@@ -145,9 +147,12 @@ def unbundle(training: Path) -> None:
     told = json.loads(card.read_text(encoding="utf-8")) | {"vision_tower": TOWER}
     card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     keep_recipe(training, recipe)
-    for stage in places:  # last: a stage with a record is not done again
+    for stage in places:
         record = json.dumps({"identity": identity(stage, recipe)}, indent=1) + "\n"
         (training / f"{stage}.json").write_text(record, encoding="utf-8")
+    if final.exists():
+        final.rmdir()
+    training.rename(final)
 
 
 def bundled_folders(packages: Path) -> dict[str, Path]:

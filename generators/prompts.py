@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from vhsbench.generators.protocol import Conditioning
 
 if TYPE_CHECKING:
+    import torch
+
     from vhsbench.generators.protocol import Generator
 
 
@@ -38,7 +40,7 @@ class PromptCache:
         found = [self._one(prompt) for prompt in prompts]
         device = self._generator.device
         names = found[0].tensors if found else {}
-        tensors = {n: torch.cat([f.tensors[n] for f in found]).to(device) for n in names}
+        tensors = {n: torch.cat(_as_long([f.tensors[n] for f in found])).to(device) for n in names}
         return Conditioning(tuple(prompts), tensors)
 
     def _one(self, prompt: str) -> Conditioning:
@@ -49,3 +51,11 @@ class PromptCache:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(prompt)
         return self._kept[prompt]
+
+
+def _as_long(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Pad tensors [1, L, ...] of texts without padding with zeros, which masks them, to the longest."""
+    from torch.nn.functional import pad
+
+    longest = max(text.shape[1] for text in texts)
+    return [pad(text, (*[0, 0] * (text.dim() - 2), 0, longest - text.shape[1])) for text in texts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,29 +20,33 @@ _PROMPT = "a photo"
 
 
 def without_padding(generator: StagedPipeline) -> None:
-    """Let a generator encode prompts to as many tokens as the longest of them has, where it masks the others.
+    """Cut the padding of encoded prompts to the longest one's length, if the generator masks padding; change it in place.
 
-    Results stay the same up to rounding. Lengths are read off what the tokenizer returns, so that nothing waits for the
-    device. A generator whose masks are not what its tokenizer says stays as it is.
+    Results stay the same up to rounding. Prompts encoded by themselves may differ in length then. Lengths are read off
+    what the tokenizer returns, so that nothing waits for the device. A generator whose masks are not its tokenizer's stays
+    as it is.
     """
     encode: Encode = generator.encode
     changed: Any = generator
     if not hasattr(generator.pipeline, "tokenizer"):
         return
-    cond, read = _recorded(generator, encode, [_PROMPT])
+    cond, recorded = _recorded(generator, encode, [_PROMPT])
     masks = [mask.cpu().bool() for name, mask in cond.tensors.items() if name.endswith(_MASK)]
     widths = {mask.shape[1] for mask in masks}
     if len(widths) != 1:
         return
     width = widths.pop()
-    same = [[torch.equal(_selected(one, width), mask) for one in read] for mask in masks]
+    same = [[torch.equal(_selected(one, width), mask) for one in recorded] for mask in masks]
     if not all(any(row) for row in same):
         return
     places = [row.index(True) for row in same]
 
+    one_at_a_time = Lock()  # the recorder stands in the pipeline
+
     def short(prompts: Sequence[str]) -> Conditioning:
-        cond, read = _recorded(generator, encode, prompts)
-        attended = torch.cat([_selected(read[i], width) for i in places]).any(0)
+        with one_at_a_time:
+            cond, recorded = _recorded(generator, encode, prompts)
+        attended = torch.cat([_selected(recorded[i], width) for i in places]).any(0)
         longest = int(attended.nonzero().max()) + 1
         length = -(-longest // _MULTIPLE) * _MULTIPLE
         tensors = {
@@ -88,5 +93,5 @@ def _recorded(
 
 
 def _selected(mask: torch.Tensor, width: int) -> torch.Tensor:
-    """Return what a pipeline keeps of a mask: all, or the first token and the last, as SANA does behind its instruction."""
+    """Return what a pipeline keeps of a mask: all, or the first token and the last ones, as SANA does behind its instruction."""
     return mask if mask.shape[1] <= width else torch.cat([mask[:, :1], mask[:, 1 - width :]], dim=1)

@@ -49,7 +49,7 @@ def muon_and_adamw(
     modules: Iterable[nn.Module], muon_lr: float = 2e-3, adamw_lr: float = 1e-3
 ) -> list[torch.optim.Optimizer]:
     """Use Muon for the hidden matrices of at least 32x32, and AdamW for all else."""
-    # modules may use the same names
+    # names may repeat between modules
     parameters = [(n, p) for m in modules for n, p in m.named_parameters() if p.requires_grad]
     outer = ("embed", "proj_out", "scale_shift_table", "norm", "lm_head", "logit_scale")
     hidden, rest = list[nn.Parameter](), list[nn.Parameter]()

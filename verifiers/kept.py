@@ -28,8 +28,8 @@ _ATTENTION = "vhsbench-after-the-beginning"
 
 
 def keep(verifier: MllmVerifier) -> None:
-    """Change a verifier in place, once. Its scores stay the same up to rounding."""
-    if isinstance(verifier.model.read, Prefixed):
+    """Change a verifier in place; a second call changes nothing. Scores stay the same up to rounding."""
+    if "text" in vars(verifier):
         return
     changed: Any = verifier
     text = lru_cache(_PROMPTS)(verifier.text)
@@ -45,16 +45,14 @@ def keep(verifier: MllmVerifier) -> None:
 class Prefixed:
     """Stands for `Mllm.read`, with the keys and values of the ids `before` the image computed once.
 
-    It returns the states after them alone, [B, T + a, H], of which those from the image's last on are whole: the last
-    layer's MLP leaves the others out, since no answer comes there. From then on the LLM reads everything as what follows
-    the ids before the image.
+    It returns the states after them alone, [B, T + a, H]. States before the image's last token lack the last layer's MLP,
+    since no answer comes there. From then on the LLM reads everything as what follows the ids before the image.
     """
 
     def __init__(self, model: Mllm, before: torch.Tensor, visual_tokens: int) -> None:
         from transformers import AttentionInterface
 
-        self._model = model
-        self.whole = 1  # of the last positions, whose states are computed to the end
+        self._model, self._visual_tokens = model, visual_tokens
         llm: Any = model.llm.model
         with torch.inference_mode():
             embedded = model.llm.get_input_embeddings()(before)[None]
@@ -67,22 +65,16 @@ class Prefixed:
             )
         AttentionInterface.register(_ATTENTION, _attend)
         llm.set_attn_implementation(_ATTENTION)
-        llm.layers[-1].mlp.forward = self._at_the_end(llm.layers[-1].mlp.forward)
+        llm.layers[-1].mlp = FromPosition(llm.layers[-1].mlp, visual_tokens - 1)
 
     def __call__(self, before: torch.Tensor, projected: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        self.whole = after.shape[1] + 1
+        if projected.shape[1] != self._visual_tokens:
+            raise ValueError(
+                f"{projected.shape[1]} visual tokens, not the {self._visual_tokens} of the verifier's card"
+            )
         embed = self._model.llm.get_input_embeddings()
         sequence = torch.cat([projected, embed(after)], dim=1).to(projected.dtype)
         return self.compute(sequence)
-
-    def _at_the_end(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-        """Return what computes `function` at the last `whole` positions of states [B, S, H], and is zero elsewhere."""
-
-        def forward(states: torch.Tensor) -> torch.Tensor:
-            end = function(states[:, -self.whole :])
-            return pad(end, (0, 0, states.shape[1] - end.shape[1], 0))
-
-        return forward
 
     def compute(self, sequence: torch.Tensor) -> torch.Tensor:
         """Compute the states of embeddings [B, S, H] that follow the question's beginning."""
@@ -91,6 +83,17 @@ class Prefixed:
         )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
+
+
+class FromPosition(torch.nn.Module):
+    """Computes `module` from the position `start` of states [B, S, H] on; before it the result is zeros."""
+
+    def __init__(self, module: torch.nn.Module, start: int) -> None:
+        super().__init__()
+        self.module, self.start = module, start
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return pad(self.module(states[:, self.start :]), (0, 0, self.start, 0))
 
 
 def _attend(

@@ -185,9 +185,11 @@ class _Glance(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dit.config.num_attention_heads * dit.config.attention_head_dim)
         self.proj_out = nn.Linear(self.norm.normalized_shape[0], dit.config.out_channels)
-        self._seen: torch.Tensor | None = None  # the last forward's alone: others draw, too
+        self._seen: torch.Tensor | None = None  # only the latest: sampling triggers the hook, too
 
-        def see(_block: nn.Module, _args: Any, output: torch.Tensor) -> None:  # no method: the DiT is copied
+        def see(
+            _block: nn.Module, _args: Any, output: torch.Tensor
+        ) -> None:  # deepcopy would copy a method's head
             self._seen = output
 
         dit.transformer_blocks[block].register_forward_hook(see)

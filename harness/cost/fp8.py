@@ -9,15 +9,15 @@ from torch import nn
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = 448.0  # of its values
-CAPABILITY = (8, 9)  # of the first NVIDIA GPUs that multiply them
-_MULTIPLE = 16  # of channels, which their products take
+CAPABILITY = (8, 9)  # the first compute capability with products of 8-bit floats
+_MULTIPLE = 16  # channels must be multiples of this
 
 
 class Fp8Linear(nn.Module):
-    """Computes what `layer` does, up to rounding: x [..., K] -> [..., M], in x's dtype; its sums are of higher precision.
+    """Computes what `layer` does, up to rounding: x [..., K] -> [..., M], in x's dtype; on a GPU rounded to bfloat16 first.
 
-    Activations are scaled by token, to 448 at most, or not at all: to find a token's largest value costs a second pass
-    over activations that no norm reads anyway, and a float has small values as well. Beyond 448 they are cut.
+    `by_token` scales each token's input to at most 448. Otherwise inputs are not scaled, which saves a pass over them:
+    values beyond 448 are clamped, and those below 0.001 become 0.
     """
 
     levels: torch.Tensor  # [M, K]
@@ -49,7 +49,7 @@ class Fp8Linear(nn.Module):
             product = (read.float() @ self.levels.float().t()) * by * self.scale
         if self.bias is not None:
             product = product + self.bias
-        return product.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return product.to(x.dtype).reshape(*x.shape[:-1], len(self.levels))
 
 
 def _rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,16 +58,17 @@ def _rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (values / scale).to(FLOAT8), scale
 
 
-def quantize(llm: Any) -> int:
+def quantize(llm: nn.Module) -> int:
     """Put Fp8Linears in the place of the linear layers of a Qwen2 model's MLPs; returns how many.
 
-    Those of attention are a tenth of the work, and no faster so. Layers whose channels are no multiples of 16 stay.
+    Those of attention, a tenth of the work, stay, and so do layers whose channels are no multiples of 16.
     """
     count = 0
-    for layer in llm.layers:
+    mlps: list[Any] = [module for module in llm.modules() if hasattr(module, "down_proj")]
+    for mlp in mlps:
         for name, by_token in (("gate_proj", True), ("up_proj", True), ("down_proj", False)):
-            exact = getattr(layer.mlp, name)
+            exact = getattr(mlp, name)
             if all(size % _MULTIPLE == 0 for size in exact.weight.shape):
-                setattr(layer.mlp, name, Fp8Linear(exact, by_token))
+                setattr(mlp, name, Fp8Linear(exact, by_token))
                 count += 1
     return count

@@ -187,9 +187,13 @@ def _fast_fp8(generator: Generator, verifier: Verifier | None) -> list[str]:
         raise VariantError(
             f"variant '{FAST_FP8}' needs a GPU of compute capability {'.'.join(map(str, fp8.CAPABILITY))} or later, which multiplies 8-bit floats."
         )
-    if isinstance(verifier, MllmVerifier):
-        keep(verifier)  # first: the text before the image, whose values are largest, is read exactly
-        fp8.quantize(verifier.model.llm.model)
+    if not isinstance(verifier, MllmVerifier):
+        return [f"{FAST_FP8} is {FAST} here: there is no LLM of ours", *_fast(generator, verifier)]
+    keep(verifier)  # first: the text before the image, whose values are largest, is read exactly
+    if not fp8.quantize(verifier.model.llm.model):
+        raise VariantError(
+            f"variant '{FAST_FP8}': no MLP of '{verifier.name}' has channels in multiples of 16."
+        )
     return _fast(generator, verifier)
 
 

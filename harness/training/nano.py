@@ -82,9 +82,12 @@ def _take_over(stage: str, base: Path, out: Path, recipe: NanoRecipe) -> None:
         return
     if json.loads(record.read_text(encoding="utf-8"))["identity"] != identity(stage, recipe):
         return
-    for name in PLANS[stage].writes:
-        if not (base / name).exists():  # weights alone, unbundled: without looks and losses
-            continue
+    writes = PLANS[stage].writes
+    weights = [name for name in writes if name.startswith("weights/")]
+    # unbundled weights have no looks or losses, which no stage reads
+    if not all((base / name).exists() for name in weights or writes):
+        return
+    for name in (name for name in writes if (base / name).exists()):
         link = out / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():

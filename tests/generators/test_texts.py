@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
 from vhsbench import generators
+from vhsbench.generators.prompts import PromptCache
 from vhsbench.generators.protocol import Conditioning
 from vhsbench.generators.texts import without_padding
 
@@ -54,6 +56,29 @@ def test_nothing_waits_for_the_device_to_say_how_long_a_text_is(small):
     without_padding(generator)
     device = "meta"  # whose values nobody can read
     assert generator.encode(PROMPTS[:1]).tensors["prompt_embeds"].shape[1] == 16
+
+
+@pytest.mark.parametrize("name", ["sana-sprint", "sana-1.5", "pixart-alpha-dmd"])
+def test_texts_of_other_lengths_are_joined_with_masked_padding(small, name):
+    generator = create(small, name)
+    expected = generator.denoise(generator.encode(PROMPTS), generator.noise(range(2)))
+    without_padding(generator)
+    joined = PromptCache(generator).encode(PROMPTS)
+    assert joined.tensors["prompt_embeds"].shape == generator.encode(PROMPTS).tensors["prompt_embeds"].shape
+    found = generator.denoise(joined, generator.noise(range(2)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_threads_may_encode_at_the_same_time(small):
+    generator = create(small, "sana-sprint")
+    tokenizer = generator.pipeline.tokenizer
+    without_padding(generator)
+    expected = [generator.encode([prompt]).tensors["prompt_embeds"] for prompt in PROMPTS]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: generator.encode([PROMPTS[i % 2]]), range(16)))
+    for i, cond in enumerate(found):
+        assert torch.equal(cond.tensors["prompt_embeds"], expected[i % 2])
+    assert generator.pipeline.tokenizer is tokenizer
 
 
 @pytest.mark.parametrize("name", ["flux-schnell", "sd3.5-turbo"])

@@ -81,7 +81,7 @@ def test_the_last_layer_computes_where_an_answer_can_be_and_no_further():
     kept.keep(verifier)
     assert verifier.model.read is read  # once is enough
     rows = []
-    mlp = verifier.model.llm.model.layers[-1].mlp
+    mlp = verifier.model.llm.model.layers[-1].mlp.module
     mlp.down_proj.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
     features = torch.randn(2, plain.card.visual_tokens, plain.card.feature_width)
     for prompts in (
@@ -91,6 +91,19 @@ def test_the_last_layer_computes_where_an_answer_can_be_and_no_further():
         found, expected = (v.score(prompts, features).score for v in (verifier, plain))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert rows.pop() == plain.question.after_ids(prompts)[0].shape[1] + 1
+    with pytest.raises(ValueError, match="63 visual tokens, not the 64 of the verifier's card"):
+        verifier.score([PROMPT, PROMPT], features[:, :63])
+
+
+def test_fast_reads_no_padding_of_texts(no_compiler, monkeypatch):
+    changed = []
+    monkeypatch.setattr(fast, "without_padding", changed.append)
+    generator, verifier = generators.create("nano"), verifiers.create("vhs")
+    variants.make("fast", generator, verifier)
+    assert changed == [generator]
+    fast.speed_up(generator, verifier, [], ("pictures",))
+    fast.speed_up_pool(generator, [], [])  # whose bytes would follow from the prompts of a batch
+    assert len(changed) == 1
 
 
 def verifier_reads(generator, verifier):

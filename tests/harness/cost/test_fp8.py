@@ -36,18 +36,30 @@ def test_tokens_are_scaled_each_by_itself_or_cut():
     assert Fp8Linear(exact, by_token=False)(x).flatten().tolist() == [0.0, 448.0 * 448]
 
 
-def test_the_mlps_of_an_llm_are_replaced_and_odd_sizes_stay():
-    def layer(width: int) -> SimpleNamespace:
-        projections = {"gate_proj": (16, width), "up_proj": (16, width), "down_proj": (width, 16)}
-        return SimpleNamespace(
-            mlp=SimpleNamespace(**{n: nn.Linear(*size) for n, size in projections.items()})
-        )
+class Mlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(16, width), nn.Linear(16, width)
+        self.down_proj = nn.Linear(width, 16)
 
-    llm = SimpleNamespace(layers=[layer(32), layer(40)])
+
+def test_the_mlps_of_an_llm_are_replaced_and_odd_sizes_stay():
+    mlps = [Mlp(32), Mlp(40)]
+    llm = nn.Sequential(nn.Linear(16, 16), *(nn.Sequential(mlp) for mlp in mlps))
     assert quantize(llm) == 3
-    assert [llm.layers[0].mlp.gate_proj.by_token, llm.layers[0].mlp.down_proj.by_token] == [True, False]
-    assert llm.layers[0].mlp.up_proj.levels.dtype == FLOAT8
-    assert isinstance(llm.layers[1].mlp.gate_proj, nn.Linear)
+    assert [mlps[0].gate_proj.by_token, mlps[0].down_proj.by_token] == [True, False]
+    assert mlps[0].up_proj.levels.dtype == FLOAT8
+    assert all(isinstance(layer, nn.Linear) for layer in (llm[0], mlps[1].gate_proj, mlps[1].down_proj))
+    assert mlps[0].up_proj(torch.zeros(0, 16)).shape == (0, 32)
+
+
+def test_a_pipeline_without_an_llm_says_so_and_one_with_nothing_to_round_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    remarks = variants.make("fast-fp8", generators.create("nano"), None)
+    assert remarks[0] == "fast-fp8 is fast here: there is no LLM of ours"
+    monkeypatch.setattr("vhsbench.harness.cost.fp8._MULTIPLE", 1_000)
+    with pytest.raises(variants.VariantError, match="no MLP of 'vhs' has channels in multiples of 16"):
+        variants.make("fast-fp8", generators.create("nano"), verifiers.create("vhs"))
 
 
 def test_fast_fp8_scores_near_the_plain_pipeline_and_leaves_features_and_images(monkeypatch):
@@ -55,7 +67,8 @@ def test_fast_fp8_scores_near_the_plain_pipeline_and_leaves_features_and_images(
     generator, verifier = generators.create("nano"), verifiers.create("vhs")
     plain = best_of_n(generator, verifier, PROMPT, range(4), 4).scores
     moved, _ = variants.apply("fast-fp8", generator, verifier, [PROMPT])
-    mlps = [layer.mlp for layer in verifier.model.llm.model.layers]
+    mlps = [m for m in verifier.model.llm.model.modules() if hasattr(m, "gate_proj")]
+    assert len(mlps) == len(verifier.model.llm.model.layers)
     assert all(isinstance(mlp.gate_proj, Fp8Linear) for mlp in mlps)
     assert moved["features_percent"] < 1e-3
     assert moved["image_difference"] <= 1

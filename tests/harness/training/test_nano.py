@@ -13,7 +13,7 @@ import pytest
 from vhsbench import verifiers
 from vhsbench.generators.nano import WEIGHTS
 from vhsbench.generators.training import Progress
-from vhsbench.harness.training.nano import do, train
+from vhsbench.harness.training.nano import _take_over, do, train
 from vhsbench.harness.training.nano_recipe import LOG, PLANS, VERIFIERS, NanoRecipe, Site, identity
 from vhsbench.verifiers.nano import WEIGHTS as BUNDLED_VERIFIERS
 from vhsbench.verifiers.training.engine import TrainingError
@@ -27,6 +27,7 @@ TINY = NanoRecipe(
 def prepare(out: Path, recipe: NanoRecipe = TINY) -> Path:
     """Put the bundled generator where the first two stages would leave theirs."""
     shutil.copytree(WEIGHTS, out / "weights" / "generator")
+    (out / "autoencoder").mkdir()
     for stage in ("autoencoder", "generator"):
         (out / f"{stage}.json").write_text(json.dumps({"identity": identity(stage, recipe)}))
     return out
@@ -154,3 +155,16 @@ def test_progress_is_logged_from_time_to_time_and_at_the_end(tmp_path):
         "x: 1 of 5 in 1 s",
         "x: 5 of 5 in 1 s",
     ]
+
+
+def test_what_a_base_lacks_is_not_taken_over(whole, tmp_path):
+    """Of a base that was packed, records and weights are left; looks and losses nobody needs."""
+    base = tmp_path / "base"
+    shutil.copytree(whole[0], base, ignore=shutil.ignore_patterns("data", "vhs"))
+    shutil.copytree(whole[0] / "weights/vhs", base / "weights/vhs")
+    for stage in PLANS:
+        _take_over(stage, base, tmp_path / "arm", TINY)
+    taken = {file.stem for file in (tmp_path / "arm").glob("*.json")}
+    assert taken == set(PLANS) - {"candidates", "early"}
+    assert (tmp_path / "arm/weights/vhs").exists()
+    assert not (tmp_path / "arm/vhs").is_symlink()
