@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vhsbench import generators
 from vhsbench.harness.cost import fast, fp8, meters
 from vhsbench.harness.cost import measure as measuring
-from vhsbench.harness.cost.graphs import Graphed
+from vhsbench.harness.cost.graphs import CaptureError, Graphed
 from vhsbench.harness.cost.measure import Cell
 from vhsbench.harness.cost.rounds import measure, measure_in_turns
 from vhsbench.harness.cost.timing import TimingConfig
@@ -85,7 +85,7 @@ def test_a_capture_that_fails_leaves_the_stream_and_random_numbers_as_they_were(
     torch.cuda.manual_seed(3)
     expected = torch.randn(4, device="cuda")
     torch.cuda.manual_seed(3)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(CaptureError):
         looks(torch.ones(3, device="cuda"))
     assert torch.cuda.current_stream() == before
     assert torch.randn(4, device="cuda").equal(expected)
