@@ -52,9 +52,10 @@ _PANELS = {
 }
 
 
-def code_of(known: dict[str, Any]) -> str:
+def code_of(known: dict[str, Any]) -> str | None:
     """Return the commit of the code that ran: `code_commit` where someone noted that the checkout's was another."""
-    return str(known.get("code_commit") or known["environment"].get("git_commit"))
+    commit: str | None = known.get("code_commit") or known["environment"].get("git_commit")
+    return commit
 
 
 def line(known: dict[str, Any]) -> dict[str, Any]:
@@ -108,12 +109,8 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                         lw=1,
                     )
                 axes.plot([], [], color=style.color, marker=style.marker, ms=3, lw=1, label=style.label)
-            axes.set_xticks(
-                history["run"],
-                [_named(row, history) for row in history.itertuples()],
-                fontsize=5,
-                rotation=90,
-            )
+            names = [_named(row, history) for row in history.itertuples()]
+            axes.set_xticks(history["run"], names, fontsize=5, rotation=90)
             axes.set(title=title)
             axes.set_ylim(0, 1.15 * axes.dataLim.ymax)
         handles, names = axes.get_legend_handles_labels()
@@ -124,13 +121,9 @@ def draw(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 def _named(run: Any, every: pd.DataFrame) -> str:
     """Name a run in one line, by what tells it from others."""
     variant = run.variant if run.shapes == "dynamic" else f"{run.variant} ({run.shapes})"
-    device = run.device.split(" CPU")[0].removeprefix("NVIDIA ")[-18:]
-    parts = [
-        run.generator,
-        variant,
-        str(run.commit)[:7],
-        *([device] if every["device"].nunique() > 1 else []),
-    ]
+    parts = [run.generator, variant, str(run.commit)[:7]]
+    if every["device"].nunique() > 1:
+        parts.append(run.device.split(" CPU")[0].removeprefix("NVIDIA ")[-18:])
     return ", ".join(parts)
 
 

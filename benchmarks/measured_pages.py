@@ -108,8 +108,12 @@ def fast(folder: Path) -> str:
 
 
 def _column(verifier: str, run: Run) -> str:
-    variant, commit = run["settings"]["variant"], code_of(run)[:7]
-    return f"{label(verifier)}, " + (commit if variant == "fast" else f"`{variant}`, {commit}")
+    variant = run["settings"]["variant"]
+    return ", ".join([label(verifier), *([] if variant == "fast" else [f"`{variant}`"]), _commit(run)])
+
+
+def _commit(run: Run) -> str:
+    return str(code_of(run))[:7]
 
 
 def fast_others(folder: Path) -> str:
@@ -136,14 +140,14 @@ def fast_others(folder: Path) -> str:
 
 def sweep(folder: Path) -> str:
     """Return ms an image of a shard's stages, plain and by `fast`: a row for each, the longest first."""
-    before, now = (
-        list(_read(folder, name)["stages"].values()) for name in ("h200-sweep", "h200-sweep-f92ac4e")
-    )
-    order = sorted(now[0], key=now[0].get, reverse=True)
-    lines = ([_STAGES.get(s, s), *(f"{way[s]:.1f}" for way in (*before, *now)), f"{100 * now[1][s] / now[1]['all']:.0f}%"]
+    runs = [_read(folder, name) for name in ("h200-sweep", "h200-sweep-f92ac4e")]
+    ways = [stages for run in runs for stages in run["stages"].values()]
+    plain, quick = ways[-2:]
+    order = sorted(plain, key=plain.get, reverse=True)
+    lines = ([_STAGES.get(s, s), *(f"{way[s]:.1f}" for way in ways), f"{100 * quick[s] / quick['all']:.0f}%"]
              for s in order)  # fmt: skip
-    heads = ["ms an image", "plain, 13c04d7", "`fast`, 13c04d7", "plain, f92ac4e", "`fast`, f92ac4e"]
-    return table([*heads, "share of the last"], lines)
+    heads = [f"{way}, {_commit(run)}" for run in runs for way in ("plain", "`fast`")]
+    return table(["ms an image", *heads, "share of the last"], lines)
 
 
 _STAGES = {
@@ -164,12 +168,11 @@ def _candidate(part: str) -> Callable[[Of], str]:
 
 
 def _plain(of: Of) -> str:
-    alone = of("candidate")
-    if alone is None:
-        return f"the same / {of('candidate_fast')['plain batch 32']:.2f}"
-    one, batch = _sizes(alone)
-    turns = of("candidate_fast").get(f"plain {batch}", alone[batch])  # the same as fast's, since 51004aa
-    return f"{alone[one]:.1f} / {turns:.2f}" + ("" if batch == "batch 32" else f" ({batch})")
+    alone, turns = of("candidate"), of("candidate_fast")
+    one, batch = _sizes(alone or turns)
+    first = f"{alone[one]:.1f}" if alone else "the same"
+    ms = turns.get(f"plain {batch}") or alone[batch]  # in the turns of fast, since 51004aa
+    return f"{first} / {ms:.2f}" + ("" if batch == "batch 32" else f" ({batch})")
 
 
 def _sizes(candidate: Run) -> list[str]:

@@ -12,6 +12,7 @@ All but `unbundle` can be repeated: what is there already is not made again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,9 +137,9 @@ def unbundle(training: Path) -> None:
     """Lay the bundled weights out as a training of seed 0, which lacks its autoencoder and data."""
     if training.exists() and (training.is_file() or any(training.iterdir())):
         raise typer.BadParameter(f"{training} is not an empty folder; choose another.")
-    final, training = training, training.with_name(f".{training.name}.tmp")  # whole, or not there
-    shutil.rmtree(training, ignore_errors=True)
-    weights, recipe, places = training / "weights", NanoRecipe(), bundled_folders(PACKAGES)
+    work = training.with_name(f".{training.name}.tmp")  # the training is whole, or not there
+    shutil.rmtree(work, ignore_errors=True)
+    weights, recipe, places = work / "weights", NanoRecipe(), bundled_folders(PACKAGES)
     for name, folder in places.items():
         shutil.copytree(folder, weights / name)
     reader = weights / "mllm-clip"  # as a training leaves it: with its own CLIP
@@ -146,13 +147,11 @@ def unbundle(training: Path) -> None:
     card = reader / "verifier.json"
     told = json.loads(card.read_text(encoding="utf-8")) | {"vision_tower": TOWER}
     card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    keep_recipe(training, recipe)
+    keep_recipe(work, recipe)
     for stage in places:
         record = json.dumps({"identity": identity(stage, recipe)}, indent=1) + "\n"
-        (training / f"{stage}.json").write_text(record, encoding="utf-8")
-    if final.exists():
-        final.rmdir()
-    training.rename(final)
+        (work / f"{stage}.json").write_text(record, encoding="utf-8")
+    os.replace(work, training)  # also over an empty folder
 
 
 def bundled_folders(packages: Path) -> dict[str, Path]:

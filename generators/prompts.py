@@ -55,7 +55,11 @@ class PromptCache:
 
 def _as_long(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Pad tensors [1, L, ...] of texts without padding with zeros, which masks them, to the longest."""
+    longest = max(text.shape[1] for text in texts)
+    return [text if text.shape[1] == longest else _padded(text, longest) for text in texts]
+
+
+def _padded(text: torch.Tensor, length: int) -> torch.Tensor:
     from torch.nn.functional import pad
 
-    longest = max(text.shape[1] for text in texts)
-    return [pad(text, (*[0, 0] * (text.dim() - 2), 0, longest - text.shape[1])) for text in texts]
+    return pad(text, (*[0, 0] * (text.dim() - 2), 0, length - text.shape[1]))

@@ -41,7 +41,7 @@ def without_padding(generator: StagedPipeline) -> None:
         return
     places = [row.index(True) for row in same]
 
-    one_at_a_time = Lock()  # the recorder stands in the pipeline
+    one_at_a_time = Lock()  # the recorder stands in the pipeline meanwhile
 
     def short(prompts: Sequence[str]) -> Conditioning:
         with one_at_a_time:
@@ -83,9 +83,8 @@ def _recorded(
     pipeline = generator.pipeline
     tokenizer = pipeline.tokenizer
     recorder = _Recorder(tokenizer)
-    object.__setattr__(
-        pipeline, "tokenizer", recorder
-    )  # past diffusers, which would change its configuration
+    # past diffusers, which would change its configuration
+    object.__setattr__(pipeline, "tokenizer", recorder)
     try:
         return encode(prompts), recorder.masks
     finally:

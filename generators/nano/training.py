@@ -187,9 +187,8 @@ class _Glance(nn.Module):
         self.proj_out = nn.Linear(self.norm.normalized_shape[0], dit.config.out_channels)
         self._seen: torch.Tensor | None = None  # only the latest: sampling triggers the hook, too
 
-        def see(
-            _block: nn.Module, _args: Any, output: torch.Tensor
-        ) -> None:  # deepcopy would copy a method's head
+        # no method: deepcopy of the DiT would copy its head as well
+        def see(_block: nn.Module, _args: Any, output: torch.Tensor) -> None:
             self._seen = output
 
         dit.transformer_blocks[block].register_forward_hook(see)

@@ -37,8 +37,9 @@ def speed_up(
 
     pictures: noise and decoding do not wait for the device. kept: what all candidates share is computed once. texts: the
     DiT reads no padding. compile: the DiT's blocks and the layers of LLM and CLIP for one row and for any number, the
-    decoder, on a GPU with parts rewritten, for one and GROUP. tf32: what a half-precision DiT or decoder computes in float32. graphs: blocks and LLM of
-    few rows, the decoder of one. encoder: the text encoders' graph, without a cache that nothing reads.
+    decoder, on a GPU with parts rewritten, for one and GROUP. tf32: what a half-precision DiT or decoder computes in
+    float32. graphs: blocks and LLM of few rows, the decoder of one. encoder: the text encoders' graph, without a cache
+    that nothing reads.
     """
     remarks = []
     on_gpu = generator.device.type == "cuda"

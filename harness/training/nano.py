@@ -83,11 +83,12 @@ def _take_over(stage: str, base: Path, out: Path, recipe: NanoRecipe) -> None:
     if json.loads(record.read_text(encoding="utf-8"))["identity"] != identity(stage, recipe):
         return
     writes = PLANS[stage].writes
-    weights = [name for name in writes if name.startswith("weights/")]
+    found = [name for name in writes if (base / name).exists()]
     # unbundled weights have no looks or losses, which no stage reads
-    if not all((base / name).exists() for name in weights or writes):
+    needed = {name for name in writes if name.startswith("weights/")} or set(writes)
+    if not needed <= set(found):
         return
-    for name in (name for name in writes if (base / name).exists()):
+    for name in found:
         link = out / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():

@@ -81,7 +81,7 @@ def test_a_pipeline_is_freed_before_the_next_is_built(script, tmp_path, monkeypa
 
 
 def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
-    from fast_history import draw, record
+    from fast_history import draw, line, record
 
     file = tmp_path / "history.csv"
     record(file, KNOWN)
@@ -94,6 +94,9 @@ def test_history_has_a_line_a_run_and_a_figure(script, tmp_path):
     assert list(history["vhs:first_batch_s"]) == [31.5, 31.5]
     assert list(history["vhs:candidate_plain_batch_ms"]) == [9.7, 9.7]  # whatever the batch
     assert history["mllm-ae:candidate_batch_ms"].isna().all()
+    unknown = KNOWN | {"environment": {}}
+    assert line(unknown)["commit"] is None
+    assert line(unknown | {"code_commit": "def"})["commit"] == "def"
     only_plain = history.iloc[:1].assign(**{c: None for c in history if c.startswith("vhs:")})
     figure, data = draw(pd.concat([history, only_plain]))
     assert list(data["vhs:naive_to_fast"]) == [8.1, 8.1]

@@ -165,7 +165,9 @@ def test_an_unbundled_training_does_only_what_the_weights_lack(unbundled, tmp_pa
     arm = tmp_path / "arm"
     train(arm, replace(NanoRecipe(), finetune_rate=1e-4), threads=1, base=unbundled, kinds=("vhs",))
     assert done == ["autoencoder", "candidates", "vhs"]
-    assert all(f.exists() for f in arm.rglob("*"))  # no link to what the weights lack
+    links = {str(f.relative_to(arm)): f.resolve() for f in arm.rglob("*") if f.is_symlink()}
+    taken = ("weights/llm", "weights/clip", "weights/generator")  # and no link to what the weights lack
+    assert links == {name: (unbundled / name).resolve() for name in taken}
     done.clear()
     train(unbundled, NanoRecipe(), threads=1)
     assert done == ["autoencoder", "candidates", "early"]

@@ -215,9 +215,8 @@ def test_an_auxiliary_head_learns_too_and_leaves_the_generator_as_it_is(tmp_path
     plain = build_pipeline(vae, 0)
     before, after = plain.transformer.state_dict(), made.transformer.state_dict()
     assert after.keys() == before.keys()
-    assert not torch.equal(
-        after["proj_out.weight"], before["proj_out.weight"]
-    )  # a name that the head has, too
+    name = "proj_out.weight"  # which the head has, too
+    assert not torch.equal(after[name], before[name])
     assert losses[-1] < losses[0]
 
 

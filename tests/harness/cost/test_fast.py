@@ -84,10 +84,8 @@ def test_the_last_layer_computes_where_an_answer_can_be_and_no_further():
     mlp = verifier.model.llm.model.layers[-1].mlp.module
     mlp.down_proj.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
     features = torch.randn(2, plain.card.visual_tokens, plain.card.feature_width)
-    for prompts in (
-        [PROMPT, "two blue stars"],
-        ["a star", "two blue stars and a red heart"],
-    ):  # lengths differ
+    # lengths differ
+    for prompts in ([PROMPT, "two blue stars"], ["a star", "two blue stars and a red heart"]):
         found, expected = (v.score(prompts, features).score for v in (verifier, plain))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert rows.pop() == plain.question.after_ids(prompts)[0].shape[1] + 1

@@ -166,5 +166,5 @@ def test_what_a_base_lacks_is_not_taken_over(whole, tmp_path):
         _take_over(stage, base, tmp_path / "arm", TINY)
     taken = {file.stem for file in (tmp_path / "arm").glob("*.json")}
     assert taken == set(PLANS) - {"candidates", "early"}
-    assert (tmp_path / "arm/weights/vhs").exists()
+    assert (tmp_path / "arm/weights/vhs").resolve() == (base / "weights/vhs").resolve()
     assert not (tmp_path / "arm/vhs").is_symlink()
